@@ -1,0 +1,63 @@
+"""Settings that hold for every test: 8 virtual CPU devices, strict shapes, checked random keys, a compilation cache."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import refdata
+
+
+def _compilation_cache() -> str:
+    """A folder for compiled programs, one per kind of processor: they must not run on a lesser one."""
+    cpuinfo = Path("/proc/cpuinfo")
+    flags = [line for line in cpuinfo.read_text().splitlines() if line.startswith("flags")] if cpuinfo.exists() else []
+    processor = hashlib.sha256((platform.machine() + (flags or [""])[0]).encode()).hexdigest()[:12]
+    return str(refdata.ROOT / ".jax_cache" / processor)
+
+
+# Before jax is imported, and through the environment so that the processes started by tests share them.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _compilation_cache())
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+os.environ.setdefault("MPLBACKEND", "agg")
+
+import jax  # noqa: E402
+
+jax.config.update("jax_num_cpu_devices", 8)  # not the environment's: a process started by a test has one device
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_debug_key_reuse", True)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A test that asks for the `reference` fixture carries the marker of that name."""
+    for item in items:
+        if "reference" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.reference)
+
+
+@pytest.fixture(scope="session")
+def reference() -> Path:
+    """The folder of recorded official outputs; skips without it. To parametrise by its files see `refdata.files`."""
+    if not refdata.REFERENCE.is_dir():
+        pytest.skip(refdata.NO_REFERENCE)
+    return refdata.REFERENCE
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder of prepared TFDS image sets; skips without it."""
+    if not refdata.DATA.is_dir():
+        pytest.skip(refdata.NO_DATA)
+    return refdata.DATA
+
+
+@pytest.fixture
+def x64() -> Iterator[None]:
+    """Double precision for the duration of the test."""
+    with jax.enable_x64(True):
+        yield
