@@ -1,260 +1,272 @@
-"""The typed configuration of a run, and the one door through which configs enter.
+"""The one door through which settings enter: dictionaries in, frozen dataclasses out.
 
-A config file returns `complete({...})`: plain nested dictionaries, validated and filled with the defaults below. The
-library itself only ever sees the frozen dataclasses. Every wrong key, type or value is a `ConfigError` that names the
-key and the fix, raised before anything is compiled.
+A config file returns `complete({...})`: nested dictionaries, validated and filled with the defaults of
+`sgmjax.training.schema`. The library itself only ever sees the frozen dataclasses. Every wrong key, type or value is a
+`ConfigError` that names the key and the fix, raised before anything is compiled.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
+import numbers
+import operator
 import types
 import typing
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
+
+from sgmjax.training.schema import (
+    MODELS,
+    SDES,
+    CLDConfig,
+    Config,
+    DataConfig,
+    DDPMConfig,
+    MLPConfig,
+    ModelConfig,
+    NCSNppConfig,
+    ObjectiveConfig,
+    OptimizerConfig,
+    PSLDConfig,
+    Range,
+    RecipeConfig,
+    SamplingConfig,
+    SDEConfig,
+    SubVPConfig,
+    ThirdOrderConfig,
+    TrainConfig,
+    VEConfig,
+    VPConfig,
+)
+
+__all__ = [
+    "MODELS", "SDES", "CLDConfig", "Config", "ConfigError", "DataConfig", "DDPMConfig", "MLPConfig", "ModelConfig",
+    "NCSNppConfig", "ObjectiveConfig", "OptimizerConfig", "PSLDConfig", "RecipeConfig", "SamplingConfig", "SDEConfig",
+    "SubVPConfig", "ThirdOrderConfig", "TrainConfig", "VEConfig", "VPConfig", "check", "complete", "differences",
+    "from_dict", "to_dict", "validate_for_devices",
+]  # fmt: skip
 
 
 class ConfigError(ValueError):
     """A setting that cannot work. The message is one line: the key, what is wrong, and the fix."""
 
 
-def _section(cls):
-    return dataclasses.dataclass(frozen=True, kw_only=True)(cls)
+# ------------------------------------------------------------------------------------------------------------ reading
+def from_dict(mapping: Mapping[str, Any]) -> Config:
+    """Reads nested dictionaries (or a `ConfigDict`); settings that are absent take their defaults.
 
+    Integers are accepted where a float is meant, lists where a tuple is. The sections `sde` and `model` are read as
+    what their `name` says.
 
-# --------------------------------------------------------------------------------------------------------------- data
-@_section
-class DataConfig:
-    """What is trained on.
-
-    `name`: `digits` (scikit-learn, embedded), a 2-D set of `sgmjax.data.toy`, `folder`, or any TFDS image set.
+    Raises:
+        ConfigError: an unknown key, a wrong type or a value out of range, by its full path (`train.steps`).
     """
-
-    name: str = "digits"
-    data_dir: str | None = None  # TFDS directory (default: ~/tensorflow_datasets) or, for `folder`, the image folder
-    split: str = "train"
-    eval_split: str | None = "test"  # held-out data; None: no evaluation loss. `digits` holds out its own split.
-    image_size: int | None = None  # square; None keeps the size of the data (which must then be one size)
-    flip: bool = False  # random horizontal flips, training only
-    centered: bool = True  # True: network sees [-1, 1]; False: [0, 1]
-    in_memory: bool | None = None  # None: held in memory when it fits memory_limit_gb
-    memory_limit_gb: float = 2.0
-    num_samples: int = 50_000  # size of generated 2-D sets
+    return check(_read(Config, _plain(mapping), ""))
 
 
-# ---------------------------------------------------------------------------------------------------------- processes
-@_section
-class VPConfig:
-    name: Literal["vp"] = "vp"
-    beta_min: float = 0.1
-    beta_max: float = 20.0
+def check(config: Config) -> Config:
+    """Checks the settings that depend on one another; returns the config.
+
+    Raises:
+        ConfigError: naming the two settings and values that agree.
+    """
+    train, sampling = config.train, config.sampling
+    if train.batch_size % train.grad_accumulation:
+        raise ConfigError(
+            f"train.batch_size: {train.batch_size} is not divisible by train.grad_accumulation={train.grad_accumulation}; "
+            f"use {_nearest_multiples(train.batch_size, train.grad_accumulation)}"
+        )
+    for key in ("steps", "log_every", "eval_every", "sample_every", "checkpoint_every"):
+        if (value := getattr(train, key)) % train.steps_per_dispatch:
+            raise ConfigError(
+                f"train.{key}: {value} is not a multiple of train.steps_per_dispatch={train.steps_per_dispatch}; "
+                f"use {_nearest_multiples(value, train.steps_per_dispatch)}"
+            )
+    if sampling.steps <= int(sampling.denoise):
+        raise ConfigError("sampling.steps: 1 leaves nothing beside the denoising step; use 2 or more, or denoise=False")
+    sde = config.sde
+    for low, high in (("beta_min", "beta_max"), ("sigma_min", "sigma_max")):
+        if hasattr(sde, low) and getattr(sde, low) > getattr(sde, high):
+            raise ConfigError(f"sde.{low}: {getattr(sde, low)} is above sde.{high}={getattr(sde, high)}; swap them")
+    return config
 
 
-@_section
-class SubVPConfig:
-    name: Literal["subvp"] = "subvp"
-    beta_min: float = 0.1
-    beta_max: float = 20.0
+def validate_for_devices(config: Config, device_count: int, process_count: int = 1) -> None:
+    """Checks that the batch and the parameters can be split over this machine.
+
+    Raises:
+        ConfigError: naming the nearest batch sizes (or values of `train.fsdp`) that work.
+    """
+    train = config.train
+    if device_count % train.fsdp:
+        divisors = [d for d in range(1, device_count + 1) if device_count % d == 0]
+        raise ConfigError(
+            f"train.fsdp: {train.fsdp} does not divide the {device_count} devices; use one of "
+            + ", ".join(map(str, divisors))
+        )
+    unit = math.lcm(device_count, process_count) * train.grad_accumulation
+    if train.batch_size % unit:
+        shares = f"{device_count} devices"
+        if train.grad_accumulation > 1:
+            shares += f" x {train.grad_accumulation} microbatches (train.grad_accumulation)"
+        raise ConfigError(
+            f"train.batch_size: {train.batch_size} cannot be split over {shares}; "
+            f"use {_nearest_multiples(train.batch_size, unit)}"
+        )
 
 
-@_section
-class VEConfig:
-    name: Literal["ve"] = "ve"
-    sigma_min: float = 0.01
-    sigma_max: float = 50.0
+def _nearest_multiples(value: int, unit: int) -> str:
+    below = value // unit * unit
+    return f"{below} or {below + unit}" if below else str(unit)
 
 
-@_section
-class CLDConfig:
-    """Dockhorn et al. 2022, their convention of beta (twice that of PSLD). kappa is the paper's gamma."""
-
-    name: Literal["cld"] = "cld"
-    beta_min: float = 4.0
-    beta_max: float = 4.0
-    m_inv: float = 4.0
-    kappa: float = 0.04
-    numerical_eps: float = 0.0
+def _plain(value: Any) -> Any:
+    """Dictionaries without `ConfigDict`, whose placeholders resolve to their values."""
+    return value.to_dict() if hasattr(value, "to_dict") else value
 
 
-@_section
-class PSLDConfig:
-    """Pandey & Mandt 2023. m_inv is fixed by critical damping, (gamma - nu)^2 / 4."""
-
-    name: Literal["psld"] = "psld"
-    beta_min: float = 8.0
-    beta_max: float = 8.0
-    gamma: float = 0.01
-    nu: float = 4.01
-    kappa: float = 0.04
-    factor: Literal["auto", "lower", "upper"] = "auto"
-    numerical_eps: float = 0.0
+_KINDS = {int: "an integer", float: "a number", bool: "True or False", str: "a string", tuple: "a tuple"}
 
 
-@_section
-class ThirdOrderConfig:
-    name: Literal["third_order"] = "third_order"
-    beta_min: float = 4.0
-    beta_max: float = 4.0
-    m_inv: float = 4.0
-    gamma: float | None = None  # None: critical damping
-    xi: float | None = None
-    kappa: float = 0.04
-    numerical_eps: float = 0.0
+def _read(hint: Any, value: Any, path: str) -> Any:
+    """`value` as the type `hint`, or a ConfigError that names `path`."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated:
+        value = _read(arguments[0], value, path)
+        for condition in arguments[1:]:
+            if isinstance(condition, Range) and not condition.holds(value):
+                raise ConfigError(f"{path}: must be {condition.words}, got {value}")
+        return value
+    if origin in (typing.Union, types.UnionType):
+        if all(dataclasses.is_dataclass(option) for option in arguments):
+            return _read_section(_choose(arguments, value, path), value, path)
+        if value is None and types.NoneType in arguments:
+            return None
+        (hint,) = (option for option in arguments if option is not types.NoneType)
+        return _read(hint, value, path)
+    if origin is typing.Literal:
+        if value not in arguments:
+            raise ConfigError(f"{path}: expected one of {', '.join(arguments)}, got {value!r}{_like(value, arguments)}")
+        return value
+    if dataclasses.is_dataclass(hint):
+        return _read_section(hint, value, path)
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise _wrong_type(path, tuple, value)
+        return tuple(_read(arguments[0], item, f"{path}[{i}]") for i, item in enumerate(value))
+    return _read_scalar(hint, value, path)
 
 
-@_section
-class RecipeConfig:
-    """Any process of the complete recipe: F = -(D + Q) Sigma_inf^-1, G G^T = 2 D; matrices as nested tuples, k x k."""
-
-    name: Literal["recipe"] = "recipe"
-    D: tuple[tuple[float, ...], ...] = ()
-    Q: tuple[tuple[float, ...], ...] = ()
-    Sigma_inf: tuple[tuple[float, ...], ...] | None = None  # None: identity
-    Sigma_0: tuple[tuple[float, ...], ...] | None = None  # (k-1) x (k-1) law of the auxiliaries at t = 0
-    beta_min: float = 4.0
-    beta_max: float = 4.0
-    numerical_eps: float = 0.0
-
-
-SDES: dict[str, type] = {
-    "vp": VPConfig,
-    "subvp": SubVPConfig,
-    "ve": VEConfig,
-    "cld": CLDConfig,
-    "psld": PSLDConfig,
-    "third_order": ThirdOrderConfig,
-    "recipe": RecipeConfig,
-}
+def _read_scalar(hint: type, value: Any, path: str) -> Any:
+    is_bool = type(value).__name__ in ("bool", "bool_")  # NumPy's too; and True is no integer here
+    if hint is bool and is_bool:
+        return bool(value)
+    if hint is int and isinstance(value, numbers.Integral) and not is_bool:
+        return operator.index(value)
+    if hint is float and isinstance(value, numbers.Real) and not is_bool:
+        if not math.isfinite(value):
+            raise ConfigError(f"{path}: must be finite, got {value}")
+        return float(value)
+    if hint is str and isinstance(value, str):
+        return str(value)
+    raise _wrong_type(path, hint, value)
 
 
-# ----------------------------------------------------------------------------------------------------------- networks
-@_section
-class NCSNppConfig:
-    """NCSN++ and DDPM++ (Song et al. 2021), with the switches of the official code under the same names."""
-
-    name: Literal["ncsnpp"] = "ncsnpp"
-    nf: int = 128
-    ch_mult: tuple[int, ...] = (1, 2, 2, 2)
-    num_res_blocks: int = 4
-    attn_resolutions: tuple[int, ...] = (16,)
-    dropout: float = 0.1
-    resamp_with_conv: bool = True
-    conditional: bool = True
-    fir: bool = False
-    fir_kernel: tuple[int, ...] = (1, 3, 3, 1)
-    skip_rescale: bool = True
-    resblock_type: Literal["biggan", "ddpm"] = "biggan"
-    progressive: Literal["none", "output_skip", "residual"] = "none"
-    progressive_input: Literal["none", "input_skip", "residual"] = "none"
-    progressive_combine: Literal["sum", "cat"] = "sum"
-    embedding_type: Literal["positional", "fourier"] = "positional"
-    init_scale: float = 0.0
-    fourier_scale: float = 16.0
-    scale_by_sigma: bool = False
-    nonlinearity: Literal["swish", "elu", "relu", "lrelu"] = "swish"
-    num_classes: int | None = None  # class conditioning
-    remat: bool = False  # recompute residual blocks in the backward pass: less memory, more time
+def _read_section(cls: Any, value: Any, path: str) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = to_dict(value)
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{path or 'config'}: expected a dictionary of settings, got {_show(value)}")
+    hints = typing.get_type_hints(cls, include_extras=True)
+    for key in value:
+        if key not in hints:
+            full = f"{path}.{key}" if path else str(key)
+            owner = f" of {value['name']}" if path and "name" in value and "name" in hints else ""
+            raise ConfigError(f"{full}: no such setting{owner}" + (_like(key, hints, path) or _names(hints)))
+    return cls(**{key: _read(hints[key], item, f"{path}.{key}" if path else key) for key, item in value.items()})
 
 
-@_section
-class DDPMConfig:
-    """The network of Ho et al. 2020 as in score_sde."""
-
-    name: Literal["ddpm"] = "ddpm"
-    nf: int = 128
-    ch_mult: tuple[int, ...] = (1, 2, 2, 2)
-    num_res_blocks: int = 2
-    attn_resolutions: tuple[int, ...] = (16,)
-    dropout: float = 0.1
-    resamp_with_conv: bool = True
-    conditional: bool = True
-    scale_by_sigma: bool = False
-    nonlinearity: Literal["swish", "elu", "relu", "lrelu"] = "swish"
-    num_classes: int | None = None
-
-
-@_section
-class MLPConfig:
-    """Residual MLP for vectors (2-D sets)."""
-
-    name: Literal["mlp"] = "mlp"
-    width: int = 128
-    depth: int = 4
-    num_classes: int | None = None
+def _choose(options: tuple[Any, ...], value: Any, path: str) -> Any:
+    """The dataclass of a section such as `sde`, by its `name`; without one, the section's default."""
+    if dataclasses.is_dataclass(value):
+        return type(value)
+    default = type(getattr(Config(), path))
+    if not isinstance(value, Mapping) or "name" not in value:
+        return default
+    by_name = {option().name: option for option in options}
+    if value["name"] not in by_name:
+        raise ConfigError(
+            f"{path}.name: no {path} called {value['name']!r}; choose one of {', '.join(by_name)}"
+            + _like(value["name"], by_name)
+        )
+    return by_name[value["name"]]
 
 
-MODELS: dict[str, type] = {"ncsnpp": NCSNppConfig, "ddpm": DDPMConfig, "mlp": MLPConfig}
+def _like(word: Any, words: typing.Iterable[str], prefix: str = "") -> str:
+    close = difflib.get_close_matches(str(word), list(words), n=1, cutoff=0.6)
+    return f"; did you mean {prefix + '.' if prefix else ''}{close[0]}?" if close else ""
 
 
-# ---------------------------------------------------------------------------------------------- objective and sampling
-@_section
-class ObjectiveConfig:
-    matching: Literal["hsm", "dsm"] = "hsm"
-    weighting: Literal["simple", "likelihood", "reweightedv1", "reweightedv2"] = "simple"
-    parameterization: Literal["eps", "mixed", "score"] = "eps"  # what the network's output is
-    # What the network is given for time: t, t * 999, sigma(t).
-    time_conditioning: Literal["t", "t999", "sigma"] = "t"
-    time_sampling: Literal["uniform", "importance"] = "uniform"
-    t_min: float = 1e-5
-    reduce: Literal["mean", "sum"] = "mean"  # over event dimensions; always the mean over the batch
+def _names(words: typing.Iterable[str]) -> str:
+    return "; there are " + ", ".join(words)
 
 
-@_section
-class OptimizerConfig:
-    name: Literal["adam", "adamw"] = "adam"
-    learning_rate: float = 2e-4
-    beta1: float = 0.9
-    beta2: float = 0.999
-    eps: float = 1e-8
-    weight_decay: float = 0.0
-    warmup_steps: int = 5000  # linear from 0
-    grad_clip: float | None = 1.0  # global norm
-    ema_decay: float = 0.9999
-    ema_warmup: bool = False  # True: min(decay, (1 + n) / (10 + n)), as score_sde and CLD
+def _show(value: Any) -> str:
+    text = repr(value)
+    return f"{text if len(text) < 60 else text[:57] + '...'} ({type(value).__name__})"
 
 
-@_section
-class TrainConfig:
-    steps: int = 1000
-    batch_size: int = 128  # over all devices and processes
-    grad_accumulation: int = 1  # microbatches a step
-    steps_per_dispatch: int = 1  # optimiser steps a jitted call
-    compute_dtype: Literal["float32", "bfloat16"] = "float32"
-    fsdp: int = 1  # devices over which parameters are split; the rest is data parallel
-    log_every: int = 50
-    eval_every: int = 1000
-    eval_batches: int | None = 8  # None: all held-out data
-    sample_every: int = 1000
-    checkpoint_every: int = 1000
-    keep_checkpoints: int = 2
-    max_bad_steps: int = 20  # consecutive non-finite steps before the run stops
+def _wrong_type(path: str, expected: type, value: Any) -> ConfigError:
+    return ConfigError(f"{path}: expected {_KINDS[expected]}, got {_show(value)}")
 
 
-@_section
-class SamplingConfig:
-    sampler: str = "sscs"  # em | sscs | ode
-    steps: int = 50  # network evaluations, the denoising one included
-    grid: Literal["uniform", "quadratic"] = "quadratic"
-    t_min: float = 1e-3
-    denoise: bool = True
-    rtol: float = 1e-5  # adaptive samplers
-    atol: float = 1e-5
-    grid_images: int = 64  # in samples/step_<n>.png
-    num: int = 1000  # in samples/final.npz
-    batch_size: int = 500
+# ------------------------------------------------------------------------------------------------------------ writing
+def to_dict(config: Any) -> dict[str, Any]:
+    """Nested plain dictionaries, all settings included; `from_dict` of it, also through JSON, gives the config back."""
+    return {
+        field.name: to_dict(value) if dataclasses.is_dataclass(value := getattr(config, field.name)) else value
+        for field in dataclasses.fields(config)
+    }
 
 
-@_section
-class Config:
-    seed: int = 0
-    data: DataConfig = DataConfig()
-    sde: Any = PSLDConfig()
-    model: Any = NCSNppConfig()
-    objective: ObjectiveConfig = ObjectiveConfig()
-    optimizer: OptimizerConfig = OptimizerConfig()
-    train: TrainConfig = TrainConfig()
-    sampling: SamplingConfig = SamplingConfig()
+def complete(mapping: Mapping[str, Any] | None = None) -> Any:
+    """What a config file returns: an `ml_collections.ConfigDict` with every setting present.
+
+    So every one of them can be overridden on the command line: `--config.train.steps=5`,
+    `--config.optimizer.grad_clip=None`, `--config.model.ch_mult="(1, 2)"`.
+
+    Raises:
+        ConfigError: as `from_dict`.
+    """
+    import ml_collections
+
+    def fill(section: Any) -> Any:
+        out = ml_collections.ConfigDict()
+        for key, hint in typing.get_type_hints(type(section), include_extras=True).items():
+            value = getattr(section, key)
+            if dataclasses.is_dataclass(value):
+                value = fill(value)
+            elif types.NoneType in typing.get_args(hint):  # may be None: any literal goes in, from_dict checks it
+                value = ml_collections.FieldReference(value, field_type=object)
+            out[key] = value
+        return out
+
+    return fill(from_dict(mapping or {}))
 
 
-_UNIONS = {"sde": SDES, "model": MODELS}
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any, Any]]:
+    """The settings in which two nested dictionaries differ, as (path, old, new); tuples and lists are the same."""
+    found = []
+    for key in [*old, *(key for key in new if key not in old)]:
+        path, a, b = prefix + key, old.get(key), new.get(key)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            found += differences(a, b, path + ".")
+        elif _listed(a) != _listed(b):
+            found.append((path, a, b))
+    return found
+
+
+def _listed(value: Any) -> Any:
+    return [_listed(item) for item in value] if isinstance(value, list | tuple) else value

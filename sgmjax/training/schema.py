@@ -1,0 +1,273 @@
+"""The settings of a run: their names, types, ranges and defaults.
+
+Import them from `sgmjax.training.config`, which also holds the readers and writers. A range is part of the type
+(`PositiveInt`, `Fraction`, ...) and is checked by the reader.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, dataclass_transform
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """A condition on a number, with the words that describe it in an error."""
+
+    words: str
+    holds: Callable[[Any], bool]
+
+
+_positive = Range("positive", lambda v: v > 0)
+_non_negative = Range("zero or positive", lambda v: v >= 0)
+
+PositiveInt = Annotated[int, _positive]
+NonNegativeInt = Annotated[int, _non_negative]
+PositiveFloat = Annotated[float, _positive]
+NonNegativeFloat = Annotated[float, _non_negative]
+Fraction = Annotated[float, Range("at least 0 and below 1", lambda v: 0 <= v < 1)]
+OpenUnit = Annotated[float, Range("between 0 and 1, both excluded", lambda v: 0 < v < 1)]
+Matrix = tuple[tuple[float, ...], ...]
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+def _section(cls):
+    return dataclasses.dataclass(frozen=True, kw_only=True)(cls)
+
+
+# --------------------------------------------------------------------------------------------------------------- data
+@_section
+class DataConfig:
+    """What is trained on.
+
+    `name`: `digits` (scikit-learn, embedded), a 2-D set of `sgmjax.data.toy`, `folder`, or any TFDS image set.
+    """
+
+    name: str = "digits"
+    data_dir: str | None = None  # TFDS directory (default: ~/tensorflow_datasets) or, for `folder`, the image folder
+    split: str = "train"
+    eval_split: str | None = "test"  # held-out data; None: no evaluation loss. `digits` holds out its own split.
+    image_size: PositiveInt | None = None  # square; None keeps the size of the data (which must then be one size)
+    flip: bool = False  # random horizontal flips, training only
+    centered: bool = True  # True: network sees [-1, 1]; False: [0, 1]
+    in_memory: bool | None = None  # None: held in memory when it fits memory_limit_gb
+    memory_limit_gb: NonNegativeFloat = 2.0
+    num_samples: PositiveInt = 50_000  # size of generated 2-D sets
+
+
+# ---------------------------------------------------------------------------------------------------------- processes
+@_section
+class VPConfig:
+    name: Literal["vp"] = "vp"
+    beta_min: NonNegativeFloat = 0.1
+    beta_max: PositiveFloat = 20.0
+
+
+@_section
+class SubVPConfig:
+    name: Literal["subvp"] = "subvp"
+    beta_min: NonNegativeFloat = 0.1
+    beta_max: PositiveFloat = 20.0
+
+
+@_section
+class VEConfig:
+    name: Literal["ve"] = "ve"
+    sigma_min: PositiveFloat = 0.01
+    sigma_max: PositiveFloat = 50.0
+
+
+@_section
+class CLDConfig:
+    """Dockhorn et al. 2022, their convention of beta (twice that of PSLD). kappa is the paper's gamma."""
+
+    name: Literal["cld"] = "cld"
+    beta_min: NonNegativeFloat = 4.0
+    beta_max: PositiveFloat = 4.0
+    m_inv: PositiveFloat = 4.0
+    kappa: NonNegativeFloat = 0.04
+    numerical_eps: NonNegativeFloat = 0.0
+
+
+@_section
+class PSLDConfig:
+    """Pandey & Mandt 2023. m_inv is fixed by critical damping, (gamma - nu)^2 / 4."""
+
+    name: Literal["psld"] = "psld"
+    beta_min: NonNegativeFloat = 8.0
+    beta_max: PositiveFloat = 8.0
+    gamma: NonNegativeFloat = 0.01
+    nu: NonNegativeFloat = 4.01
+    kappa: NonNegativeFloat = 0.04
+    factor: Literal["auto", "lower", "upper"] = "auto"
+    numerical_eps: NonNegativeFloat = 0.0
+
+
+@_section
+class ThirdOrderConfig:
+    name: Literal["third_order"] = "third_order"
+    beta_min: NonNegativeFloat = 4.0
+    beta_max: PositiveFloat = 4.0
+    m_inv: PositiveFloat = 4.0
+    gamma: PositiveFloat | None = None  # None: critical damping
+    xi: PositiveFloat | None = None
+    kappa: NonNegativeFloat = 0.04
+    numerical_eps: NonNegativeFloat = 0.0
+
+
+@_section
+class RecipeConfig:
+    """Any process of the complete recipe: F = -(D + Q) Sigma_inf^-1, G G^T = 2 D; matrices as nested tuples, k x k."""
+
+    name: Literal["recipe"] = "recipe"
+    D: Matrix = ()
+    Q: Matrix = ()
+    Sigma_inf: Matrix | None = None  # None: identity
+    Sigma_0: Matrix | None = None  # (k-1) x (k-1) law of the auxiliaries at t = 0
+    beta_min: NonNegativeFloat = 4.0
+    beta_max: PositiveFloat = 4.0
+    numerical_eps: NonNegativeFloat = 0.0
+
+
+SDEConfig = VPConfig | SubVPConfig | VEConfig | CLDConfig | PSLDConfig | ThirdOrderConfig | RecipeConfig
+SDES: dict[str, type] = {
+    "vp": VPConfig,
+    "subvp": SubVPConfig,
+    "ve": VEConfig,
+    "cld": CLDConfig,
+    "psld": PSLDConfig,
+    "third_order": ThirdOrderConfig,
+    "recipe": RecipeConfig,
+}
+
+
+# ----------------------------------------------------------------------------------------------------------- networks
+@_section
+class NCSNppConfig:
+    """NCSN++ and DDPM++ (Song et al. 2021), with the switches of the official code under the same names."""
+
+    name: Literal["ncsnpp"] = "ncsnpp"
+    nf: PositiveInt = 128
+    ch_mult: tuple[PositiveInt, ...] = (1, 2, 2, 2)
+    num_res_blocks: PositiveInt = 4
+    attn_resolutions: tuple[PositiveInt, ...] = (16,)
+    dropout: Fraction = 0.1
+    resamp_with_conv: bool = True
+    conditional: bool = True
+    fir: bool = False
+    fir_kernel: tuple[int, ...] = (1, 3, 3, 1)
+    skip_rescale: bool = True
+    resblock_type: Literal["biggan", "ddpm"] = "biggan"
+    progressive: Literal["none", "output_skip", "residual"] = "none"
+    progressive_input: Literal["none", "input_skip", "residual"] = "none"
+    progressive_combine: Literal["sum", "cat"] = "sum"
+    embedding_type: Literal["positional", "fourier"] = "positional"
+    init_scale: NonNegativeFloat = 0.0
+    fourier_scale: PositiveFloat = 16.0
+    scale_by_sigma: bool = False
+    nonlinearity: Literal["swish", "elu", "relu", "lrelu"] = "swish"
+    num_classes: PositiveInt | None = None  # class conditioning
+    remat: bool = False  # recompute residual blocks in the backward pass: less memory, more time
+
+
+@_section
+class DDPMConfig:
+    """The network of Ho et al. 2020 as in score_sde."""
+
+    name: Literal["ddpm"] = "ddpm"
+    nf: PositiveInt = 128
+    ch_mult: tuple[PositiveInt, ...] = (1, 2, 2, 2)
+    num_res_blocks: PositiveInt = 2
+    attn_resolutions: tuple[PositiveInt, ...] = (16,)
+    dropout: Fraction = 0.1
+    resamp_with_conv: bool = True
+    conditional: bool = True
+    scale_by_sigma: bool = False
+    nonlinearity: Literal["swish", "elu", "relu", "lrelu"] = "swish"
+    num_classes: PositiveInt | None = None
+
+
+@_section
+class MLPConfig:
+    """Residual MLP for vectors (2-D sets)."""
+
+    name: Literal["mlp"] = "mlp"
+    width: PositiveInt = 128
+    depth: PositiveInt = 4
+    num_classes: PositiveInt | None = None
+
+
+ModelConfig = NCSNppConfig | DDPMConfig | MLPConfig
+MODELS: dict[str, type] = {"ncsnpp": NCSNppConfig, "ddpm": DDPMConfig, "mlp": MLPConfig}
+
+
+# ---------------------------------------------------------------------------------------------- objective and sampling
+@_section
+class ObjectiveConfig:
+    matching: Literal["hsm", "dsm"] = "hsm"
+    weighting: Literal["simple", "likelihood", "reweightedv1", "reweightedv2"] = "simple"
+    parameterization: Literal["eps", "mixed", "score"] = "eps"  # what the network's output is
+    # What the network is given for time: t, t * 999, sigma(t).
+    time_conditioning: Literal["t", "t999", "sigma"] = "t"
+    time_sampling: Literal["uniform", "importance"] = "uniform"
+    t_min: OpenUnit = 1e-5
+    reduce: Literal["mean", "sum"] = "mean"  # over event dimensions; always the mean over the batch
+
+
+@_section
+class OptimizerConfig:
+    name: Literal["adam", "adamw"] = "adam"
+    learning_rate: PositiveFloat = 2e-4
+    beta1: Fraction = 0.9
+    beta2: Fraction = 0.999
+    eps: PositiveFloat = 1e-8
+    weight_decay: NonNegativeFloat = 0.0
+    warmup_steps: NonNegativeInt = 5000  # linear from 0
+    grad_clip: PositiveFloat | None = 1.0  # global norm
+    ema_decay: Fraction = 0.9999
+    ema_warmup: bool = False  # True: min(decay, (1 + n) / (10 + n)), as score_sde and CLD
+
+
+@_section
+class TrainConfig:
+    steps: PositiveInt = 1000
+    batch_size: PositiveInt = 128  # over all devices and processes
+    grad_accumulation: PositiveInt = 1  # microbatches a step
+    steps_per_dispatch: PositiveInt = 1  # optimiser steps a jitted call
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"
+    fsdp: PositiveInt = 1  # devices over which parameters are split; the rest is data parallel
+    log_every: PositiveInt = 50
+    eval_every: NonNegativeInt = 1000  # here and below 0 means: only at the end
+    eval_batches: PositiveInt | None = 8  # None: all held-out data
+    sample_every: NonNegativeInt = 1000
+    checkpoint_every: NonNegativeInt = 1000
+    keep_checkpoints: PositiveInt = 2
+    max_bad_steps: PositiveInt = 20  # consecutive non-finite steps before the run stops
+
+
+@_section
+class SamplingConfig:
+    sampler: str = "sscs"  # em | sscs | ode
+    steps: PositiveInt = 50  # network evaluations, the denoising one included
+    grid: Literal["uniform", "quadratic"] = "quadratic"
+    t_min: OpenUnit = 1e-3
+    denoise: bool = True
+    rtol: PositiveFloat = 1e-5  # adaptive samplers
+    atol: PositiveFloat = 1e-5
+    grid_images: PositiveInt = 64  # in samples/step_<n>.png
+    num: PositiveInt = 1000  # in samples/final.npz
+    batch_size: PositiveInt = 500
+
+
+@_section
+class Config:
+    seed: NonNegativeInt = 0
+    data: DataConfig = DataConfig()
+    sde: SDEConfig = PSLDConfig()
+    model: ModelConfig = NCSNppConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    train: TrainConfig = TrainConfig()
+    sampling: SamplingConfig = SamplingConfig()
+
