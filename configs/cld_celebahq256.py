@@ -5,9 +5,9 @@ Data:      a folder of the 30,000 CelebA-HQ images at 256 x 256
 Hardware:  published: 2 x 8 GPUs, 4 images each, 600,000 steps, mixed precision; not trained to the end with this code
 Expected:  samples; the paper gives no FID for this data set
 
-Values of nv-tlabs/CLD-SGM, default_celeba_post_paper and specific_celeba_post_paper (their gamma is kappa here). Their
-beta1 = 6.9 is a slope; beta_max = beta0 + beta1 is the value at t = 1. The paper's own, less stable run: constant beta 4, 2
-residual blocks, Adam without weight decay, loss from t = 1e-5, 320,000 steps.
+Values of nv-tlabs/CLD-SGM, default_celeba_post_paper and specific_celeba_post_paper (their gamma is kappa here; their
+beta1 = 6.9 is a slope, beta_max = beta0 + beta1 that at t = 1). The paper's own run was less stable: constant beta 4,
+2 residual blocks, Adam without weight decay, loss from t = 1e-5, 320,000 steps.
 """
 
 from sgmjax.training.config import complete
