@@ -75,7 +75,8 @@ def check(config: Config) -> Config:
     train, sampling = config.train, config.sampling
     if train.batch_size % train.grad_accumulation:
         raise ConfigError(
-            f"train.batch_size: {train.batch_size} is not divisible by train.grad_accumulation={train.grad_accumulation}; "
+            f"train.batch_size: {train.batch_size} is not divisible by "
+            f"train.grad_accumulation={train.grad_accumulation}; "
             f"use {_nearest_multiples(train.batch_size, train.grad_accumulation)}"
         )
     for key in ("steps", "log_every", "eval_every", "sample_every", "checkpoint_every"):

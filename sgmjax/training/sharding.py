@@ -1,0 +1,101 @@
+"""Where arrays live: one mesh with the axes `data` and `fsdp`, the same code from a laptop to a pod.
+
+The batch is split over both axes. Parameters, their average and the optimiser's moments are copied to every device, or,
+with `train.fsdp > 1`, split over the `fsdp` axis. The mesh axes are Auto: XLA places what is not said here.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+PyTree = Any
+
+BATCH_AXES = ("data", "fsdp")
+FSDP_MIN_SIZE = 2**14  # smaller parameters are copied: splitting them saves nothing and costs a collective each
+
+
+def make_mesh(fsdp: int = 1) -> Mesh:
+    """All devices of all processes as (`data`, `fsdp`).
+
+    Args:
+        fsdp: devices over which parameters are split; must divide the number of devices.
+    """
+    return jax.make_mesh((jax.device_count() // fsdp, fsdp), BATCH_AXES, axis_types=(AxisType.Auto,) * 2)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The same value on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def batch_sharding(mesh: Mesh, axis: int = 0) -> NamedSharding:
+    """`axis` (the batch) split over all devices, the other axes whole."""
+    return NamedSharding(mesh, PartitionSpec(*(None,) * axis, BATCH_AXES))
+
+
+def state_shardings(mesh: Mesh, shapes: PyTree, min_size: int = FSDP_MIN_SIZE) -> PyTree:
+    """A sharding for every array of a state, by its shape: so moments and averages lie where their parameter lies.
+
+    Args:
+        mesh: from `make_mesh`.
+        shapes: arrays or `ShapeDtypeStruct`s.
+        min_size: arrays with fewer elements stay replicated.
+    """
+    size = mesh.shape["fsdp"]
+
+    def place(leaf) -> NamedSharding:
+        axes = [i for i, n in enumerate(leaf.shape) if n % size == 0]
+        if size == 1 or not axes or math.prod(leaf.shape) < min_size:
+            return replicated(mesh)
+        axis = max(axes, key=lambda i: (leaf.shape[i], i))  # the last of equals: output channels of a kernel
+        return NamedSharding(mesh, PartitionSpec(*(None,) * axis, "fsdp"))
+
+    return jax.tree.map(place, shapes)
+
+
+def put_batch(batch: Mapping[str, np.ndarray], sharding: NamedSharding) -> dict[str, jax.Array]:
+    """This process's part of a batch onto its devices, as a part of the global batch; does not wait for the copy."""
+    if jax.process_count() == 1:
+        return jax.device_put(dict(batch), sharding)
+    return {name: jax.make_array_from_process_local_data(sharding, value) for name, value in batch.items()}
+
+
+def fetch(tree: PyTree) -> PyTree:
+    """NumPy copies of (small) arrays on every process, gathered where they are split over processes."""
+    if jax.process_count() == 1:
+        return jax.device_get(tree)
+    from jax.experimental import multihost_utils
+
+    return jax.tree.map(lambda x: np.asarray(multihost_utils.process_allgather(x, tiled=True)), tree)
+
+
+def initialize_distributed(environ: Mapping[str, str] = os.environ) -> bool:
+    """Joins the other processes of a run; True if there are any. Must come before anything asks for devices.
+
+    On when `SGMJAX_DISTRIBUTED=1` (a TPU pod, Slurm or MPI job, where JAX finds the rest by itself), or when
+    `JAX_COORDINATOR_ADDRESS` is set, with `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID` where JAX cannot find them.
+
+    Raises:
+        ValueError: a variable that is not a number, or a process id outside the number of processes.
+    """
+    address = environ.get("JAX_COORDINATOR_ADDRESS")
+    if not address and environ.get("SGMJAX_DISTRIBUTED", "0") in ("", "0"):
+        return False
+    numbers: dict[str, int | None] = {}
+    for name in ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID"):
+        text = environ.get(name)
+        if text is not None and not text.isdigit():
+            raise ValueError(f"{name}: expected a whole number, got {text!r}")
+        numbers[name] = None if text is None else int(text)
+    count, index = numbers["JAX_NUM_PROCESSES"], numbers["JAX_PROCESS_ID"]
+    if count is not None and index is not None and index >= count:
+        raise ValueError(f"JAX_PROCESS_ID: {index} is not below JAX_NUM_PROCESSES={count}; ids start at 0")
+    jax.distributed.initialize(address, count, index)
+    return jax.process_count() > 1

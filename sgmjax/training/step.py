@@ -1,0 +1,117 @@
+"""The training step: one compiled call that is the same for one device and for a pod."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+from jax.sharding import Mesh, NamedSharding
+
+from sgmjax.training import sharding as sh
+from sgmjax.training.config import Config
+from sgmjax.training.state import TrainState, apply_gradients
+
+PyTree = Any
+LossFn = Callable[[PyTree, Array, dict[str, Array], bool], tuple[Array, dict[str, Array]]]
+
+
+def make_train_step(
+    loss_fn: LossFn,
+    config: Config,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    shardings: PyTree,
+) -> Callable[[TrainState, dict[str, Array], Array], tuple[TrainState, dict[str, Array]]]:
+    """The jitted `step(state, batch, key) -> (state, metrics)`; it consumes (donates) the state it is given.
+
+    Step n draws from `fold_in(key, n)` only, so that a resumed run continues the same stream. With
+    `train.grad_accumulation` = a > 1 the batch is taken in a microbatches, whose mean gradient is used. A loss or
+    gradient that is not finite leaves parameters, average and optimiser alone and is counted. After
+    `train.max_bad_steps` in a row nothing is updated any more (`bad_streak` only grows), until the host notices.
+
+    Args:
+        loss_fn: `Problem.loss_fn`.
+        config: the run's.
+        optimizer: `make_optimizer(config.optimizer)`.
+        mesh: from `make_mesh`.
+        shardings: of the state, from `state_shardings`.
+
+    Returns:
+        The function. `batch` is (batch, ...), or (steps, batch, ...) when `train.steps_per_dispatch` > 1. `metrics`
+        are () float32, or (steps,): `loss`, `grad_norm` (before clipping) and those of `loss_fn`.
+    """
+    train = config.train
+    microbatch_sharding = sh.batch_sharding(mesh, axis=1)
+
+    def gradients(params, batch, key):
+        if train.grad_accumulation == 1:
+            return jax.value_and_grad(loss_fn, has_aux=True)(params, key, batch, True)
+        return accumulate(params, batch, key, loss_fn, train.grad_accumulation, microbatch_sharding)
+
+    def one_step(state: TrainState, batch, key):
+        key = jax.random.fold_in(key, state.step)
+        (loss, metrics), grads = gradients(state.params, batch, key)
+        norm = optax.tree.norm(grads)
+        healthy = jnp.isfinite(loss) & jnp.isfinite(norm) & (state.bad_streak < train.max_bad_steps)
+        state = apply_gradients(state, grads, healthy, config.optimizer, optimizer)
+        metrics = {**metrics, "loss": loss, "grad_norm": norm}
+        return state, jax.tree.map(lambda m: m.astype(jnp.float32), metrics)
+
+    def dispatch(state, batch, key):
+        if train.steps_per_dispatch == 1:
+            return one_step(state, batch, key)
+        return jax.lax.scan(lambda state, batch: one_step(state, batch, key), state, batch)
+
+    everywhere = sh.replicated(mesh)
+    return jax.jit(
+        dispatch,
+        donate_argnums=0,
+        in_shardings=(shardings, step_batch_sharding(config, mesh), everywhere),
+        out_shardings=(shardings, everywhere),
+    )
+
+
+def step_batch_sharding(config: Config, mesh: Mesh) -> NamedSharding:
+    """Where the batch of a dispatch goes: (batch, ...) or (steps, batch, ...), split over the batch."""
+    return sh.batch_sharding(mesh, axis=0 if config.train.steps_per_dispatch == 1 else 1)
+
+
+def accumulate(
+    params: PyTree, batch: dict[str, Array], key: Array, loss_fn: LossFn, count: int, sharding: NamedSharding | None
+) -> tuple[tuple[Array, dict[str, Array]], PyTree]:
+    """Loss, metrics and gradient of a batch, as means over `count` microbatches taken one after the other.
+
+    Microbatch i holds the examples i, i + count, ...: every device takes its part from the examples that it has.
+
+    Args:
+        params: parameters.
+        batch: (batch, ...) arrays; `count` divides batch.
+        key: microbatch i draws from `fold_in(key, i)`.
+        loss_fn: `Problem.loss_fn`.
+        count: microbatches.
+        sharding: of (count, batch / count, ...) arrays; None without a mesh.
+
+    Returns:
+        As `jax.value_and_grad(loss_fn, has_aux=True)`.
+    """
+
+    def split(x):
+        x = jnp.swapaxes(x.reshape(x.shape[0] // count, count, *x.shape[1:]), 0, 1)
+        return x if sharding is None else jax.lax.with_sharding_constraint(x, sharding)
+
+    def evaluate(i, part):
+        return jax.value_and_grad(loss_fn, has_aux=True)(params, jax.random.fold_in(key, i), part, True)
+
+    def body(total, inputs):
+        return jax.tree.map(jnp.add, total, evaluate(*inputs)), None
+
+    parts = jax.tree.map(split, batch)
+    inputs = (jnp.arange(count), parts)
+    shapes = jax.eval_shape(evaluate, *jax.tree.map(lambda x: x[0], inputs))
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    total, _ = jax.lax.scan(body, zeros, inputs)
+    return jax.tree.map(lambda x: x / count, total)
