@@ -1,0 +1,151 @@
+"""From a model section of a configuration to a module, with everything that cannot work refused by name."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from sgmjax.models import layers
+from sgmjax.models.ddpm import DDPM
+from sgmjax.models.fir import normalized_kernel
+from sgmjax.models.mlp import MLP, CLDToyMLP, CLDToyResNet
+from sgmjax.models.ncsnpp import NCSNpp, NCSNppClassifier
+
+IMAGE_NETWORKS: dict[str, type[nn.Module]] = {"ncsnpp": NCSNpp, "ddpm": DDPM, "ncsnpp_classifier": NCSNppClassifier}
+VECTOR_NETWORKS: dict[str, type[nn.Module]] = {
+    "mlp": MLP,
+    "cld_toy_mlp": CLDToyMLP,
+    "cld_toy_resnet": CLDToyResNet,
+}
+
+_CHOICES = {
+    "resblock_type": ("biggan", "ddpm"),
+    "progressive": ("none", "output_skip", "residual"),
+    "progressive_input": ("none", "input_skip", "residual"),
+    "progressive_combine": ("sum", "cat"),
+    "embedding_type": ("positional", "fourier"),
+    "nonlinearity": tuple(layers.ACTIVATIONS),
+}
+_POSITIVE = (
+    "nf",
+    "num_res_blocks",
+    "num_classes",
+    "width",
+    "depth",
+    "hidden_dim",
+    "num_hidden_layers",
+    "fourier_scale",
+)
+
+
+def _check_fields(settings: dict[str, Any]) -> None:
+    """Checks that need nothing but the settings."""
+    for key, choices in _CHOICES.items():
+        if key in settings and settings[key] not in choices:
+            raise ValueError(f"model.{key}: '{settings[key]}' is unknown; choose one of {', '.join(choices)}")
+    for key in _POSITIVE:
+        if settings.get(key) is not None and settings[key] <= 0:
+            raise ValueError(f"model.{key}: {settings[key]} must be positive")
+    if not 0.0 <= settings.get("dropout", 0.0) < 1.0:
+        raise ValueError(f"model.dropout: {settings['dropout']} must be in [0, 1)")
+    if settings.get("init_scale", 0.0) < 0.0:
+        raise ValueError(f"model.init_scale: {settings['init_scale']} must not be negative")
+    if "nf" in settings and settings["nf"] < 4:
+        raise ValueError(f"model.nf: {settings['nf']} is too small for the time embedding; use 4 or more")
+    if "ch_mult" in settings and (not settings["ch_mult"] or min(settings["ch_mult"]) < 1):
+        raise ValueError(f"model.ch_mult: {settings['ch_mult']} must be one positive integer for each resolution")
+    if settings.get("fir"):
+        try:
+            normalized_kernel(settings["fir_kernel"])
+        except ValueError as error:
+            raise ValueError(f"model.fir_kernel: {error}") from None
+    if settings.get("progressive_combine") == "cat" and settings.get("progressive_input") != "input_skip":
+        raise ValueError("model.progressive_combine: 'cat' acts only with progressive_input 'input_skip'; use 'sum'")
+
+
+def _check_resolutions(settings: dict[str, Any], image_size: int) -> None:
+    levels = len(settings["ch_mult"])
+    halvings = 2 ** (levels - 1)
+    if image_size % halvings:
+        raise ValueError(
+            f"model.ch_mult: {levels} levels halve the image {levels - 1} times, so the image size must be a multiple "
+            f"of {halvings}; got {image_size}: shorten ch_mult or set data.image_size"
+        )
+    sides = [image_size // 2**level for level in range(levels)]
+    for side in settings["attn_resolutions"]:
+        if side not in sides:
+            raise ValueError(
+                f"model.attn_resolutions: no level has side {side}; images of {image_size} with {levels} levels have "
+                f"{', '.join(str(s) for s in sides)}"
+            )
+    if settings.get("fir") and min(sides[:-1], default=image_size) < 2:
+        raise ValueError(f"model.ch_mult: {levels} levels shrink images of {image_size} to nothing; shorten it")
+
+
+def build(
+    model_config: Any,
+    *,
+    in_channels: int,
+    out_channels: int,
+    image_size: int | None,
+    centered: bool = True,
+    dtype: Any = jnp.float32,
+) -> nn.Module:
+    """The module that a model section describes.
+
+    Args:
+      model_config: a frozen dataclass (`NCSNppConfig`, `DDPMConfig`, `MLPConfig`) with a `name` and the fields of the
+        module of that name; a field that is absent keeps the module's default.
+      in_channels: channels of the input (size of the vector for a vector network).
+      out_channels: channels of the output; for `ncsnpp_classifier` the number of classes.
+      image_size: side of the square images, or None for vectors.
+      centered: whether the data are in [-1, 1] rather than [0, 1].
+      dtype: type of the arithmetic, float32 or bfloat16.
+
+    Returns:
+      An unbound Flax module; see `NCSNpp` for how it is called.
+
+    Raises:
+      ValueError: one line naming the key and the fix, for settings that no network can have.
+    """
+    settings = {f.name: getattr(model_config, f.name) for f in dataclasses.fields(model_config)}
+    name = settings.pop("name")
+    known = IMAGE_NETWORKS | VECTOR_NETWORKS
+    if name not in known:
+        raise ValueError(f"model.name: '{name}' is unknown; choose one of {', '.join(known)}")
+    if name in IMAGE_NETWORKS and image_size is None:
+        raise ValueError(f"model.name: '{name}' needs images and the data are vectors; use 'mlp'")
+    if name in VECTOR_NETWORKS and image_size is not None:
+        raise ValueError(f"model.name: '{name}' needs vectors and the data are images; use 'ncsnpp' or 'ddpm'")
+    if in_channels < 1 or out_channels < 1:
+        raise ValueError(f"in_channels and out_channels must be positive; got {in_channels} and {out_channels}")
+    _check_fields(settings)
+    if image_size is not None:
+        _check_resolutions(settings, image_size)
+
+    cls = known[name]
+    accepted = {f.name for f in dataclasses.fields(cls)}
+    unknown = sorted(set(settings) - accepted)
+    if unknown:
+        raise ValueError(f"model.{unknown[0]}: '{name}' has no such setting")
+    settings = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
+    return cls(out_channels=out_channels, centered=centered, dtype=jnp.dtype(dtype), **settings)
+
+
+def trainable_mask(params: Any) -> Any:
+    """A tree of bools like `params`: False for the fixed Fourier frequencies, True for the rest.
+
+    Gradients of the frequencies are zero, so Adam never moves them; give this as `mask` to weight decay.
+    """
+    return jax.tree_util.tree_map_with_path(lambda path, _: getattr(path[-1], "key", None) != "frequencies", params)
+
+
+def count_parameters(params: Any) -> int:
+    """Number of trainable parameters in a tree of arrays or of `jax.ShapeDtypeStruct`."""
+    leaves = zip(jax.tree.leaves(params), jax.tree.leaves(trainable_mask(params)), strict=True)
+    return sum(math.prod(leaf.shape) for leaf, trainable in leaves if trainable)

@@ -1,0 +1,286 @@
+"""Layers of the convolutional score networks, channels last.
+
+Parameters are float32 and live under their own names; `dtype` is the type of the arithmetic. Statistics of the norms
+and the softmax are float32 in any case.
+
+Reference: Ho et al. 2020 (DDPM); Song et al. 2021, appendix H; Brock et al. 2019 for the BigGAN residual block.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from sgmjax.models import fir as fir_ops
+
+Dtype = Any
+SQRT2 = math.sqrt(2.0)  # a Python float: a numpy scalar would promote bfloat16
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "swish": nn.swish,
+    "elu": nn.elu,
+    "relu": nn.relu,
+    "lrelu": lambda x: nn.leaky_relu(x, 0.2),
+}
+
+
+def activation(name: str) -> Callable[[jax.Array], jax.Array]:
+    """The nonlinearity of that name.
+
+    Raises:
+      ValueError: for a name not in `ACTIVATIONS`.
+    """
+    if name not in ACTIVATIONS:
+        raise ValueError(f"nonlinearity '{name}' is unknown; choose one of {', '.join(ACTIVATIONS)}")
+    return ACTIVATIONS[name]
+
+
+def ddpm_init(scale: float = 1.0) -> Callable[..., jax.Array]:
+    """Uniform of variance `scale / fan_avg`; scale 0 stands for 1e-10, which keeps gradients alive."""
+    return nn.initializers.variance_scaling(scale if scale else 1e-10, "fan_avg", "uniform")
+
+
+def torch_default_init(fan_in: int | None = None) -> Callable[..., jax.Array]:
+    """PyTorch's default for linear layers, U(-1, 1) / sqrt(fan_in); give `fan_in` for a bias."""
+    if fan_in is None:
+        return nn.initializers.variance_scaling(1.0 / 3.0, "fan_in", "uniform")
+    bound = 1.0 / math.sqrt(fan_in)
+
+    def init(key, shape, dtype=jnp.float32):
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
+
+
+def conv3x3(
+    features: int,
+    *,
+    name: str,
+    dtype: Dtype,
+    init_scale: float = 1.0,
+    strides: int = 1,
+    padding: int | Sequence[tuple[int, int]] = 1,
+) -> nn.Conv:
+    return nn.Conv(
+        features, (3, 3), strides=strides, padding=padding, kernel_init=ddpm_init(init_scale), dtype=dtype, name=name
+    )
+
+
+def conv1x1(features: int, *, name: str, dtype: Dtype) -> nn.Conv:
+    return nn.Conv(features, (1, 1), kernel_init=ddpm_init(), dtype=dtype, name=name)
+
+
+def dense(features: int, *, name: str, dtype: Dtype, init_scale: float = 1.0) -> nn.Dense:
+    return nn.Dense(features, kernel_init=ddpm_init(init_scale), dtype=dtype, name=name)
+
+
+def nin(features: int, *, name: str, dtype: Dtype, init_scale: float = 0.1) -> nn.Dense:
+    """'Network in network': a linear map of the channels at each pixel, DDPM's 1 x 1 convolution."""
+    return dense(features, name=name, dtype=dtype, init_scale=init_scale)
+
+
+def num_groups(channels: int, norm: str = "ncsnpp") -> int:
+    """Groups of a GroupNorm: min(C // 4, 32) for NCSN++ and DDPM++, 32 for DDPM.
+
+    Where that does not divide the channels (the official networks cannot be built then), the largest divisor below.
+    """
+    if norm == "ddpm" and channels % 32 == 0:
+        return 32
+    return max(g for g in range(1, max(1, min(channels // 4, 32)) + 1) if channels % g == 0)
+
+
+def group_norm(channels: int, *, name: str, dtype: Dtype, norm: str = "ncsnpp") -> nn.GroupNorm:
+    # The fast variance E[x^2] - E[x]^2 cancels in float32.
+    return nn.GroupNorm(num_groups(channels, norm), epsilon=1e-6, dtype=dtype, use_fast_variance=False, name=name)
+
+
+def timestep_embedding(t: jax.Array, dim: int, max_period: float = 10_000.0) -> jax.Array:
+    """Sinusoidal embedding of DDPM: frequencies `max_period^(-j / (dim / 2 - 1))`, sines first.
+
+    Args:
+      t: (batch,), any scale; the networks of score-SDE are given 0..999, those of PSLD and CLD 0..1.
+      dim: size of the embedding, at least 4; an odd one is padded with a zero.
+
+    Returns:
+      (batch, dim).
+    """
+    half = dim // 2
+    frequencies = np.exp(-math.log(max_period) * np.arange(half) / (half - 1))
+    angles = t[:, None] * jnp.asarray(frequencies, t.dtype)[None, :]
+    out = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+    return jnp.pad(out, ((0, 0), (0, dim % 2)))
+
+
+def resize(x: jax.Array, how: str, fir_kernel: Sequence[float] | None) -> jax.Array:
+    """`how` is 'up' (twice the side), 'down' (half the side) or 'none'; `fir_kernel` None resamples naively."""
+    if how == "up":
+        return fir_ops.naive_upsample_2d(x) if fir_kernel is None else fir_ops.upsample_2d(x, fir_kernel)
+    if how == "down":
+        return fir_ops.naive_downsample_2d(x) if fir_kernel is None else fir_ops.downsample_2d(x, fir_kernel)
+    return x
+
+
+class FourierEmbedding(nn.Module):
+    """Random Fourier features of the noise level: `[sin, cos](2 pi W log(cond))`, W ~ N(0, scale^2) fixed.
+
+    W is drawn at initialisation, belongs to the network (a checkpoint without it is worthless), and is not trained: it
+    is the parameter `frequencies`, behind a `stop_gradient`. Its gradient is exactly zero, so that Adam leaves it where
+    it is; for optimisers that move parameters without a gradient (weight decay) there is
+    `sgmjax.models.trainable_mask`. `sgmjax.models.count_parameters` does not count it.
+
+    Reference: Tancik et al. 2020; Song et al. 2021, appendix H.1 (scale 16).
+    """
+
+    features: int
+    scale: float = 16.0
+
+    @nn.compact
+    def __call__(self, cond: jax.Array) -> jax.Array:
+        """(batch,) positive -> (batch, 2 * features)."""
+        init = nn.initializers.normal(self.scale)
+        frequencies = jax.lax.stop_gradient(self.param("frequencies", init, (self.features,)))
+        turns = jnp.log(cond)[:, None] * frequencies.astype(cond.dtype)[None, :]
+        angles = 2 * math.pi * (turns - jnp.round(turns))  # whole turns go first: sin of a small angle is exact
+        return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+
+
+class Combine(nn.Module):
+    """Joins the input pyramid to the features: 1 x 1 convolution of the pyramid, then sum or concatenation."""
+
+    method: str
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, pyramid: jax.Array, h: jax.Array) -> jax.Array:
+        pyramid = conv1x1(h.shape[-1], name="conv", dtype=self.dtype)(pyramid)
+        return jnp.concatenate([pyramid, h], axis=-1) if self.method == "cat" else pyramid + h
+
+
+class AttnBlock(nn.Module):
+    """Single-head self-attention over pixels with a residual connection. (B, H, W, C) -> same."""
+
+    skip_rescale: bool = False
+    init_scale: float = 0.0
+    norm: str = "ncsnpp"
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        b, height, width, c = x.shape
+        h = group_norm(c, name="norm", dtype=self.dtype, norm=self.norm)(x).reshape(b, height * width, c)
+        q = nin(c, name="query", dtype=self.dtype)(h)
+        k = nin(c, name="key", dtype=self.dtype)(h)
+        v = nin(c, name="value", dtype=self.dtype)(h)
+        logits = jnp.einsum("bqc,bkc->bqk", q, k, preferred_element_type=jnp.promote_types(self.dtype, jnp.float32))
+        weights = jax.nn.softmax(logits * c**-0.5, axis=-1).astype(self.dtype)
+        h = jnp.einsum("bqk,bkc->bqc", weights, v)
+        h = nin(c, name="out", dtype=self.dtype, init_scale=self.init_scale)(h).reshape(x.shape)
+        return (x + h) / SQRT2 if self.skip_rescale else x + h
+
+
+class Upsample(nn.Module):
+    """Doubles the side, with a 3 x 3 convolution or without, by FIR or by nearest neighbour."""
+
+    features: int | None = None  # None: as many as the input has
+    with_conv: bool = False
+    fir: bool = False
+    fir_kernel: tuple[float, ...] = (1, 3, 3, 1)
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        features = self.features or x.shape[-1]
+        if not self.with_conv:
+            return resize(x, "up", self.fir_kernel if self.fir else None)
+        if self.fir:
+            x = fir_ops.filter_before_upsampled_conv(x, self.fir_kernel)
+            return conv3x3(features, name="conv", dtype=self.dtype, padding=0)(x)
+        return conv3x3(features, name="conv", dtype=self.dtype)(fir_ops.naive_upsample_2d(x))
+
+
+class Downsample(nn.Module):
+    """Halves the side, with a 3 x 3 convolution of stride 2 or without, by FIR or by 2 x 2 means.
+
+    The strided convolution without FIR pads right and below only.
+    """
+
+    features: int | None = None
+    with_conv: bool = False
+    fir: bool = False
+    fir_kernel: tuple[float, ...] = (1, 3, 3, 1)
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        features = self.features or x.shape[-1]
+        if not self.with_conv:
+            return resize(x, "down", self.fir_kernel if self.fir else None)
+        if self.fir:
+            x = fir_ops.filter_before_strided_conv(x, self.fir_kernel)
+            return conv3x3(features, name="conv", dtype=self.dtype, strides=2, padding=0)(x)
+        return conv3x3(features, name="conv", dtype=self.dtype, strides=2, padding=((0, 1), (0, 1)))(x)
+
+
+class ResnetBlockDDPM(nn.Module):
+    """Residual block of DDPM; DDPM++ rescales the sum by 1 / sqrt(2). x (B, H, W, C), temb (B, E) or None."""
+
+    features: int
+    act: Callable[[jax.Array], jax.Array] = nn.swish
+    dropout: float = 0.1
+    skip_rescale: bool = False
+    init_scale: float = 0.0
+    norm: str = "ncsnpp"
+    train: bool = False
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, temb: jax.Array | None) -> jax.Array:
+        h = self.act(group_norm(x.shape[-1], name="norm_0", dtype=self.dtype, norm=self.norm)(x))
+        h = conv3x3(self.features, name="conv_0", dtype=self.dtype)(h)
+        if temb is not None:
+            h = h + dense(self.features, name="time_dense", dtype=self.dtype)(self.act(temb))[:, None, None, :]
+        h = self.act(group_norm(self.features, name="norm_1", dtype=self.dtype, norm=self.norm)(h))
+        h = nn.Dropout(self.dropout, deterministic=not self.train)(h)
+        h = conv3x3(self.features, name="conv_1", dtype=self.dtype, init_scale=self.init_scale)(h)
+        if x.shape[-1] != self.features:
+            x = nin(self.features, name="shortcut", dtype=self.dtype)(x)
+        return (x + h) / SQRT2 if self.skip_rescale else x + h
+
+
+class ResnetBlockBigGAN(nn.Module):
+    """Residual block of BigGAN, which also resamples: both branches, after the first activation.
+
+    x (B, H, W, C), temb (B, E) or None -> (B, H', W', features).
+    """
+
+    features: int
+    act: Callable[[jax.Array], jax.Array] = nn.swish
+    resample: str = "none"  # none | up | down
+    fir: bool = False
+    fir_kernel: tuple[float, ...] = (1, 3, 3, 1)
+    dropout: float = 0.1
+    skip_rescale: bool = True
+    init_scale: float = 0.0
+    train: bool = False
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, temb: jax.Array | None) -> jax.Array:
+        h = self.act(group_norm(x.shape[-1], name="norm_0", dtype=self.dtype)(x))
+        kernel = self.fir_kernel if self.fir else None
+        h, x = resize(h, self.resample, kernel), resize(x, self.resample, kernel)
+        h = conv3x3(self.features, name="conv_0", dtype=self.dtype)(h)
+        if temb is not None:
+            h = h + dense(self.features, name="time_dense", dtype=self.dtype)(self.act(temb))[:, None, None, :]
+        h = self.act(group_norm(self.features, name="norm_1", dtype=self.dtype)(h))
+        h = nn.Dropout(self.dropout, deterministic=not self.train)(h)
+        h = conv3x3(self.features, name="conv_1", dtype=self.dtype, init_scale=self.init_scale)(h)
+        if x.shape[-1] != self.features or self.resample != "none":
+            x = conv1x1(self.features, name="shortcut", dtype=self.dtype)(x)
+        return (x + h) / SQRT2 if self.skip_rescale else x + h

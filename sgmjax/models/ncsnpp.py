@@ -1,0 +1,259 @@
+"""NCSN++ and DDPM++, and the noise-conditional classifier made of its encoder.
+
+One module with the switches of the official codes of score-SDE, CLD and PSLD, which differ in few places; here they
+are fields: the number of output channels (CLD and PSLD take the whole phase-space state and predict some rows of it),
+`centered` (score-SDE maps data in [0, 1] to [-1, 1] inside), `scale_by_sigma` (score-SDE's VE networks). NCSN++ is
+fir=True with progressive_input='residual' (and 'output_skip' / 'input_skip' for large images); DDPM++ is fir=False,
+progressive_input='none', embedding_type='positional'.
+
+Combinations that the official code offers but cannot run (progressive='residual'; resblock_type='ddpm' with
+fir=True or as published; output_skip without FIR) run here, with the meaning that the original JAX code and StyleGAN2
+give them.
+
+Reference: Song et al. 2021, "Score-based generative modeling through SDEs", appendix H.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from sgmjax.models import layers
+
+
+def noise_table(sigma_min: float, sigma_max: float, num_scales: int) -> np.ndarray:
+    """score-SDE's discrete noise levels, geometric and descending, (num_scales,) float64."""
+    return np.exp(np.linspace(np.log(sigma_max), np.log(sigma_min), num_scales))
+
+
+def label_or_none(labels: jax.Array | None, num_classes: int, batch: int) -> jax.Array:
+    """The labels, or the index `num_classes` ("no class") for every example."""
+    return jnp.full((batch,), num_classes, jnp.int32) if labels is None else labels
+
+
+class _Encoder(nn.Module):
+    """Fields and the first half, shared by the score network and the classifier."""
+
+    nf: int = 128
+    ch_mult: tuple[int, ...] = (1, 2, 2, 2)
+    num_res_blocks: int = 4
+    attn_resolutions: tuple[int, ...] = (16,)
+    dropout: float = 0.1
+    resamp_with_conv: bool = True
+    conditional: bool = True
+    fir: bool = False
+    fir_kernel: tuple[float, ...] = (1, 3, 3, 1)
+    skip_rescale: bool = True
+    resblock_type: str = "biggan"
+    progressive: str = "none"
+    progressive_input: str = "none"
+    progressive_combine: str = "sum"
+    embedding_type: str = "positional"
+    init_scale: float = 0.0
+    fourier_scale: float = 16.0
+    nonlinearity: str = "swish"
+    num_classes: int | None = None
+    remat: bool = False
+    centered: bool = True
+    dtype: Any = jnp.float32
+
+    @property
+    def _wide(self) -> Any:
+        """Type of embeddings and of the output: float32, whatever the compute type (float64 if that was asked for)."""
+        return jnp.promote_types(self.dtype, jnp.float32)
+
+    def _block(self, features: int, name: str, train: bool, resample: str = "none") -> nn.Module:
+        common = {
+            "features": features,
+            "act": layers.activation(self.nonlinearity),
+            "dropout": self.dropout,
+            "skip_rescale": self.skip_rescale,
+            "init_scale": self.init_scale,
+            "train": train,
+            "dtype": self.dtype,
+            "name": name,
+        }
+        if self.resblock_type == "ddpm":
+            cls = nn.remat(layers.ResnetBlockDDPM) if self.remat else layers.ResnetBlockDDPM
+            return cls(**common)
+        cls = nn.remat(layers.ResnetBlockBigGAN) if self.remat else layers.ResnetBlockBigGAN
+        return cls(resample=resample, fir=self.fir, fir_kernel=self.fir_kernel, **common)
+
+    def _attention(self, name: str) -> nn.Module:
+        return layers.AttnBlock(skip_rescale=self.skip_rescale, init_scale=self.init_scale, dtype=self.dtype, name=name)
+
+    def _resampler(self, cls: type[nn.Module], name: str, features: int | None = None, with_conv: bool = True):
+        return cls(
+            features=features,
+            with_conv=with_conv,
+            fir=self.fir,
+            fir_kernel=self.fir_kernel,
+            dtype=self.dtype,
+            name=name,
+        )
+
+    def _resize(self, x: jax.Array, how: str) -> jax.Array:
+        return layers.resize(x, how, self.fir_kernel if self.fir else None)
+
+    def _embed(self, cond: jax.Array, labels: jax.Array | None) -> jax.Array | None:
+        """Embedding of the conditioning and of the class, (batch, 4 nf), or None for an unconditional network."""
+        act = layers.activation(self.nonlinearity)
+        temb = None
+        if self.embedding_type == "fourier":
+            features = layers.FourierEmbedding(self.nf, self.fourier_scale, name="fourier")(cond)
+        else:
+            features = layers.timestep_embedding(cond, self.nf)
+        if self.conditional:
+            temb = layers.dense(4 * self.nf, name="time_dense_0", dtype=self._wide)(features)
+            temb = layers.dense(4 * self.nf, name="time_dense_1", dtype=self._wide)(act(temb))
+        if self.num_classes is not None:
+            labels = label_or_none(labels, self.num_classes, cond.shape[0])
+            table = nn.Embed(self.num_classes + 1, 4 * self.nf, dtype=self._wide, name="label_embed")
+            temb = table(labels) if temb is None else temb + table(labels)
+        elif labels is not None:
+            raise ValueError("labels were given to a network without classes; set model.num_classes")
+        return temb
+
+    def _encode(self, x: jax.Array, temb: jax.Array | None, train: bool) -> tuple[jax.Array, list[jax.Array]]:
+        """x (B, H, W, C) -> bottom features after the middle blocks, and the skip connections, finest first."""
+        pyramid = x
+        h = layers.conv3x3(self.nf, name="conv_in", dtype=self.dtype)(x)
+        hs = [h]
+        last = len(self.ch_mult) - 1
+        for level, mult in enumerate(self.ch_mult):
+            for i in range(self.num_res_blocks):
+                h = self._block(self.nf * mult, f"down_{level}_block_{i}", train)(h, temb)
+                if h.shape[1] in self.attn_resolutions:
+                    h = self._attention(f"down_{level}_attn_{i}")(h)
+                hs.append(h)
+            if level == last:
+                break
+            if self.resblock_type == "ddpm":
+                h = self._resampler(layers.Downsample, f"down_{level}_resample", None, self.resamp_with_conv)(h)
+            else:
+                h = self._block(h.shape[-1], f"down_{level}_resample", train, "down")(h, temb)
+            if self.progressive_input == "input_skip":
+                pyramid = self._resize(pyramid, "down")
+                h = layers.Combine(self.progressive_combine, dtype=self.dtype, name=f"down_{level}_combine")(pyramid, h)
+            elif self.progressive_input == "residual":
+                pyramid = self._resampler(layers.Downsample, f"down_{level}_pyramid", h.shape[-1])(pyramid)
+                h = pyramid = (pyramid + h) / layers.SQRT2 if self.skip_rescale else pyramid + h
+            hs.append(h)
+        c = h.shape[-1]
+        h = self._block(c, "mid_block_0", train)(h, temb)
+        h = self._attention("mid_attn")(h)
+        return self._block(c, "mid_block_1", train)(h, temb), hs
+
+
+class NCSNpp(_Encoder):
+    """The score network: a U-Net of residual blocks with attention, conditioned on noise level and class.
+
+    Fields are those of `NCSNppConfig`, plus
+
+      out_channels: channels of the output (the rows that receive noise times the image channels).
+      centered: False if the data are in [0, 1]; they are then mapped to [-1, 1] inside.
+      dtype: type of the arithmetic; parameters, embeddings, norm statistics, softmax and output are float32.
+      sigma_min, sigma_max, num_scales: the table of discrete noise levels in which the integer `cond` is looked up by
+        `scale_by_sigma` when the embedding is positional (score-SDE's discrete VE networks). Not used otherwise.
+
+    Called as `module.apply({"params": p}, x, cond, train=False, labels=None, rngs={"dropout": key})`:
+
+      x: (B, H, W, C); H = W divisible by 2^(levels - 1).
+      cond: (B,), what the official network receives: sigma or t > 0 (fourier, the log is taken inside), t in [0, 1] or
+        0..999 (positional).
+      labels: (B,) int32 in [0, num_classes], where num_classes stands for "no class" and is the default.
+
+    Returns:
+      (B, H, W, out_channels), float32.
+    """
+
+    out_channels: int = 3
+    scale_by_sigma: bool = False
+    sigma_min: float = 0.01
+    sigma_max: float = 50.0
+    num_scales: int = 1000
+
+    def _sigma(self, cond: jax.Array) -> jax.Array:
+        if self.embedding_type == "fourier":
+            return cond
+        table = noise_table(self.sigma_min, self.sigma_max, self.num_scales)
+        return jnp.asarray(table, self._wide)[cond.astype(jnp.int32)]
+
+    def _to_output(self, h: jax.Array, name: str) -> jax.Array:
+        act = layers.activation(self.nonlinearity)
+        h = act(layers.group_norm(h.shape[-1], name=f"{name}_norm", dtype=self.dtype)(h))
+        return layers.conv3x3(self.out_channels, name=f"{name}_conv", dtype=self.dtype, init_scale=self.init_scale)(h)
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, cond: jax.Array, *, train: bool = False, labels: jax.Array | None = None
+    ) -> jax.Array:
+        act = layers.activation(self.nonlinearity)
+        cond = cond.astype(self._wide)
+        temb = self._embed(cond, labels)
+        x = (x if self.centered else 2.0 * x - 1.0).astype(self.dtype)
+        h, hs = self._encode(x, temb, train)
+
+        pyramid = None
+        for level in reversed(range(len(self.ch_mult))):
+            for i in range(self.num_res_blocks + 1):
+                h = jnp.concatenate([h, hs.pop()], axis=-1)
+                h = self._block(self.nf * self.ch_mult[level], f"up_{level}_block_{i}", train)(h, temb)
+            if h.shape[1] in self.attn_resolutions:
+                h = self._attention(f"up_{level}_attn")(h)
+            if self.progressive == "output_skip":
+                out = self._to_output(h, f"up_{level}_out")
+                pyramid = out if pyramid is None else self._resize(pyramid, "up") + out
+            elif self.progressive == "residual":
+                if pyramid is None:
+                    norm = layers.group_norm(h.shape[-1], name=f"up_{level}_pyramid_norm", dtype=self.dtype)
+                    conv = layers.conv3x3(h.shape[-1], name=f"up_{level}_pyramid_conv", dtype=self.dtype)
+                    pyramid = conv(act(norm(h)))
+                else:
+                    pyramid = self._resampler(layers.Upsample, f"up_{level}_pyramid", h.shape[-1])(pyramid)
+                    h = pyramid = (pyramid + h) / layers.SQRT2 if self.skip_rescale else pyramid + h
+            if level != 0:
+                if self.resblock_type == "ddpm":
+                    h = self._resampler(layers.Upsample, f"up_{level}_resample", None, self.resamp_with_conv)(h)
+                else:
+                    h = self._block(h.shape[-1], f"up_{level}_resample", train, "up")(h, temb)
+        assert not hs
+
+        out = (pyramid if self.progressive == "output_skip" else self._to_output(h, "out")).astype(self._wide)
+        return out / self._sigma(cond)[:, None, None, None] if self.scale_by_sigma else out
+
+
+class NCSNppClassifier(_Encoder):
+    """The classifier p(class | z_t, t) of PSLD's guided sampling: NCSN++'s encoder and one linear layer.
+
+    Fields are those of the encoder of `NCSNpp` (`num_classes` and `progressive` do not apply), plus `out_channels`, the
+    number of classes. Inputs as for `NCSNpp`.
+
+    Returns:
+      Logits, (B, out_channels), float32.
+
+    Reference: Pandey & Mandt 2023 (PSLD), class-conditional synthesis.
+    """
+
+    out_channels: int = 10
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, cond: jax.Array, *, train: bool = False, labels: jax.Array | None = None
+    ) -> jax.Array:
+        temb = self._embed(cond.astype(self._wide), labels)
+        x = (x if self.centered else 2.0 * x - 1.0).astype(self.dtype)
+        h, _ = self._encode(x, temb, train)
+        h = h.reshape(h.shape[0], -1).astype(self._wide)
+        head = nn.Dense(
+            self.out_channels,
+            use_bias=False,
+            kernel_init=layers.torch_default_init(),
+            dtype=self._wide,
+            name="head",
+        )
+        return head(h)
