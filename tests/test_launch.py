@@ -1,0 +1,86 @@
+"""The scripts of `launch/`: processes find each other, failures and signals get through."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import refdata
+
+LAUNCH = refdata.ROOT / "launch"
+
+SUM_OVER_DEVICES = """
+import jax
+import numpy as np
+from sgmjax.training import sharding
+
+assert sharding.initialize_distributed()
+mesh = sharding.make_mesh()
+first = jax.local_device_count() * jax.process_index()
+mine = np.arange(first, first + jax.local_device_count(), dtype=np.float32)
+x = sharding.put_batch({"x": mine}, sharding.batch_sharding(mesh))["x"]
+total = jax.jit(lambda x: x.sum(), out_shardings=sharding.replicated(mesh))(x)
+print("total", float(total), "of", jax.device_count(), "in", jax.process_count())
+"""
+
+
+def local(*arguments: str, script: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(LAUNCH / "local.py"), *arguments, "--", "-c", script]
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
+
+
+def test_two_processes_share_one_array():
+    done = local("--processes=2", "--devices=3", script=SUM_OVER_DEVICES)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for process in range(2):  # 0 + 1 + ... + 5, seen by both
+        assert f"[{process}] total 15.0 of 6 in 2" in done.stdout
+
+
+def test_a_failing_process_ends_the_others_with_its_status():
+    script = "import os, sys, time\nif os.environ['JAX_PROCESS_ID'] == '1': sys.exit(7)\ntime.sleep(60)"
+    start = time.monotonic()
+    assert local("--processes=3", script=script).returncode == 7
+    assert time.monotonic() - start < 30
+
+
+def test_sigterm_reaches_every_process():
+    script = (
+        "import signal, sys, time\n"
+        "signal.signal(signal.SIGTERM, lambda *_: (print('saved'), sys.exit(0)))\n"
+        "print('ready')\n"
+        "time.sleep(60)"
+    )
+    command = [sys.executable, str(LAUNCH / "local.py"), "--processes=2", "--", "-c", script]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        assert {child.stdout.readline().strip() for _ in range(2)} == {"[0] ready", "[1] ready"}
+        child.send_signal(signal.SIGTERM)
+        rest = child.stdout.read().split("\n")
+        assert child.wait(timeout=30) == 0
+    assert {"[0] saved", "[1] saved"} <= set(rest)
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
+def test_the_pod_script_prints_its_commands_and_wants_a_shared_work_folder():
+    script = str(LAUNCH / "tpu_pod.sh")
+    environment = {**os.environ, "TPU_NAME": "slice", "ZONE": "zone-a", "DRY_RUN": "1"}
+    without = subprocess.run([script, "--config=a.py"], env=environment, capture_output=True, text=True, check=False)
+    assert without.returncode == 2 and "--workdir" in without.stderr
+    if shutil.which("git") is None or not (refdata.ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    arguments = ["--config=configs/psld_cifar.py", "--workdir=/mnt/a b"]
+    done = subprocess.run([script, *arguments], env=environment, capture_output=True, text=True, check=True)
+    copy, start = done.stdout.strip().split("\n", 1)
+    assert "scp" in copy and "slice:sgmjax.tar.gz" in copy and "--worker=all" in copy
+    assert "-m\\ sgmjax.train" in start or "-m sgmjax.train" in start
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
+@pytest.mark.parametrize("name", ["tpu_pod.sh", "slurm.sbatch"])
+def test_shell_scripts_parse(name):
+    subprocess.run(["bash", "-n", str(LAUNCH / name)], check=True)
