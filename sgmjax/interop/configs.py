@@ -1,0 +1,162 @@
+"""Configs of the official repositories, mapped to our modules.
+
+Each function takes the official config as a mapping (their JSON, YAML or ConfigDict, or argparse namespace as a dict),
+reads the keys its network reads, and returns an `OfficialNetwork`. Keys that the official network ignores
+(`normalization`, `attention_type`, `conv_size`, ...) are ignored here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from flax import linen as nn
+
+from sgmjax.models import DDPM, CLDToyMLP, CLDToyResNet, NCSNpp, NCSNppClassifier
+
+
+@dataclasses.dataclass(frozen=True)
+class OfficialNetwork:
+    """One of our modules, equal to an official network once its weights are in.
+
+    Attributes:
+      module: called as `module.apply({"params": params}, x, cond)`.
+      event_shape: shape of one input, (H, W, C) or (D,).
+    """
+
+    module: nn.Module
+    event_shape: tuple[int, ...]
+
+
+def _get(section: Mapping[str, Any], key: str, where: str) -> Any:
+    if key not in section:
+        raise ValueError(f"the official config has no '{where}{key}'")
+    return section[key]
+
+
+def _numbers(value: Any) -> tuple[int, ...]:
+    """A list, or CLD's comma-separated string, of integers."""
+    if isinstance(value, str):
+        value = [part for part in value.split(",") if part.strip()]
+    if isinstance(value, int):
+        value = [value]
+    return tuple(int(v) for v in value)
+
+
+def _shared_fields(section: Mapping[str, Any], where: str, **renamed: str) -> dict[str, Any]:
+    """Fields of NCSN++ that all three codes have; `renamed` gives the official key where it differs from ours."""
+    out: dict[str, Any] = {}
+    for key in ("nf", "num_res_blocks", "fir"):
+        out[key] = _get(section, renamed.get(key, key), where)
+    for key in ("ch_mult", "attn_resolutions", "fir_kernel"):
+        out[key] = _numbers(_get(section, key, where))
+    for key in ("dropout", "init_scale"):
+        out[key] = float(_get(section, key, where))
+    for key in ("resamp_with_conv", "skip_rescale"):
+        out[key] = bool(_get(section, key, where))
+    names = ("resblock_type", "progressive", "progressive_input", "progressive_combine", "embedding_type")
+    for key in (*names, "nonlinearity"):
+        out[key] = str(_get(section, key, where)).lower()
+    if out["embedding_type"] == "fourier":
+        out["fourier_scale"] = float(_get(section, "fourier_scale", where))
+    return out
+
+
+def from_scoresde_config(config: Mapping[str, Any]) -> OfficialNetwork:
+    """A config of yang-song/score_sde(_pytorch): sections `model` and `data`; networks `ncsnpp` and `ddpm`.
+
+    The official DDPM ignores `init_scale`, `fir` and whatever else is NCSN++'s, and so is it here.
+
+    Raises:
+      ValueError: for a missing key or a network of another name.
+    """
+    model, data = _get(config, "model", ""), _get(config, "data", "")
+    name = _get(model, "name", "model.")
+    channels, side = int(_get(data, "num_channels", "data.")), int(_get(data, "image_size", "data."))
+    common = {
+        "out_channels": channels,
+        "centered": bool(_get(data, "centered", "data.")),
+        "conditional": bool(model.get("conditional", True)),
+        "scale_by_sigma": bool(_get(model, "scale_by_sigma", "model.")),
+        "sigma_min": float(_get(model, "sigma_min", "model.")),
+        "sigma_max": float(_get(model, "sigma_max", "model.")),
+        "num_scales": int(_get(model, "num_scales", "model.")),
+    }
+    module: nn.Module
+    if name == "ncsnpp":
+        module = NCSNpp(**common, **_shared_fields(model, "model."))
+    elif name == "ddpm":
+        module = DDPM(
+            **common,
+            nf=_get(model, "nf", "model."),
+            ch_mult=_numbers(_get(model, "ch_mult", "model.")),
+            num_res_blocks=_get(model, "num_res_blocks", "model."),
+            attn_resolutions=_numbers(_get(model, "attn_resolutions", "model.")),
+            dropout=float(_get(model, "dropout", "model.")),
+            resamp_with_conv=bool(_get(model, "resamp_with_conv", "model.")),
+            nonlinearity=str(_get(model, "nonlinearity", "model.")).lower(),
+        )
+    else:
+        raise ValueError(f"model.name: no conversion for score_sde's '{name}'; there is one for ncsnpp and ddpm")
+    return OfficialNetwork(module, (side, side, channels))
+
+
+def from_psld_config(config: Mapping[str, Any], *, image_size: int | None = None) -> OfficialNetwork:
+    """A config of mandt-lab/PSLD: `score_fn` (ncsnpp) or `clf_fn` (ncsnpp_clf), and `data`.
+
+    The sections may also lie where the repository has them, under `diffusion` or `clf` and there under `model`.
+
+    Args:
+      config: the official config.
+      image_size: side of the images; needed where the config has no `data.image_size`.
+
+    Raises:
+      ValueError: for a missing key or a network of another name.
+    """
+    for outer in ("diffusion", "clf"):
+        if outer in config:
+            config = config[outer]
+            break
+    model = config.get("model", config)
+    side = image_size if image_size is not None else config.get("data", {}).get("image_size")
+    if side is None:
+        raise ValueError("the official config has no 'data.image_size'; give image_size")
+    if "score_fn" in model:
+        section, where = model["score_fn"], "score_fn."
+    elif "clf_fn" in model:
+        section, where = model["clf_fn"], "clf_fn."
+    else:
+        raise ValueError("the official config has neither 'score_fn' nor 'clf_fn'")
+    name = _get(section, "name", where)
+    fields = _shared_fields(section, where)
+    fields["conditional"] = bool(_get(section, "noise_cond", where))
+    channels = int(_get(section, "in_ch", where))
+    module: nn.Module
+    if name == "ncsnpp":
+        # The official output pyramid has as many channels as the input, whatever out_ch says.
+        key = "in_ch" if fields["progressive"] == "output_skip" else "out_ch"
+        module = NCSNpp(out_channels=int(_get(section, key, where)), **fields)
+    elif name == "ncsnpp_clf":
+        module = NCSNppClassifier(out_channels=int(_get(section, "n_cls", where)), **fields)
+    else:
+        raise ValueError(f"{where}name: no conversion for PSLD's '{name}'; there is one for ncsnpp and ncsnpp_clf")
+    return OfficialNetwork(module, (int(side), int(side), channels))
+
+
+def from_cld_config(config: Mapping[str, Any]) -> OfficialNetwork:
+    """A config of nv-tlabs/CLD-SGM, a flat mapping: networks `ncsnpp`, and `mlp` and `resnet` for 2-D data.
+
+    Raises:
+      ValueError: for a missing key or a network of another name.
+    """
+    name = _get(config, "name", "")
+    phases = 2 if _get(config, "sde", "") == "cld" else 1
+    if name in ("mlp", "resnet"):
+        dim = int(config.get("data_dim", 2))
+        return OfficialNetwork(CLDToyMLP(dim) if name == "mlp" else CLDToyResNet(dim), (phases * dim,))
+    if name != "ncsnpp":
+        raise ValueError(f"name: no conversion for CLD's '{name}'; there is one for ncsnpp, mlp and resnet")
+    channels, side = int(_get(config, "image_channels", "")), int(_get(config, "image_size", ""))
+    fields = _shared_fields(config, "", nf="n_channels", num_res_blocks="n_resblocks", fir="use_fir")
+    return OfficialNetwork(NCSNpp(out_channels=channels, **fields), (side, side, phases * channels))

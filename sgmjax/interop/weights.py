@@ -1,0 +1,166 @@
+"""Official PyTorch state dicts to Flax parameters.
+
+The official networks keep their layers in one list, `all_modules`, in the order of use. Our modules call theirs in the
+same order under readable names, so the order of the calls, recorded once on abstract values, is the whole translation
+table between layers; within a layer the names are below. Nothing is skipped silently: every key of the state dict must
+be used and every parameter filled, with the right shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from flax import traverse_util
+
+from sgmjax.interop.configs import OfficialNetwork
+from sgmjax.models import DDPM, CLDToyMLP, CLDToyResNet, NCSNppClassifier, layers
+from sgmjax.models.ncsnpp import noise_table
+
+# Official name of a sub-layer -> ours, by the type of the layer it is in.
+_RESNET = {
+    "GroupNorm_0": "norm_0",
+    "Conv_0": "conv_0",
+    "Dense_0": "time_dense",
+    "GroupNorm_1": "norm_1",
+    "Conv_1": "conv_1",
+}
+_SUBLAYERS: dict[type, dict[str, str]] = {
+    layers.ResnetBlockDDPM: _RESNET | {"NIN_0": "shortcut"},
+    layers.ResnetBlockBigGAN: _RESNET | {"Conv_2": "shortcut"},
+    layers.AttnBlock: {"GroupNorm_0": "norm", "NIN_0": "query", "NIN_1": "key", "NIN_2": "value", "NIN_3": "out"},
+    layers.Combine: {"Conv_0": "conv"},
+    layers.Upsample: {"Conv_0": "conv", "Conv2d_0": "conv"},
+    layers.Downsample: {"Conv_0": "conv", "Conv2d_0": "conv"},
+}
+
+
+def _record_calls(network: OfficialNetwork) -> tuple[list[nn.Module], dict[tuple[str, ...], Any]]:
+    """Direct children of the module in the order of their calls, and the shapes of all parameters by path."""
+    module = network.module.clone(remat=False) if hasattr(network.module, "remat") else network.module
+    calls: list[nn.Module] = []
+
+    def record(next_fun, args, kwargs, context):
+        if context.method_name == "__call__" and len(context.module.path) == 1:
+            calls.append(context.module)
+        return next_fun(*args, **kwargs)
+
+    x = jax.ShapeDtypeStruct((1, *network.event_shape), jnp.float32)
+    cond = jax.ShapeDtypeStruct((1,), jnp.float32)
+    with nn.intercept_methods(record):
+        variables = jax.eval_shape(module.init, jax.random.key(0), x, cond)
+    return calls, traverse_util.flatten_dict(dict(variables["params"]))
+
+
+def strip_prefix(state_dict: Mapping[str, Any], prefix: str = "module.") -> dict[str, Any]:
+    """Removes `prefix` (by default DataParallel's) from the keys, if all of them have it."""
+    if state_dict and all(key.startswith(prefix) for key in state_dict):
+        return {key[len(prefix) :]: value for key, value in state_dict.items()}
+    return dict(state_dict)
+
+
+def _leaf(key: str, value: np.ndarray, ours: tuple[str, ...]) -> tuple[tuple[str, ...], np.ndarray]:
+    """Official parameter name and array -> path below the layer and array in our layout."""
+    kind = key.rsplit(".", 1)[-1]
+    if kind in ("bias", "b"):
+        return (*ours, "bias"), value
+    if kind == "W":  # NIN: (in, out) as ours; alone in a layer: Fourier frequencies
+        return ((*ours, "kernel"), value) if value.ndim == 2 else ((*ours, "frequencies"), value)
+    if kind == "weight" and value.ndim == 4:
+        return (*ours, "kernel"), value.transpose(2, 3, 1, 0)
+    if kind == "weight" and value.ndim == 2:
+        return (*ours, "kernel"), value.T
+    if kind == "weight" and value.ndim == 1:
+        return (*ours, "scale"), value
+    raise ValueError(f"state dict key '{key}' of shape {value.shape} is no parameter that these networks have")
+
+
+def _check_noise_table(value: np.ndarray, module: nn.Module) -> None:
+    """score-SDE stores its noise levels; ours are computed from the config, so the two must agree."""
+    expected = noise_table(module.sigma_min, module.sigma_max, module.num_scales)  # type: ignore[attr-defined]
+    if value.shape != expected.shape or not np.allclose(value, expected, rtol=1e-5):
+        raise ValueError("state dict key 'sigmas' differs from the config's sigma_min, sigma_max and num_scales")
+
+
+def convert_weights(network: OfficialNetwork, state_dict: Mapping[str, Any]) -> dict[str, Any]:
+    """Our parameters from an official state dict.
+
+    Args:
+      network: from `from_scoresde_config`, `from_psld_config` or `from_cld_config`.
+      state_dict: official keys, with or without a `module.` prefix, to arrays (numpy, or tensors on the CPU).
+
+    Returns:
+      The nested dictionary for `network.module.apply({"params": ...}, x, cond)`, float32 numpy arrays.
+
+    Raises:
+      ValueError: naming the key, for a key that the network does not use, a parameter that the state dict lacks, or a
+        shape that does not fit.
+    """
+    module = network.module
+    arrays = {key: np.asarray(value) for key, value in strip_prefix(state_dict).items()}
+    calls, shapes = _record_calls(network)
+    vector = isinstance(module, CLDToyMLP | CLDToyResNet)
+    sigmas = arrays.pop("sigmas", None)
+    if sigmas is not None:
+        if not hasattr(module, "sigma_min"):
+            raise ValueError("state dict key 'sigmas' is not used by this network")
+        _check_noise_table(sigmas, module)
+
+    params: dict[tuple[str, ...], np.ndarray] = {}
+    for key, value in arrays.items():
+        root, _, rest = key.partition(".")
+        index_text, _, inner = rest.partition(".")
+        if root != {CLDToyMLP: "main", CLDToyResNet: "layers"}.get(type(module), "all_modules"):
+            raise ValueError(f"state dict key '{key}' is not used by this network")
+        # CLD's MLP is a Sequential with an activation between any two layers.
+        stride = 2 if isinstance(module, CLDToyMLP) else 1
+        if not index_text.isdigit() or int(index_text) % stride or int(index_text) // stride >= len(calls):
+            raise ValueError(f"state dict key '{key}' is not used by this network, which has {len(calls)} layers")
+        layer = calls[int(index_text) // stride]
+        sublayer = inner.rpartition(".")[0]
+        if sublayer == "Dense_0" and not vector and not module.conditional:  # type: ignore[attr-defined]
+            continue  # an unconditional official block has a time projection that nothing reads
+        names = _SUBLAYERS.get(type(layer), {"": ""})
+        if sublayer not in names:
+            raise ValueError(f"state dict key '{key}' is not used by this network, whose layer is '{layer.name}'")
+        path = (str(layer.name), names[sublayer]) if sublayer else (str(layer.name),)
+        if isinstance(module, NCSNppClassifier) and layer.name == "head" and value.ndim == 2:
+            value = _channels_last_features(value, network)
+        path, value = _leaf(key, value, path)
+        if path not in shapes:
+            raise ValueError(f"state dict key '{key}' has no counterpart '{'/'.join(path)}' in this network")
+        if value.shape != shapes[path].shape:
+            raise ValueError(
+                f"state dict key '{key}' has shape {value.shape} in our layout and '{'/'.join(path)}' needs "
+                f"{shapes[path].shape}"
+            )
+        params[path] = np.ascontiguousarray(value, dtype=np.float32)
+
+    missing = sorted("/".join(path) for path in shapes if path not in params)
+    if missing:
+        raise ValueError(f"the state dict lacks {len(missing)} parameters, the first being '{missing[0]}'")
+    return traverse_util.unflatten_dict(params)
+
+
+def _channels_last_features(weight: np.ndarray, network: OfficialNetwork) -> np.ndarray:
+    """Input features of the classifier's last layer from (C, H, W) order to (H, W, C)."""
+    module = network.module
+    side = network.event_shape[0] // 2 ** (len(module.ch_mult) - 1)  # type: ignore[attr-defined]
+    classes = weight.shape[0]
+    if weight.shape[1] % side**2:
+        raise ValueError(f"the classifier's last layer, {weight.shape}, does not fit features of side {side}")
+    return weight.reshape(classes, -1, side, side).transpose(0, 2, 3, 1).reshape(classes, -1)
+
+
+def trained_keys(network: OfficialNetwork, state_dict: Mapping[str, Any]) -> list[str]:
+    """Keys of a state dict that the official optimiser trains, in the order of the official `parameters()`.
+
+    That is all but the buffer of noise levels and the fixed Fourier frequencies.
+    """
+    keys = list(strip_prefix(state_dict))
+    fourier = getattr(network.module, "embedding_type", None) == "fourier" and not isinstance(network.module, DDPM)
+    return [key for key in keys if key != "sigmas" and not (fourier and key == "all_modules.0.W")]
