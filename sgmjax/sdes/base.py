@@ -1,0 +1,229 @@
+"""What every forward process offers, and the Gaussian perturbation kernel they share.
+
+A state z has shape (batch, k, *event): z[:, 0] is the data variable, the rest are auxiliary (momentum, ...). Every
+process is a linear SDE whose coefficients act on the phase axis alone and are shared over the event axes:
+
+    dz = f(t) z dt + g(t) dw,      z_t | z_s ~ N(E z_s, L L^T).
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from sgmjax.sdes import linalg
+
+Matching = Literal["hsm", "dsm"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Kernel:
+    """z_t ~ N(mean z_0, factor factor^T), for a batch of times.
+
+    Attributes:
+        mean: E, (batch, k, k).
+        factor: L, (batch, k, k), triangular in the process's frame (lower, unless noise enters earlier variables
+            only).
+        frame: None, or T (k, k) orthogonal such that T L T^T is lower triangular.
+        num_noised: r; the last r variables of the frame receive noise and are the only ones whose score is needed.
+    """
+
+    mean: Any
+    factor: Any
+    frame: Any = None
+    num_noised: int
+
+    @property
+    def inverse_transpose(self):
+        """L^-T, (batch, k, k): the score of the kernel is -L^-T eps."""
+        if self.frame is None:
+            return linalg.inverse_transpose(self.factor)
+        T = jnp.asarray(self.frame, self.factor.dtype)[None]
+        Tt = jnp.swapaxes(T, 1, 2)
+        inner = jnp.tril(linalg.matmul(linalg.matmul(T, self.factor), Tt))
+        return linalg.matmul(linalg.matmul(Tt, linalg.inverse_transpose(inner)), T)
+
+    @property
+    def covariance(self):
+        """L L^T, (batch, k, k)."""
+        return linalg.matmul(self.factor, jnp.swapaxes(self.factor, 1, 2))
+
+    def perturb(self, z0, eps):
+        """E z_0 + L eps. z0, eps: (batch, k, *event)."""
+        return linalg.apply(self.mean, z0) + linalg.apply(self.factor, eps)
+
+    def expand(self, eps):
+        """Noise of the noised variables alone, (batch, r, *event), as a full (batch, k, *event) with zeros."""
+        return expand(eps, self.mean.shape[-1], self.num_noised, self.frame)
+
+    def restrict(self, eps):
+        """The part of eps (batch, k, *event) that belongs to the noised variables, (batch, r, *event)."""
+        return restrict(eps, self.num_noised, self.frame)
+
+    def score(self, eps):
+        """-L^-T eps, the score of the kernel at z_t = E z_0 + L eps.
+
+        Args:
+            eps: (batch, k, *event), or (batch, r, *event) for the noised variables alone. Then only their score is
+                determined, and the rest is returned as zero: no reverse process here needs it.
+
+        Returns:
+            (batch, k, *event).
+        """
+        if eps.shape[1] == self.mean.shape[-1]:
+            return -linalg.apply(self.inverse_transpose, eps)
+        score = -linalg.apply(self.inverse_transpose, self.expand(eps))
+        return self.expand(self.restrict(score))
+
+    def eps(self, score):
+        """-L^T score, the noise that has this score: inverse of `score`. (batch, k, *event) both.
+
+        For the noised variables it needs only their score.
+        """
+        return -linalg.apply(jnp.swapaxes(self.factor, 1, 2), score)
+
+    def denoise(self, z_t, eps):
+        """E^-1 (z_t - L eps): the z_0 that eps would have perturbed into z_t. eps: (batch, k, *event)."""
+        return linalg.apply(jnp.linalg.inv(self.mean), z_t - linalg.apply(self.factor, eps))
+
+    def log_det_factor(self):
+        """log |det L|, (batch,)."""
+        if self.frame is None:
+            return jnp.sum(jnp.log(jnp.diagonal(self.factor, axis1=1, axis2=2)), axis=1)
+        return jnp.linalg.slogdet(self.factor)[1]
+
+
+jax.tree_util.register_dataclass(Kernel, ["mean", "factor", "frame"], ["num_noised"])
+
+
+class SDE(abc.ABC):
+    """A linear forward process on t in [0, 1]. Concrete processes are frozen dataclasses and pytrees.
+
+    Attributes:
+        k: number of phase variables.
+        num_noised: r, the number of (frame) variables that receive noise: what a score network has to predict.
+        frame: None or (k, k) orthogonal; see `Kernel`.
+    """
+
+    k: int
+    num_noised: int
+    frame: Any
+
+    # ---- coefficients of the forward process
+    @abc.abstractmethod
+    def drift_matrix(self, t):
+        """f(t), (batch, k, k), for t (batch,)."""
+
+    @abc.abstractmethod
+    def diffusion_factor(self, t):
+        """g(t), (batch, k, k), for t (batch,)."""
+
+    def drift(self, z, t):
+        """f(t) z. z: (batch, k, *event), t: (batch,)."""
+        return linalg.apply(self.drift_matrix(t), z)
+
+    def diffusion(self, t):
+        """g(t), the matrix that multiplies dw: (batch, k, k)."""
+        return self.diffusion_factor(t)
+
+    def diffusion_squared(self, t):
+        """g(t) g(t)^T, (batch, k, k)."""
+        g = self.diffusion_factor(t)
+        return linalg.matmul(g, jnp.swapaxes(g, 1, 2))
+
+    # ---- the perturbation kernel
+    @abc.abstractmethod
+    def transition(self, t, matching: Matching = "hsm") -> Kernel:
+        """The law of z_t given what the objective conditions on.
+
+        Args:
+            t: (batch,) in [0, 1].
+            matching: "dsm" conditions on the whole of z_0; "hsm" on x_0 alone, the auxiliaries' own initial law being
+                part of the covariance (hybrid score matching, Dockhorn et al. 2022, sec. 3.2). Equal for k = 1.
+        """
+
+    @abc.abstractmethod
+    def transition_between(self, s, t) -> Kernel:
+        """The law of z_t given z_s, 0 <= s <= t <= 1; both (batch,)."""
+
+    # ---- the exactly solvable part of the reverse process, for splitting samplers
+    @abc.abstractmethod
+    def reverse_linear(self, t, s) -> Kernel:
+        """The linear part of the reverse SDE from t down to s <= t: z_s | z_t ~ N(E z_t, L L^T); both (batch,).
+
+        The reverse SDE in reversed time is dz = [-f z + g g^T score] dt + g dw. With the precision P of
+        `split_precision` it splits into dz = [-(f + g g^T P) z] dt + g dw, given here, and
+        dz = g g^T (score + P z) dt.
+        """
+
+    @abc.abstractmethod
+    def split_precision(self):
+        """P, (k, k): the precision added and subtracted by `reverse_linear` (zero or the stationary law's)."""
+
+    # ---- ends
+    @abc.abstractmethod
+    def initial_factor(self):
+        """(k, k) factor of the covariance of z_0 given x_0 (the auxiliaries' initial law; first row zero)."""
+
+    @abc.abstractmethod
+    def prior_factor(self):
+        """(k, k) factor of the covariance of the prior."""
+
+    def augment(self, x0, key=None):
+        """Data x0 (batch, *event) as a state z0 (batch, k, *event).
+
+        Args:
+            x0: data.
+            key: None puts the auxiliaries at their mean, zero (what "hsm" conditions on); a key draws them from their
+                initial law (what "dsm" conditions on).
+        """
+        rest = jnp.zeros((x0.shape[0], self.k - 1, *x0.shape[1:]), x0.dtype)
+        z0 = jnp.concatenate([x0[:, None], rest], axis=1)
+        if key is None or self.k == 1:
+            return z0
+        noise = jax.random.normal(key, z0.shape, z0.dtype)
+        return z0 + linalg.apply(jnp.asarray(self.initial_factor(), z0.dtype), noise)
+
+    def prior_sample(self, key, shape, dtype=jnp.float32):
+        """Draw from the prior. shape: (batch, *event) -> (batch, k, *event)."""
+        noise = jax.random.normal(key, (shape[0], self.k, *shape[1:]), dtype)
+        return linalg.apply(jnp.asarray(self.prior_factor(), dtype), noise)
+
+    def prior_logp(self, z):
+        """Log density of the prior in nats, summed over variables and event. (batch, k, *event) -> (batch,)."""
+        factor = jnp.asarray(self.prior_factor(), z.dtype)[None]
+        white = linalg.apply(linalg.inverse_transpose(factor).swapaxes(1, 2), z)
+        size = z.size // z.shape[0]
+        log_det = jnp.sum(jnp.log(jnp.diagonal(factor[0]))) * (size // self.k)
+        return -0.5 * (jnp.sum(white**2, axis=tuple(range(1, z.ndim))) + size * jnp.log(2 * jnp.pi)) - log_det
+
+    # ---- the noised variables
+    def restrict(self, eps):
+        """Noise (batch, k, *event) -> the noised variables' part (batch, r, *event)."""
+        return restrict(eps, self.num_noised, self.frame)
+
+    def expand(self, eps):
+        """Inverse of `restrict`, zeros elsewhere."""
+        return expand(eps, self.k, self.num_noised, self.frame)
+
+
+def restrict(eps, num_noised: int, frame):
+    """The last `num_noised` variables of eps in the frame: (batch, k, *event) -> (batch, r, *event)."""
+    if frame is not None:
+        eps = linalg.apply(jnp.asarray(frame, eps.dtype), eps)
+    return eps[:, eps.shape[1] - num_noised :]
+
+
+def expand(eps, k: int, num_noised: int, frame):
+    """Right inverse of `restrict`, zeros in the other variables; a full eps passes through."""
+    if eps.shape[1] == k:
+        return eps
+    if eps.shape[1] != num_noised:
+        raise ValueError(f"eps has {eps.shape[1]} phase variables; this process takes {num_noised} (noised) or {k}.")
+    zeros = jnp.zeros((eps.shape[0], k - num_noised, *eps.shape[2:]), eps.dtype)
+    eps = jnp.concatenate([zeros, eps], axis=1)
+    return eps if frame is None else linalg.apply(jnp.asarray(frame, eps.dtype).T, eps)

@@ -1,0 +1,257 @@
+"""The published processes. Each is a few lines on the core: what differs between papers is written here, and only here.
+
+All times are in [0, 1]. Beware of two conventions: PSLD and score_sde give beta by its end values (used here), CLD and
+gDDIM by start and slope; and CLD's drift has no factor 1/2 where PSLD's has, so CLD at beta = 4 is PSLD at beta = 8
+with gamma = 0, nu = 4. CLD's gamma is PSLD's kappa.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sgmjax.sdes import linalg
+from sgmjax.sdes.base import SDE, Kernel, Matching
+from sgmjax.sdes.recipe import Recipe, recipe
+from sgmjax.sdes.schedules import LinearSchedule
+
+
+def _positive(**values) -> None:
+    for name, value in values.items():
+        if linalg.is_concrete(value) and not (np.isfinite(value) and value > 0):
+            raise ValueError(f"{name} = {value:g}: must be positive.")
+
+
+def vp(*, beta_min=0.1, beta_max=20.0) -> Recipe:
+    """Variance preserving SDE, dx = -beta x / 2 dt + sqrt(beta) dw. Reference: Song et al. 2021, eq. (11)."""
+    return recipe(
+        D=[[0.5]], Q=[[0.0]], schedule=LinearSchedule(beta_min=beta_min, beta_max=beta_max), name="vp"
+    )  # fmt: skip
+
+
+def cld(*, beta_min=4.0, beta_max=4.0, m_inv=4.0, kappa=0.04, numerical_eps: float = 0.0) -> Recipe:
+    """Critically damped Langevin diffusion of Dockhorn et al. 2022, eq. (5), in their convention of beta.
+
+    dx = beta m_inv v dt,  dv = -beta (x + Gamma m_inv v) dt + sqrt(2 Gamma beta) dw,  Gamma = 2 / sqrt(m_inv).
+
+    Args:
+        beta_min, beta_max: rate at t = 0 and t = 1.
+        m_inv: inverse mass 1/M; the prior is N(0, 1) for x and N(0, M) for v.
+        kappa: Var[v_0] = kappa M. The paper's gamma.
+        numerical_eps: see `Recipe`.
+    """
+    _positive(m_inv=m_inv, kappa=kappa)
+    friction = 2 * m_inv**-0.5
+    return recipe(
+        D=[[0.0, 0.0], [0.0, friction]],
+        Q=[[0.0, -1.0], [1.0, 0.0]],
+        Sigma_inf=[[1.0, 0.0], [0.0, 1 / m_inv]],
+        Sigma_0=[[kappa / m_inv]],
+        schedule=LinearSchedule(beta_min=beta_min, beta_max=beta_max),
+        numerical_eps=numerical_eps,
+        num_noised=1,
+        variables=("x", "v"),
+        name="cld",
+    )
+
+
+def psld(*, beta_min=8.0, beta_max=8.0, gamma=0.01, nu=4.01, kappa=0.04, factor="auto", numerical_eps=0.0) -> Recipe:
+    """Phase space Langevin diffusion of Pandey & Mandt 2023, eq. (10), critically damped: m_inv = (gamma - nu)^2 / 4.
+
+    dx = beta/2 (m_inv m - gamma x) dt + sqrt(beta gamma) dw,  dm = -beta/2 (x + nu m) dt + sqrt(beta nu M) dw.
+
+    Args:
+        beta_min, beta_max: rate at t = 0 and t = 1.
+        gamma: friction of the data variable; 0 is CLD, and only m receives noise.
+        nu: friction of the momentum; 0: only x receives noise.
+        kappa: Var[m_0] = kappa M.
+        factor: triangular shape of the kernel's factor: "lower", "upper", or "auto" (lower unless only x is noised).
+        numerical_eps: see `Recipe`.
+
+    Raises:
+        ValueError: gamma = nu (the mass would be infinite), negative friction.
+    """
+    if linalg.is_concrete(gamma, nu):
+        if gamma < 0 or nu < 0:
+            raise ValueError(f"gamma = {gamma:g}, nu = {nu:g}: frictions must be >= 0.")
+        if gamma == nu:
+            raise ValueError(f"gamma = nu = {gamma:g} makes critical damping's mass infinite: choose nu > gamma.")
+    _positive(kappa=kappa)
+    m_inv = (gamma - nu) ** 2 / 4
+    return recipe(
+        D=[[gamma / 2, 0.0], [0.0, nu / (2 * m_inv)]],
+        Q=[[0.0, -0.5], [0.5, 0.0]],
+        Sigma_inf=[[1.0, 0.0], [0.0, 1 / m_inv]],
+        Sigma_0=[[kappa / m_inv]],
+        schedule=LinearSchedule(beta_min=beta_min, beta_max=beta_max),
+        frame=factor,
+        numerical_eps=numerical_eps,
+        num_noised=None if linalg.is_concrete(gamma, nu) else 2,
+        variables=("x", "m"),
+        name="psld",
+    )
+
+
+def third_order(
+    *, beta_min=4.0, beta_max=4.0, m_inv=4.0, gamma=None, xi=None, kappa=0.04, numerical_eps: float = 0.0
+) -> Recipe:
+    """Third-order Langevin diffusion: position q, momentum p, acceleration s; only s receives noise.
+
+    dq = beta m_inv p dt,  dp = beta (-q + gamma m_inv s) dt,
+    ds = -beta m_inv (gamma p + xi s) dt + sqrt(2 xi beta) dw.
+
+    Args:
+        beta_min, beta_max: rate at t = 0 and t = 1.
+        m_inv: inverse of the stationary variance of p and s.
+        gamma, xi: coupling and friction; None: critical damping, gamma = 2 sqrt(2 M), xi = 3 sqrt(3 M), where all three
+            eigenvalues are -sqrt(3 m_inv).
+        kappa: Var[p_0] = Var[s_0] = kappa M.
+        numerical_eps: see `Recipe`.
+
+    Reference: Mou et al. 2021 (the dynamics); Shi & Liu 2024 (critical damping, generative use).
+    """
+    _positive(m_inv=m_inv, kappa=kappa)
+    mass = 1 / m_inv
+    gamma = (8 * mass) ** 0.5 if gamma is None else gamma
+    xi = (27 * mass) ** 0.5 if xi is None else xi
+    return recipe(
+        D=[[0.0, 0.0, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, xi]],
+        Q=[[0.0, -1.0, 0.0], [1.0, 0.0, -gamma], [0.0, gamma, 0.0]],
+        Sigma_inf=[[1.0, 0.0, 0.0], [0.0, mass, 0.0], [0.0, 0.0, mass]],
+        Sigma_0=[[kappa * mass, 0.0], [0.0, kappa * mass]],
+        schedule=LinearSchedule(beta_min=beta_min, beta_max=beta_max),
+        numerical_eps=numerical_eps,
+        num_noised=1,
+        variables=("q", "p", "s"),
+        name="third_order",
+    )
+
+
+def _scalar_kernel(mean, std) -> Kernel:
+    return Kernel(mean=mean[:, None, None], factor=std[:, None, None], num_noised=1)
+
+
+class _Scalar(SDE):
+    """k = 1 processes whose coefficients are not constant in the schedule's own time."""
+
+    k = 1
+    num_noised = 1
+    frame = None
+
+    def initial_factor(self):
+        return np.zeros((1, 1))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class SubVP(_Scalar):
+    """Sub-variance preserving SDE, dx = -beta x / 2 dt + sqrt(beta (1 - e^{-2B})) dw.
+
+    Reference: Song et al. 2021, eq. (12).
+    """
+
+    schedule: LinearSchedule
+    name = "subvp"
+
+    def drift_matrix(self, t):
+        return -0.5 * self.schedule.beta(t)[:, None, None]
+
+    def diffusion_factor(self, t):
+        return jnp.sqrt(self.schedule.beta(t) * -jnp.expm1(-2 * self.schedule.integral(t)))[:, None, None]
+
+    def transition(self, t, matching: Matching = "hsm") -> Kernel:
+        B = self.schedule.integral(t)
+        return _scalar_kernel(jnp.exp(-0.5 * B), -jnp.expm1(-B))
+
+    def transition_between(self, s, t) -> Kernel:
+        # Var = 1 + e^{-2 B_t} - e^{-(B_t - B_s)} - e^{-(B_t + B_s)} = (1 - e^{-(B_t - B_s)}) (1 - e^{-(B_t + B_s)})
+        gap, total = self.schedule.between(s, t), self.schedule.integral(s) + self.schedule.integral(t)
+        return _scalar_kernel(jnp.exp(-0.5 * gap), jnp.sqrt(jnp.expm1(-gap) * jnp.expm1(-total)))
+
+    def reverse_linear(self, t, s) -> Kernel:
+        # drift per unit B: 1/2 - (1 - e^{-2b}) = e^{-2b} - 1/2, from B_t down to B_s; its growth and noise:
+        top, gap = self.schedule.integral(t), self.schedule.between(s, t)
+        nodes, weights = np.polynomial.legendre.leggauss(8)
+
+        def growth(b):  # integral of e^{-2b} - 1/2 from B_s to b
+            return 0.5 * jnp.exp(-2 * (top - gap)) * -jnp.expm1(-2 * (b - (top - gap))) - 0.5 * (b - (top - gap))
+
+        variance = 0.0
+        for node, weight in zip((nodes + 1) / 2, weights / 2):
+            b = top - gap + gap * float(node)
+            variance = variance + float(weight) * gap * -jnp.expm1(-2 * b) * jnp.exp(2 * growth(b))
+        return _scalar_kernel(jnp.exp(growth(top)), jnp.sqrt(variance))
+
+    def split_precision(self):
+        return np.ones((1, 1))
+
+    def prior_factor(self):
+        return np.ones((1, 1))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class VE(_Scalar):
+    """Variance exploding SDE, dx = sqrt(d sigma^2 / dt) dw, sigma(t) = sigma_min (sigma_max / sigma_min)^t.
+
+    As in the official code the kernel from the data has standard deviation sigma(t), sigma_min at t = 0.
+
+    Reference: Song et al. 2021, eq. (9) and app. C.
+    """
+
+    sigma_min: Any
+    sigma_max: Any
+    name = "ve"
+
+    def _log_ratio(self):
+        return jnp.log(self.sigma_max) - jnp.log(self.sigma_min)
+
+    def sigma(self, t):
+        """Noise level at t, same shape as t."""
+        return self.sigma_min * jnp.exp(t * self._log_ratio())
+
+    def drift_matrix(self, t):
+        return jnp.zeros((t.shape[0], 1, 1), t.dtype)
+
+    def diffusion_factor(self, t):
+        return (self.sigma(t) * jnp.sqrt(2 * self._log_ratio()))[:, None, None]
+
+    def transition(self, t, matching: Matching = "hsm") -> Kernel:
+        return _scalar_kernel(jnp.ones_like(t), self.sigma(t))
+
+    def transition_between(self, s, t) -> Kernel:
+        return _scalar_kernel(jnp.ones_like(t), self.sigma(s) * jnp.sqrt(jnp.expm1(2 * (t - s) * self._log_ratio())))
+
+    def reverse_linear(self, t, s) -> Kernel:
+        return self.transition_between(s, t)
+
+    def split_precision(self):
+        return np.zeros((1, 1))
+
+    def prior_factor(self):
+        return jnp.reshape(jnp.asarray(self.sigma_max), (1, 1))
+
+
+jax.tree_util.register_dataclass(SubVP, ["schedule"], [])
+jax.tree_util.register_dataclass(VE, ["sigma_min", "sigma_max"], [])
+
+
+def subvp(*, beta_min=0.1, beta_max=20.0) -> SubVP:
+    """Sub-VP SDE; see `SubVP`."""
+    if linalg.is_concrete(beta_min, beta_max) and not (beta_min >= 0 and beta_max >= 0 and beta_min + beta_max > 0):
+        raise ValueError(f"beta_min = {beta_min:g}, beta_max = {beta_max:g}: both must be >= 0 and one positive.")
+    return SubVP(schedule=LinearSchedule(beta_min=beta_min, beta_max=beta_max))
+
+
+def ve(*, sigma_min=0.01, sigma_max=50.0) -> VE:
+    """VE SDE; see `VE`.
+
+    Raises:
+        ValueError: unless 0 < sigma_min < sigma_max.
+    """
+    _positive(sigma_min=sigma_min, sigma_max=sigma_max)
+    if linalg.is_concrete(sigma_min, sigma_max) and not sigma_min < sigma_max:
+        raise ValueError(f"sigma_min = {sigma_min:g} must be below sigma_max = {sigma_max:g}.")
+    return VE(sigma_min=sigma_min, sigma_max=sigma_max)

@@ -1,0 +1,308 @@
+"""The complete recipe: every linear SDE with a given Gaussian stationary law, for any number of phase variables.
+
+    dz = beta(t) F z dt + sqrt(beta(t)) G dw,    F = -(D + Q) Sigma_inf^-1,    G G^T = 2 D,
+
+with D symmetric positive semi-definite and Q skew-symmetric, leaves N(0, Sigma_inf) invariant. VP, CLD, PSLD and third-
+order Langevin dynamics are members (`sgmjax.sdes.processes`).
+
+Reference: Ma et al. 2015 (the recipe); Pandey & Mandt 2023, sec. 3.1 (its use for diffusion models).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sgmjax.sdes import linalg
+from sgmjax.sdes.base import SDE, Kernel, Matching
+from sgmjax.sdes.schedules import LinearSchedule
+
+_DATA = ["D", "Q", "Sigma_inf", "schedule", "F", "G", "F_reverse", "initial", "prior", "frame", "forward", "backward"]
+_META = ["k", "num_noised", "numerical_eps", "name"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Recipe(SDE):
+    """A process of the complete recipe. Build it with `recipe` or a named constructor, which fill the derived fields.
+
+    Attributes:
+        D, Q, Sigma_inf: the recipe, (k, k) each.
+        schedule: beta(t) and its integral.
+        F, G: drift matrix and diffusion factor, (k, k).
+        F_reverse: -(D - Q) Sigma_inf^-1, drift of the reverse process's linear part: the recipe with Q negated.
+        initial: (k, k) factor of Cov[z_0 | x_0].
+        prior: (k, k) factor of Sigma_inf.
+        frame: None, or an orthogonal T whose last `num_noised` rows span the range of D.
+        forward, backward: tables of the transition in the frame (`linalg.TransitionTable`); None for k = 1.
+        numerical_eps: added to the diagonal of every covariance, as the official CLD and PSLD codes do. Not needed
+            for precision here; for bit-compatible use of their checkpoints.
+    """
+
+    D: Any
+    Q: Any
+    Sigma_inf: Any
+    schedule: LinearSchedule
+    F: Any
+    G: Any
+    F_reverse: Any
+    initial: Any
+    prior: Any
+    frame: Any
+    forward: Any
+    backward: Any
+    k: int
+    num_noised: int
+    numerical_eps: float = 0.0
+    name: str = "recipe"
+
+    @property
+    def GGT(self):
+        """G G^T = 2 D, (k, k)."""
+        return 2 * self.D
+
+    def drift_matrix(self, t):
+        return linalg.expand_to(self.schedule.beta(t), 3) * jnp.asarray(self.F, t.dtype)[None]
+
+    def diffusion_factor(self, t):
+        return linalg.expand_to(jnp.sqrt(self.schedule.beta(t)), 3) * jnp.asarray(self.G, t.dtype)[None]
+
+    def diffusion_squared(self, t):
+        return linalg.expand_to(self.schedule.beta(t), 3) * jnp.asarray(self.GGT, t.dtype)[None]
+
+    def transition(self, t, matching: Matching = "hsm") -> Kernel:
+        if matching not in ("hsm", "dsm"):
+            raise ValueError(f"matching must be 'hsm' or 'dsm', not {matching!r}.")
+        initial = self.initial if matching == "hsm" and self.k > 1 else None
+        return self._kernel(self.F, self.forward, self.schedule.integral(t), initial)
+
+    def transition_between(self, s, t) -> Kernel:
+        return self._kernel(self.F, self.forward, self.schedule.between(s, t), None)
+
+    def reverse_linear(self, t, s) -> Kernel:
+        return self._kernel(self.F_reverse, self.backward, self.schedule.between(s, t), None)
+
+    def split_precision(self):
+        precision = np.linalg.inv(self.Sigma_inf) if linalg.is_concrete(self.Sigma_inf) else None
+        return jnp.linalg.inv(self.Sigma_inf) if precision is None else precision
+
+    def initial_factor(self):
+        return self.initial
+
+    def prior_factor(self):
+        return self.prior
+
+    def _kernel(self, F, table, B, initial) -> Kernel:
+        """Mean and factor over the process's own time B, computed in the frame and turned back."""
+        G, extra = self.G, initial
+        if self.frame is not None:
+            F, G = self.frame @ F @ self.frame.T, self.frame @ G
+            extra = None if extra is None else self.frame @ extra
+        if self.numerical_eps:
+            mean, factor = linalg.linear_transition(F, G, table, B, initial=extra)
+            ridge = jnp.broadcast_to(jnp.sqrt(self.numerical_eps).astype(B.dtype) * jnp.eye(self.k), mean.shape)
+            factor = linalg.triangular_factor(jnp.concatenate([factor, ridge.astype(B.dtype)], axis=-1))
+        else:
+            mean, factor = linalg.linear_transition(F, G, table, B, initial=extra)
+        if self.frame is not None:
+            T = jnp.asarray(self.frame, mean.dtype)[None]
+            Tt = jnp.swapaxes(T, 1, 2)
+            mean = linalg.matmul(linalg.matmul(Tt, mean), T)
+            factor = linalg.matmul(linalg.matmul(Tt, factor), T)
+        return Kernel(mean=mean, factor=factor, frame=self.frame, num_noised=self.num_noised)
+
+
+jax.tree_util.register_dataclass(Recipe, _DATA, _META)
+
+
+def recipe(
+    *,
+    D,
+    Q,
+    Sigma_inf=None,
+    schedule: LinearSchedule | None = None,
+    Sigma_0=None,
+    frame="auto",
+    num_noised: int | None = None,
+    numerical_eps: float = 0.0,
+    variables: Sequence[str] | None = None,
+    name: str = "recipe",
+) -> Recipe:
+    """Any process of the complete recipe, checked.
+
+    Args:
+        D: (k, k) symmetric positive semi-definite: where and how strongly noise enters (G G^T = 2 D).
+        Q: (k, k) skew-symmetric: the conservative coupling.
+        Sigma_inf: (k, k) symmetric positive definite covariance of the stationary law, the prior; None: identity.
+        schedule: None: `LinearSchedule(beta_min=4, beta_max=4)`.
+        Sigma_0: (k-1, k-1) covariance of the auxiliary variables at t = 0, independent of the data; None: 0.04 of
+            their stationary covariance, the published choice of CLD and PSLD.
+        frame: "auto" puts the variables without noise first, so that the score of the noised ones depends on their
+            own eps alone; "lower" and "upper" force a lower or upper triangular factor in the given order.
+        num_noised: needed only when D is traced (inside jit or grad), where it cannot be looked at.
+        numerical_eps: see `Recipe`.
+        variables: names for error messages.
+        name: name of the process.
+
+    Raises:
+        ValueError: one line, for a D that is not PSD, a Q that is not skew, shapes that differ, a Sigma_inf that is
+            not positive definite, or a D whose noise can never reach some variable (which is named): then the
+            stationary law is never reached and the kernel stays singular.
+
+    Reference: Pandey & Mandt 2023, eqs. (6)-(8).
+    """
+    D, Q = _matrix(D), _matrix(Q)
+    k = _square("D", D)
+    Sigma_inf = np.eye(k) if Sigma_inf is None else _matrix(Sigma_inf)
+    for label, value in (("Q", Q), ("Sigma_inf", Sigma_inf)):
+        if _square(label, value) != k:
+            raise ValueError(f"{label} is {value.shape[0]} x {value.shape[0]} but D is {k} x {k}: give equal sizes.")
+    schedule = LinearSchedule(beta_min=4.0, beta_max=4.0) if schedule is None else schedule
+    variables = list(variables or ["data"] + [f"auxiliary {i}" for i in range(1, k)])
+    concrete = linalg.is_concrete(D, Q, Sigma_inf, Sigma_0)
+    Sigma_0 = 0.04 * Sigma_inf[1:, 1:] if Sigma_0 is None else _matrix(Sigma_0)
+    if Sigma_0.shape != (k - 1, k - 1):
+        raise ValueError(f"Sigma_0 covers the {k - 1} auxiliary variables: give a {k - 1} x {k - 1} matrix.")
+
+    if concrete:
+        _check(D, Q, Sigma_inf, variables)
+        _check_schedule(schedule)
+        prior = np.linalg.cholesky(Sigma_inf)
+        precision = np.linalg.inv(Sigma_inf)
+        G = linalg.semidefinite_factor(2 * D)
+        initial = np.zeros((k, k))
+        try:
+            initial[1:, 1:] = linalg.semidefinite_factor(Sigma_0) if k > 1 else 0.0
+        except ValueError:
+            raise ValueError("Sigma_0 must be symmetric positive semi-definite.") from None
+        frame, num_noised = _frame(D, frame)
+    else:
+        if num_noised is None:
+            num_noised = k
+        frame = np.eye(k)[::-1].copy() if frame == "upper" else None
+        prior = jnp.linalg.cholesky(jnp.asarray(Sigma_inf))
+        precision = jnp.linalg.inv(jnp.asarray(Sigma_inf))
+        G = _traced_factor(2 * D)
+        initial = jnp.zeros((k, k), G.dtype).at[1:, 1:].set(_traced_factor(jnp.asarray(Sigma_0))) if k > 1 else None
+
+    F, F_reverse = -(D + Q) @ precision, -(D - Q) @ precision
+    if not concrete:
+        F, F_reverse = -linalg.matmul(D + Q, precision), -linalg.matmul(D - Q, precision)
+    forward = backward = None
+    if k > 1:
+        B_max = schedule.integral(1.0)
+        T = np.eye(k) if frame is None else frame
+        forward = linalg.transition_table(T @ F @ T.T, T @ G, B_max)
+        backward = linalg.transition_table(T @ F_reverse @ T.T, T @ G, B_max)
+    return Recipe(
+        D=D, Q=Q, Sigma_inf=Sigma_inf, schedule=schedule, F=F, G=G, F_reverse=F_reverse, initial=initial, prior=prior,
+        frame=frame, forward=forward, backward=backward, k=k, num_noised=num_noised,
+        numerical_eps=float(numerical_eps), name=name,
+    )  # fmt: skip
+
+
+def _matrix(value):
+    """float64 numpy when concrete (so that nothing is rounded before it must be), JAX otherwise."""
+    if isinstance(value, (list, tuple)) and not linalg.is_concrete(value):
+        return jnp.stack([jnp.stack([jnp.asarray(v) for v in row]) for row in value])
+    return np.asarray(value, dtype=np.float64) if linalg.is_concrete(value) else jnp.asarray(value)
+
+
+def _square(label: str, value) -> int:
+    if value.ndim != 2 or value.shape[0] != value.shape[1] or not value.size:
+        raise ValueError(f"{label} has shape {tuple(value.shape)}: give a square k x k matrix.")
+    return value.shape[0]
+
+
+def _check(D, Q, Sigma_inf, variables) -> None:
+    """Raise for a recipe that is not one. numpy float64 inputs."""
+    for label, value in (("D", D), ("Q", Q), ("Sigma_inf", Sigma_inf)):
+        if not np.isfinite(value).all():
+            raise ValueError(f"{label} has entries that are not finite.")
+    size = max(np.abs(D).max(), np.finfo(np.float64).tiny)
+    if np.abs(D - D.T).max() > 1e-10 * size:
+        raise ValueError("D is not symmetric: the complete recipe needs D = D^T; put the skew part into Q.")
+    smallest = np.linalg.eigvalsh(D).min()
+    if smallest < -1e-10 * size:
+        raise ValueError(f"D is not positive semi-definite (smallest eigenvalue {smallest:.3g}): use a D = R R^T.")
+    if np.abs(Q + Q.T).max() > 1e-10 * max(np.abs(Q).max(), 1e-300):
+        raise ValueError("Q is not skew-symmetric: the complete recipe needs Q = -Q^T.")
+    size = np.abs(Sigma_inf).max()
+    if np.abs(Sigma_inf - Sigma_inf.T).max() > 1e-10 * size:
+        raise ValueError("Sigma_inf is not symmetric: it is a covariance.")
+    smallest = np.linalg.eigvalsh(Sigma_inf).min()
+    if smallest <= 1e-12 * size:
+        raise ValueError(f"Sigma_inf is not positive definite (smallest eigenvalue {smallest:.3g}).")
+
+    # Kalman's controllability: the noise reaches span [G, F G, ..., F^{k-1} G]. With it and Sigma_inf > 0, Lyapunov's
+    # theorem makes every eigenvalue of F lie left of zero, so the stationary law is reached from anywhere.
+    k = len(D)
+    F = -(D + Q) @ np.linalg.inv(Sigma_inf)
+    F = F / max(np.linalg.norm(F), 1e-300)
+    blocks = [linalg.semidefinite_factor(D) / np.sqrt(size) if D.any() else D]
+    for _ in range(k - 1):
+        blocks.append(F @ blocks[-1])
+    left, singular, _ = np.linalg.svd(np.concatenate(blocks, axis=1))
+    reached = left[:, singular > 1e-9 * max(singular.max(), 1e-300)] if singular.max() > 0 else left[:, :0]
+    missed = 1.0 - np.sum(reached**2, axis=1) > 1e-8
+    if missed.any():
+        names = ", ".join(f"{i} ({variables[i]})" for i in np.flatnonzero(missed))
+        raise ValueError(
+            f"noise can never reach phase variable {names}: couple it to a noised variable through Q, or give it a "
+            "positive entry in D."
+        )
+
+
+def _check_schedule(schedule) -> None:
+    """beta must be non-negative and not identically zero."""
+    if not linalg.is_concrete(schedule) or not isinstance(schedule, LinearSchedule):
+        return
+    low, high = float(schedule.beta_min), float(schedule.beta_max)
+    if not (low >= 0 and high >= 0 and low + high > 0):
+        raise ValueError(f"beta_min = {low:g}, beta_max = {high:g}: both must be >= 0 and one of them positive.")
+
+
+def _frame(D, choice: str):
+    """(frame, number of noised variables) of a concrete D; None is the identity frame."""
+    k = len(D)
+    flip = np.eye(k)[::-1].copy()
+    noised = np.abs(D).max(axis=1) > 1e-12 * np.abs(D).max()
+    if choice == "lower":  # usable as one block only if the variables without noise already come first
+        first = int(np.argmax(noised))
+        return None, (k - first if noised[first:].all() and _rank(D) == k - first else k)
+    if choice == "upper":
+        count = int(noised.sum())
+        return flip, (count if noised[:count].all() and _rank(D) == count else k)
+    if choice != "auto":
+        raise ValueError(f"frame must be 'auto', 'lower' or 'upper', not {choice!r}.")
+    rank = _rank(D)
+    if rank == k:
+        return None, k
+    if rank == noised.sum():
+        T = np.concatenate([np.eye(k)[~noised], np.eye(k)[noised]])
+        return (None if (np.eye(k) == T).all() else T), rank
+    _, vectors = np.linalg.eigh(D)  # ascending: the null space first
+    return vectors.T.copy(), rank
+
+
+def _rank(D) -> int:
+    values = np.linalg.eigvalsh(D)
+    return int(np.sum(values > 1e-12 * values.max()))
+
+
+def _traced_factor(matrix):
+    """Lower triangular factor of a traced PSD matrix; zero pivots give zero columns."""
+    k = matrix.shape[0]
+    a, columns = matrix, []
+    for j in range(k):
+        pivot = a[j, j]
+        positive = pivot > 1e-12 * jnp.max(jnp.abs(matrix))
+        root = jnp.sqrt(jnp.where(positive, pivot, 1.0))
+        column = jnp.where(positive, jnp.where(jnp.arange(k) >= j, a[:, j] / root, 0.0), 0.0)
+        a = a - column[:, None] * column[None, :]
+        columns.append(column)
+    return jnp.stack(columns, axis=1)
