@@ -1,7 +1,7 @@
 """CLD on CIFAR-10 (Dockhorn et al. 2022): NCSN++ of 107.6M parameters with the mixed score.
 
 Command:   python -m sgmjax.train --config=configs/cld_cifar.py
-Data:      TFDS `cifar10`, prepared once: @PREPARE cifar10@
+Data:      TFDS `cifar10`, prepared once: python -m sgmjax.data.prepare cifar10
 Hardware:  published: 2 x 8 GPUs, 8 images each, 800,000 steps, mixed precision; not trained to the end with this code
 Expected:  published: FID 2.25 at 312 evaluations (this sampler), 2.27 at 1,000 steps of em on the quadratic grid
 

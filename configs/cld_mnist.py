@@ -1,7 +1,7 @@
 """CLD on MNIST, with a network that learns on a laptop.
 
 Command:   python -m sgmjax.train --config=configs/cld_mnist.py
-Data:      TFDS `mnist`, prepared once: @PREPARE mnist@
+Data:      TFDS `mnist`, prepared once: python -m sgmjax.data.prepare mnist
 Hardware:  two CPU cores are enough; an accelerator does it in minutes
 Expected:  samples/final.png shows handwritten digits
 

@@ -15,7 +15,7 @@ from sgmjax.training.config import complete
 def get_config():
     return complete(
         {
-            "data": {"name": "multimodal_swissroll"},
+            "data": {"name": "multimodal_swiss_roll"},
             "sde": {"name": "cld", "beta_min": 4.0, "beta_max": 4.0, "m_inv": 4.0, "kappa": 0.04},
             "model": {"name": "mlp", "width": 128, "depth": 4},
             "objective": {"matching": "hsm", "weighting": "reweightedv2", "reduce": "sum"},

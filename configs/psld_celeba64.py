@@ -1,12 +1,13 @@
-"""PSLD on CelebA at 64 x 64 (Pandey & Mandt 2023): NCSN++ of 61.8M parameters.
+"""PSLD on CelebA at 64 x 64 (Pandey & Mandt 2023): DDPM++ of 61.8M parameters.
 
 Command:   python -m sgmjax.train --config=configs/psld_celeba64.py
-Data:      TFDS `celeb_a`, prepared once: @PREPARE celeb_a@
+Data:      TFDS `celeb_a`, prepared once: python -m sgmjax.data.prepare celeb_a
 Hardware:  published: 8 GPUs, 16 images each, 500 epochs of 1,582 steps; not trained to the end with this code
 Expected:  published: FID 2.01 at 250 evaluations of em on the quadratic grid
 
-Values of mandt-lab/PSLD, scripts_psld/sota/uncond/celeba64. Published on all 202,599 aligned images, squeezed to a
-square; here on the 162,770 of the train split, for the same number of steps.
+Values of mandt-lab/PSLD, main/configs/dataset/celeba64 and scripts_psld/sota/uncond/celeba64. The scripts also turn on
+what makes it an NCSN++ of 62.8M parameters: fir=True, progressive_input="residual", embedding_type="fourier".
+Published on all 202,599 aligned images, squeezed to a square; here on the 162,770 of the train split, for the same steps.
 """
 
 from sgmjax.training.config import complete
@@ -33,9 +34,7 @@ def get_config():
                 "num_res_blocks": 4,
                 "attn_resolutions": (16,),
                 "dropout": 0.1,
-                "fir": True,
-                "progressive_input": "residual",
-                "embedding_type": "fourier",
+                "embedding_type": "positional",
             },
             "objective": {"matching": "hsm", "weighting": "simple", "t_min": 1e-5},
             "optimizer": {"learning_rate": 2e-4, "warmup_steps": 5000, "grad_clip": 1.0, "ema_decay": 0.9999},

@@ -1,7 +1,7 @@
 """PSLD on CIFAR-10, the published best (Pandey & Mandt 2023): NCSN++ of 97.6M parameters.
 
 Command:   python -m sgmjax.train --config=configs/psld_cifar.py
-Data:      TFDS `cifar10`, prepared once: @PREPARE cifar10@
+Data:      TFDS `cifar10`, prepared once: python -m sgmjax.data.prepare cifar10
 Hardware:  published: 8 GPUs, 16 images each, 2,500 epochs of 390 steps; not trained to the end with this code
 Expected:  published: FID 2.10 at 246 evaluations (this sampler), 2.13 at 159 (tolerance 1e-4), 2.21 at 1,000 of em
 

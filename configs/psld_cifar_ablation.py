@@ -1,7 +1,7 @@
 """PSLD on CIFAR-10, the network of the ablations (Pandey & Mandt 2023): DDPM++ of 39.4M parameters.
 
 Command:   python -m sgmjax.train --config=configs/psld_cifar_ablation.py
-Data:      TFDS `cifar10`, prepared once: @PREPARE cifar10@
+Data:      TFDS `cifar10`, prepared once: python -m sgmjax.data.prepare cifar10
 Hardware:  published: 4 GPUs, 32 images each, 2,000 epochs of 390 steps; not trained to the end with this code
 Expected:  published FID on 10,000 samples at 50 / 100 / 250 / 500 / 1,000 evaluations:
            sscs quadratic 16.1 / 7.2 / 5.4 / 5.4 / 5.3, em quadratic 19.9 / 7.3 / 5.3 / 5.2 / 5.3

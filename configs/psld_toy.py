@@ -14,7 +14,7 @@ from sgmjax.training.config import complete
 def get_config():
     return complete(
         {
-            "data": {"name": "multimodal_swissroll"},
+            "data": {"name": "multimodal_swiss_roll"},
             "sde": {"name": "psld", "beta_min": 8.0, "beta_max": 8.0, "gamma": 0.01, "nu": 4.01, "kappa": 0.04},
             "model": {"name": "mlp", "width": 128, "depth": 4},
             "objective": {"matching": "hsm", "weighting": "simple"},

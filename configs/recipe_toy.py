@@ -23,7 +23,7 @@ def get_config():
     fast, slow = COUPLING
     return complete(
         {
-            "data": {"name": "multimodal_swissroll"},
+            "data": {"name": "multimodal_swiss_roll"},
             "sde": {
                 "name": "recipe",
                 "D": ((FRICTION[0], 0.0, 0.0), (0.0, FRICTION[1], 0.0), (0.0, 0.0, FRICTION[2])),

@@ -1,7 +1,7 @@
 """VE on CIFAR-10 (Song et al. 2021): NCSN++ deep, continuous, of 107.6M parameters.
 
 Command:   python -m sgmjax.train --config=configs/ve_cifar.py
-Data:      TFDS `cifar10`, prepared once: @PREPARE cifar10@
+Data:      TFDS `cifar10`, prepared once: python -m sgmjax.data.prepare cifar10
 Hardware:  published: 950,000 steps of 128 images; not trained to the end with this code
 Expected:  published: FID 2.20, by 1,000 reverse-diffusion steps with a Langevin correction after each (snr 0.16)
 

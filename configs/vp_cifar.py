@@ -1,7 +1,7 @@
 """VP on CIFAR-10 (Song et al. 2021): DDPM++ deep, continuous, of 106.6M parameters.
 
 Command:   python -m sgmjax.train --config=configs/vp_cifar.py
-Data:      TFDS `cifar10`, prepared once: @PREPARE cifar10@
+Data:      TFDS `cifar10`, prepared once: python -m sgmjax.data.prepare cifar10
 Hardware:  published: 950,000 steps of 128 images; not trained to the end with this code
 Expected:  published: FID 2.41 by 1,000 steps of em
 

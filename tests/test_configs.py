@@ -1,0 +1,126 @@
+"""Every file of `configs/` loads, says what it is, and describes the published network."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import runpy
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+import refdata
+
+from sgmjax import models
+from sgmjax.training import config as settings
+
+FILES = sorted((refdata.ROOT / "configs").glob("*.py"))
+NAMES = {
+    "psld_digits", "psld_toy", "psld_mnist", "psld_cifar", "psld_cifar_ablation", "psld_celeba64", "psld_afhqv2",
+    "cld_toy", "cld_mnist", "cld_cifar", "cld_celebahq256", "vp_mnist", "vp_cifar", "subvp_cifar", "ve_cifar",
+    "ve_celebahq256", "recipe_toy",
+}  # fmt: skip
+
+# Trainable parameters of the official PyTorch networks, counted by building them (Fourier frequencies are fixed).
+OFFICIAL_PARAMETERS = {
+    "psld_cifar": 97_627_782,
+    "psld_cifar_ablation": 39_397_254,
+    "psld_celeba64": 61_811_334,
+    "psld_afhqv2": 65_816_582,
+    "cld_cifar": 107_593_859,
+    "cld_celebahq256": 103_073_795,
+    "vp_cifar": 106_632_579,
+    "subvp_cifar": 106_632_579,
+    "ve_cifar": 107_586_947,
+    "ve_celebahq256": 65_574_421,
+}
+IMAGES = {"cifar10": (32, 3), "mnist": (28, 1), "digits": (8, 1)}  # side and colours where the data decide the side
+
+
+def load(name: str) -> settings.Config:
+    return settings.from_dict(runpy.run_path(str(refdata.ROOT / "configs" / f"{name}.py"))["get_config"]())
+
+
+def phases(sde) -> tuple[int, int]:
+    """Variables per data dimension that the network sees, and for how many of them it predicts the noise."""
+    match sde:
+        case settings.PSLDConfig():
+            return 2, 2 if sde.gamma > 0 else 1
+        case settings.CLDConfig():
+            return 2, 1
+        case settings.RecipeConfig():
+            return len(sde.D), sum(any(row) for row in sde.D)
+        case _:
+            return 1, 1
+
+
+def parameters(config: settings.Config) -> int:
+    side, colours = IMAGES.get(config.data.name, (None, 3))
+    if config.model.name == "mlp":
+        side, colours, event = None, 2, ()
+    else:
+        side = config.data.image_size or side
+        event = (side, side)
+    seen, predicted = phases(config.sde)
+    network = models.build(
+        config.model,
+        in_channels=seen * colours,
+        out_channels=predicted * colours,
+        image_size=side,
+        centered=config.data.centered,
+        dtype=jnp.float32,
+    )
+    x = jax.ShapeDtypeStruct((1, *event, seen * colours), jnp.float32)
+    cond = jax.ShapeDtypeStruct((1,), jnp.float32)
+
+    def init(x, cond):
+        variables = network.init(jax.random.key(0), x, cond, train=False)
+        return variables, network.apply(variables, x, cond, train=False)
+
+    variables, output = jax.eval_shape(init, x, cond)
+    assert output.shape == (1, *event, predicted * colours)
+    return models.count_parameters(variables["params"])
+
+
+def test_the_runs_that_the_project_promises_are_there():
+    assert {path.stem for path in FILES} == NAMES
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_header_says_command_data_hardware_and_expectation(path: Path):
+    header = ast.get_docstring(ast.parse(path.read_text())) or ""
+    assert f"\nCommand:   python -m sgmjax.train --config=configs/{path.name}" in header
+    for field in ("Data:      ", "Hardware:  ", "Expected:  "):
+        assert f"\n{field}" in header, field
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_settings_are_valid_and_survive_a_round_trip(path: Path):
+    config = load(path.stem)
+    assert settings.from_dict(settings.to_dict(config)) == config
+    settings.validate_for_devices(config, 8)  # every batch splits over one TPU host
+    assert config.sampling.sampler in ("em", "sscs", "ode")
+    assert config.sde.name == path.stem.split("_")[0]
+
+
+@pytest.mark.parametrize("name", sorted(OFFICIAL_PARAMETERS))
+def test_published_networks_have_the_official_number_of_parameters(name: str):
+    assert parameters(load(name)) == OFFICIAL_PARAMETERS[name]
+
+
+@pytest.mark.parametrize("name", sorted(NAMES - set(OFFICIAL_PARAMETERS)))
+def test_networks_for_two_cores_build_and_are_small(name: str):
+    assert 10_000 < parameters(load(name)) < 3_000_000
+
+
+def test_gamma_zero_is_the_official_cld_of_the_ablation():
+    config = load("psld_cifar_ablation")
+    sde = settings.PSLDConfig(gamma=0.0, nu=4.0)
+    assert parameters(settings.Config(data=config.data, sde=sde, model=config.model)) == 39_393_795
+
+
+def test_celeba64_with_the_switches_of_the_official_scripts():
+    config = load("psld_celeba64")
+    model = dataclasses.replace(config.model, fir=True, progressive_input="residual", embedding_type="fourier")
+    assert parameters(dataclasses.replace(config, model=model)) == 62_769_158
