@@ -1,7 +1,7 @@
 """Checkpoints of a run: written in the background, atomic, readable on any number of devices.
 
 A checkpoint holds three items: `train` (step, parameters, optimiser, counters), `ema` (the averaged parameters, which
-sampling reads alone) and `meta` (JSON: config, random key, the data iterators' states). Beside them lies `sums.json`
+sampling reads alone) and `meta` (JSON: config, random key, place in the data). Beside them lies `sums.json`
 with the size and checksum of every file, by which a damaged checkpoint is told from a good one before it is read.
 """
 
@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 
 from sgmjax.training.state import TrainState
@@ -183,19 +182,6 @@ class Checkpointer:
 
             multihost_utils.sync_global_devices("sgmjax_set_aside")
         self._manager.reload()
-
-
-def gather_states(state: dict[str, Any]) -> list[dict[str, Any]]:
-    """The data iterators' states of all processes, in order of the process; the same list everywhere."""
-    if jax.process_count() == 1:
-        return [state]
-    from jax.experimental import multihost_utils
-
-    text = np.frombuffer(json.dumps(state).encode(), np.uint8)
-    longest = int(np.max(multihost_utils.process_allgather(np.asarray([text.size]))))
-    padded = np.zeros(longest, np.uint8)
-    padded[: text.size] = text
-    return [json.loads(bytes(row).rstrip(b"\0")) for row in multihost_utils.process_allgather(padded)]
 
 
 def damage(folder: Path) -> str | None:

@@ -108,9 +108,9 @@ class Progress:
         self._step, self._time = step, time.perf_counter()
         self._paused = 0.0
 
-    def pause(self, seconds: float) -> None:
-        """Leaves out time that was not spent on steps (evaluation, samples, checkpoints, the compilation)."""
-        self._paused += seconds
+    def pause(self, since: float) -> None:
+        """Leaves out the time since a `perf_counter`, which was not spent on steps (evaluation, samples, ...)."""
+        self._paused += time.perf_counter() - max(since, self._time)
 
     def update(self, step: int, loss: float) -> float:
         """Shows the line; returns examples a second since the last call."""

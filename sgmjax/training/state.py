@@ -79,7 +79,7 @@ def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
 
 
 def ema_decay(config: OptimizerConfig, count: Array) -> Array:
-    """The decay of update number `count` = 1, 2, ...: constant, or `min(decay, (1 + n) / (10 + n))` with `ema_warmup`."""
+    """The decay of update n = `count` = 1, 2, ...: constant, or `min(decay, (1 + n) / (10 + n))` with `ema_warmup`."""
     decay = jnp.asarray(config.ema_decay)
     return jnp.minimum(decay, (1 + count) / (10 + count)) if config.ema_warmup else decay
 

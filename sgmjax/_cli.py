@@ -1,0 +1,125 @@
+"""What the commands share: one-line errors, where configs are found, the compilation cache."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import platform
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+USER_ERROR = 2  # exit status
+
+
+class UsageError(ValueError):
+    """A command line that cannot work."""
+
+
+def run(main: Callable[[Sequence[str]], int], argv: Sequence[str]) -> NoReturn:
+    """Calls `main` and exits with its status; a mistake of the user's is one line on stderr and status 2.
+
+    With `SGMJAX_TRACEBACK=1` the whole traceback is shown.
+    """
+    _quiet()
+    try:
+        status = main(argv)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        status = 130
+    sys.stdout.flush()
+    sys.exit(status)
+
+
+def fail(error: BaseException, status: int = USER_ERROR) -> int:
+    """Prints an error in one line; returns the exit status."""
+    if os.environ.get("SGMJAX_TRACEBACK", "0") not in ("", "0"):
+        raise error
+    text = " ".join(str(error).split()) or type(error).__name__
+    print(f"error: {text}", file=sys.stderr, flush=True)
+    return status
+
+
+def parse_flags(values: Any, argv: Sequence[str]) -> list[str]:
+    """Parses absl flags.
+
+    Raises:
+        UsageError: an unknown flag or bad value, or words that are no flags.
+    """
+    from absl import flags
+
+    try:
+        rest = values(list(argv))
+    except flags.Error as error:
+        raise UsageError(str(error).replace("flag --", "--")) from error
+    if len(rest) > 1:
+        raise UsageError(f"unexpected argument {rest[1]!r}; settings are given as --name=value")
+    return rest
+
+
+def find_config(name: str) -> str:
+    """The path of a config file: as given, or by its name among those that come with sgmjax.
+
+    Args:
+        name: `configs/psld_cifar.py`, `/some/where/mine.py`, or `psld_digits`; may end in `:argument`.
+
+    Raises:
+        UsageError: there is no such file; names those there are.
+    """
+    path, colon, argument = name.partition(":")
+    if Path(path).is_file():
+        return name
+    folders = config_folders()
+    for folder in folders:
+        candidate = folder / Path(path).with_suffix(".py").name
+        if candidate.is_file() and Path(path).parent.name in ("", "configs"):
+            return f"{candidate}{colon}{argument}"
+    known = sorted({file.stem for folder in folders for file in folder.glob("*.py") if file.stem[0] != "_"})
+    raise UsageError(f"--config: there is no file {path}; configs that come with sgmjax: {', '.join(known) or 'none'}")
+
+
+def config_folders() -> list[Path]:
+    """Where configs lie: beside the package in a checkout, inside it when installed from a wheel."""
+    package = Path(__file__).resolve().parent
+    return [folder for folder in (package.parent / "configs", package / "_configs") if folder.is_dir()]
+
+
+def use_compilation_cache() -> None:
+    """Keeps compiled programs for the next run, in the user's cache folder or `$JAX_COMPILATION_CACHE_DIR`.
+
+    There is one folder per kind of processor, since a program must not run on a lesser one. A folder that cannot be
+    used only costs the time of compiling again. `JAX_COMPILATION_CACHE_DIR=` (empty) turns it off.
+    """
+    import jax
+
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        folder = base / "sgmjax" / "xla" / _processor()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError:
+            return
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_raise_persistent_cache_errors", False)
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    try:
+        flags = next((line for line in info.read_text().splitlines() if line.startswith(("flags", "Features"))), "")
+    except OSError:
+        flags = ""
+    return hashlib.sha256((platform.machine() + platform.processor() + flags).encode()).hexdigest()[:12]
+
+
+def _quiet() -> None:
+    """Keeps the libraries' informational logs out of the run's own lines."""
+    from absl import logging as absl_logging
+
+    absl_logging.set_verbosity(absl_logging.ERROR)
+    logging.getLogger("jax").setLevel(logging.ERROR)

@@ -1,0 +1,1 @@
+"""Training: configuration, state, the compiled step, the loop, checkpoints and logs."""

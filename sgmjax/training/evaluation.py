@@ -1,0 +1,162 @@
+"""What is done with the averaged parameters: the loss on held-out data, and samples."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.sharding import Mesh
+
+from sgmjax.training import sharding as sh
+from sgmjax.training.logging import say
+
+PyTree = Any
+
+
+def make_eval_loss(problem: Any, mesh: Mesh, shardings: PyTree) -> Callable[[PyTree, Array, dict[str, Array]], Array]:
+    """The jitted `loss(params, key, batch) -> ()`, without dropout.
+
+    Args:
+        problem: has `loss_fn`.
+        mesh: from `make_mesh`.
+        shardings: of the parameters.
+    """
+    everywhere = sh.replicated(mesh)
+    return jax.jit(
+        lambda params, key, batch: problem.loss_fn(params, key, batch, False)[0].astype(jnp.float32),
+        in_shardings=(shardings, everywhere, sh.batch_sharding(mesh)),
+        out_shardings=everywhere,
+    )
+
+
+def held_out_loss(
+    eval_loss: Callable[[PyTree, Array, dict[str, Array]], Array],
+    params: PyTree,
+    key: Array,
+    dataset: Any,
+    batch_size: int,
+    max_batches: int | None,
+    mesh: Mesh,
+) -> float:
+    """The mean loss over held-out data, with the same times and noises whenever it is called with the same key.
+
+    All batches have one shape: a last one that is not full is filled up from the beginning of the data.
+
+    Args:
+        eval_loss: from `make_eval_loss`.
+        params: averaged parameters.
+        key: batch i uses `fold_in(key, i)`.
+        dataset: has `num_examples` and `read`.
+        batch_size: over all processes.
+        max_batches: None for all of the data.
+        mesh: from `make_mesh`.
+    """
+    batches = math.ceil(dataset.num_examples / batch_size)
+    batches = batches if max_batches is None else min(batches, max_batches)
+    local = batch_size // jax.process_count()
+    losses = []
+    for i in range(batches):
+        mine = i * batch_size + jax.process_index() * local + np.arange(local)
+        placed = sh.put_batch(dataset.read(mine % dataset.num_examples), sh.batch_sharding(mesh))
+        losses.append(eval_loss(params, jax.random.fold_in(key, i), placed))
+        if i >= 2:
+            losses[i - 2].block_until_ready()  # at most two batches ahead of the devices
+    return float(np.mean(jax.device_get(losses)))
+
+
+class Sampler:
+    """Draws samples in batches of one size, the work split over all devices.
+
+    Args:
+        problem: has `sample_fn`.
+        mesh: from `make_mesh`.
+        shardings: of the parameters.
+        batch_size: samples a call; rounded up to a multiple of the number of devices.
+        options: further arguments of `sample_fn` that are fixed (sampler, steps, ...).
+    """
+
+    def __init__(self, problem: Any, mesh: Mesh, shardings: PyTree, batch_size: int, **options: Any):
+        unit = mesh.size
+        self.batch_size = math.ceil(batch_size / unit) * unit
+        everywhere = sh.replicated(mesh)
+        self._mesh = mesh
+
+        def draw(params, key, labels):
+            given = options if labels is None else {**options, "labels": labels}
+            x, info = problem.sample_fn(params, key, self.batch_size, **given)
+            return x, jnp.asarray(_nfe(info))
+
+        self._draw = jax.jit(
+            draw,
+            in_shardings=(shardings, everywhere, sh.batch_sharding(mesh)),
+            out_shardings=(sh.batch_sharding(mesh), everywhere),
+        )
+
+    def __call__(
+        self,
+        params: PyTree,
+        key: Array,
+        num: int,
+        *,
+        labels: np.ndarray | None = None,
+        stop: Callable[[], bool] = lambda: False,
+        progress: Callable[[int], None] = lambda done: None,
+    ) -> tuple[np.ndarray, int] | None:
+        """Samples (num, *event) in the network's range, and the network evaluations a sample took (the most of any).
+
+        Batch i uses `fold_in(key, i)`, so the samples depend on `batch_size` and not on when they are drawn.
+
+        Args:
+            params: averaged parameters.
+            key: of this set of samples.
+            num: how many.
+            labels: (num,) int, classes to draw.
+            stop: asked between batches; if it says True, the result is None.
+            progress: told after each batch how many samples there are.
+        """
+        parts, nfe = [], 0
+        with jax.set_mesh(self._mesh):
+            for i in range(math.ceil(num / self.batch_size)):
+                if stop():
+                    return None
+                start = i * self.batch_size
+                part = None
+                if labels is not None:
+                    part = np.resize(labels[start : start + self.batch_size], self.batch_size).astype(np.int32)
+                x, used = self._draw(params, jax.random.fold_in(key, i), part)
+                parts.append(sh.fetch(x))
+                nfe = max(nfe, int(np.max(sh.fetch(used))))
+                progress(min(start + self.batch_size, num))
+        return np.concatenate(parts)[:num], nfe
+
+
+def _nfe(info: Any) -> Any:
+    return info["nfe"] if isinstance(info, dict) else info.nfe
+
+
+def print_frechet(samples: np.ndarray, dataset: Any, limit: int = 10_000, max_size: int = 4096) -> None:
+    """Prints the pixel-space Frechet distance of samples to the data, beside that of two halves of the data.
+
+    Args:
+        samples: uint8 (num, H, W, C).
+        dataset: has `num_examples` and `read`.
+        limit: real images used.
+        max_size: numbers in an image above which nothing is printed: the covariance would not be worth its time.
+    """
+    if math.prod(samples.shape[1:]) > max_size:
+        return
+    from sgmjax.metrics.frechet import pixel_frechet
+
+    real = dataset.read(np.arange(min(limit, dataset.num_examples)))["x"]
+    order = np.random.default_rng(0).permutation(len(real))
+    half = len(real) // 2
+    say(
+        f"pixel-space Frechet distance: {pixel_frechet(samples, real):.3f} between {len(samples)} samples and "
+        f"{len(real)} real images, {pixel_frechet(real[order[:half]], real[order[half:]]):.3f} between two halves of "
+        "the real ones"
+    )

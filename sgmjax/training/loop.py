@@ -1,0 +1,351 @@
+"""A training run, from an empty folder (or where it was left off) to its final samples.
+
+    result = train(config, "runs/digits")
+
+A run that was interrupted in whatever way goes on from its last checkpoint and ends with the same bits: step n draws
+from `fold_in(key, n)`, and the data iterator's state is part of the checkpoint.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sgmjax.training import evaluation, pictures, workdir
+from sgmjax.training import sharding as sh
+from sgmjax.training.checkpoint import Checkpointer
+from sgmjax.training.config import Config, check, to_dict, validate_for_devices
+from sgmjax.training.interrupt import Interrupt
+from sgmjax.training.logging import MetricsWriter, Progress, say
+from sgmjax.training.state import TrainState, create, make_optimizer
+from sgmjax.training.step import make_train_step, step_batch_sharding
+
+# What the random keys of a run are for; each use has its own.
+_INIT, _TRAIN, _EVAL, _SAMPLE, _FINAL = range(5)
+_AHEAD = 2  # dispatches that may wait for the devices
+
+
+class NonFiniteError(RuntimeError):
+    """Too many steps in a row with a loss or gradient that is not finite. The last good checkpoint is intact."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """How a call of `train` ended.
+
+    Attributes:
+        status: `finished`, `interrupted` (a signal; the state is saved) or `complete` (nothing was left to do).
+        step: steps taken.
+        workdir: the run folder.
+        host_ms: host time per step outside waiting for the devices, in milliseconds; None without steps.
+    """
+
+    status: str
+    step: int
+    workdir: Path
+    host_ms: float | None = None
+
+
+def train(
+    config: Config,
+    folder: str | os.PathLike,
+    *,
+    problem: Any = None,
+    dataset: Any = None,
+    eval_dataset: Any = None,
+) -> Result:
+    """Trains, or goes on training, in a run folder.
+
+    Args:
+        config: the run's settings.
+        folder: the run folder.
+        problem: what is learnt; default `build.problem(config, ...)`.
+        dataset: training data; default `data.load(config.data, "train")`.
+        eval_dataset: held-out data; default that of the config if neither `dataset` nor this is given.
+
+    Raises:
+        ConfigError, WorkdirError, ValueError: before anything is compiled: settings, folder or data that cannot work.
+        CheckpointError: all checkpoints of the folder are damaged.
+        NonFiniteError: after `train.max_bad_steps` bad steps in a row.
+    """
+    run = setup(config, folder, problem=problem, dataset=dataset, eval_dataset=eval_dataset)
+    return run if isinstance(run, Result) else run.execute()
+
+
+def setup(
+    config: Config, folder: str | os.PathLike, *, problem: Any = None, dataset: Any = None, eval_dataset: Any = None
+) -> Run | Result:
+    """All checks of `train`, and nothing that takes long: a run ready to execute, or the result of a complete one."""
+    check(config)
+    validate_for_devices(config, jax.device_count(), jax.process_count())
+    path = workdir.prepare(folder)
+    workdir.check_config(path, config)
+    if _complete(path, config.train.steps):
+        say(f"{path} is complete: {config.train.steps} steps, samples in {path / 'samples' / 'final.npz'}")
+        return Result("complete", config.train.steps, path)
+    if dataset is None:
+        from sgmjax import data
+
+        dataset = data.load(config.data, "train")
+        if eval_dataset is None and config.data.eval_split is not None:
+            eval_dataset = data.load(config.data, "eval")
+    if problem is None:
+        from sgmjax.training import build
+
+        problem = build.problem(config, dataset.shape, dataset.num_classes)
+    run = Run(config, path, problem, dataset, eval_dataset)
+    workdir.check_space(path, run.abstract, config.train.keep_checkpoints, dataset.shape, config.sampling.num)
+    return run
+
+
+def _complete(path: Path, steps: int) -> bool:
+    """Whether the final samples are there and belong to a run of so many steps."""
+    try:
+        with np.load(path / "samples" / "final.npz") as final:
+            return int(final["step"]) >= steps
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+class Run:
+    """A run that passed all checks; `execute` does it."""
+
+    def __init__(self, config: Config, path: Path, problem: Any, dataset: Any, eval_dataset: Any):
+        self.config, self.path, self.problem = config, path, problem
+        self.dataset, self.eval_dataset = dataset, eval_dataset
+        self.mesh = sh.make_mesh(config.train.fsdp)
+        optimizer = make_optimizer(config.optimizer)
+        self.key = jax.random.key(config.seed)
+
+        def initial(key):
+            return create(key, problem.init, optimizer)
+
+        shapes = jax.eval_shape(initial, self.key)
+        shardings = sh.state_shardings(self.mesh, shapes)
+        self.abstract: TrainState = jax.tree.map(
+            lambda s, place: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place), shapes, shardings
+        )
+        self._initial = jax.jit(initial, out_shardings=shardings)
+        self.step_fn = make_train_step(problem.loss_fn, config, optimizer, self.mesh, shardings)
+        self._batch_sharding = step_batch_sharding(config, self.mesh)
+        self._eval_loss = evaluation.make_eval_loss(problem, self.mesh, shardings.ema_params)
+        sampling = config.sampling
+        self._preview = evaluation.Sampler(problem, self.mesh, shardings.ema_params, sampling.grid_images)
+        self._final = evaluation.Sampler(
+            problem, self.mesh, shardings.ema_params, min(sampling.batch_size, sampling.num)
+        )
+
+    # ------------------------------------------------------------------------------------------------ beginning, end
+    def execute(self) -> Result:
+        """Restores or starts, takes the remaining steps, draws the final samples."""
+        train = self.config.train
+        workdir.write_config(self.path, self.config)
+        checkpointer = Checkpointer(self.path, train.keep_checkpoints)
+        try:
+            with jax.set_mesh(self.mesh), Interrupt() as interrupt:
+                state, step, iterator, window = self._begin(checkpointer)
+                host_ms = None
+                if step < train.steps:
+                    state, step, host_ms = self._steps(state, step, iterator, window, checkpointer, interrupt)
+                if interrupt.received or not self._finish(state, step, interrupt):
+                    say(f"stopped by {interrupt.name} after step {step}, saved; the same command goes on from there")
+                    return Result("interrupted", step, self.path, host_ms)
+        finally:
+            checkpointer.close()
+        return Result("finished", step, self.path, host_ms)
+
+    def _begin(self, checkpointer: Checkpointer) -> tuple[TrainState, int, Any, list[dict[str, float]]]:
+        index, count = jax.process_index(), jax.process_count()
+        local = self.config.train.batch_size // count
+        iterator = self.dataset.iterator(local, seed=self.config.seed, process_index=index, process_count=count)
+        found = checkpointer.restore(self.abstract, say)
+        if found is None:
+            state = self._initial(self._place(jax.random.fold_in(self.key, _INIT)))
+            return state, 0, iterator, []
+        state, meta = found
+        self.key = jax.random.wrap_key_data(jnp.asarray(meta["key"], jnp.uint32), impl=meta["key_impl"])
+        step = int(sh.fetch(state.step))
+        iterator.set_state(meta["data"])  # the same in all processes, and good for any number of them
+        say(f"going on from step {step} of {self.config.train.steps} in {self.path}")
+        return state, step, iterator, meta["window"]
+
+    def _place(self, key: jax.Array) -> jax.Array:
+        return jax.device_put(key, sh.replicated(self.mesh))
+
+    # -------------------------------------------------------------------------------------------------------- steps
+    def _steps(
+        self,
+        state: TrainState,
+        step: int,
+        iterator: Any,
+        window: list[Any],
+        checkpointer: Checkpointer,
+        interrupt: Interrupt,
+    ) -> tuple[TrainState, int, float]:
+        train = self.config.train
+        stride = train.steps_per_dispatch
+        key = self._place(jax.random.fold_in(self.key, _TRAIN))
+        first = step
+        host_seconds, host_steps = 0.0, 0
+        pending: collections.deque[jax.Array] = collections.deque()
+        writer = MetricsWriter(self.path, step)
+        unit = "images" if self.problem.is_image else "examples"
+        say(f"compiling the training step for {jax.device_count()} x {jax.devices()[0].device_kind} ...")
+        progress = Progress(train.steps, step, train.batch_size, unit)
+        try:
+            while step < train.steps:
+                start = time.perf_counter()
+                batch = sh.put_batch(self._next(iterator), self._batch_sharding)
+                state, metrics = self.step_fn(state, batch, key)
+                window.append(metrics)
+                pending.append(metrics["loss"])
+                dispatched = time.perf_counter()
+                step += stride
+                if len(pending) > _AHEAD:  # bounds the batches that lie in memory; the only wait of a plain step
+                    pending.popleft().block_until_ready()
+                if step == first + stride:  # the first call compiled: neither the host's time per step nor progress
+                    pending.clear()
+                    metrics["loss"].block_until_ready()
+                    say(f"compiled in {time.perf_counter() - start:.1f} s")
+                    progress.pause(start)
+                else:
+                    host_seconds += dispatched - start
+                    host_steps += stride
+                stopping = interrupt.check(step)
+                if self._occasion(step, stopping):
+                    window = jax.device_get(window)
+                    start = time.perf_counter()
+                    window = self._report(state, step, window, writer, progress, host_seconds / max(host_steps, 1))
+                    self._health(state, step, checkpointer)
+                    if stopping or self._due(step, train.checkpoint_every):
+                        self._save(checkpointer, state, step, iterator, window)
+                    checkpointer.poll()
+                    progress.pause(start)
+                if stopping:
+                    break
+        finally:
+            progress.break_line()
+            writer.close()
+        return state, step, 1e3 * host_seconds / max(host_steps, 1)
+
+    def _next(self, iterator: Any) -> dict[str, np.ndarray]:
+        stride = self.config.train.steps_per_dispatch
+        if stride == 1:
+            return next(iterator)
+        batches = [next(iterator) for _ in range(stride)]
+        return {name: np.stack([batch[name] for batch in batches]) for name in batches[0]}
+
+    def _due(self, step: int, every: int) -> bool:
+        return step == self.config.train.steps or (every > 0 and step % every == 0)
+
+    def _occasion(self, step: int, stopping: bool) -> bool:
+        train = self.config.train
+        every = (train.log_every, train.eval_every, train.sample_every, train.checkpoint_every)
+        return stopping or any(self._due(step, n) for n in every)
+
+    def _report(
+        self,
+        state: TrainState,
+        step: int,
+        window: list[Any],
+        writer: MetricsWriter,
+        progress: Progress,
+        host_seconds: float,
+    ) -> list[Any]:
+        """Logs, evaluates and draws what is due; returns the metrics that wait for the next log line."""
+        train = self.config.train
+        row: dict[str, float] = {}
+        if self._due(step, train.log_every):
+            row = _means(window)
+            rate = progress.update(step, row["loss"])
+            row |= {
+                "examples_per_second": rate,
+                "host_ms": 1e3 * host_seconds,
+                "bad_steps": int(sh.fetch(state.bad_steps)),
+            }
+            window = []
+        if self.eval_dataset is not None and self._due(step, train.eval_every):
+            row["eval_loss"] = evaluation.held_out_loss(
+                self._eval_loss,
+                state.ema_params,
+                self._place(jax.random.fold_in(self.key, _EVAL)),
+                self.eval_dataset,
+                train.batch_size,
+                train.eval_batches,
+                self.mesh,
+            )
+            progress.break_line()
+            say(f"step {step}  held-out loss {row['eval_loss']:.4g}")
+        if row:
+            writer.write(step, row)
+        if train.sample_every and step % train.sample_every == 0 and step < train.steps:
+            key = jax.random.fold_in(jax.random.fold_in(self.key, _SAMPLE), step)
+            drawn = self._preview(state.ema_params, self._place(key), self.config.sampling.grid_images)
+            assert drawn is not None
+            image = pictures.picture(pictures.to_arrays(drawn[0], self.problem.is_image, self.problem.centered))
+            if jax.process_index() == 0:
+                pictures.save_picture(self.path / "samples" / f"step_{step}.png", image)
+            writer.image(step, "samples", image)
+        return window
+
+    def _health(self, state: TrainState, step: int, checkpointer: Checkpointer) -> None:
+        streak, limit = int(sh.fetch(state.bad_streak)), self.config.train.max_bad_steps
+        if streak < limit:
+            return
+        checkpointer.wait()
+        good = checkpointer.steps()
+        raise NonFiniteError(
+            f"the loss or its gradient was not finite in {limit} steps in a row, up to step {step - streak + limit}; "
+            "lower optimizer.learning_rate, lengthen optimizer.warmup_steps, set optimizer.grad_clip, or use "
+            "train.compute_dtype=float32; "
+            + (f"the last good checkpoint, step {good[-1]}, is intact" if good else "there is no checkpoint yet")
+        )
+
+    def _save(self, checkpointer: Checkpointer, state: TrainState, step: int, iterator: Any, window: list[Any]) -> None:
+        meta = {
+            "step": step,
+            "config": to_dict(self.config),
+            "key": np.asarray(jax.random.key_data(self.key)).tolist(),
+            "key_impl": str(jax.random.key_impl(self.key)),
+            "data": iterator.get_state(),
+            "window": jax.tree.map(lambda x: np.asarray(x).tolist(), window),
+        }
+        checkpointer.save(step, state, meta)
+
+    # -------------------------------------------------------------------------------------------------------- samples
+    def _finish(self, state: TrainState, step: int, interrupt: Interrupt) -> bool:
+        """Draws and writes the final samples; False if a signal came in between."""
+        num = self.config.sampling.num
+        say(f"drawing {num} samples ...")
+        start = time.perf_counter()
+        key = self._place(jax.random.fold_in(self.key, _FINAL))
+        drawn = self._final(state.ema_params, key, num, stop=lambda: interrupt.check(step))
+        if drawn is None:
+            return False
+        samples = pictures.to_arrays(drawn[0], self.problem.is_image, self.problem.centered)
+        folder = self.path / "samples"
+        if jax.process_index() == 0:
+            pictures.save_picture(folder / "final.png", pictures.picture(samples))
+            pictures.save_arrays(folder / "final.npz", samples=samples, step=step, nfe=drawn[1])
+        say(f"{num} samples, NFE {drawn[1]}, in {time.perf_counter() - start:.1f} s: {folder / 'final.npz'}")
+        if self.problem.is_image and jax.process_index() == 0:
+            evaluation.print_frechet(samples, self.dataset)
+        return True
+
+
+def _means(window: list[dict[str, Any]]) -> dict[str, float]:
+    """The mean of each metric over the steps in which it was finite."""
+    out = {}
+    for name in window[0]:
+        values = np.concatenate([np.ravel(np.asarray(metrics[name], np.float64)) for metrics in window])
+        finite = values[np.isfinite(values)]
+        out[name] = float(finite.mean()) if finite.size else float("nan")
+    return out
