@@ -1,0 +1,71 @@
+"""The sliced 2-Wasserstein distance between two sets of vectors."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def wasserstein_1d(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """The 2-Wasserstein distance of empirical laws on the line, exact for sets of any two sizes.
+
+    It is the L2 distance of the two quantile functions, which are step functions.
+
+    Args:
+        x: `(n, ...)`, one problem a column.
+        y: `(m, ...)`, the same trailing shape.
+
+    Returns:
+        Distances of the trailing shape, float64.
+    """
+    x = np.sort(np.asarray(x, np.float64), axis=0)
+    y = np.sort(np.asarray(y, np.float64), axis=0)
+    if x.ndim < 1 or x.shape[1:] != y.shape[1:]:
+        raise ValueError(f"expected (n, ...) and (m, ...) with the same columns, got {x.shape} and {y.shape}")
+    n, m = len(x), len(y)
+    if n == 0 or m == 0:
+        raise ValueError("the distance of an empty set is not defined")
+    if n == m:
+        return np.sqrt(np.mean((x - y) ** 2, axis=0))
+    # The steps end at i/n and j/m; in units of 1/(n m) these are whole numbers, so that equal ends are equal.
+    ends = np.union1d(np.arange(1, n + 1, dtype=np.int64) * m, np.arange(1, m + 1, dtype=np.int64) * n)
+    weights = np.diff(ends, prepend=0) / (n * m)
+    gaps = x[(ends - 1) // m] - y[(ends - 1) // n]
+    return np.sqrt(np.tensordot(weights, gaps**2, axes=1))
+
+
+def directions(dim: int, num: int, *, seed: int = 0) -> np.ndarray:
+    """Unit vectors `(num, dim)` to project on.
+
+    In one dimension there is one direction; in two they are equally spaced over the half circle, which makes the
+    average over angles exact up to the resolution; in more they are uniform on the sphere, from `default_rng(seed)`.
+    """
+    if dim == 1:
+        return np.ones((1, 1))
+    if dim == 2:
+        angle = np.pi * (np.arange(num) + 0.5) / num
+        return np.stack([np.cos(angle), np.sin(angle)], axis=-1)
+    normal = np.random.default_rng(seed).standard_normal((num, dim))
+    return normal / np.linalg.norm(normal, axis=1, keepdims=True)
+
+
+def sliced_wasserstein(x: np.ndarray, y: np.ndarray, *, num_directions: int = 128, seed: int = 0) -> float:
+    """The sliced 2-Wasserstein distance, `sqrt(E_u W2(<u, x>, <u, y>)^2)` over directions u on the sphere.
+
+    For laws that differ by a translation v it is `|v| / sqrt(d)`. Same seed, same directions.
+
+    Args:
+        x: `(n, ...)` vectors, flattened from the second axis on.
+        y: `(m, ...)` vectors of the same length.
+        num_directions: projections to average over.
+        seed: of the directions, in three dimensions and more.
+
+    Reference: Bonneel et al. 2015, definition 4 (its square is the average of the squares).
+    """
+    x = np.asarray(x, np.float64).reshape(len(x), -1)
+    y = np.asarray(y, np.float64).reshape(len(y), -1)
+    if x.shape[1] != y.shape[1]:
+        raise ValueError(f"the two sets have dimensions {x.shape[1]} and {y.shape[1]}")
+    if num_directions < 1:
+        raise ValueError(f"num_directions must be at least 1, got {num_directions}")
+    u = directions(x.shape[1], num_directions, seed=seed)
+    return float(np.sqrt(np.mean(wasserstein_1d(x @ u.T, y @ u.T) ** 2)))
