@@ -1,7 +1,7 @@
 """CLD on CelebA-HQ at 256 x 256 (Dockhorn et al. 2022, the settings its authors released after the paper).
 
 Command:   python -m sgmjax.train --config=configs/cld_celebahq256.py --config.data.data_dir=PATH/celebahq256
-Data:      a folder of the 30,000 CelebA-HQ images at 256 x 256
+Data:      a folder of the 30,000 CelebA-HQ images at 256 x 256 (published: 27,000 in train/, 3,000 in test/)
 Hardware:  published: 2 x 8 GPUs, 4 images each, 600,000 steps, mixed precision; not trained to the end with this code
 Expected:  samples; the paper gives no FID for this data set
 

@@ -1,7 +1,7 @@
 """PSLD on AFHQv2 at 128 x 128 (Pandey & Mandt 2023, the model of its guidance and inpainting).
 
-Command:   python -m sgmjax.train --config=configs/psld_afhqv2.py --config.data.data_dir=PATH/afhqv2/train
-Data:      a folder of images: the `train` folder (cat, dog, wild) of AFHQv2, from github.com/clovaai/stargan-v2
+Command:   python -m sgmjax.train --config=configs/psld_afhqv2.py --config.data.data_dir=PATH/afhqv2
+Data:      a folder of images: AFHQv2 (train/ and test/, each cat/ dog/ wild/), from github.com/clovaai/stargan-v2
 Hardware:  published: 8 GPUs, 8 images each, 2,000 epochs of 224 steps; not trained to the end with this code
 Expected:  samples by 1,000 steps of em on the quadratic grid; no FID was published for it
 
@@ -14,7 +14,7 @@ from sgmjax.training.config import complete
 def get_config():
     return complete(
         {
-            "data": {"name": "folder", "data_dir": "data/afhqv2/train", "image_size": 128, "flip": True},
+            "data": {"name": "folder", "data_dir": "data/afhqv2", "image_size": 128, "flip": True},
             "sde": {
                 "name": "psld",
                 "beta_min": 8.0,

@@ -7,7 +7,8 @@ Expected:  published: FID 2.01 at 250 evaluations of em on the quadratic grid
 
 Values of mandt-lab/PSLD, main/configs/dataset/celeba64 and scripts_psld/sota/uncond/celeba64. The scripts also turn on
 what makes it an NCSN++ of 62.8M parameters: fir=True, progressive_input="residual", embedding_type="fourier".
-Published on all 202,599 aligned images, squeezed to a square; here on the 162,770 of the train split, for the same steps.
+Published on all 202,599 aligned images, squeezed to a square; here on the centred squares of the 162,770 of the train
+split, for as many steps.
 """
 
 from sgmjax.training.config import complete

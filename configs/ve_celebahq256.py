@@ -18,6 +18,7 @@ def get_config():
             "data": {
                 "name": "folder",
                 "data_dir": "data/celebahq256",
+                "eval_split": None,  # all images are trained on, as published
                 "image_size": 256,
                 "flip": True,
                 "centered": False,
