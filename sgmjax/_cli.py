@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import logging
 import os
@@ -60,6 +61,65 @@ def parse_flags(values: Any, argv: Sequence[str]) -> list[str]:
     if len(rest) > 1:
         raise UsageError(f"unexpected argument {rest[1]!r}; settings are given as --name=value")
     return rest
+
+
+def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, Any]]]:
+    """Takes `--config.train.steps=5`, `--config.train.steps 5`, `--config.data.flip` and `--noconfig.data.flip` out.
+
+    Returns:
+        The other words, and (path, value) pairs. A value is a Python literal where it reads as one, else a string.
+
+    Raises:
+        UsageError: a path without a name.
+    """
+    rest, overrides = [], []
+    words = iter(argv)
+    for word in words:
+        stripped = word.removeprefix("-").removeprefix("-")
+        if word == stripped or not stripped.startswith(("config.", "noconfig.")):
+            rest.append(word)
+            continue
+        path, equals, text = stripped.partition("=")
+        if path.startswith("no"):
+            text = "False"
+        elif not equals:
+            following = next(words, "--")
+            text = "True" if following.startswith("--") else following
+            if following != "--" and following.startswith("--"):
+                words = iter([following, *words])
+        path = path.partition(".")[2]
+        if not path:
+            raise UsageError(f"{word}: which setting? write --config.<section>.<name>=<value>")
+        overrides.append((path, _literal(text)))
+    return rest, overrides
+
+
+def _literal(text: str) -> Any:
+    if text in ("true", "false"):
+        return text == "true"
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return text
+
+
+def override(settings: dict[str, Any], overrides: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """Puts values into nested dictionaries, for `config.from_dict` to check.
+
+    A new `sde.name` or `model.name` empties its section first: its settings are those of another process or network.
+    """
+    for path, value in sorted(overrides, key=lambda item: not item[0].endswith(".name")):  # stable: names first
+        *sections, name = path.split(".")
+        place = settings
+        for i, section in enumerate(sections):
+            inner = place.setdefault(section, {})
+            if not isinstance(inner, dict):
+                raise UsageError(f"--config.{path}: {'.'.join(sections[: i + 1])} is a setting, not a section")
+            place = inner
+        if name == "name" and sections in (["sde"], ["model"]) and place.get("name") != value:
+            place.clear()
+        place[name] = value
+    return settings
 
 
 def find_config(name: str) -> str:

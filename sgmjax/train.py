@@ -4,8 +4,8 @@
     python -m sgmjax.train --config=configs/psld_cifar.py         # into runs/psld_cifar; again: goes on from there
     python -m sgmjax.train --config=configs/psld_cifar.py --workdir=/data/run1 --config.train.batch_size=64
 
-Every setting of the config can be overridden as `--config.<section>.<name>=<value>`. A run on several hosts: the same
-command on each, with SGMJAX_DISTRIBUTED=1 or JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID.
+Every setting can be overridden as `--config.<section>.<name>=<value>`. A run on several hosts: the same command on each
+one, with SGMJAX_DISTRIBUTED=1 or JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID.
 """
 
 from __future__ import annotations
@@ -13,8 +13,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sgmjax import _cli
+
+if TYPE_CHECKING:
+    from sgmjax.training.config import Config
 
 DEFAULT_CONFIG = "psld_digits"
 
@@ -43,7 +47,7 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def read_flags(argv: Sequence[str]):
+def read_flags(argv: Sequence[str]) -> tuple[Config, str]:
     """The config and the run folder that a command line asks for.
 
     Raises:
@@ -54,21 +58,17 @@ def read_flags(argv: Sequence[str]):
 
     from sgmjax.training.config import ConfigError, from_dict
 
-    argv = list(argv)
-    names = [i for i, arg in enumerate(argv) if arg.split("=")[0] in ("--config", "-config")]
-    if not names:
+    argv, overrides = _cli.split_overrides(argv)
+    given = [i for i, word in enumerate(argv) if word.partition("=")[0] in ("--config", "-config")]
+    if not given:
         argv.insert(1, f"--config={_cli.find_config(DEFAULT_CONFIG)}")
-        names = [1]
-    i = names[-1]
-    if "=" in argv[i]:
-        argv[i] = "--config=" + _cli.find_config(argv[i].split("=", 1)[1])
-    elif i + 1 < len(argv):
-        argv[i + 1] = _cli.find_config(argv[i + 1])
+    elif "=" in argv[given[-1]]:
+        argv[given[-1]] = "--config=" + _cli.find_config(argv[given[-1]].partition("=")[2])
+    elif given[-1] + 1 < len(argv):
+        argv[given[-1] + 1] = _cli.find_config(argv[given[-1] + 1])
 
     values = flags.FlagValues()
-    config_flags.DEFINE_config_file(  # unknown settings get through here, for `from_dict` to report
-        "config", None, "the config file", values, lock_config=False, accept_new_attributes=True, sys_argv=argv
-    )
+    config_flags.DEFINE_config_file("config", None, "the config file", values, lock_config=False, sys_argv=argv)
     flags.DEFINE_string("workdir", None, "the run folder; default runs/<name of the config>", flag_values=values)
     flags.DEFINE_bool("help", False, "show this help", flag_values=values, short_name="h")
     try:
@@ -76,11 +76,12 @@ def read_flags(argv: Sequence[str]):
         if values.help:
             print(__doc__)
             raise SystemExit(0)
-        config = from_dict(values.config)
+        loaded = values.config.to_dict()
     except (ConfigError, _cli.UsageError):
         raise
-    except (AttributeError, KeyError, TypeError, OSError, SyntaxError) as error:
-        raise _cli.UsageError(f"--config: {type(error).__name__}: {error}") from error
+    except Exception as error:  # the file is the user's program: anything can happen in it
+        raise _cli.UsageError(f"the config file: {type(error).__name__}: {error}") from error
+    config = from_dict(_cli.override(loaded, overrides))
     name = Path(values["config"].config_filename.partition(":")[0]).stem
     return config, values.workdir or str(Path("runs") / name)
 

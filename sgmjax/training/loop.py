@@ -147,7 +147,7 @@ class Run:
     def execute(self) -> Result:
         """Restores or starts, takes the remaining steps, draws the final samples."""
         train = self.config.train
-        workdir.write_config(self.path, self.config)
+        workdir.write_config(self.path, self.config, self.dataset.shape, self.dataset.num_classes)
         checkpointer = Checkpointer(self.path, train.keep_checkpoints)
         try:
             with jax.set_mesh(self.mesh), Interrupt() as interrupt:

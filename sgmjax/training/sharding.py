@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -21,13 +21,15 @@ BATCH_AXES = ("data", "fsdp")
 FSDP_MIN_SIZE = 2**14  # smaller parameters are copied: splitting them saves nothing and costs a collective each
 
 
-def make_mesh(fsdp: int = 1) -> Mesh:
-    """All devices of all processes as (`data`, `fsdp`).
+def make_mesh(fsdp: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Devices as (`data`, `fsdp`).
 
     Args:
         fsdp: devices over which parameters are split; must divide the number of devices.
+        devices: default all devices of all processes.
     """
-    return jax.make_mesh((jax.device_count() // fsdp, fsdp), BATCH_AXES, axis_types=(AxisType.Auto,) * 2)
+    count = jax.device_count() if devices is None else len(devices)
+    return jax.make_mesh((count // fsdp, fsdp), BATCH_AXES, axis_types=(AxisType.Auto,) * 2, devices=devices)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -127,13 +127,28 @@ def read_config(path: str | os.PathLike) -> Config:
         raise WorkdirError(f"cannot read {file}: {type(error).__name__}: {error}") from error
 
 
-def write_config(path: Path, config: Config) -> None:
-    """Writes `config.json`: the config, and the versions that it ran with."""
+def read_data_shape(path: str | os.PathLike) -> tuple[tuple[int, ...], int | None]:
+    """Event shape and number of classes of the data that a run folder's model was trained on.
+
+    Raises:
+        WorkdirError: as `read_config`.
+    """
+    file = Path(path) / "config.json"
+    try:
+        data = json.loads(file.read_text())["data"]
+        return tuple(data["shape"]), data["num_classes"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise WorkdirError(f"cannot read {file}: {type(error).__name__}: {error}") from error
+
+
+def write_config(path: Path, config: Config, event_shape: tuple[int, ...], num_classes: int | None) -> None:
+    """Writes `config.json`: the config, the shape of the data, and the versions that it ran with."""
     if jax.process_index() != 0:
         return
     packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "diffrax", "numpy")
     record = {
         "config": to_dict(config),
+        "data": {"shape": list(event_shape), "num_classes": num_classes},
         "versions": {
             "sgmjax": version(),
             "python": platform.python_version(),

@@ -1,0 +1,142 @@
+"""Settings: defaults, round trips, and errors that name the key and the fix."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import typing
+
+import pytest
+
+from sgmjax.training import schema
+from sgmjax.training.config import (
+    MODELS,
+    SDES,
+    Config,
+    ConfigError,
+    complete,
+    differences,
+    from_dict,
+    to_dict,
+    validate_for_devices,
+)
+
+MATRIX = [[0, 0], [0, 1]]
+
+
+@pytest.mark.parametrize("sde", SDES)
+@pytest.mark.parametrize("model", MODELS)
+def test_round_trip_is_exact(sde, model):
+    config = from_dict({"sde": {"name": sde}, "model": {"name": model}, "optimizer": {"learning_rate": 1 / 3}})
+    assert isinstance(config.sde, SDES[sde]) and isinstance(config.model, MODELS[model])
+    assert from_dict(json.loads(json.dumps(to_dict(config)))) == config
+    assert from_dict(complete(to_dict(config))) == config
+    assert hash(config) == hash(from_dict(to_dict(config)))
+
+
+def test_defaults_satisfy_their_own_types():
+    assert from_dict({}) == from_dict(to_dict(Config())) == Config()
+
+
+def test_integers_become_floats_and_lists_tuples():
+    config = from_dict({"sde": {"name": "recipe", "D": MATRIX, "Q": [[0, -1], [1, 0]]}, "model": {"ch_mult": [1, 2]}})
+    assert config.sde.D == ((0.0, 0.0), (0.0, 1.0)) and isinstance(config.sde.D[1][1], float)
+    assert config.model.ch_mult == (1, 2)
+    assert isinstance(from_dict({"optimizer": {"learning_rate": 1}}).optimizer.learning_rate, float)
+
+
+def test_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Config().train.steps = 3
+
+
+def test_complete_holds_every_setting():
+    filled = complete({"train": {"steps": 7}}).to_dict()
+    assert filled == to_dict(from_dict({"train": {"steps": 7}}))
+
+
+def test_settings_that_may_be_none_take_values_in_a_config_dict():
+    filled = complete({})
+    filled.data.image_size = 32
+    filled.optimizer.grad_clip = None
+    config = from_dict(filled)
+    assert config.data.image_size == 32 and config.optimizer.grad_clip is None
+
+
+BAD = [
+    ({"train": {"stpes": 5}}, "train.stpes: no such setting; did you mean train.steps?"),
+    ({"trian": {}}, "trian: no such setting; did you mean train?"),
+    ({"sde": {"name": "vp", "gamma": 1.0}}, "sde.gamma: no such setting of vp; there are name, beta_min, beta_max"),
+    ({"train": {"steps": "5"}}, "train.steps: expected an integer, got '5' (str)"),
+    ({"train": {"steps": 5.5}}, "train.steps: expected an integer, got 5.5 (float)"),
+    ({"train": {"steps": True}}, "train.steps: expected an integer, got True (bool)"),
+    ({"data": {"flip": 1}}, "data.flip: expected True or False, got 1 (int)"),
+    ({"data": {"name": 3}}, "data.name: expected a string, got 3 (int)"),
+    ({"optimizer": {"learning_rate": "fast"}}, "optimizer.learning_rate: expected a number, got 'fast' (str)"),
+    ({"optimizer": {"learning_rate": float("nan")}}, "optimizer.learning_rate: must be finite, got nan"),
+    ({"model": {"ch_mult": "12"}}, "model.ch_mult: expected a tuple, got '12' (str)"),
+    ({"model": {"ch_mult": [1, "a"]}}, "model.ch_mult[1]: expected an integer, got 'a' (str)"),
+    ({"model": {"ch_mult": [1, 0]}}, "model.ch_mult[1]: must be positive, got 0"),
+    ({"train": 5}, "train: expected a dictionary of settings, got 5 (int)"),
+    ({"train": {"steps": -1}}, "train.steps: must be positive, got -1"),
+    ({"train": {"batch_size": 0}}, "train.batch_size: must be positive, got 0"),
+    ({"seed": -1}, "seed: must be zero or positive, got -1"),
+    ({"optimizer": {"ema_decay": 1.0}}, "optimizer.ema_decay: must be at least 0 and below 1, got 1.0"),
+    ({"objective": {"t_min": 0.0}}, "objective.t_min: must be between 0 and 1, both excluded, got 0.0"),
+    ({"optimizer": {"grad_clip": -1.0}}, "optimizer.grad_clip: must be positive, got -1.0"),
+    ({"data": {"image_size": 0}}, "data.image_size: must be positive, got 0"),
+    ({"sde": {"name": "plsd"}}, "sde.name: no sde called 'plsd'; choose one of vp, "),
+    ({"model": {"resblock_type": "bigan"}}, "expected one of biggan, ddpm, got 'bigan'; did you mean biggan?"),
+    ({"train": {"batch_size": 10, "grad_accumulation": 3}}, "train.batch_size: 10 is not divisible by"),
+    (
+        {"train": {"steps_per_dispatch": 7}},
+        "train.steps: 1000 is not a multiple of train.steps_per_dispatch=7; use 994",
+    ),
+    ({"sampling": {"steps": 1}}, "sampling.steps: 1 leaves nothing beside the denoising step"),
+    ({"sde": {"beta_min": 9.0}}, "sde.beta_min: 9.0 is above sde.beta_max=8.0"),
+]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"), BAD, ids=[message.split(":")[0] + str(i) for i, (_, message) in enumerate(BAD)]
+)
+def test_errors_name_the_key_and_the_fix(settings, message):
+    with pytest.raises(ConfigError) as caught:
+        from_dict(settings)
+    text = str(caught.value)
+    assert message in text and "\n" not in text
+
+
+@pytest.mark.parametrize(
+    ("train", "devices", "message"),
+    [
+        ({"batch_size": 12}, 8, "train.batch_size: 12 cannot be split over 8 devices; use 8 or 16"),
+        ({"batch_size": 4}, 8, "use 8"),
+        ({"batch_size": 16, "grad_accumulation": 4}, 8, "8 devices x 4 microbatches (train.grad_accumulation); use 32"),
+        ({"batch_size": 64, "fsdp": 3}, 8, "train.fsdp: 3 does not divide the 8 devices; use one of 1, 2, 4, 8"),
+    ],
+)
+def test_batches_that_do_not_divide(train, devices, message):
+    with pytest.raises(ConfigError) as caught:
+        validate_for_devices(from_dict({"train": train}), devices)
+    assert message in str(caught.value)
+
+
+def test_batches_that_divide():
+    config = from_dict({"train": {"batch_size": 64, "grad_accumulation": 2, "fsdp": 2}})
+    for devices, processes in ((2, 1), (8, 2), (32, 4)):
+        validate_for_devices(config, devices, processes)
+
+
+def test_differences():
+    old, new = {"a": {"b": (1, 2), "c": 1}, "d": 0}, {"a": {"b": [1, 2], "c": 2}, "d": 0}
+    assert differences(old, new) == [("a.c", 1, 2)]
+
+
+def test_every_number_has_a_range():
+    """A new setting without one would let nonsense through to the compiler."""
+    unbounded = {"seed"}
+    for cls in (schema.TrainConfig, schema.OptimizerConfig, schema.SamplingConfig, *MODELS.values(), *SDES.values()):
+        for name, hint in typing.get_type_hints(cls, include_extras=True).items():
+            options = typing.get_args(hint) if type(None) in typing.get_args(hint) else (hint,)
+            assert name in unbounded or not {int, float} & set(options), f"{cls.__name__}.{name}"
