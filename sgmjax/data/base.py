@@ -96,7 +96,11 @@ class BatchIterator:
     def __next__(self) -> Batch:
         if self._stream is None:
             self._stream = self._start()
-        batch = next(self._stream)
+        try:
+            batch = next(self._stream)
+        except BaseException:
+            self.close()  # a second try starts a reader at the same place: a failure never skips a batch
+            raise
         self._position += self._batch_size * self._process_count
         return batch
 

@@ -129,23 +129,31 @@ def frechet_distance(a: Statistics | np.ndarray, b: Statistics | np.ndarray) -> 
     Raises:
         ValueError: for different dimensions, or features that are not finite.
     """
-    a = a if isinstance(a, Statistics) else statistics(a)
-    b = b if isinstance(b, Statistics) else statistics(b)
-    if a.mu.size != b.mu.size:
-        raise ValueError(f"the two sets have dimensions {a.mu.size} and {b.mu.size}")
-    cross = np.linalg.svd(_root(a.sigma).T @ _root(b.sigma), compute_uv=False).sum()
-    delta = a.mu - b.mu
-    return float(delta @ delta + np.trace(a.sigma) + np.trace(b.sigma) - 2.0 * cross)
+    (mu_a, root_a), (mu_b, root_b) = _gaussian(a), _gaussian(b)
+    if mu_a.size != mu_b.size:
+        raise ValueError(f"the two sets have dimensions {mu_a.size} and {mu_b.size}")
+    cross = np.linalg.svd(root_a.T @ root_b, compute_uv=False).sum()
+    return float(np.sum((mu_a - mu_b) ** 2) + np.sum(root_a**2) + np.sum(root_b**2) - 2.0 * cross)
 
 
-def _root(sigma: np.ndarray) -> np.ndarray:
-    """A `(d, r)` with `A A^T = sigma`, r the numerical rank: eigenvalues at the rounding level are dropped.
+def _gaussian(x: Statistics | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean (d,) and a root A (d, r) of the covariance, `A A^T = sigma`.
 
-    Kept, their square roots (1e-8 for a rounding error of 1e-16) would add up to the distance.
+    Of n <= d vectors the centred vectors themselves are a root. Of a covariance it is made of the eigenvectors;
+    eigenvalues at the rounding level are dropped: kept, their square roots (1e-8 for a rounding error of 1e-16) would
+    add up to the distance.
     """
-    values, vectors = np.linalg.eigh((sigma + sigma.T) / 2.0)
+    if isinstance(x, np.ndarray) and 2 <= len(x) <= int(np.prod(x.shape[1:])):
+        x = x.reshape(len(x), -1).astype(np.float64)
+        if not np.isfinite(x).all():
+            raise ValueError("the features hold NaN or infinities")
+        mu = x.mean(axis=0)
+        return mu, (x - mu).T / np.sqrt(len(x) - 1)
+    if isinstance(x, np.ndarray):
+        x = statistics(x)
+    values, vectors = np.linalg.eigh((x.sigma + x.sigma.T) / 2.0)
     rank = values > len(values) * np.finfo(np.float64).eps * max(values[-1], 0.0)
-    return vectors[:, rank] * np.sqrt(values[rank])
+    return x.mu, vectors[:, rank] * np.sqrt(values[rank])
 
 
 def pixel_frechet(samples: np.ndarray, real: np.ndarray) -> float:

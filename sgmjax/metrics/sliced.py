@@ -61,8 +61,7 @@ def sliced_wasserstein(x: np.ndarray, y: np.ndarray, *, num_directions: int = 12
 
     Reference: Bonneel et al. 2015, definition 4 (its square is the average of the squares).
     """
-    x = np.asarray(x, np.float64).reshape(len(x), -1)
-    y = np.asarray(y, np.float64).reshape(len(y), -1)
+    x, y = (np.asarray(v, np.float64).reshape(len(v), int(np.prod(np.shape(v)[1:]))) for v in (x, y))
     if x.shape[1] != y.shape[1]:
         raise ValueError(f"the two sets have dimensions {x.shape[1]} and {y.shape[1]}")
     if num_directions < 1:
