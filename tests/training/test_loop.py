@@ -1,0 +1,246 @@
+"""Whole runs: interrupted in every way, gone on with, refused, and ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from refdata import ROOT
+from training import tiny
+
+from sgmjax.training import loop, workdir
+from sgmjax.training.checkpoint import Checkpointer
+from sgmjax.training.interrupt import Interrupt
+
+STEPS = 40
+
+
+def start(folder: Path, **arguments) -> subprocess.Popen:
+    """The tiny run as a process of its own, with one device."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    command = [sys.executable, "-W", "error", tiny.__file__, str(folder), json.dumps(arguments)]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finish(process: subprocess.Popen) -> str:
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, out + err
+    return out
+
+
+def rows(folder: Path) -> list[dict]:
+    path = folder / "metrics.jsonl"
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
+
+
+def wait_for_step(process: subprocess.Popen, folder: Path, step: int) -> None:
+    deadline = time.monotonic() + 90
+    while not (found := rows(folder)) or found[-1]["step"] < step:
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        time.sleep(0.01)
+
+
+def outcome(folder: Path) -> tuple[list[np.ndarray], np.ndarray, bytes]:
+    """Every array of the last checkpoint, the final samples, the last picture drawn while training."""
+    run = loop.Run(tiny.config(), folder, tiny.Problem(), tiny.dataset(), None)
+    checkpointer = Checkpointer(folder)
+    state, _ = checkpointer.restore(run.abstract)
+    checkpointer.close()
+    with np.load(folder / "samples" / "final.npz") as final:
+        samples = final["samples"]
+    return jax.device_get(jax.tree.leaves(state)), samples, (folder / "samples" / "step_30.png").read_bytes()
+
+
+def comparable(folder: Path) -> list[dict]:
+    timing = ("examples_per_second", "host_ms")
+    return [{name: value for name, value in row.items() if name not in timing} for row in rows(folder)]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    out = finish(start(folder, train={"steps": STEPS, "sample_every": 15, "checkpoint_every": 8}))
+    assert "status finished 40" in out
+    return folder
+
+
+SLOW = {"train": {"steps": STEPS, "sample_every": 15, "checkpoint_every": 8}, "problem": {"delay": 0.03}}
+
+
+@pytest.mark.parametrize(("number", "places"), [(signal.SIGKILL, (10, 25)), (signal.SIGTERM, (25,))])
+def test_interrupted_run_ends_with_the_same_bits(uninterrupted, tmp_path, number, places):
+    """At places that are no checkpoint's; the checkpoints in turn are not at the log's places."""
+    for i, at in enumerate(places):
+        process = start(tmp_path, **SLOW)
+        wait_for_step(process, tmp_path, at)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=60)
+        if number == signal.SIGKILL:
+            assert process.returncode == -signal.SIGKILL
+        else:
+            assert process.returncode == 0, err
+            assert f"stopped by {number.name} after step" in out and "status interrupted" in out
+            saved = Checkpointer(tmp_path, read_only=True).steps()[-1]
+            assert saved >= at and f"after step {saved}, saved" in out
+        if i > 0:
+            assert "going on from step" in out
+    assert "status finished 40" in finish(start(tmp_path, **SLOW))
+
+    for ours, expected in zip(outcome(tmp_path), outcome(uninterrupted), strict=True):
+        if isinstance(expected, list):
+            assert all(np.array_equal(a, b) for a, b in zip(ours, expected, strict=True))
+        else:
+            assert np.array_equal(ours, expected) if isinstance(expected, np.ndarray) else ours == expected
+    # nothing twice, nothing missing, and the very same numbers
+    assert [row["step"] for row in rows(tmp_path)] == list(range(5, STEPS + 1, 5))
+    assert comparable(tmp_path) == comparable(uninterrupted)
+
+
+def train(folder: Path, problem=None, **sections):
+    problem = problem or tiny.Problem()
+    config = tiny.config(**sections)
+    return loop.train(config, folder, problem=problem, dataset=tiny.dataset(), eval_dataset=tiny.dataset(50))
+
+
+def test_complete_run_is_left_alone(tmp_path, capsys):
+    assert train(tmp_path).status == "finished"
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+    problem = tiny.Problem()
+    capsys.readouterr()
+    assert train(tmp_path, problem).status == "complete"
+    assert problem.traces == 0
+    assert capsys.readouterr().out == f"{tmp_path} is complete: 20 steps, samples in {tmp_path}/samples/final.npz\n"
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()} == before
+    # more steps are a reason to go on
+    assert train(tmp_path, train={"steps": 30}).step == 30
+    with np.load(tmp_path / "samples" / "final.npz") as final:
+        assert final["step"] == 30 and final["samples"].shape == (40, 2) and final["samples"].dtype == np.float32
+
+
+def test_run_folder(tmp_path):
+    train(tmp_path, train={"sample_every": 10})
+    for name in ("config.json", "metrics.jsonl", "samples/step_10.png", "samples/final.png", "samples/final.npz"):
+        assert (tmp_path / name).stat().st_size > 0
+    assert list((tmp_path / "tensorboard").glob("events.out.tfevents.*"))
+    record = json.loads((tmp_path / "config.json").read_text())
+    assert record["data"] == {"shape": [2], "num_classes": None} and record["versions"]["jax"] == jax.__version__
+    assert workdir.read_config(tmp_path) == tiny.config(train={"sample_every": 10})
+    logged = rows(tmp_path)
+    assert {"loss", "mse", "grad_norm", "examples_per_second", "host_ms", "bad_steps"} <= set(logged[0])
+    assert [row["step"] for row in logged if "eval_loss" in row] == [10, 20]
+
+
+def test_held_out_loss_is_of_all_data(tmp_path):
+    """Against the mean over the data in one batch, for a loss without noise; 48 examples in batches of 16."""
+    problem = tiny.Problem(noisy=False)
+    run = loop.Run(tiny.config(train={"eval_batches": None}), tmp_path, problem, tiny.dataset(), None)
+    params = run._initial(jax.random.key(3)).ema_params
+    held_out = tiny.dataset(48)
+    loss = loop.evaluation.held_out_loss(run._eval_loss, params, jax.random.key(0), held_out, 16, None, run.mesh)
+    expected = problem.loss_fn(params, jax.random.key(0), {"x": held_out.arrays()["x"]}, False)[0]
+    assert loss == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_refuses_a_folder_of_another_config(tmp_path):
+    train(tmp_path)
+    for sections in ({"train": {"batch_size": 32}}, {"optimizer": {"learning_rate": 0.02}}):
+        with pytest.raises(workdir.WorkdirError) as caught:
+            train(tmp_path, **sections)
+        ((section, settings),) = sections.items()
+        ((name, value),) = settings.items()
+        text = str(caught.value)
+        assert f"{section}.{name}: {tiny.SETTINGS[section][name]} there, {value} now" in text
+        assert "choose another --workdir" in text and "\n" not in text
+
+
+def test_goes_on_with_changed_settings_that_do_not_matter(tmp_path):
+    train(tmp_path)
+    changed = {"train": {"steps": 25, "log_every": 1, "keep_checkpoints": 5}, "sampling": {"num": 8}}
+    assert train(tmp_path, **changed).step == 25
+    assert workdir.read_config(tmp_path) == tiny.config(**changed)
+
+
+@pytest.mark.parametrize("where", ["file", "below a file"])
+def test_folder_that_cannot_be_written(tmp_path, where):
+    (tmp_path / "file").write_text("")
+    folder = tmp_path / "file" if where == "file" else tmp_path / "file" / "run"
+    problem = tiny.Problem()
+    with pytest.raises(workdir.WorkdirError, match="cannot write in the run folder .*file.*choose another"):
+        train(folder, problem)
+    assert problem.traces == 0
+
+
+def test_no_space(tmp_path, monkeypatch):
+    usage = loop.workdir.shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(loop.workdir.shutil, "disk_usage", lambda path: usage._replace(free=10**6))
+    problem = tiny.Problem()
+    with pytest.raises(
+        workdir.WorkdirError, match="not enough disk space in .*2 checkpoints need 17 MB, 1 MB are free"
+    ):
+        train(tmp_path, problem)
+    assert problem.traces == 0
+
+
+def test_too_many_bad_steps_stop_the_run(tmp_path):
+    """All batches turn bad after step 10; the checkpoint of step 10 stays what it was."""
+    train(tmp_path, train={"steps": 10})
+    expected = run_arrays(tmp_path)
+    with pytest.raises(loop.NonFiniteError) as caught:
+        train(tmp_path, tiny.Problem(bad=-5.0), train={"steps": 60, "max_bad_steps": 7})
+    text = str(caught.value)
+    assert "not finite in 7 steps in a row, up to step 17;" in text
+    assert "optimizer.learning_rate" in text and "the last good checkpoint, step 10, is intact" in text
+    for a, b in zip(run_arrays(tmp_path), expected, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert rows(tmp_path)[-1]["loss"] is None  # NaN is no JSON
+    # with the cause removed the run goes on
+    assert train(tmp_path, train={"steps": 20}).status == "finished"
+
+
+def run_arrays(folder: Path) -> list[np.ndarray]:
+    run = loop.Run(tiny.config(), folder, tiny.Problem(), tiny.dataset(), None)
+    checkpointer = Checkpointer(folder)
+    state, _ = checkpointer.restore(run.abstract)
+    checkpointer.close()
+    return jax.device_get(jax.tree.leaves(state))
+
+
+def test_damaged_checkpoint_in_a_run(tmp_path, capsys):
+    train(tmp_path)
+    for path in (tmp_path / "checkpoints" / "20" / "train").rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    (tmp_path / "samples" / "final.npz").unlink()
+    capsys.readouterr()
+    assert train(tmp_path).status == "finished"
+    out = capsys.readouterr().out
+    assert "checkpoint 20 is damaged (train/" in out and "; going on with checkpoint 10\n" in out
+    assert "going on from step 10 of 20" in out
+    assert [row["step"] for row in rows(tmp_path)] == [5, 10, 15, 20]
+
+
+def test_first_ctrl_c_is_noted_and_the_second_acts():
+    with Interrupt() as interrupt:
+        assert not interrupt.check(1)
+        os.kill(os.getpid(), signal.SIGINT)
+        assert interrupt.check(2) and interrupt.name == "SIGINT"
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(1)
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_fewer_devices_and_split_parameters_go_on(tmp_path):
+    """A run of one process with one device goes on here, with eight, its parameters split over two."""
+    finish(start(tmp_path, train={"steps": 20}))
+    assert train(tmp_path, train={"steps": 30, "fsdp": 2}).step == 30
