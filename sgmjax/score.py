@@ -1,8 +1,8 @@
-"""From a network to the score function the samplers take: the one place that knows channel layout and parameterisation.
+"""From a network to the score function: the one place that knows channel layout and parameterisation.
 
-A network here is a function `network(x, cond) -> out` of plain arrays, x (batch, ..., k C) with the phase variables side
-by side in the channels (all data channels first, then all momentum channels), out (batch, ..., r C) for the r variables
-that receive noise. Everything else in the library speaks of
+A network here is a function `network(x, cond) -> out` of plain arrays, x (batch, ..., k C) with the phase variables
+side by side in the channels (all data channels first, then all momentum channels), out (batch, ..., r C) for the r
+variables that receive noise. Everything else in the library speaks of
 
     eps_fn(z, t)   -> (batch, r, *event)   prediction of the noised variables' eps
     score_fn(z, t) -> (batch, k, *event)   score, zero for variables without noise
@@ -75,8 +75,8 @@ def eps_from_network(
         network: see the module's docstring.
         sde: the process.
         parameterization: what the network's output is. "eps": eps itself. "mixed": the residual over the score of a
-            Gaussian, score = -z / variance - L^-T out (Dockhorn et al. 2022, sec. 3.3; Vahdat et al. 2021). "score": the
-            score of the noised variables (score_sde's VE networks, whose last layer divides by sigma).
+            Gaussian, score = -z / variance - L^-T out (Dockhorn et al. 2022, sec. 3.3; Vahdat et al. 2021). "score":
+            the score of the noised variables (score_sde's VE networks, whose last layer divides by sigma).
         time_conditioning: see `condition`.
         matching: the kernel the prediction refers to.
 

@@ -1,17 +1,17 @@
 """Denoising and hybrid score matching, for every linear process, with the weightings of the papers.
 
-With z_t = E z_0 + L eps and a prediction eps_hat of the noised variables' eps, every published loss is a weighted square
-of eps_hat - eps:
+With z_t = E z_0 + L eps and a prediction eps_hat of the noised variables' eps, every published loss is a weighted
+square of eps_hat - eps:
 
     simple        |eps_hat - eps|^2                                  score_sde default; PSLD "fid"; CLD "reweightedv2"
     reweightedv1  sum_i g_ii^2 (eps_hat - eps)_i^2                    CLD "reweightedv1"
     likelihood    |g(t)^T (score_hat - score)|^2, score = -L^-T eps   maximum likelihood (Song et al. 2021b); PSLD "nll"
 
-reduced over variables and event by mean, sum or half the sum. Half the sum of `likelihood` is the integrand, in nats, of
-the variational bound.
+reduced over variables and event by mean, sum or half the sum. Half the sum of `likelihood` is the integrand, in nats,
+of the variational bound.
 
-The official codes: score_sde reduces by "mean" (`reduce_mean`) or "half_sum"; CLD's v2 by "sum", its v1 and likelihood by
-"half_sum"; PSLD by "mean".
+The official codes: score_sde reduces by "mean" (`reduce_mean`) or "half_sum"; CLD's v2 by "sum", its v1 and likelihood
+by "half_sum"; PSLD by "mean".
 
 Reference: Song et al. 2021, eq. (7); Dockhorn et al. 2022, eqs. (8)-(9) (HSM); Pandey & Mandt 2023, eq. (13).
 """

@@ -135,6 +135,10 @@ class SDE(abc.ABC):
         g = self.diffusion_factor(t)
         return linalg.matmul(g, jnp.swapaxes(g, 1, 2))
 
+    @abc.abstractmethod
+    def diffusion_between(self, s, t):
+        """The integral of g g^T from s to t, (batch, k, k)."""
+
     # ---- the perturbation kernel
     @abc.abstractmethod
     def transition(self, t, matching: Matching = "hsm") -> Kernel:

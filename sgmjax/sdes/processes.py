@@ -162,6 +162,10 @@ class SubVP(_Scalar):
     def diffusion_factor(self, t):
         return jnp.sqrt(self.schedule.beta(t) * -jnp.expm1(-2 * self.schedule.integral(t)))[:, None, None]
 
+    def diffusion_between(self, s, t):
+        gap, low = self.schedule.between(s, t), self.schedule.integral(s)
+        return (gap + 0.5 * jnp.exp(-2 * low) * jnp.expm1(-2 * gap))[:, None, None]
+
     def transition(self, t, matching: Matching = "hsm") -> Kernel:
         B = self.schedule.integral(t)
         return _scalar_kernel(jnp.exp(-0.5 * B), -jnp.expm1(-B))
@@ -217,6 +221,9 @@ class VE(_Scalar):
 
     def diffusion_factor(self, t):
         return (self.sigma(t) * jnp.sqrt(2 * self._log_ratio()))[:, None, None]
+
+    def diffusion_between(self, s, t):
+        return (self.sigma(s) ** 2 * jnp.expm1(2 * (t - s) * self._log_ratio()))[:, None, None]
 
     def transition(self, t, matching: Matching = "hsm") -> Kernel:
         return _scalar_kernel(jnp.ones_like(t), self.sigma(t))

@@ -74,6 +74,9 @@ class Recipe(SDE):
     def diffusion_squared(self, t):
         return linalg.expand_to(self.schedule.beta(t), 3) * jnp.asarray(self.GGT, t.dtype)[None]
 
+    def diffusion_between(self, s, t):
+        return linalg.expand_to(self.schedule.between(s, t), 3) * jnp.asarray(self.GGT, t.dtype)[None]
+
     def transition(self, t, matching: Matching = "hsm") -> Kernel:
         if matching not in ("hsm", "dsm"):
             raise ValueError(f"matching must be 'hsm' or 'dsm', not {matching!r}.")

@@ -1,0 +1,139 @@
+"""What all samplers share: the reverse drift, the denoising step, the scan over a grid."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sgmjax.sdes import SDE, linalg
+
+Denoise = bool | Literal["sde", "ode", "tweedie"]
+
+
+class SampleInfo(NamedTuple):
+    """What a sampler reports beside the samples.
+
+    Attributes:
+        nfe: score evaluations a sample cost, the denoising one included. A number, or an array for adaptive solvers.
+        state: final state (batch, k, *event); its data variable is the sample.
+        trajectory: None, or the states at every grid point, (steps + 1, batch, k, *event).
+    """
+
+    nfe: Any
+    state: Any
+    trajectory: Any = None
+
+
+def reverse_drift(score_fn: Callable, sde: SDE, z, t, *, probability_flow: bool = False):
+    """Drift of the reverse process in reversed time, -f z + g g^T score (half the score for the ODE).
+
+    Reference: Anderson 1982; Song et al. 2021, eqs. (6) and (13).
+
+    Args:
+        z: (batch, k, *event). t: (batch,) forward time.
+    """
+    scale = 0.5 if probability_flow else 1.0
+    return scale * linalg.apply(sde.diffusion_squared(t), score_fn(z, t)) - sde.drift(z, t)
+
+
+def denoise_step(score_fn: Callable, sde: SDE, z, t, kind: Denoise):
+    """The last step, from t to 0 without noise. z (batch, k, *event), t (batch,).
+
+    "sde" (True) is one Euler step of the reverse SDE's drift, as published for CLD and PSLD; "ode" one of the
+    probability flow (PSLD's ODE sampler); "tweedie" the posterior mean of x_0, for processes that noise every variable.
+    """
+    if kind == "tweedie":
+        if sde.num_noised != sde.k:
+            raise ValueError(f"denoise='tweedie' needs the score of all {sde.k} variables: use denoise=True.")
+        kernel = sde.transition(t, "hsm")
+        posterior = z + linalg.apply(kernel.covariance, score_fn(z, t))
+        x0 = posterior[:, 0] / linalg.expand_to(kernel.mean[:, 0, 0], z.ndim - 1)
+        return jnp.concatenate([x0[:, None], posterior[:, 1:]], axis=1)
+    if kind not in (True, "sde", "ode"):
+        raise ValueError(f"denoise must be a bool, 'sde', 'ode' or 'tweedie', not {kind!r}.")
+    drift = reverse_drift(score_fn, sde, z, t, probability_flow=kind == "ode")
+    return z + linalg.expand_to(t, z.ndim) * drift
+
+
+def check_times(times) -> np.ndarray:
+    """A usable grid as float64.
+
+    Raises:
+        ValueError: unless it is 1-D, has two entries, and decreases within [0, 1].
+    """
+    times = np.asarray(times, dtype=np.float64)
+    if times.ndim != 1 or len(times) < 2 or not (np.diff(times) < 0).all() or times[0] > 1 or times[-1] < 0:
+        raise ValueError("times must be a 1-D grid of at least two entries that decreases within [0, 1].")
+    return times
+
+
+def scan_grid(
+    step: Callable,
+    key,
+    score_fn: Callable,
+    sde: SDE,
+    shape: tuple[int, ...],
+    *,
+    times,
+    draws: int,
+    denoise: Denoise,
+    initial=None,
+    noise=None,
+    trajectory: bool = False,
+    sharding=None,
+    progress: Callable[[int], None] | None = None,
+    dtype=jnp.float32,
+):
+    """Run `step(z, t, s, noises) -> z` over a grid, one score evaluation a step, then denoise.
+
+    Args:
+        step: takes z (batch, k, *event), scalars t > s, and noises (draws, batch, k, *event).
+        key, score_fn, sde, shape: the samplers' contract.
+        times: (steps + 1,) decreasing grid.
+        draws: normal draws a step needs.
+        denoise: see `denoise_step`; False ends at times[-1].
+        initial: state at times[0]; None draws from the prior.
+        noise: (steps, draws, batch, k, *event) to use in place of fresh draws: couples runs, replays recorded ones.
+        trajectory: keep all states.
+        sharding: a sharding for the state; without it every device would compute the whole batch.
+        progress: called on the host with the number of finished steps.
+    """
+    times = check_times(times)
+    prior_key, scan_key = jax.random.split(key)
+    z = sde.prior_sample(prior_key, shape, dtype) if initial is None else jnp.asarray(initial, dtype)
+    if z.shape != (shape[0], sde.k, *shape[1:]):
+        raise ValueError(f"initial has shape {z.shape}, expected {(shape[0], sde.k, *shape[1:])}.")
+    steps = len(times) - 1
+    if noise is not None and noise.shape[:2] != (steps, draws):
+        raise ValueError(f"noise has leading axes {noise.shape[:2]}, expected {(steps, draws)} (steps, draws).")
+    constrain = (lambda v: v) if sharding is None else (lambda v: jax.lax.with_sharding_constraint(v, sharding))
+    z = constrain(z)
+
+    def body(z, xs):
+        i, t, s, source = xs
+        noises = jax.random.normal(source, (draws, *z.shape), dtype) if noise is None else source
+        z_next = constrain(step(z, t, s, noises))
+        if progress is not None:
+            jax.debug.callback(progress, i + 1)
+        return z_next, (z_next if trajectory else None)
+
+    source = jax.random.split(scan_key, steps) if noise is None else jnp.asarray(noise, dtype)
+    xs = (jnp.arange(steps), jnp.asarray(times[:-1], dtype), jnp.asarray(times[1:], dtype), source)
+    final, path = jax.lax.scan(body, z, xs)
+    nfe = steps
+    if denoise:
+        last = jnp.full((shape[0],), times[-1], dtype)
+        final = denoise_step(score_fn, sde, final, last, denoise)
+        nfe += 1
+    if trajectory:
+        path = jnp.concatenate([z[None], path], axis=0)
+    return final[:, 0], SampleInfo(nfe=nfe, state=final, trajectory=path)
+
+
+def batch_time(t, z):
+    """A scalar time for every element of the batch, (batch,)."""
+    return jnp.full((z.shape[0],), t, z.dtype)

@@ -1,0 +1,112 @@
+"""The probability-flow ODE, solved by diffrax: adaptive (the published RK45 runs) or on a fixed grid.
+
+    dz/dt = f(t) z - 1/2 g(t) g(t)^T score(z, t),  from t = 1 down to t_min.
+
+Reference: Song et al. 2021, eq. (13).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from sgmjax.samplers.common import Denoise, SampleInfo, batch_time, check_times, denoise_step, reverse_drift
+from sgmjax.sdes import SDE
+
+
+def ode(
+    key,
+    score_fn: Callable,
+    sde: SDE,
+    shape: tuple[int, ...],
+    *,
+    t_min: float = 1e-3,
+    rtol: float = 1e-5,
+    atol: float = 1e-5,
+    solver="Dopri5",
+    times=None,
+    denoise: Denoise = True,
+    per_sample: bool = False,
+    initial=None,
+    max_steps: int = 4096,
+    sharding=None,
+    dtype=jnp.float32,
+):
+    """Sample by solving the probability-flow ODE.
+
+    Args:
+        key, score_fn, sde, shape: as `em`.
+        t_min: where the integration ends.
+        rtol, atol: tolerances of the step-size controller; the error norm is the root mean square over the whole
+            state, as scipy's RK45 in the official codes.
+        solver: a diffrax solver or the name of one: "Dopri5" (RK45), "Tsit5", "Dopri8", "Heun", ...
+        times: a decreasing grid to step through without control (t_min, rtol, atol then do not matter).
+        denoise: see `common.denoise_step`; True is the SDE drift (CLD), "ode" the probability flow's (PSLD).
+        per_sample: control each sample's steps by itself. Otherwise the batch shares step sizes, and a sample depends
+            (within the tolerance) on its batch-mates.
+        initial: state at the start; None draws from the prior.
+        max_steps: bound on accepted and rejected steps.
+        sharding: sharding for the state.
+
+    Returns:
+        samples (batch, *event) and a `SampleInfo`; `nfe` is a scalar, (batch,) with per_sample.
+
+    Raises:
+        RuntimeError (diffrax's) when max_steps is reached.
+    """
+    import diffrax
+
+    if isinstance(solver, str):
+        if not hasattr(diffrax, solver):
+            raise ValueError(f"solver {solver!r} is not a diffrax solver: try 'Dopri5', 'Tsit5', 'Dopri8' or 'Heun'.")
+        solver = getattr(diffrax, solver)()
+    z = sde.prior_sample(key, shape, dtype) if initial is None else jnp.asarray(initial, dtype)
+    if sharding is not None:
+        z = jax.lax.with_sharding_constraint(z, sharding)
+    if times is None:
+        start, end = 1.0, t_min
+        controller = diffrax.PIDController(rtol=rtol, atol=atol)
+    else:
+        times = check_times(times)
+        start, end = times[0], times[-1]
+        controller = diffrax.StepTo(ts=jnp.asarray(times, dtype))
+
+    def field(t, z, args):
+        return -reverse_drift(score_fn, sde, z, batch_time(t, z), probability_flow=True)
+
+    def solve(z):
+        solution = diffrax.diffeqsolve(
+            diffrax.ODETerm(field),
+            solver,
+            jnp.asarray(start, dtype),
+            jnp.asarray(end, dtype),
+            None,
+            z,
+            stepsize_controller=controller,
+            max_steps=max_steps,
+        )
+        return solution.ys[0], solution.stats["num_steps"]
+
+    if per_sample:
+        final, steps = jax.vmap(lambda one: solve(one[None]))(z)
+        final = final[:, 0]
+    else:
+        final, steps = solve(z)
+    nfe = evaluations(solver, steps, adaptive=times is None)
+    if denoise:
+        final = denoise_step(score_fn, sde, final, jnp.full((shape[0],), end, dtype), denoise)
+        nfe = nfe + 1
+    return final[:, 0], SampleInfo(nfe=nfe, state=final)
+
+
+def evaluations(solver, steps, *, adaptive: bool):
+    """Evaluations of the field a Runge-Kutta solver of diffrax makes in `steps` steps, rejected ones included."""
+    tableau = getattr(solver, "tableau", None)
+    if tableau is None:
+        return steps
+    fsal = tableau.fsal
+    return (
+        steps * (tableau.num_stages - 1 if fsal else tableau.num_stages) + (1 if fsal else 0) + (2 if adaptive else 0)
+    )
