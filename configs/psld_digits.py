@@ -27,7 +27,7 @@ def get_config():
             "objective": {"matching": "hsm", "weighting": "simple", "time_conditioning": "t999"},
             "optimizer": {"learning_rate": 1e-3, "warmup_steps": 200, "ema_decay": 0.999, "ema_warmup": True},
             "train": {
-                "steps": 2000,
+                "steps": 1500,
                 "batch_size": 128,
                 "log_every": 50,
                 "eval_every": 500,
