@@ -66,8 +66,8 @@ def read_flags(argv: Sequence[str]) -> Any:
     if not values.workdir:
         raise _cli.UsageError("--workdir: which run? give its folder, as --workdir=runs/psld_digits")
     for name in ("num", "steps", "batch_size"):
-        if values[name].value is not None and values[name].value < 1:
-            raise _cli.UsageError(f"--{name}: must be positive, got {values[name].value}")
+        if (value := getattr(values, name)) is not None and value < 1:
+            raise _cli.UsageError(f"--{name}: must be positive, got {value}")
     if values.seed < 0:
         raise _cli.UsageError(f"--seed: must not be negative, got {values.seed}")
     return values
@@ -92,8 +92,8 @@ def draw(values: Any) -> None:
     path = Path(values.workdir)
     settings = to_dict(workdir.read_config(path))
     for name in ("num", "sampler", "steps", "grid", "denoise", "batch_size"):
-        if values[name].value is not None:
-            settings["sampling"][name] = values[name].value
+        if (value := getattr(values, name)) is not None:
+            settings["sampling"][name] = value
     config = from_dict(settings)
     sampling = config.sampling
     shape, num_classes = workdir.read_data_shape(path)

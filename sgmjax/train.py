@@ -82,7 +82,7 @@ def read_flags(argv: Sequence[str]) -> tuple[Config, str]:
     except Exception as error:  # the file is the user's program: anything can happen in it
         raise _cli.UsageError(f"the config file: {type(error).__name__}: {error}") from error
     config = from_dict(_cli.override(loaded, overrides))
-    name = Path(values["config"].config_filename.partition(":")[0]).stem
+    name = Path(getattr(values["config"], "config_filename").partition(":")[0]).stem
     return config, values.workdir or str(Path("runs") / name)
 
 

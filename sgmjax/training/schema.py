@@ -212,7 +212,7 @@ class ObjectiveConfig:
     time_conditioning: Literal["t", "t999", "sigma"] = "t"
     time_sampling: Literal["uniform", "importance"] = "uniform"
     t_min: OpenUnit = 1e-5
-    reduce: Literal["mean", "sum"] = "mean"  # over event dimensions; always the mean over the batch
+    reduce: Literal["mean", "sum", "half_sum"] = "mean"  # over event dimensions; always the mean over the batch
 
 
 @_section

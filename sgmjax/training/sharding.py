@@ -21,7 +21,7 @@ BATCH_AXES = ("data", "fsdp")
 FSDP_MIN_SIZE = 2**14  # smaller parameters are copied: splitting them saves nothing and costs a collective each
 
 
-def make_mesh(fsdp: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
+def make_mesh(fsdp: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
     """Devices as (`data`, `fsdp`).
 
     Args:

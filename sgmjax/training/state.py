@@ -70,10 +70,10 @@ def warmup(learning_rate: float, steps: int) -> optax.ScalarOrSchedule:
 def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
     """Scales the gradient by `min(max_norm / (norm + 1e-6), 1)`, PyTorch's rule."""
 
-    def update(grads, state, params=None):
+    def update(updates, state, params=None):
         del params
-        scale = jnp.minimum(max_norm / (optax.tree.norm(grads) + 1e-6), 1.0)
-        return jax.tree.map(lambda g: g * scale.astype(g.dtype), grads), state
+        scale = jnp.minimum(max_norm / (optax.tree.norm(updates) + 1e-6), 1.0)
+        return jax.tree.map(lambda g: g * scale.astype(g.dtype), updates), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
