@@ -27,13 +27,13 @@ import jax.numpy as jnp
 from sgmjax.sdes import SDE, linalg
 from sgmjax.sdes.base import Matching
 
-Weighting = Literal["simple", "reweightedv1", "likelihood"]
+Weighting = Literal["simple", "reweightedv2", "reweightedv1", "likelihood"]
 Reduce = Literal["mean", "sum", "half_sum"]
 
 
 def _weight_error(sde: SDE, t, error, weighting: Weighting, matching: Matching):
     """Residual whose square is the loss. error, out: (batch, r or k, *event)."""
-    if weighting == "simple":
+    if weighting in ("simple", "reweightedv2"):  # one loss, two names
         return error
     if weighting == "reweightedv1":
         rate = jnp.diagonal(sde.diffusion_squared(t), axis1=1, axis2=2)
