@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import platform
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import refdata
 
-
-def _compilation_cache() -> str:
-    """A folder for compiled programs, one per kind of processor: they must not run on a lesser one."""
-    cpuinfo = Path("/proc/cpuinfo")
-    flags = [line for line in cpuinfo.read_text().splitlines() if line.startswith("flags")] if cpuinfo.exists() else []
-    processor = hashlib.sha256((platform.machine() + (flags or [""])[0]).encode()).hexdigest()[:12]
-    return str(refdata.ROOT / ".jax_cache" / processor)
-
+from sgmjax import _cli  # does not import jax
 
 # Before jax is imported, and through the environment so that the processes started by tests share them.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _compilation_cache())
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(refdata.ROOT / ".jax_cache" / _cli._processor()))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 os.environ.setdefault("MPLBACKEND", "agg")
 
