@@ -43,11 +43,10 @@ def _load(path: str | os.PathLike[str], trust_pickle: bool) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=not trust_pickle)
     except pickle.UnpicklingError:
-        if trust_pickle:
-            raise ValueError(f"{os.fspath(path)} is not a PyTorch checkpoint") from None
-        raise ValueError(
-            f"{os.fspath(path)} is not a PyTorch checkpoint of tensors alone; if you trust its author, pass trust_pickle=True"
-        ) from None
+        what, fix = "is not a PyTorch checkpoint", ""
+        if not trust_pickle:
+            what, fix = "holds more than tensors", "; if you trust its author, pass trust_pickle=True"
+        raise ValueError(f"{os.fspath(path)} {what}{fix}") from None
     except (RuntimeError, EOFError) as error:
         raise ValueError(f"{os.fspath(path)} cannot be read as a PyTorch checkpoint: {error}".split("\n")[0]) from None
 

@@ -64,8 +64,6 @@ def _check_fields(settings: dict[str, Any]) -> None:
             normalized_kernel(settings["fir_kernel"])
         except ValueError as error:
             raise ValueError(f"model.fir_kernel: {error}") from None
-    if settings.get("progressive_combine") == "cat" and settings.get("progressive_input") != "input_skip":
-        raise ValueError("model.progressive_combine: 'cat' acts only with progressive_input 'input_skip'; use 'sum'")
 
 
 def _check_resolutions(settings: dict[str, Any], image_size: int) -> None:
@@ -83,8 +81,6 @@ def _check_resolutions(settings: dict[str, Any], image_size: int) -> None:
                 f"model.attn_resolutions: no level has side {side}; images of {image_size} with {levels} levels have "
                 f"{', '.join(str(s) for s in sides)}"
             )
-    if settings.get("fir") and min(sides[:-1], default=image_size) < 2:
-        raise ValueError(f"model.ch_mult: {levels} levels shrink images of {image_size} to nothing; shorten it")
 
 
 def build(

@@ -223,7 +223,9 @@ class NCSNpp(_Encoder):
                     h = self._block(h.shape[-1], f"up_{level}_resample", train, "up")(h, temb)
         assert not hs
 
-        out = (pyramid if self.progressive == "output_skip" else self._to_output(h, "out")).astype(self._wide)
+        out = self._to_output(h, "out") if self.progressive != "output_skip" else pyramid
+        assert out is not None
+        out = out.astype(self._wide)
         return out / self._sigma(cond)[:, None, None, None] if self.scale_by_sigma else out
 
 

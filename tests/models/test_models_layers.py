@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.signal
+
 from sgmjax.models import fir, layers
 
 KERNELS = [(1, 3, 3, 1), (1, 1), (1, 2, 1), (1, 4, 6, 4, 1), (1, 2, 4, 1)]  # the last one is not symmetric

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from sgmjax import models
 from sgmjax.models import DDPM, MLP, CLDToyMLP, CLDToyResNet, NCSNpp, NCSNppClassifier
 
@@ -107,17 +108,17 @@ def test_published_parameter_counts(name):
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(params))
 
 
-def _combinations():
-    for block, fir, out, inp in itertools.product(
-        ("biggan", "ddpm"), (False, True), ("none", "output_skip", "residual"), ("none", "input_skip", "residual")
-    ):
-        for combine in ("sum", "cat") if inp == "input_skip" else ("sum",):
-            yield dict(
-                resblock_type=block, fir=fir, progressive=out, progressive_input=inp, progressive_combine=combine
-            )
+_OPTIONS = {
+    "resblock_type": ("biggan", "ddpm"),
+    "fir": (False, True),
+    "progressive": ("none", "output_skip", "residual"),
+    "progressive_input": ("none", "input_skip", "residual"),
+    "progressive_combine": ("sum", "cat"),
+}
+COMBINATIONS = [dict(zip(_OPTIONS, values, strict=True)) for values in itertools.product(*_OPTIONS.values())]
 
 
-@pytest.mark.parametrize("options", list(_combinations()), ids=lambda o: "-".join(str(v) for v in o.values()))
+@pytest.mark.parametrize("options", COMBINATIONS, ids=lambda o: "-".join(str(v) for v in o.values()))
 def test_every_combination_has_the_output_shape(options):
     module = NCSNpp(out_channels=5, **TINY, **options)
     x, cond = jax.ShapeDtypeStruct((2, 8, 8, 3), jnp.float32), jax.ShapeDtypeStruct((2,), jnp.float32)
