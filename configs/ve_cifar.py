@@ -33,7 +33,7 @@ def get_config():
                 "weighting": "simple",
                 "parameterization": "score",
                 "time_conditioning": "sigma",
-                "reduce": "sum",
+                "reduce": "half_sum",
                 "t_min": 1e-5,
             },
             "optimizer": {
