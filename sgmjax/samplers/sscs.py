@@ -20,11 +20,13 @@ from sgmjax.samplers.common import batch_time, scan_grid
 from sgmjax.sdes import SDE, linalg
 
 
-def sscs_step(score_fn: Callable, sde: SDE, z, t, s, noises, *, official: bool = False):
+def sscs_step(score_fn: Callable, sde: SDE, z, t, s, noises, *, official: bool = False, numerical_eps: float = 0.0):
     """One step from t down to s. z: (batch, k, *event), t, s scalars, noises: (2, batch, k, *event)."""
     start, half, end = batch_time(t, z), batch_time(0.5 * (t + s), z), batch_time(s, z)
     first = sde.reverse_linear(start, half)
     second = first if official else sde.reverse_linear(half, end)
+    if numerical_eps:
+        first, second = first.with_ridge(numerical_eps), second.with_ridge(numerical_eps)
     strength = (t - s) * sde.diffusion_squared(start) if official else sde.diffusion_between(end, start)
 
     z = first.perturb(z, noises[0])
@@ -33,7 +35,18 @@ def sscs_step(score_fn: Callable, sde: SDE, z, t, s, noises, *, official: bool =
     return second.perturb(z, noises[1])
 
 
-def sscs(key, score_fn: Callable, sde: SDE, shape, *, times, denoise=True, official: bool = False, **options):
+def sscs(
+    key,
+    score_fn: Callable,
+    sde: SDE,
+    shape,
+    *,
+    times,
+    denoise=True,
+    official: bool = False,
+    numerical_eps: float = 0.0,
+    **options,
+):
     """Sample by the symmetric splitting on a fixed grid.
 
     The score is evaluated at the time the step starts from, on the half-stepped state, as published. (Its middle is the
@@ -44,6 +57,7 @@ def sscs(key, score_fn: Callable, sde: SDE, shape, *, times, denoise=True, offic
         official: as in the CLD and PSLD codes, use the first half step's coefficients for the second and beta at the
             start for the whole step. Differs only for a beta that changes, where the second half step then integrates
             the wrong interval. For published numbers.
+        numerical_eps: added to the covariance of the half steps, as PSLD does (1e-9) and CLD can (`sscs_num_stab`).
         options: as `em`; `noise` has two draws a step.
 
     Returns:
@@ -51,6 +65,6 @@ def sscs(key, score_fn: Callable, sde: SDE, shape, *, times, denoise=True, offic
     """
 
     def step(z, t, s, noises):
-        return sscs_step(score_fn, sde, z, t, s, noises, official=official)
+        return sscs_step(score_fn, sde, z, t, s, noises, official=official, numerical_eps=numerical_eps)
 
     return scan_grid(step, key, score_fn, sde, shape, times=times, draws=2, denoise=denoise, **options)

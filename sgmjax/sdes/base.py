@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from sgmjax.sdes import linalg
 
@@ -26,31 +27,41 @@ class Kernel:
 
     Attributes:
         mean: E, (batch, k, k).
-        factor: L, (batch, k, k), triangular in the process's frame (lower, unless noise enters earlier variables
-            only).
-        frame: None, or T (k, k) orthogonal such that T L T^T is lower triangular.
+        inner: the factor in the process's frame, (batch, k, k), lower triangular.
+        frame: None for the identity, or T (k, k) orthogonal: L = T^T inner T. A permutation puts the variables without
+            noise first; a rotation, the directions without noise.
         num_noised: r; the last r variables of the frame receive noise and are the only ones whose score is needed.
     """
 
     mean: Any
-    factor: Any
+    inner: Any
     frame: Any = None
     num_noised: int
 
     @property
+    def factor(self):
+        """L, (batch, k, k), with L L^T the covariance."""
+        return self._turn_back(self.inner)
+
+    @property
     def inverse_transpose(self):
         """L^-T, (batch, k, k): the score of the kernel is -L^-T eps."""
-        if self.frame is None:
-            return linalg.inverse_transpose(self.factor)
-        T = jnp.asarray(self.frame, self.factor.dtype)[None]
-        Tt = jnp.swapaxes(T, 1, 2)
-        inner = jnp.tril(linalg.matmul(linalg.matmul(T, self.factor), Tt))
-        return linalg.matmul(linalg.matmul(Tt, linalg.inverse_transpose(inner)), T)
+        return self._turn_back(linalg.inverse_transpose(self.inner))
+
+    def _turn_back(self, matrix):
+        return matrix if self.frame is None else linalg.conjugate(jnp.transpose(self.frame), matrix)
 
     @property
     def covariance(self):
         """L L^T, (batch, k, k)."""
-        return linalg.matmul(self.factor, jnp.swapaxes(self.factor, 1, 2))
+        factor = self.factor
+        return linalg.matmul(factor, jnp.swapaxes(factor, 1, 2))
+
+    def with_ridge(self, numerical_eps: float) -> Kernel:
+        """The kernel with `numerical_eps` added to the diagonal of its covariance (a crutch of official codes)."""
+        ridge = jnp.asarray(numerical_eps**0.5 * np.eye(self.inner.shape[-1]), self.inner.dtype)
+        stacked = jnp.concatenate([self.inner, jnp.broadcast_to(ridge, self.inner.shape)], axis=-1)
+        return dataclasses.replace(self, inner=linalg.triangular_factor(stacked))
 
     def perturb(self, z0, eps):
         """E z_0 + L eps. z0, eps: (batch, k, *event)."""
@@ -92,12 +103,10 @@ class Kernel:
 
     def log_det_factor(self):
         """log |det L|, (batch,)."""
-        if self.frame is None:
-            return jnp.sum(jnp.log(jnp.diagonal(self.factor, axis1=1, axis2=2)), axis=1)
-        return jnp.linalg.slogdet(self.factor)[1]
+        return jnp.sum(jnp.log(jnp.diagonal(self.inner, axis1=1, axis2=2)), axis=1)
 
 
-jax.tree_util.register_dataclass(Kernel, ["mean", "factor", "frame"], ["num_noised"])
+jax.tree_util.register_dataclass(Kernel, ["mean", "inner", "frame"], ["num_noised"])
 
 
 class SDE(abc.ABC):
@@ -217,6 +226,8 @@ class SDE(abc.ABC):
 
 def restrict(eps, num_noised: int, frame):
     """The last `num_noised` variables of eps in the frame: (batch, k, *event) -> (batch, r, *event)."""
+    if num_noised == eps.shape[1]:
+        return eps
     if frame is not None:
         eps = linalg.apply(jnp.asarray(frame, eps.dtype), eps)
     return eps[:, eps.shape[1] - num_noised :]

@@ -30,6 +30,12 @@ def matmul(a, b):
     return jnp.sum(a[..., :, :, None] * b[..., None, :, :], axis=-2)
 
 
+def conjugate(T, a):
+    """T A T^T, for T (k, k) and A (..., k, k)."""
+    T = jnp.asarray(T, a.dtype).reshape((1,) * (a.ndim - 2) + jnp.shape(T))
+    return matmul(matmul(T, a), jnp.swapaxes(T, -1, -2))
+
+
 def expand_to(v, ndim: int):
     """Append singleton axes to `v` until it has `ndim` axes: the one broadcast helper."""
     return jnp.reshape(v, jnp.shape(v) + (1,) * (ndim - jnp.ndim(v)))
@@ -100,23 +106,25 @@ def phi(x):
 
 
 @dataclasses.dataclass(frozen=True)
-class TransitionTable:
-    """Mean and covariance factor of `dz = F z dB + G dw` at B = 0, step, 2 step, ..., rounded from float64.
+class LinearDynamics:
+    """`dz = F z dB + G dw`, with its mean and covariance factor at B = 0, step, 2 step, ..., rounded from float64.
 
-    With it a transition over any B is one product and one small QR, and its rounding error does not grow with B.
-    (Squaring e^{F h} log2(B / h) times instead, in float32, leaves e^{F B} of a critically damped process with 1e-4
+    With the table a transition over any B is one product and one small QR, and its rounding error does not grow with
+    B. (Squaring e^{F h} log2(B / h) times instead, in float32, leaves e^{F B} of a critically damped process with 1e-4
     relative error at the prior.)
     """
 
-    step: Any  # ()
-    mean: Any  # (n + 1, k, k)
-    factor: Any  # (n + 1, k, k), lower triangular
+    F: Any  # (k, k)
+    G: Any  # (k, r)
+    step: Any = None  # (); None for k = 1, which has a closed form
+    mean: Any = None  # (n + 1, k, k)
+    factor: Any = None  # (n + 1, k, k), lower triangular
 
 
-jax.tree_util.register_dataclass(TransitionTable, ["step", "mean", "factor"], [])
+jax.tree_util.register_dataclass(LinearDynamics, ["F", "G", "step", "mean", "factor"], [])
 
 
-def transition_table(F, G, B_max, *, entries: int = 512) -> TransitionTable:
+def linear_dynamics(F, G, B_max, *, entries: int = 512) -> LinearDynamics:
     """Tabulate a linear SDE with constant coefficients up to B_max; float64 on the host when the inputs are concrete.
 
     Args:
@@ -125,6 +133,8 @@ def transition_table(F, G, B_max, *, entries: int = 512) -> TransitionTable:
         B_max: largest elapsed time that will be asked for (positive scalar).
         entries: grid size; doubled until |F| B_max / entries <= 1 when the inputs are concrete.
     """
+    if F.shape[0] == 1:
+        return LinearDynamics(F=F, G=G)
     if is_concrete(F, G, B_max):
         F, G, B_max = (np.asarray(v, dtype=np.float64) for v in (F, G, B_max))
         while np.linalg.norm(F) * B_max > entries * _RADIUS:
@@ -136,7 +146,7 @@ def transition_table(F, G, B_max, *, entries: int = 512) -> TransitionTable:
         for _ in range(entries):
             means.append(e @ means[-1])
             factors.append(np.linalg.qr(np.concatenate([factor, e @ factors[-1]], axis=1).T, mode="r").T)
-        return TransitionTable(step=step, mean=np.stack(means), factor=np.stack(factors))
+        return LinearDynamics(F=F, G=G, step=step, mean=np.stack(means), factor=np.stack(factors))
 
     F, G, B_max = (jnp.asarray(v) for v in (F, G, B_max))
     step = B_max / entries
@@ -150,7 +160,7 @@ def transition_table(F, G, B_max, *, entries: int = 512) -> TransitionTable:
 
     start = jnp.eye(F.shape[0], dtype=F.dtype)[None], jnp.zeros_like(factor)
     _, (means, factors) = jax.lax.scan(advance, start, None, length=entries + 1)
-    return TransitionTable(step=step, mean=means, factor=factors)
+    return LinearDynamics(F=F, G=G, step=step, mean=means, factor=factors)
 
 
 def is_concrete(*values) -> bool:
@@ -193,7 +203,7 @@ def _kind(x) -> str:
     return "float64" if x.dtype == np.float64 else "float32"
 
 
-def linear_transition(F, G, table: TransitionTable, B, *, initial=None):
+def linear_transition(dynamics: LinearDynamics, B, *, initial=None):
     """Mean matrix and covariance factor of `dz = F z dB + G dw` after a time B.
 
     E = e^{F B},  L L^T = int_0^B e^{F s} G G^T e^{F^T s} ds  (+ E X X^T E^T for an initial factor X).
@@ -204,9 +214,7 @@ def linear_transition(F, G, table: TransitionTable, B, *, initial=None):
     textbook Sigma_inf + E (Sigma_0 - Sigma_inf) E^T has no correct digit in float32 for CLD at t = 1e-4.
 
     Args:
-        F: (k, k) drift matrix.
-        G: (k, r) diffusion factor.
-        table: `transition_table` of F and G; unused for k = 1, which has its own closed form.
+        dynamics: from `linear_dynamics`.
         B: (batch,) elapsed time in [0, B_max]; its dtype is the precision of the result.
         initial: None or (k, m), a factor X of the covariance of the initial state.
 
@@ -215,7 +223,7 @@ def linear_transition(F, G, table: TransitionTable, B, *, initial=None):
     """
     B = jnp.asarray(B)
     dtype = B.dtype
-    F, G = jnp.asarray(F, dtype), jnp.asarray(G, dtype)
+    F, G = jnp.asarray(dynamics.F, dtype), jnp.asarray(dynamics.G, dtype)
     initial = None if initial is None else jnp.asarray(initial, dtype)
     if F.shape[0] == 1:
         rate = F[0, 0]
@@ -227,13 +235,13 @@ def linear_transition(F, G, table: TransitionTable, B, *, initial=None):
         std = jnp.where(positive, jnp.sqrt(jnp.where(positive, variance, 1.0)), 0.0)
         return mean[:, None, None], std[:, None, None]
 
-    step = jnp.asarray(table.step, dtype)
-    last = table.mean.shape[0] - 1
+    step = jnp.asarray(dynamics.step, dtype)
+    last = dynamics.mean.shape[0] - 1
     index = jax.lax.stop_gradient(jnp.clip(jnp.floor(B / step), 0, last)).astype(jnp.int32)
     rest = jnp.maximum(B - index.astype(dtype) * step, 0.0)
     short = _short_mean(F, rest)
-    mean = matmul(short, jnp.asarray(table.mean, dtype)[index])
-    parts = [matmul(short, jnp.asarray(table.factor, dtype)[index]), _short_factor_columns(jnp, F, G, rest)]
+    mean = matmul(short, jnp.asarray(dynamics.mean, dtype)[index])
+    parts = [matmul(short, jnp.asarray(dynamics.factor, dtype)[index]), _short_factor_columns(jnp, F, G, rest)]
     if initial is not None:
         parts.append(matmul(mean, initial[None]))
     return mean, triangular_factor(jnp.concatenate(parts, axis=-1))

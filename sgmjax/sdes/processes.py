@@ -132,7 +132,7 @@ def third_order(
 
 
 def _scalar_kernel(mean, std) -> Kernel:
-    return Kernel(mean=mean[:, None, None], factor=std[:, None, None], num_noised=1)
+    return Kernel(mean=mean[:, None, None], inner=std[:, None, None], num_noised=1)
 
 
 class _Scalar(SDE):

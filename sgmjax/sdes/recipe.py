@@ -22,7 +22,9 @@ from sgmjax.sdes import linalg
 from sgmjax.sdes.base import SDE, Kernel, Matching
 from sgmjax.sdes.schedules import LinearSchedule
 
-_DATA = ["D", "Q", "Sigma_inf", "schedule", "F", "G", "F_reverse", "initial", "prior", "frame", "forward", "backward"]
+_DATA = [
+    "D", "Q", "Sigma_inf", "schedule", "F", "G", "initial", "prior", "frame", "forward", "backward", "initial_in_frame",
+]  # fmt: skip
 _META = ["k", "num_noised", "numerical_eps", "name"]
 
 
@@ -34,13 +36,14 @@ class Recipe(SDE):
         D, Q, Sigma_inf: the recipe, (k, k) each.
         schedule: beta(t) and its integral.
         F, G: drift matrix and diffusion factor, (k, k).
-        F_reverse: -(D - Q) Sigma_inf^-1, drift of the reverse process's linear part: the recipe with Q negated.
         initial: (k, k) factor of Cov[z_0 | x_0].
         prior: (k, k) factor of Sigma_inf.
         frame: None, or an orthogonal T whose last `num_noised` rows span the range of D.
-        forward, backward: tables of the transition in the frame (`linalg.TransitionTable`); None for k = 1.
-        numerical_eps: added to the diagonal of every covariance, as the official CLD and PSLD codes do. Not needed
-            for precision here; for bit-compatible use of their checkpoints.
+        forward: dynamics of the process in the frame, (T F T^-1, T G), with their table.
+        backward: the same of the reverse process's linear part, F = -(D - Q) Sigma_inf^-1: the recipe with Q negated.
+        initial_in_frame: T initial.
+        numerical_eps: added to the diagonal of the perturbation kernel's covariance, as the official CLD and PSLD
+            codes do. Not needed for precision here; so that their checkpoints sample identically.
     """
 
     D: Any
@@ -49,12 +52,12 @@ class Recipe(SDE):
     schedule: LinearSchedule
     F: Any
     G: Any
-    F_reverse: Any
     initial: Any
     prior: Any
     frame: Any
-    forward: Any
-    backward: Any
+    forward: linalg.LinearDynamics
+    backward: linalg.LinearDynamics
+    initial_in_frame: Any
     k: int
     num_noised: int
     numerical_eps: float = 0.0
@@ -80,14 +83,15 @@ class Recipe(SDE):
     def transition(self, t, matching: Matching = "hsm") -> Kernel:
         if matching not in ("hsm", "dsm"):
             raise ValueError(f"matching must be 'hsm' or 'dsm', not {matching!r}.")
-        initial = self.initial if matching == "hsm" and self.k > 1 else None
-        return self._kernel(self.F, self.forward, self.schedule.integral(t), initial)
+        initial = self.initial_in_frame if matching == "hsm" and self.k > 1 else None
+        kernel = self._kernel(self.forward, self.schedule.integral(t), initial)
+        return kernel.with_ridge(self.numerical_eps) if self.numerical_eps else kernel
 
     def transition_between(self, s, t) -> Kernel:
-        return self._kernel(self.F, self.forward, self.schedule.between(s, t), None)
+        return self._kernel(self.forward, self.schedule.between(s, t))
 
     def reverse_linear(self, t, s) -> Kernel:
-        return self._kernel(self.F_reverse, self.backward, self.schedule.between(s, t), None)
+        return self._kernel(self.backward, self.schedule.between(s, t))
 
     def split_precision(self):
         precision = np.linalg.inv(self.Sigma_inf) if linalg.is_concrete(self.Sigma_inf) else None
@@ -99,24 +103,12 @@ class Recipe(SDE):
     def prior_factor(self):
         return self.prior
 
-    def _kernel(self, F, table, B, initial) -> Kernel:
-        """Mean and factor over the process's own time B, computed in the frame and turned back."""
-        G, extra = self.G, initial
+    def _kernel(self, dynamics: linalg.LinearDynamics, B, initial=None) -> Kernel:
+        """Mean and factor over the process's own time B."""
+        mean, inner = linalg.linear_transition(dynamics, B, initial=initial)
         if self.frame is not None:
-            F, G = self.frame @ F @ self.frame.T, self.frame @ G
-            extra = None if extra is None else self.frame @ extra
-        if self.numerical_eps:
-            mean, factor = linalg.linear_transition(F, G, table, B, initial=extra)
-            ridge = jnp.broadcast_to(jnp.sqrt(self.numerical_eps).astype(B.dtype) * jnp.eye(self.k), mean.shape)
-            factor = linalg.triangular_factor(jnp.concatenate([factor, ridge.astype(B.dtype)], axis=-1))
-        else:
-            mean, factor = linalg.linear_transition(F, G, table, B, initial=extra)
-        if self.frame is not None:
-            T = jnp.asarray(self.frame, mean.dtype)[None]
-            Tt = jnp.swapaxes(T, 1, 2)
-            mean = linalg.matmul(linalg.matmul(Tt, mean), T)
-            factor = linalg.matmul(linalg.matmul(Tt, factor), T)
-        return Kernel(mean=mean, factor=factor, frame=self.frame, num_noised=self.num_noised)
+            mean = linalg.conjugate(jnp.transpose(self.frame), mean)
+        return Kernel(mean=mean, inner=inner, frame=self.frame, num_noised=self.num_noised)
 
 
 jax.tree_util.register_dataclass(Recipe, _DATA, _META)
@@ -176,6 +168,7 @@ def recipe(
         _check_schedule(schedule)
         prior = np.linalg.cholesky(Sigma_inf)
         precision = np.linalg.inv(Sigma_inf)
+        F = -(D + Q) @ precision
         G = linalg.semidefinite_factor(2 * D)
         initial = np.zeros((k, k))
         try:
@@ -189,22 +182,24 @@ def recipe(
         frame = np.eye(k)[::-1].copy() if frame == "upper" else None
         prior = jnp.linalg.cholesky(jnp.asarray(Sigma_inf))
         precision = jnp.linalg.inv(jnp.asarray(Sigma_inf))
+        F = -linalg.matmul(D + Q, precision)
         G = _traced_factor(2 * D)
         initial = jnp.zeros((k, k), G.dtype).at[1:, 1:].set(_traced_factor(jnp.asarray(Sigma_0))) if k > 1 else None
 
-    F, F_reverse = -(D + Q) @ precision, -(D - Q) @ precision
-    if not concrete:
-        F, F_reverse = -linalg.matmul(D + Q, precision), -linalg.matmul(D - Q, precision)
-    forward = backward = None
-    if k > 1:
-        B_max = schedule.integral(1.0)
-        T = np.eye(k) if frame is None else frame
-        forward = linalg.transition_table(T @ F @ T.T, T @ G, B_max)
-        backward = linalg.transition_table(T @ F_reverse @ T.T, T @ G, B_max)
+    xp = np if concrete else jnp
+    T = xp.eye(k) if frame is None else xp.asarray(frame)
+    Q_in_frame, precision = T @ Q @ T.T, T @ precision @ T.T
+    D_in_frame = T @ D @ T.T
+    if concrete:  # the turn leaves rounding errors where no noise enters, which would pass for noise
+        D_in_frame[: k - num_noised], D_in_frame[:, : k - num_noised] = 0.0, 0.0
+    G_in_frame = linalg.semidefinite_factor(2 * D_in_frame) if concrete else _traced_factor(2 * D_in_frame)
+    B_max = schedule.integral(1.0)
     return Recipe(
-        D=D, Q=Q, Sigma_inf=Sigma_inf, schedule=schedule, F=F, G=G, F_reverse=F_reverse, initial=initial, prior=prior,
-        frame=frame, forward=forward, backward=backward, k=k, num_noised=num_noised,
-        numerical_eps=float(numerical_eps), name=name,
+        D=D, Q=Q, Sigma_inf=Sigma_inf, schedule=schedule, F=F, G=G, initial=initial, prior=prior, frame=frame,
+        forward=linalg.linear_dynamics(-(D_in_frame + Q_in_frame) @ precision, G_in_frame, B_max),
+        backward=linalg.linear_dynamics(-(D_in_frame - Q_in_frame) @ precision, G_in_frame, B_max),
+        initial_in_frame=None if initial is None else T @ initial,
+        k=k, num_noised=num_noised, numerical_eps=float(numerical_eps), name=name,
     )  # fmt: skip
 
 
