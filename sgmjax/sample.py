@@ -104,7 +104,7 @@ def draw(values: Any) -> None:
     everywhere = sh.replicated(mesh)
     shapes = jax.eval_shape(problem.init, jax.random.key(0))
     shardings = jax.tree.map(lambda _: everywhere, shapes)
-    sampler = evaluation.Sampler(problem, mesh, shardings, min(sampling.batch_size, sampling.num))
+    sampler = evaluation.Sampler(problem.sample_fn, mesh, shardings, min(sampling.batch_size, sampling.num))
     found = Checkpointer(path, read_only=True).restore_ema(
         jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=everywhere), shapes), say
     )

@@ -18,17 +18,19 @@ from sgmjax.training.logging import say
 PyTree = Any
 
 
-def make_eval_loss(problem: Any, mesh: Mesh, shardings: PyTree) -> Callable[[PyTree, Array, dict[str, Array]], Array]:
+def make_eval_loss(
+    loss_fn: Callable[..., Any], mesh: Mesh, shardings: PyTree
+) -> Callable[[PyTree, Array, dict[str, Array]], Array]:
     """The jitted `loss(params, key, batch) -> ()`, without dropout.
 
     Args:
-        problem: has `loss_fn`.
+        loss_fn: like `Problem.loss_fn`.
         mesh: from `make_mesh`.
         shardings: of the parameters.
     """
     everywhere = sh.replicated(mesh)
     return jax.jit(
-        lambda params, key, batch: problem.loss_fn(params, key, batch, False)[0].astype(jnp.float32),
+        lambda params, key, batch: loss_fn(params, key, batch, False)[0].astype(jnp.float32),
         in_shardings=(shardings, everywhere, sh.batch_sharding(mesh)),
         out_shardings=everywhere,
     )
@@ -73,22 +75,21 @@ class Sampler:
     """Draws samples in batches of one size, the work split over all devices.
 
     Args:
-        problem: has `sample_fn`.
+        sample_fn: like `Problem.sample_fn`.
         mesh: from `make_mesh`.
         shardings: of the parameters.
         batch_size: samples a call; rounded up to a multiple of the number of devices.
-        options: further arguments of `sample_fn` that are fixed (sampler, steps, ...).
     """
 
-    def __init__(self, problem: Any, mesh: Mesh, shardings: PyTree, batch_size: int, **options: Any):
+    def __init__(self, sample_fn: Callable[..., Any], mesh: Mesh, shardings: PyTree, batch_size: int):
         unit = mesh.size
         self.batch_size = math.ceil(batch_size / unit) * unit
         everywhere = sh.replicated(mesh)
         self._mesh = mesh
 
         def draw(params, key, labels):
-            given = options if labels is None else {**options, "labels": labels}
-            x, info = problem.sample_fn(params, key, self.batch_size, **given)
+            given = {} if labels is None else {"labels": labels}
+            x, info = sample_fn(params, key, self.batch_size, **given)
             return x, jnp.asarray(_nfe(info))
 
         self._draw = jax.jit(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import gc
 import os
 import time
 from pathlib import Path
@@ -25,6 +26,7 @@ from sgmjax.training.checkpoint import Checkpointer
 from sgmjax.training.config import Config, check, to_dict, validate_for_devices
 from sgmjax.training.interrupt import Interrupt
 from sgmjax.training.logging import MetricsWriter, Progress, say
+from sgmjax.training.packing import Packing
 from sgmjax.training.state import TrainState, create, make_optimizer
 from sgmjax.training.step import make_train_step, step_batch_sharding
 
@@ -45,7 +47,8 @@ class Result:
         status: `finished`, `interrupted` (a signal; the state is saved) or `complete` (nothing was left to do).
         step: steps taken.
         workdir: the run folder.
-        host_ms: host time per step outside waiting for the devices, in milliseconds; None without steps.
+        host_ms: milliseconds the training thread worked per step (batch, dispatch), waiting for the devices or for
+            anything else not counted; None without steps.
     """
 
     status: str
@@ -125,23 +128,36 @@ class Run:
         optimizer = make_optimizer(config.optimizer)
         self.key = jax.random.key(config.seed)
 
-        def initial(key):
-            return create(key, problem.init, optimizer)
+        shapes = jax.eval_shape(problem.init, self.key)
+        pack = self._packing = Packing(shapes)
 
-        shapes = jax.eval_shape(initial, self.key)
-        shardings = sh.state_shardings(self.mesh, shapes)
-        self.abstract: TrainState = jax.tree.map(
-            lambda s, place: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place), shapes, shardings
-        )
+        def initial(key):
+            return create(key, lambda key: pack.pack(problem.init(key)), optimizer)
+
+        def loss(params, key, batch, train):
+            return problem.loss_fn(pack.unpack(params), key, batch, train)
+
+        def sample(params, key, num, **labels):
+            return problem.sample_fn(pack.unpack(params), key, num, **labels)
+
+        state = jax.eval_shape(initial, self.key)
+        shardings = sh.state_shardings(self.mesh, state)
         self._initial = jax.jit(initial, out_shardings=shardings)
-        self.step_fn = make_train_step(problem.loss_fn, config, optimizer, self.mesh, shardings)
-        self._batch_sharding = step_batch_sharding(config, self.mesh)
-        self._eval_loss = evaluation.make_eval_loss(problem, self.mesh, shardings.ema_params)
-        sampling = config.sampling
-        self._preview = evaluation.Sampler(problem, self.mesh, shardings.ema_params, sampling.grid_images)
-        self._final = evaluation.Sampler(
-            problem, self.mesh, shardings.ema_params, min(sampling.batch_size, sampling.num)
+        self._pack = jax.jit(pack.pack, out_shardings=shardings.params)
+        # what checkpoints hold: the same with trees of parameters
+        trees = state.replace(params=shapes, ema_params=shapes)
+        self.abstract: TrainState = jax.tree.map(
+            lambda s, place: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place),
+            trees,
+            sh.state_shardings(self.mesh, trees),
         )
+        self.step_fn = make_train_step(problem.loss_fn, config, optimizer, self.mesh, shardings, pack)
+        self._batch_sharding = step_batch_sharding(config, self.mesh)
+        sampling = config.sampling
+        places = shardings.ema_params
+        self._eval_loss = evaluation.make_eval_loss(loss, self.mesh, places)
+        self._preview = evaluation.Sampler(sample, self.mesh, places, sampling.grid_images)
+        self._final = evaluation.Sampler(sample, self.mesh, places, min(sampling.batch_size, sampling.num))
 
     # ------------------------------------------------------------------------------------------------ beginning, end
     def execute(self) -> Result:
@@ -171,6 +187,7 @@ class Run:
             state = self._initial(self._place(jax.random.fold_in(self.key, _INIT)))
             return state, 0, iterator, []
         state, meta = found
+        state = state.replace(params=self._pack(state.params), ema_params=self._pack(state.ema_params))
         self.key = jax.random.wrap_key_data(jnp.asarray(meta["key"], jnp.uint32), impl=meta["key_impl"])
         step = int(sh.fetch(state.step))
         iterator.set_state(meta["data"])  # the same in all processes, and good for any number of them
@@ -200,14 +217,16 @@ class Run:
         unit = "images" if self.problem.is_image else "examples"
         say(f"compiling the training step for {jax.device_count()} x {jax.devices()[0].device_kind} ...")
         progress = Progress(train.steps, step, train.batch_size, unit)
+        gc.collect()
+        gc.freeze()  # what lives until now is not searched again: a full collection would take longer than many steps
         try:
             while step < train.steps:
-                start = time.perf_counter()
+                start, busy = time.perf_counter(), time.thread_time()
                 batch = sh.put_batch(self._next(iterator), self._batch_sharding)
                 state, metrics = self.step_fn(state, batch, key)
                 window.append(metrics)
                 pending.append(metrics["loss"])
-                dispatched = time.perf_counter()
+                busy = time.thread_time() - busy
                 step += stride
                 if len(pending) > _AHEAD:  # bounds the batches that lie in memory; the only wait of a plain step
                     pending.popleft().block_until_ready()
@@ -217,7 +236,7 @@ class Run:
                     say(f"compiled in {time.perf_counter() - start:.1f} s")
                     progress.pause(start)
                 else:
-                    host_seconds += dispatched - start
+                    host_seconds += busy
                     host_steps += stride
                 stopping = interrupt.check(step)
                 if self._occasion(step, stopping):
@@ -232,6 +251,7 @@ class Run:
                 if stopping:
                     break
         finally:
+            gc.unfreeze()
             progress.break_line()
             writer.close()
         return state, step, 1e3 * host_seconds / max(host_steps, 1)
@@ -318,7 +338,8 @@ class Run:
             "data": iterator.get_state(),
             "window": jax.tree.map(lambda x: np.asarray(x).tolist(), window),
         }
-        checkpointer.save(step, state, meta)
+        trees = {name: self._packing.unpack(getattr(state, name)) for name in ("params", "ema_params")}
+        checkpointer.save(step, state.replace(**trees), meta)
 
     # -------------------------------------------------------------------------------------------------------- samples
     def _finish(self, state: TrainState, step: int, interrupt: Interrupt) -> bool:

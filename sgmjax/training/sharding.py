@@ -15,10 +15,12 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from sgmjax.training.packing import SMALL
+
 PyTree = Any
 
 BATCH_AXES = ("data", "fsdp")
-FSDP_MIN_SIZE = 2**14  # smaller parameters are copied: splitting them saves nothing and costs a collective each
+FSDP_MIN_SIZE = SMALL  # smaller parameters are copied: splitting them saves nothing and costs a collective each
 
 
 def make_mesh(fsdp: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
@@ -62,10 +64,13 @@ def state_shardings(mesh: Mesh, shapes: PyTree, min_size: int = FSDP_MIN_SIZE) -
     return jax.tree.map(place, shapes)
 
 
-def put_batch(batch: Mapping[str, np.ndarray], sharding: NamedSharding) -> dict[str, jax.Array]:
-    """This process's part of a batch onto its devices, as a part of the global batch; does not wait for the copy."""
+def put_batch(batch: Mapping[str, np.ndarray], sharding: NamedSharding) -> dict[str, Any]:
+    """This process's part of a batch as the argument of a function compiled for batches with this sharding.
+
+    With one process that is the batch itself, which the call puts on the devices; otherwise a part of a global array.
+    """
     if jax.process_count() == 1:
-        return jax.device_put(dict(batch), sharding)
+        return dict(batch)
     return {name: jax.make_array_from_process_local_data(sharding, value) for name, value in batch.items()}
 
 

@@ -27,7 +27,7 @@ class TrainState:
 
     Attributes:
         step: () int32, steps taken, skipped ones included.
-        params: float32 parameters.
+        params: float32 parameters; a tree, or packed by `sgmjax.training.packing`.
         ema_params: their exponential moving average, buffers of its own.
         opt_state: the optimiser's.
         bad_steps: () int32, steps skipped because the loss or a gradient was not finite.
@@ -89,7 +89,7 @@ def create(key: Array, init: Callable[[Array], PyTree], optimizer: optax.Gradien
 
     Args:
         key: for the initial parameters.
-        init: `Problem.init`.
+        init: makes parameters, like `Problem.init`.
         optimizer: from `make_optimizer`.
     """
     params = init(key)

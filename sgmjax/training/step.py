@@ -13,6 +13,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from sgmjax.training import sharding as sh
 from sgmjax.training.config import Config
+from sgmjax.training.packing import Packing
 from sgmjax.training.state import TrainState, apply_gradients
 
 PyTree = Any
@@ -25,6 +26,7 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     mesh: Mesh,
     shardings: PyTree,
+    packing: Packing | None = None,
 ) -> Callable[[TrainState, dict[str, Array], Array], tuple[TrainState, dict[str, Array]]]:
     """The jitted `step(state, batch, key) -> (state, metrics)`; it consumes (donates) the state it is given.
 
@@ -39,6 +41,7 @@ def make_train_step(
         optimizer: `make_optimizer(config.optimizer)`.
         mesh: from `make_mesh`.
         shardings: of the state, from `state_shardings`.
+        packing: how the parameters of the state are packed; None: not at all.
 
     Returns:
         The function. `batch` is (batch, ...), or (steps, batch, ...) when `train.steps_per_dispatch` > 1. `metrics`
@@ -54,7 +57,9 @@ def make_train_step(
 
     def one_step(state: TrainState, batch, key):
         key = jax.random.fold_in(key, state.step)
-        (loss, metrics), grads = gradients(state.params, batch, key)
+        params = state.params if packing is None else packing.unpack(state.params)
+        (loss, metrics), grads = gradients(params, batch, key)
+        grads = grads if packing is None else packing.pack(grads)
         norm = optax.tree.norm(grads)
         healthy = jnp.isfinite(loss) & jnp.isfinite(norm) & (state.bad_streak < train.max_bad_steps)
         state = apply_gradients(state, grads, healthy, config.optimizer, optimizer)

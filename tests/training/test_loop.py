@@ -145,9 +145,10 @@ def test_held_out_loss_is_of_all_data(tmp_path):
     problem = tiny.Problem(noisy=False)
     run = loop.Run(tiny.config(train={"eval_batches": None}), tmp_path, problem, tiny.dataset(), None)
     params = run._initial(jax.random.key(3)).ema_params
+    tree = problem.init(jax.random.key(3))
     held_out = tiny.dataset(48)
     loss = loop.evaluation.held_out_loss(run._eval_loss, params, jax.random.key(0), held_out, 16, None, run.mesh)
-    expected = problem.loss_fn(params, jax.random.key(0), {"x": held_out.arrays()["x"]}, False)[0]
+    expected = problem.loss_fn(tree, jax.random.key(0), {"x": held_out.arrays()["x"]}, False)[0]
     assert loss == pytest.approx(float(expected), rel=1e-5)
 
 

@@ -10,21 +10,23 @@ from jax.sharding import PartitionSpec
 from training import tiny
 
 from sgmjax.training import sharding as sh
+from sgmjax.training.packing import Packing
 from sgmjax.training.state import create, make_optimizer
 from sgmjax.training.step import make_train_step, step_batch_sharding
 
 
-def run(config, problem, devices=1, fsdp=1, steps=6, batches=None, min_size=1):
+def run(config, problem, devices=1, fsdp=1, steps=6, batches=None, min_size=1, packing=None):
     """Losses, final state and the step function after a few steps on the first `devices` devices."""
+    pack = packing.pack if packing else lambda params: params
     mesh = sh.make_mesh(fsdp, jax.devices()[:devices])
     optimizer = make_optimizer(config.optimizer)
 
     def initial(key):
-        return create(key, problem.init, optimizer)
+        return create(key, lambda key: pack(problem.init(key)), optimizer)
 
     shardings = sh.state_shardings(mesh, jax.eval_shape(initial, jax.random.key(0)), min_size)
     state = jax.jit(initial, out_shardings=shardings)(jax.random.key(0))
-    step_fn = make_train_step(problem.loss_fn, config, optimizer, mesh, shardings)
+    step_fn = make_train_step(problem.loss_fn, config, optimizer, mesh, shardings, packing)
     iterator = tiny.dataset().iterator(config.train.batch_size, seed=0)
     key, losses = jax.random.key(1), []
     for i in range(0, steps, config.train.steps_per_dispatch):
@@ -75,6 +77,25 @@ def test_small_parameters_are_not_split():
     }
     places = sh.state_shardings(mesh, shapes)
     assert places["big"].spec == PartitionSpec(None, None, "fsdp") and places["small"].spec == PartitionSpec()
+
+
+def test_packed_parameters_take_the_same_steps():
+    shapes = jax.eval_shape(tiny.Problem().init, jax.random.key(0))
+    packing = Packing(shapes, limit=80)  # one array of the two is joined
+    losses, state, _ = run(CONFIG, tiny.Problem())
+    packed_losses, packed, _ = run(CONFIG, tiny.Problem(), packing=packing)
+    assert packed_losses == losses
+    assert jax.tree.map(jnp.shape, packed.params) == {"small": (64,), "large": [(3, 32)]}
+    close(packing.unpack(packed.params), state.params, 0)
+    close(packing.unpack(packed.ema_params), state.ema_params, 0)
+
+
+def test_packing_is_inverted():
+    tree = {"a": jnp.arange(6.0).reshape(2, 3), "b": [jnp.ones(()), jnp.zeros((5, 5))], "c": jnp.arange(3)}
+    packing = Packing(tree, limit=10)
+    packed = packing.pack(tree)
+    assert packed["small"].shape == (7,) and [x.shape for x in packed["large"]] == [(5, 5), (3,)]
+    close(packing.unpack(packed), tree, 0)
 
 
 @pytest.mark.parametrize("devices", [1, 4])
