@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import collections
 import hashlib
+import importlib.util
 import logging
 import os
 import platform
@@ -73,8 +75,9 @@ def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, Any
         UsageError: a path without a name.
     """
     rest, overrides = [], []
-    words = iter(argv)
-    for word in words:
+    words = collections.deque(argv)
+    while words:
+        word = words.popleft()
         stripped = word.removeprefix("-").removeprefix("-")
         if word == stripped or not stripped.startswith(("config.", "noconfig.")):
             rest.append(word)
@@ -83,10 +86,7 @@ def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, Any
         if path.startswith("no"):
             text = "False"
         elif not equals:
-            following = next(words, "--")
-            text = "True" if following.startswith("--") else following
-            if following != "--" and following.startswith("--"):
-                words = iter([following, *words])
+            text = words.popleft() if words and not words[0].startswith("--") else "True"
         path = path.partition(".")[2]
         if not path:
             raise UsageError(f"{word}: which setting? write --config.<section>.<name>=<value>")
@@ -122,25 +122,52 @@ def override(settings: dict[str, Any], overrides: Sequence[tuple[str, Any]]) -> 
     return settings
 
 
-def find_config(name: str) -> str:
-    """The path of a config file: as given, or by its name among those that come with sgmjax.
+def find_config(name: str) -> tuple[Path, str | None]:
+    """The path of a config file, and the argument for its `get_config`.
 
     Args:
-        name: `configs/psld_cifar.py`, `/some/where/mine.py`, or `psld_digits`; may end in `:argument`.
+        name: `configs/psld_cifar.py`, `/some/where/mine.py`, or `psld_digits` for one that comes with sgmjax; an
+            argument may follow after a colon.
 
     Raises:
         UsageError: there is no such file; names those there are.
     """
-    path, colon, argument = name.partition(":")
-    if Path(path).is_file():
-        return name
+    text, _, argument = name.partition(":")
+    path = Path(text)
+    if path.is_file():
+        return path, argument or None
     folders = config_folders()
     for folder in folders:
-        candidate = folder / Path(path).with_suffix(".py").name
-        if candidate.is_file() and Path(path).parent.name in ("", "configs"):
-            return f"{candidate}{colon}{argument}"
+        candidate = folder / path.with_suffix(".py").name
+        if candidate.is_file() and path.parent.name in ("", "configs"):
+            return candidate, argument or None
     known = sorted({file.stem for folder in folders for file in folder.glob("*.py") if file.stem[0] != "_"})
-    raise UsageError(f"--config: there is no file {path}; configs that come with sgmjax: {', '.join(known) or 'none'}")
+    raise UsageError(f"--config: there is no file {text}; configs that come with sgmjax: {', '.join(known) or 'none'}")
+
+
+def load_config(path: Path, argument: str | None = None) -> dict[str, Any]:
+    """What the function `get_config` of a file returns, as nested dictionaries.
+
+    Raises:
+        UsageError: the file has no such function, or does not run. ConfigError: it asks for settings there are not.
+    """
+    from sgmjax.training.config import ConfigError
+
+    spec = importlib.util.spec_from_file_location(f"sgmjax_config_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise UsageError(f"--config: {path} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        settings = module.get_config() if argument is None else module.get_config(argument)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    except Exception as error:  # the file is the user's program: anything can happen in it
+        raise UsageError(f"--config: {path}: {type(error).__name__}: {error}") from error
+    settings = settings.to_dict() if hasattr(settings, "to_dict") else settings
+    if not isinstance(settings, dict):
+        raise UsageError(f"--config: get_config of {path} returned {type(settings).__name__}; return complete({{...}})")
+    return settings
 
 
 def config_folders() -> list[Path]:

@@ -97,7 +97,7 @@ def draw(values: Any) -> None:
     config = from_dict(settings)
     sampling = config.sampling
     shape, num_classes = workdir.read_data_shape(path)
-    labels = read_labels(values.labels, num_classes, sampling.num)
+    labels = read_labels(values.labels, config.model.num_classes, sampling.num)
     problem = build.problem(config, shape, num_classes)
 
     mesh = sh.make_mesh()
@@ -112,15 +112,19 @@ def draw(values: Any) -> None:
         raise workdir.WorkdirError(f"no checkpoint in {path} yet; let the run go on until its first one")
     step, params = found
 
-    how = f"{sampling.sampler}, {sampling.steps} steps, {sampling.grid} grid"
-    say(f"drawing {sampling.num} samples with {how} from step {step} of {path} ...")
+    if sampling.sampler == "ode":
+        how = f"tolerances {sampling.rtol:g} and {sampling.atol:g}"
+        name = f"ode_{sampling.rtol:g}"
+    else:
+        how = f"{sampling.steps} steps, {sampling.grid} grid"
+        name = f"{sampling.sampler}_{sampling.steps}_{sampling.grid}"
+    say(f"drawing {sampling.num} samples with {sampling.sampler} ({how}) from step {step} of {path} ...")
     start = time.perf_counter()
     key = jax.device_put(jax.random.key(values.seed), everywhere)
     drawn = sampler(params, key, sampling.num, labels=labels, progress=_progress(sampling.num, start))
     assert drawn is not None
     samples = pictures.to_arrays(drawn[0], problem.is_image, problem.centered)
-    name = f"{sampling.sampler}_{sampling.steps}_{sampling.grid}_seed{values.seed}"
-    out = Path(values.out).with_suffix("") if values.out else path / "samples" / name
+    out = Path(values.out.removesuffix(".npz")) if values.out else path / "samples" / f"{name}_seed{values.seed}"
     if jax.process_index() == 0:
         out.parent.mkdir(parents=True, exist_ok=True)
         extra = {} if labels is None else {"labels": labels}
@@ -130,7 +134,7 @@ def draw(values: Any) -> None:
 
 
 def read_labels(words: list[str] | None, num_classes: int | None, num: int):
-    """The classes to draw, (num,) int32, or None.
+    """The classes to draw, (num,) int32, or None. `num_classes` is the network's.
 
     Raises:
         UsageError: a label that is no class of the data.
@@ -140,7 +144,7 @@ def read_labels(words: list[str] | None, num_classes: int | None, num: int):
     if not words:
         return None
     if num_classes is None:
-        raise _cli.UsageError("--labels: the data of this run have no classes; leave it out")
+        raise _cli.UsageError("--labels: the network of this run knows no classes (model.num_classes); leave it out")
     for word in words:
         if not word.isdigit() or int(word) >= num_classes:
             raise _cli.UsageError(f"--labels: {word!r} is no class; they are 0 to {num_classes - 1}")

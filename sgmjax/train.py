@@ -54,36 +54,21 @@ def read_flags(argv: Sequence[str]) -> tuple[Config, str]:
         UsageError, ConfigError: naming the flag or setting, and the fix.
     """
     from absl import flags
-    from ml_collections import config_flags
 
-    from sgmjax.training.config import ConfigError, from_dict
+    from sgmjax.training.config import from_dict
 
-    argv, overrides = _cli.split_overrides(argv)
-    given = [i for i, word in enumerate(argv) if word.partition("=")[0] in ("--config", "-config")]
-    if not given:
-        argv.insert(1, f"--config={_cli.find_config(DEFAULT_CONFIG)}")
-    elif "=" in argv[given[-1]]:
-        argv[given[-1]] = "--config=" + _cli.find_config(argv[given[-1]].partition("=")[2])
-    elif given[-1] + 1 < len(argv):
-        argv[given[-1] + 1] = _cli.find_config(argv[given[-1] + 1])
-
+    words, overrides = _cli.split_overrides(argv)
     values = flags.FlagValues()
-    config_flags.DEFINE_config_file("config", None, "the config file", values, lock_config=False, sys_argv=argv)
+    flags.DEFINE_string("config", DEFAULT_CONFIG, "the config file, or the name of a config", flag_values=values)
     flags.DEFINE_string("workdir", None, "the run folder; default runs/<name of the config>", flag_values=values)
     flags.DEFINE_bool("help", False, "show this help", flag_values=values, short_name="h")
-    try:
-        _cli.parse_flags(values, argv)
-        if values.help:
-            print(__doc__)
-            raise SystemExit(0)
-        loaded = values.config.to_dict()
-    except (ConfigError, _cli.UsageError):
-        raise
-    except Exception as error:  # the file is the user's program: anything can happen in it
-        raise _cli.UsageError(f"the config file: {type(error).__name__}: {error}") from error
-    config = from_dict(_cli.override(loaded, overrides))
-    name = Path(getattr(values["config"], "config_filename").partition(":")[0]).stem
-    return config, values.workdir or str(Path("runs") / name)
+    _cli.parse_flags(values, words)
+    if values.help:
+        print(__doc__)
+        raise SystemExit(0)
+    path, argument = _cli.find_config(values.config)
+    config = from_dict(_cli.override(_cli.load_config(path, argument), overrides))
+    return config, values.workdir or str(Path("runs") / path.stem)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,231 @@
+"""The commands, as a user types them: what they refuse in one line, and a run from nothing to samples."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from refdata import ROOT
+
+from sgmjax import _cli, sample, train
+from sgmjax.training import build, evaluation, loop
+from sgmjax.training import sharding as sh
+from sgmjax.training.config import from_dict
+
+TOY = {
+    "data": {"name": "ring", "num_samples": 500},
+    "model": {"name": "mlp", "width": 16, "depth": 1},
+    "optimizer": {"warmup_steps": 5},
+    "train": {
+        "steps": 12,
+        "batch_size": 32,
+        "log_every": 4,
+        "eval_every": 6,
+        "sample_every": 6,
+        "checkpoint_every": 6,
+    },
+    "sampling": {"steps": 6, "num": 20, "grid_images": 8, "batch_size": 16},
+}
+
+
+@pytest.fixture(scope="module")
+def config_file(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("configs") / "toy.py"
+    path.write_text(
+        f"from sgmjax.training.config import complete\n\n\ndef get_config():\n    return complete({TOY!r})\n"
+    )
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(config_file, tmp_path_factory) -> Path:
+    """A run folder made by the command itself."""
+    folder = tmp_path_factory.mktemp("run")
+    assert train.main(["train", f"--config={config_file}", f"--workdir={folder}"]) == 0
+    return folder
+
+
+BAD_TRAIN = [
+    (["--config.train.stpes=5"], "train.stpes: no such setting; did you mean train.steps?"),
+    (["--config.trian.steps=5"], "trian: no such setting; did you mean train?"),
+    (["--config.train.steps=many"], "train.steps: expected an integer, got 'many' (str)"),
+    (["--config.train.steps=-5"], "train.steps: must be positive, got -5"),
+    (["--config.train.steps.x=5"], "train.steps is a setting, not a section"),
+    (["--config.train.batch_size=12"], "train.batch_size: 12 cannot be split over 8 devices; use 8 or 16"),
+    (["--config.sde.gamma=0.5", "--config.sde.nu=0.5"], "gamma"),
+    (["--config.sde.name=recipe", "--config.sde.D=((1,0),(0,-1))", "--config.sde.Q=((0,-1),(1,0))"], "sde: "),
+    (["--config.data.name=nonsense"], "nonsense"),
+    (["--config.data.name=folder", "--config.data.data_dir=/nowhere"], "/nowhere"),
+    (["--config.sampling.sampler=magic"], "sampling.sampler: 'magic' is unknown; choose one of em, ode, sscs"),
+    (["--workdir=/dev/null/run"], "cannot write in the run folder /dev/null/run"),
+    (["--steps=5"], "Unknown command line flag 'steps'"),
+    (["steps=5"], "unexpected argument 'steps=5'"),
+]
+
+
+@pytest.mark.parametrize(("words", "message"), BAD_TRAIN, ids=range(len(BAD_TRAIN)))
+def test_train_refuses_in_one_line(config_file, tmp_path, capsys, monkeypatch, words, message):
+    def compiled(*args, **kwargs):
+        raise AssertionError("something was compiled")
+
+    monkeypatch.setattr(loop.Run, "execute", compiled)
+    command = ["train", f"--config={config_file}", *([] if "workdir" in words[0] else [f"--workdir={tmp_path}/run"])]
+    assert train.main([*command, *words]) == 2
+    out, err = capsys.readouterr()
+    assert err.startswith("error: ") and err.count("\n") == 1 and message in err, err
+
+
+def test_impossible_attention_resolution(tmp_path, capsys):
+    command = ["train", "--config=psld_digits", f"--workdir={tmp_path}/run", "--config.model.attn_resolutions=(5,)"]
+    assert train.main(command) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: ") and err.count("\n") == 1 and "attn_resolutions" in err
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "there is no file"),
+        ("def get_config(): 1 / 0", "ZeroDivisionError: division by zero"),
+        ("import sgmjax.training.config as c\ndef get_config(): return c.complete({'sed': 1})", "did you mean seed?"),
+    ],
+)
+def test_config_files_that_do_not_work(tmp_path, capsys, text, message):
+    path = tmp_path / "mine.py"
+    if text is not None:
+        path.write_text(text)
+    assert train.main(["train", f"--config={path}"]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and message in err
+
+
+def test_every_kind_of_override(config_file):
+    words = [
+        "--config.train.steps=6",
+        "--config.optimizer.grad_clip=None",
+        "--config.optimizer.learning_rate",
+        "1e-2",
+        "--config.data.flip",
+        "--noconfig.sampling.denoise",
+        "--config.sde.name=vp",
+        "--config.sde.beta_max=10",
+        "--config.model.name=ncsnpp",
+        "--config.model.ch_mult=1,2",
+        "--config.data.data_dir=/some/where",
+    ]
+    config, workdir = train.read_flags(["train", *words, f"--config={config_file}"])
+    expected = from_dict(
+        {
+            **TOY,
+            "train": {**TOY["train"], "steps": 6},
+            "optimizer": {**TOY["optimizer"], "grad_clip": None, "learning_rate": 0.01},
+            "data": {**TOY["data"], "flip": True, "data_dir": "/some/where"},
+            "sampling": {**TOY["sampling"], "denoise": False},
+            "sde": {"name": "vp", "beta_max": 10},
+            "model": {"name": "ncsnpp", "ch_mult": (1, 2)},
+        }
+    )
+    assert config == expected and workdir == os.path.join("runs", "toy")
+
+
+def test_without_config_it_is_the_digits():
+    config, workdir = train.read_flags(["train"])
+    assert config.data.name == "digits" and workdir == os.path.join("runs", "psld_digits")
+
+
+def test_a_run_from_the_command_line(finished, config_file, capsys):
+    """Everything that a run folder should hold; run again, it is complete."""
+    assert {"step_6.png", "final.png", "final.npz"} <= {path.name for path in (finished / "samples").iterdir()}
+    with np.load(finished / "samples" / "final.npz") as final:
+        assert final["samples"].shape == (20, 2) and final["nfe"] == 6 and np.isfinite(final["samples"]).all()
+    logged = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in logged] == [4, 6, 8, 12]
+    assert train.main(["train", f"--config={config_file}", f"--workdir={finished}"]) == 0
+    assert "is complete: 12 steps" in capsys.readouterr().out
+
+
+def test_another_config_in_the_same_folder(finished, config_file, capsys):
+    command = ["train", f"--config={config_file}", f"--workdir={finished}", "--config.model.width=32"]
+    assert train.main(command) == 2
+    assert "model.width: 16 there, 32 now" in capsys.readouterr().err
+
+
+def test_sampling_from_a_run(finished, capsys):
+    command = ["sample", f"--workdir={finished}", "--num=10", "--sampler=em", "--steps=8", "--grid=uniform", "--seed=1"]
+    assert sample.main(command) == 0
+    assert "NFE 8" in capsys.readouterr().out
+    with np.load(finished / "samples" / "em_8_uniform_seed1.npz") as archive:
+        first = archive["samples"]
+        assert first.shape == (10, 2) and archive["step"] == 12 and archive["nfe"] == 8
+    assert sample.main([*command, f"--out={finished}/again"]) == 0
+    with np.load(finished / "again.npz") as archive:
+        np.testing.assert_array_equal(archive["samples"], first)
+    assert (finished / "again.png").exists()
+
+
+BAD_SAMPLE = [
+    ([], "--workdir: which run?"),
+    (["--workdir=/nowhere"], "no run in /nowhere"),
+    (["--workdir=RUN", "--steps=-5"], "--steps: must be positive, got -5"),
+    (["--workdir=RUN", "--num=0"], "--num: must be positive, got 0"),
+    (["--workdir=RUN", "--sampler=magic"], "sampling.sampler: 'magic' is unknown; choose one of em, ode, sscs"),
+    (["--workdir=RUN", "--grid=cubic"], "sampling.grid: expected one of uniform, quadratic, got 'cubic'"),
+    (["--workdir=RUN", "--labels=3"], "--labels: the network of this run knows no classes"),
+    (["--workdir=RUN", "--steps=few"], "few"),
+]
+
+
+@pytest.mark.parametrize(("words", "message"), BAD_SAMPLE, ids=range(len(BAD_SAMPLE)))
+def test_sample_refuses_in_one_line(finished, capsys, words, message):
+    assert sample.main(["sample", *(word.replace("RUN", str(finished)) for word in words)]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: ") and err.count("\n") == 1 and message in err, err
+
+
+def test_as_programs():
+    """Exit status and streams of a real process; `import sgmjax` alone loads nothing heavy."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+
+    def python(*words):
+        return subprocess.run([sys.executable, *words], env=environment, capture_output=True, text=True, timeout=120)
+
+    done = python("-m", "sgmjax.train", "--config.train.stpes=5")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: train.stpes: no such setting; did you mean train.steps?\n"
+    done = python("-c", "import sys, sgmjax; print(sgmjax.__version__, 'jax' in sys.modules, 'flax' in sys.modules)")
+    assert done.stdout.split()[1:] == ["False", "False"], done.stderr
+
+
+def test_labels():
+    np.testing.assert_array_equal(sample.read_labels(["1", "3"], 10, 5), [1, 3, 1, 3, 1])
+    assert sample.read_labels(None, 10, 5) is None
+    with pytest.raises(_cli.UsageError, match="'10' is no class; they are 0 to 9"):
+        sample.read_labels(["10"], 10, 5)
+
+
+@pytest.mark.parametrize("sampler", ["em", "sscs"])
+def test_sampling_work_is_split_over_devices(sampler):
+    """In the compiled program every device's network sees its part of the batch only, and the samples are the same."""
+    config = from_dict({**TOY, "model": {"name": "mlp", "width": 24, "depth": 1}, "sampling": {"sampler": sampler}})
+    problem = build.problem(config, (2,))
+    params = problem.init(jax.random.key(0))
+    drawn = {}
+    for count in (1, 8):
+        mesh = sh.make_mesh(1, jax.devices()[:count])
+        places = jax.tree.map(lambda _: sh.replicated(mesh), params)
+        sampler_of = evaluation.Sampler(problem.sample_fn, mesh, places, 64)
+        placed = jax.device_put(params, places)
+        key = jax.device_put(jax.random.key(1), sh.replicated(mesh))
+        drawn[count], _ = sampler_of(placed, key, 64)
+        with jax.set_mesh(mesh):
+            text = sampler_of._draw.lower(placed, key, None).compile().as_text()
+        assert f"f32[{64 // count},24]" in text
+        if count > 1:
+            assert "f32[64,24]" not in text
+    np.testing.assert_allclose(drawn[8], drawn[1], rtol=1e-4, atol=1e-5)
