@@ -338,6 +338,12 @@ def test_bad_processes_are_refused_in_one_line(make, message: str):
 
 
 def test_what_a_network_must_predict():
-    assert [MULTI[n].num_noised for n in ("psld", "psld_cld_like", "psld_score_x", "cld", "third_order")] == [2, 1, 1, 1, 1]
+    assert [MULTI[n].num_noised for n in ("psld", "psld_cld_like", "psld_score_x", "cld", "third_order")] == [
+        2,
+        1,
+        1,
+        1,
+        1,
+    ]
     assert random_recipe(2, rank=2, aligned=False).num_noised == 2
     assert sdes.psld(gamma=4.0, nu=0.0, factor="lower").num_noised == 2

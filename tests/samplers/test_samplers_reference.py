@@ -1,0 +1,222 @@
+"""Whole sampler runs on recorded noise, and ODE end points, against the recorded official programs."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import refdata
+
+from sgmjax import samplers, score, sdes
+
+CLD = {k.split("/")[0]: v for k, v in (refdata.load_json("cld_kernels.json") or {}).items() if k.endswith("epsoff/")}
+PSLD = refdata.load_json("psld_kernels.json") or {}
+
+pytestmark = pytest.mark.reference
+
+STEPS, T_MIN = 6, 1e-3  # of every recorded run
+
+
+def nhwc(x, phases: int = 2):
+    x = jnp.asarray(x, jnp.float64)
+    x = x.reshape(x.shape[0], phases, x.shape[1] // phases, *x.shape[2:])
+    return jnp.moveaxis(x, 2, -1)
+
+
+def t_column(t, ndim: int):
+    return t.reshape(-1, *(1,) * (ndim - 1))
+
+
+def half_network(x, t):
+    x, m = jnp.split(x, 2, axis=-1)
+    return 0.1 * jnp.sin(m) + 0.07 * jnp.cos(x) + 0.05 * jnp.cos(t_column(t, x.ndim))
+
+
+def full_network(x, t):
+    return 0.1 * jnp.sin(x) + 0.05 * jnp.cos(t_column(t, x.ndim))
+
+
+def psld(name: str, factor: str, numerical_eps: float | None = None) -> sdes.Recipe:
+    c = PSLD[name]
+    return sdes.psld(
+        beta_min=c["beta_min"], beta_max=c["beta_max"], gamma=c["gamma"], nu=c["nu"], kappa=c["kappa"], factor=factor,
+        numerical_eps=c["numerical_eps"] if numerical_eps is None else numerical_eps,
+    )  # fmt: skip
+
+
+def cld(name: str, numerical_eps: float | None = None) -> sdes.Recipe:
+    c = CLD[name]
+    return sdes.cld(
+        beta_min=c["beta0"], beta_max=c["beta0"] + c["beta1"], m_inv=c["m_inv"], kappa=c["gamma"],
+        numerical_eps=c["numerical_eps"] if numerical_eps is None else numerical_eps,
+    )  # fmt: skip
+
+
+def replay(sampler, sde, score_fn, arrays, *, grid, denoise, draws, **options):
+    steps = STEPS - bool(denoise)
+    noise = jnp.stack([nhwc(n) for n in arrays["noises"][: steps * draws]])
+    return sampler(
+        jax.random.key(0), score_fn, sde, (arrays["u_init"].shape[0],),
+        times=samplers.time_grid(grid, STEPS, t_min=T_MIN, denoise=bool(denoise)), denoise=bool(denoise),
+        initial=nhwc(arrays["u_init"]), noise=noise.reshape(steps, draws, *noise.shape[1:]), dtype=jnp.float64,
+        **options,
+    )  # fmt: skip
+
+
+def shaped(sampler):
+    """The samplers take the data's shape; the recorded states bring their own."""
+
+    def run(key, score_fn, sde, shape, *, initial, **options):
+        return sampler(key, score_fn, sde, (initial.shape[0], *initial.shape[2:]), initial=initial, **options)
+
+    return run
+
+
+@pytest.mark.parametrize("denoise", [0, 1])
+@pytest.mark.parametrize("grid", ["uniform", "quadratic"])
+@pytest.mark.parametrize("kind", ["em", "sscs"])
+@pytest.mark.parametrize("factor", ["lower", "upper"])
+@pytest.mark.parametrize("name", sorted(PSLD) or [None])
+def test_psld_runs(x64, reference, name, factor, kind, grid, denoise):
+    arrays = refdata.load_npz("psld_samplers.npz")
+    key = f"{name}/{factor}/f64/den{denoise}/{grid}/{kind}"
+    if key not in arrays:
+        pytest.skip(f"{key} was not recorded")
+    sde = psld(name, factor)
+    score_fn = score.score_from_network(half_network if sde.num_noised == 1 else full_network, sde)
+    options = {"official": True, "numerical_eps": PSLD[name]["numerical_eps"]} if kind == "sscs" else {}
+    _, info = replay(
+        shaped(samplers.SAMPLERS[kind]), sde, score_fn, arrays, grid=grid, denoise=denoise,
+        draws=2 if kind == "sscs" else 1, **options,
+    )  # fmt: skip
+    expected = nhwc(arrays[key])
+    size = np.abs(expected).max()
+    np.testing.assert_allclose(info.state / size, expected / size, atol=1e-7)
+    np.testing.assert_allclose(info.state / size, nhwc(arrays[key.replace("f64", "official")]) / size, atol=2e-5)
+    assert info.nfe == STEPS
+
+
+@pytest.mark.parametrize("denoise", [0, 1])
+@pytest.mark.parametrize("grid", ["linear", "quadratic"])
+@pytest.mark.parametrize("kind", ["em", "sscs"])
+@pytest.mark.parametrize("mixed", [0, 1])
+@pytest.mark.parametrize("name", sorted(CLD) or [None])
+def test_cld_runs(x64, reference, name, mixed, kind, grid, denoise):
+    arrays = refdata.load_npz("cld_samplers.npz")
+    key = f"{name}/f64/mixed{mixed}/{grid}/den{denoise}/{kind}_"
+    if key + "x" not in arrays:
+        pytest.skip(f"{key} was not recorded")
+    sde = cld(name)
+    score_fn = score.score_from_network(half_network, sde, parameterization="mixed" if mixed else "eps")
+    options = {"official": True, "numerical_eps": 0.0 if denoise else 1e-9} if kind == "sscs" else {}
+    _, info = replay(
+        shaped(samplers.SAMPLERS[kind]), sde, score_fn, arrays, grid={"linear": "uniform"}.get(grid, grid),
+        denoise=denoise, draws=2 if kind == "sscs" else 1, **options,
+    )  # fmt: skip
+    expected = jnp.concatenate([nhwc(arrays[key + "x"], 1), nhwc(arrays[key + "v"], 1)], axis=1)
+    size = np.abs(expected).max()
+    np.testing.assert_allclose(info.state / size, expected / size, atol=1e-7)
+
+
+def test_cld_single_steps(x64, reference):
+    """One Euler-Maruyama step; the recorded ones start at the reverse time in their key."""
+    arrays = refdata.load_npz("cld_samplers.npz")
+    found = [k for k in arrays if "/f64/step_t" in k and k.endswith("/u")]
+    assert found
+    for key in found:
+        name = key.split("/")[0]
+        tau, dt = (float(v[1:] if v[0] == "t" else v[2:]) for v in key.split("/")[2].split("_")[1:])
+        sde = cld(name)
+        score_fn = score.score_from_network(half_network, sde, parameterization="mixed")
+        z, mean = samplers.euler_maruyama.em_step(
+            score_fn, sde, nhwc(arrays["u_init"]), 1 - tau, 1 - tau - dt, nhwc(arrays["noises"][0])
+        )
+        for ours, theirs in ((z, "u"), (mean, "u_mean")):
+            np.testing.assert_allclose(ours, nhwc(arrays[key[:-1] + theirs]), rtol=1e-7, atol=1e-7)
+
+
+@pytest.mark.parametrize("factor", ["lower", "upper"])
+@pytest.mark.parametrize("name", sorted(PSLD) or [None])
+def test_psld_reverse_drifts(x64, reference, name, factor):
+    arrays = refdata.load_npz("psld_samplers.npz")
+    prefix = f"{name}/{factor}/f64/reverse_pf"
+    if f"{prefix}0_drift" not in arrays:
+        pytest.skip(f"{prefix} was not recorded")
+    sde = psld(name, factor)
+    score_fn = score.score_from_network(half_network if sde.num_noised == 1 else full_network, sde)
+    t = 1 - jnp.asarray([0.2, 0.9])
+    for flow in (0, 1):
+        drift = samplers.reverse_drift(score_fn, sde, nhwc(arrays["u_init"]), t, probability_flow=bool(flow))
+        np.testing.assert_allclose(drift, nhwc(arrays[f"{prefix}{flow}_drift"]), rtol=1e-7, atol=1e-7)
+
+
+def gaussian_score(sde, mu, s, initial_variance):
+    """Exact score of Gaussian data N(mu, s^2) whose auxiliary starts with the given variance."""
+
+    def score_fn(z, t):
+        kernel = sde.transition(t, "dsm")
+        z0 = jnp.stack([mu, jnp.zeros_like(mu)])[None]
+        start = jnp.diag(jnp.asarray([s**2, initial_variance]))[None]
+        covariance = kernel.covariance + kernel.mean @ start @ kernel.mean.swapaxes(1, 2)
+        offset = z - jnp.einsum("bij,bj...->bi...", kernel.mean, jnp.broadcast_to(z0, z.shape))
+        return -jnp.einsum("bij,bj...->bi...", jnp.linalg.inv(covariance), offset)
+
+    return score_fn
+
+
+@pytest.mark.parametrize("name", sorted(CLD) or [None])
+def test_cld_ode_end_points(x64, reference, name):
+    """The exact flow at 1e-10 against the recorded DOP853 run at 1e-12, RK45 at 1e-5 against RK45 at 1e-5."""
+    arrays = refdata.load_npz("cld_samplers.npz")
+    prefix = f"gauss/{name}/numeps0"
+    if f"{prefix}/tight_ode_x" not in arrays:
+        pytest.skip(f"{prefix} was not recorded")
+    sde = cld(name, 0.0)
+    mu, s = nhwc(arrays["gauss/mu"][None], 1)[0, 0], float(arrays["gauss/s"])
+    full = gaussian_score(sde, mu, s, CLD[name]["gamma"] / CLD[name]["m_inv"])
+    score_fn = lambda z, t: sde.expand(sde.restrict(full(z, t)))  # noqa: E731
+    initial = nhwc(arrays["u_init"])
+    shape = (initial.shape[0], *initial.shape[2:])
+    run = jax.jit(
+        lambda rtol, denoise: samplers.ode(
+            jax.random.key(0), score_fn, sde, shape, t_min=T_MIN, rtol=rtol, atol=rtol, denoise=denoise,
+            initial=initial, dtype=jnp.float64,
+        )[1],
+        static_argnums=1,
+    )  # fmt: skip
+    tight = jnp.concatenate([nhwc(arrays[f"{prefix}/tight_ode_{c}"], 1) for c in "xv"], axis=1)
+    np.testing.assert_allclose(run(1e-10, False).state, tight, atol=1e-7)
+    for denoise in (0, 1):
+        expected = jnp.concatenate([nhwc(arrays[f"{prefix}/den{denoise}/ode_{c}"], 1) for c in "xv"], axis=1)
+        info = run(1e-5, bool(denoise))
+        np.testing.assert_allclose(info.state, expected, atol=1e-3)
+        assert abs(int(info.nfe) / int(arrays[f"{prefix}/den{denoise}/nfe"]) - 1) < 0.2
+
+
+@pytest.mark.parametrize("factor", ["lower", "upper"])
+@pytest.mark.parametrize("name", sorted(PSLD) or [None])
+def test_psld_ode_end_points(x64, reference, name, factor):
+    arrays = refdata.load_npz("psld_samplers.npz")
+    prefix = f"gauss/{name}/{factor}"
+    if f"{prefix}/tight_ode" not in arrays:
+        pytest.skip(f"{prefix} was not recorded")
+    sde = psld(name, factor)
+    mu, s = nhwc(arrays["gauss/mu"][None], 1)[0, 0], float(arrays["gauss/s"])
+    exact = gaussian_score(psld(name, factor, 0.0), mu, s, PSLD[name]["mm_0"])
+
+    def score_fn(z, t):  # as recorded: the exact eps, turned into a score by the kernel with numerical_eps
+        eps = sde.restrict(psld(name, factor, 0.0).transition(t).eps(exact(z, t)))
+        return sde.transition(t).score(eps)
+
+    initial = nhwc(arrays["u_init"])
+    shape = (initial.shape[0], *initial.shape[2:])
+    for denoise in (0, 1):
+        info = jax.jit(
+            lambda: samplers.ode(
+                jax.random.key(0), score_fn, sde, shape, t_min=T_MIN, rtol=1e-5, atol=1e-5,
+                denoise="ode" if denoise else False, initial=initial, dtype=jnp.float64,
+            )[1]
+        )()  # fmt: skip
+        np.testing.assert_allclose(info.state, nhwc(arrays[f"{prefix}/den{denoise}/ode"]), atol=1e-3)
+        assert abs(int(info.nfe) / int(arrays[f"{prefix}/den{denoise}/nfe"]) - 1) < 0.2
