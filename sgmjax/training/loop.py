@@ -145,7 +145,7 @@ class Run:
         self._initial = jax.jit(initial, out_shardings=shardings)
         self._pack = jax.jit(pack.pack, out_shardings=shardings.params)
         # what checkpoints hold: the same with trees of parameters
-        trees = state.replace(params=shapes, ema_params=shapes)
+        trees = dataclasses.replace(state, params=shapes, ema_params=shapes)
         self.abstract: TrainState = jax.tree.map(
             lambda s, place: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place),
             trees,
@@ -187,7 +187,7 @@ class Run:
             state = self._initial(self._place(jax.random.fold_in(self.key, _INIT)))
             return state, 0, iterator, []
         state, meta = found
-        state = state.replace(params=self._pack(state.params), ema_params=self._pack(state.ema_params))
+        state = dataclasses.replace(state, params=self._pack(state.params), ema_params=self._pack(state.ema_params))
         self.key = jax.random.wrap_key_data(jnp.asarray(meta["key"], jnp.uint32), impl=meta["key_impl"])
         step = int(sh.fetch(state.step))
         iterator.set_state(meta["data"])  # the same in all processes, and good for any number of them
@@ -339,7 +339,7 @@ class Run:
             "window": jax.tree.map(lambda x: np.asarray(x).tolist(), window),
         }
         trees = {name: self._packing.unpack(getattr(state, name)) for name in ("params", "ema_params")}
-        checkpointer.save(step, state.replace(**trees), meta)
+        checkpointer.save(step, dataclasses.replace(state, **trees), meta)
 
     # -------------------------------------------------------------------------------------------------------- samples
     def _finish(self, state: TrainState, step: int, interrupt: Interrupt) -> bool:

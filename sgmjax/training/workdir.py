@@ -21,7 +21,6 @@ from sgmjax.training.config import Config, ConfigError, differences, from_dict, 
 # Settings that a run may be continued with another value of: they change what is shown or kept, not what is learnt.
 CHANGEABLE = (
     "train.steps",
-    "train.steps_per_dispatch",
     "train.fsdp",
     "train.log_every",
     "train.eval_every",
