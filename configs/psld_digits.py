@@ -19,7 +19,7 @@ def get_config():
             "model": {
                 "name": "ncsnpp",
                 "nf": 32,
-                "ch_mult": (1, 2),
+                "ch_mult": (1, 1),
                 "num_res_blocks": 1,
                 "attn_resolutions": (4,),
                 "dropout": 0.0,
@@ -27,8 +27,8 @@ def get_config():
             "objective": {"matching": "hsm", "weighting": "simple", "time_conditioning": "t999"},
             "optimizer": {"learning_rate": 1e-3, "warmup_steps": 200, "ema_decay": 0.999, "ema_warmup": True},
             "train": {
-                "steps": 1500,
-                "batch_size": 128,
+                "steps": 2000,
+                "batch_size": 64,
                 "log_every": 50,
                 "eval_every": 500,
                 "sample_every": 500,
