@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sgmjax.models import trainable_mask
 from sgmjax.training import evaluation, pictures, workdir
 from sgmjax.training import sharding as sh
 from sgmjax.training.checkpoint import Checkpointer
@@ -125,11 +126,11 @@ class Run:
         self.config, self.path, self.problem = config, path, problem
         self.dataset, self.eval_dataset = dataset, eval_dataset
         self.mesh = sh.make_mesh(config.train.fsdp)
-        optimizer = make_optimizer(config.optimizer)
         self.key = jax.random.key(config.seed)
 
         shapes = jax.eval_shape(problem.init, self.key)
         pack = self._packing = Packing(shapes)
+        optimizer = make_optimizer(config.optimizer, pack.pack_scalars(trainable_mask(shapes)))
 
         def initial(key):
             return create(key, lambda key: pack.pack(problem.init(key)), optimizer)

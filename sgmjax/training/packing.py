@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 PyTree = Any
 
@@ -39,6 +40,19 @@ class Packing:
         return {
             "small": jnp.concatenate(small) if small else jnp.zeros(0, jnp.float32),
             "large": [leaf for leaf, is_small in zip(leaves, self._is_small, strict=True) if not is_small],
+        }
+
+    def pack_scalars(self, tree: PyTree) -> dict[str, Any]:
+        """A tree with one number for each array, as numbers that broadcast against packed parameters."""
+        values = self._structure.flatten_up_to(tree)
+        small = [
+            np.full(math.prod(shape), value, np.float32)
+            for shape, value, is_small in zip(self._shapes, values, self._is_small, strict=True)
+            if is_small
+        ]
+        return {
+            "small": np.concatenate(small) if small else np.zeros(0, np.float32),
+            "large": [float(value) for value, is_small in zip(values, self._is_small, strict=True) if not is_small],
         }
 
     def unpack(self, packed: dict[str, Any]) -> PyTree:

@@ -42,22 +42,37 @@ class TrainState:
     bad_streak: Array
 
 
-def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
+def make_optimizer(config: OptimizerConfig, decayed: PyTree = None) -> optax.GradientTransformation:
     """The optimiser of a run; updates are to be added to the parameters.
 
     `adam` with `weight_decay` adds the decay to the gradient (after the clipping), as PyTorch's Adam does; `adamw`
     decays the parameters themselves, by `learning_rate * weight_decay`.
+
+    Args:
+        config: the settings.
+        decayed: like the parameters, 1 where weight decay acts and 0 where not (scalars or arrays that broadcast);
+            None: everywhere. Fixed Fourier frequencies lie among the parameters and must not shrink.
     """
     parts = []
     if config.grad_clip is not None:
         parts.append(clip_by_global_norm(config.grad_clip))
     if config.name == "adam" and config.weight_decay:
-        parts.append(optax.add_decayed_weights(config.weight_decay))
+        parts.append(add_decayed_weights(config.weight_decay, decayed))
     parts.append(optax.scale_by_adam(config.beta1, config.beta2, config.eps))
     if config.name == "adamw":
-        parts.append(optax.add_decayed_weights(config.weight_decay))
+        parts.append(add_decayed_weights(config.weight_decay, decayed))
     parts.append(optax.scale_by_learning_rate(warmup(config.learning_rate, config.warmup_steps)))
     return optax.chain(*parts)
+
+
+def add_decayed_weights(weight_decay: float, decayed: PyTree = None) -> optax.GradientTransformation:
+    """Adds `weight_decay * decayed * parameter` to the update."""
+
+    def update(updates, state, params):
+        weights = jax.tree.map(lambda p: 1.0, params) if decayed is None else decayed
+        return jax.tree.map(lambda g, p, d: g + weight_decay * d * p, updates, params, weights), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
 def warmup(learning_rate: float, steps: int) -> optax.ScalarOrSchedule:

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 import refdata
 
+from sgmjax.models import trainable_mask
 from sgmjax.training.config import OptimizerConfig
+from sgmjax.training.packing import Packing
 from sgmjax.training.state import apply_gradients, clip_by_global_norm, create, ema_decay, make_optimizer, warmup
 
 OFFICIAL = refdata.load_npz("scoresde_optim_ema.npz") or {}
@@ -112,3 +114,18 @@ def test_bad_step_changes_nothing_but_the_counters():
     assert (int(resumed.step), int(resumed.bad_steps), int(resumed.bad_streak)) == (4, 2, 0)
     np.testing.assert_array_equal(resumed.params["p"], direct.params["p"])
     np.testing.assert_array_equal(resumed.ema_params["p"], direct.ema_params["p"])
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw"])
+def test_weight_decay_leaves_fourier_frequencies_alone(name):
+    """PyTorch skips them for want of a gradient; the packed state must too."""
+    params = {"fourier": {"frequencies": jnp.full(4, 16.0)}, "kernel": jnp.ones((200, 200)), "bias": jnp.ones(3)}
+    packing = Packing(params)
+    config = OptimizerConfig(name=name, weight_decay=0.1, warmup_steps=0, learning_rate=1e-2)
+    optimizer = make_optimizer(config, packing.pack_scalars(trainable_mask(params)))
+    state = create(jax.random.key(0), lambda key: packing.pack(params), optimizer)
+    grads = packing.pack(jax.tree.map(jnp.zeros_like, params))
+    after = packing.unpack(apply_gradients(state, grads, True, config, optimizer).params)
+    assert np.array_equal(after["fourier"]["frequencies"], params["fourier"]["frequencies"])
+    for key in ("kernel", "bias"):
+        assert np.all(np.asarray(after[key]) < 1.0)
