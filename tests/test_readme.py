@@ -7,13 +7,15 @@ import re
 import numpy as np
 import refdata
 
+from sgmjax.training.config import Config
+
 README = (refdata.ROOT / "README.md").read_text()
+EXAMPLE, OWN_PROCESS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 
 
 def test_the_example_learns_the_ring():
-    (example,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
     names: dict = {}
-    exec(compile(example, "README.md", "exec"), names)
+    exec(compile(EXAMPLE, "README.md", "exec"), names)
     samples = np.asarray(names["samples"])
     assert samples.shape == (1000, 2) and names["info"].nfe == 50
     # The data: eight Gaussians of std 0.17 on a circle of radius 1.5, so |x| < 1 or |x| > 2 has probability 0.003 each.
@@ -24,8 +26,18 @@ def test_the_example_learns_the_ring():
     assert counts.min() > 60 and counts.max() < 250  # an untrained network gives no ring at all
 
 
+def test_a_process_of_ones_own_takes_the_place_of_psld_in_the_example():
+    (psld,) = re.findall(r"^sde = .*$", EXAMPLE, flags=re.MULTILINE)
+    example = EXAMPLE.replace(psld, OWN_PROCESS).replace("range(2000)", "range(2)").replace("1000, 2", "10, 2")
+    assert "range(2)" in example and "(10, 2)" in example
+    names: dict = {}
+    exec(compile(example, "README.md", "exec"), names)
+    assert names["sde"].k == names["sde"].num_noised == 3 and names["sde"].name == "recipe"
+    assert names["info"].state.shape == (10, 3, 2) and np.isfinite(names["samples"]).all()
+
+
 def test_every_configuration_and_script_that_is_named_exists():
-    named = set(re.findall(r"(?:configs|launch|notebooks)/\w+\.\w+", README))
+    named = set(re.findall(r"(?:configs|docs|launch|notebooks)/\w+\.\w+", README))
     assert named and all((refdata.ROOT / name).is_file() for name in named), named
     listed = {path.stem for path in (refdata.ROOT / "configs").glob("*.py")}
     assert all(f"`{name}`" in README for name in listed)
@@ -35,3 +47,12 @@ def test_the_second_command_is_the_one_that_ci_runs():
     assert README.count("\npython3 -m venv") == 2
     first, second = re.findall(r"^python3 -m venv .*$", README, flags=re.MULTILINE)
     assert first.endswith("-m sgmjax.train") and second.endswith("pytest")
+
+
+def test_every_file_and_setting_that_the_pages_name_exists():
+    for page in (refdata.ROOT / "docs").glob("*.md"):
+        text = page.read_text()
+        for name in re.findall(r"`?((?:configs|docs|launch|notebooks|sgmjax)/[\w/]+\.\w+)", text):
+            assert (refdata.ROOT / name).is_file(), (page.name, name)
+        for section, key in re.findall(r"--config\.(\w+)\.(\w+)", text):
+            assert hasattr(getattr(Config(), section), key), (page.name, section, key)

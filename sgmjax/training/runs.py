@@ -1,0 +1,82 @@
+"""Opens the folder of a run: what it learnt, as functions and parameters.
+
+run = load_run("runs/psld_digits")
+samples, info = run.problem.sample_fn(run.params, key, 64)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+
+from sgmjax.training import build, workdir
+from sgmjax.training.checkpoint import Checkpointer
+from sgmjax.training.config import from_dict, to_dict
+from sgmjax.training.logging import say as say_on_stdout
+
+
+class LoadedRun(NamedTuple):
+    """A run folder's content.
+
+    Attributes:
+        problem: the functions of the run: `sde`, `eps_fn`, `score_fn`, `sample_fn`, `loss_fn`.
+        params: the averaged parameters of the newest readable checkpoint.
+        step: steps taken until then.
+    """
+
+    problem: build.Problem
+    params: Any
+    step: int
+
+
+def load_run(
+    path: str | os.PathLike,
+    *,
+    sampling: Mapping[str, Any] | None = None,
+    sharding: jax.sharding.Sharding | None = None,
+    say: Callable[[str], None] = say_on_stdout,
+) -> LoadedRun:
+    """Reads the config and the averaged parameters of a run folder; writes nothing.
+
+    Args:
+        path: the run folder.
+        sampling: settings of the `sampling` section to use in place of the run's, as {"steps": 100}.
+        sharding: where the parameters shall lie; None: on the first device.
+        say: receives a line for every damaged checkpoint that is passed over.
+
+    Raises:
+        WorkdirError: there is no run, or it has no checkpoint yet.
+        ConfigError: settings that cannot work.
+        CheckpointError: there are checkpoints, and none can be read.
+    """
+    settings = to_dict(workdir.read_config(path))
+    settings["sampling"] |= dict(sampling or {})
+    shape, num_classes = workdir.read_data_shape(path)
+    problem = build.problem(from_dict(settings), shape, num_classes)
+    if sharding is None:
+        sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    shapes = jax.eval_shape(problem.init, jax.random.key(0))
+    abstract = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding), shapes)
+    with _quiet_orbax():
+        found = Checkpointer(path, read_only=True).restore_ema(abstract, say)
+    if found is None:
+        raise workdir.WorkdirError(f"no checkpoint in {path} yet; let the run go on until its first one")
+    step, params = found
+    return LoadedRun(problem, params, step)
+
+
+@contextlib.contextmanager
+def _quiet_orbax() -> Iterator[None]:
+    """Without orbax's warnings that a folder opened for reading is read-only."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
