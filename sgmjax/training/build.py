@@ -186,7 +186,7 @@ def problem(config: Config, data_shape: tuple[int, ...], num_classes: int | None
         times = objectives.importance(
             sde, weighting=objective.weighting, matching=objective.matching, t_min=objective.t_min
         )
-    return Problem(config, sde, network, times, tuple(data_shape), config.model.num_classes)
+    return Problem(config, sde, network, times, tuple(data_shape), getattr(config.model, "num_classes", None))
 
 
 def _check(config: Config, sde: sdes.SDE, num_classes: int | None) -> None:
@@ -208,7 +208,12 @@ def _check(config: Config, sde: sdes.SDE, num_classes: int | None) -> None:
         raise ConfigError("objective.time_conditioning: 'sigma' is for sde.name 've'; use 't' or 't999'")
     if getattr(config.model, "scale_by_sigma", False) and objective.time_conditioning != "sigma":
         raise ConfigError("model.scale_by_sigma: divides by the network's time input; set time_conditioning 'sigma'")
-    wanted = config.model.num_classes
+    if getattr(config.model, "scale_by_sigma", False) and getattr(config.model, "embedding_type", "") == "positional":
+        raise ConfigError(
+            "model.scale_by_sigma: with a positional embedding the network takes an index into discrete noise levels, "
+            "and training is in continuous time; use embedding_type 'fourier'"
+        )
+    wanted = getattr(config.model, "num_classes", None)
     if wanted is not None and wanted != num_classes:
         have = "no labels" if num_classes is None else f"{num_classes} classes"
         raise ConfigError(f"model.num_classes: {wanted}, but the data have {have}; set it to {num_classes}")

@@ -24,7 +24,7 @@ from sgmjax.models import trainable_mask
 from sgmjax.training import evaluation, pictures, workdir
 from sgmjax.training import sharding as sh
 from sgmjax.training.checkpoint import Checkpointer
-from sgmjax.training.config import Config, check, to_dict, validate_for_devices
+from sgmjax.training.config import Config, ConfigError, check, to_dict, validate_for_devices
 from sgmjax.training.interrupt import Interrupt
 from sgmjax.training.logging import MetricsWriter, Progress, say
 from sgmjax.training.packing import Packing
@@ -101,6 +101,11 @@ def setup(
         dataset = data.load(config.data, "train")
         if eval_dataset is None and config.data.eval_split is not None:
             eval_dataset = data.load(config.data, "eval")
+    if eval_dataset is not None and eval_dataset.shape != dataset.shape:
+        raise ConfigError(
+            f"data: training examples have shape {dataset.shape} and held-out ones {eval_dataset.shape}; "
+            "set data.image_size to give both one size"
+        )
     if problem is None:
         from sgmjax.training import build
 

@@ -198,8 +198,31 @@ class MLPConfig:
     num_classes: PositiveInt | None = None
 
 
-ModelConfig = NCSNppConfig | DDPMConfig | MLPConfig
-MODELS: dict[str, type] = {"ncsnpp": NCSNppConfig, "ddpm": DDPMConfig, "mlp": MLPConfig}
+@_section
+class CLDToyMLPConfig:
+    """The `mlp` of CLD's toy experiments."""
+
+    name: Literal["cld_toy_mlp"] = "cld_toy_mlp"
+    hidden_dim: PositiveInt = 128
+
+
+@_section
+class CLDToyResNetConfig:
+    """The `resnet` of CLD's toy experiments."""
+
+    name: Literal["cld_toy_resnet"] = "cld_toy_resnet"
+    hidden_dim: PositiveInt = 64
+    num_hidden_layers: PositiveInt = 20
+
+
+ModelConfig = NCSNppConfig | DDPMConfig | MLPConfig | CLDToyMLPConfig | CLDToyResNetConfig
+MODELS: dict[str, type] = {
+    "ncsnpp": NCSNppConfig,
+    "ddpm": DDPMConfig,
+    "mlp": MLPConfig,
+    "cld_toy_mlp": CLDToyMLPConfig,
+    "cld_toy_resnet": CLDToyResNetConfig,
+}
 
 
 # ---------------------------------------------------------------------------------------------- objective and sampling

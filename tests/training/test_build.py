@@ -1,0 +1,121 @@
+"""From settings to functions: every process trains and samples, and what cannot work is refused by name."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sgmjax.training import build
+from sgmjax.training.config import ConfigError, from_dict
+
+RECIPE = {"name": "recipe", "D": ((0.1, 0.0), (0.0, 1.0)), "Q": ((0.0, -1.0), (1.0, 0.0))}
+PROCESSES = {
+    "vp": {"name": "vp"},
+    "subvp": {"name": "subvp"},
+    "ve": {"name": "ve"},
+    "cld": {"name": "cld"},
+    "psld": {"name": "psld"},
+    "third_order": {"name": "third_order"},
+    "recipe": RECIPE,
+}
+
+
+def config(**sections):
+    settings = {
+        "data": {"name": "ring"},
+        "model": {"name": "mlp", "width": 8, "depth": 1},
+        "sampling": {"steps": 3, "rtol": 1e-2, "atol": 1e-2},
+    }
+    return from_dict({name: {**settings.get(name, {}), **sections.get(name, {})} for name in {*settings, *sections}})
+
+
+@pytest.mark.parametrize("weighting", ["simple", "likelihood"])
+@pytest.mark.parametrize("name", PROCESSES)
+def test_every_process_has_a_finite_loss_with_gradients_and_draws_samples(name, weighting):
+    objective = {"weighting": weighting, "time_sampling": "importance" if weighting == "likelihood" else "uniform"}
+    problem = build.problem(config(sde=PROCESSES[name], objective=objective), (2,))
+    params = jax.jit(problem.init)(jax.random.key(0))
+    batch = {"x": np.ones((4, 2), np.float32), "label": np.zeros(4, np.int32)}
+
+    @jax.jit
+    def evaluate(params, key):
+        (loss, _), grads = jax.value_and_grad(problem.loss_fn, has_aux=True)(params, key, batch, True)
+        samples, info = problem.sample_fn(params, jax.random.fold_in(key, 1), 5)
+        return loss, grads, samples, info.nfe
+
+    loss, grads, samples, nfe = evaluate(params, jax.random.key(1))
+    assert np.isfinite(loss) and loss > 0
+    assert all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
+    assert any(np.any(g != 0) for g in jax.tree.leaves(grads))
+    assert samples.shape == (5, 2) and np.isfinite(samples).all()
+    assert nfe == 3
+
+
+def test_initial_loss_of_a_zero_prediction_is_the_noise_variance():
+    """eps_hat = 0 has simple loss E eps^2 = 1; 4 standard errors of a mean of chi-squared variables."""
+    problem = build.problem(config(), (2,))
+    params = jax.tree.map(jnp.zeros_like, jax.jit(problem.init)(jax.random.key(0)))
+    batch = {"x": np.zeros((2000, 2), np.float32), "label": np.zeros(2000, np.int32)}
+    loss, _ = jax.jit(lambda p: problem.loss_fn(p, jax.random.key(1), batch, False))(params)
+    assert abs(loss - 1) < 4 * np.sqrt(2 / 8000)
+
+
+def test_labels_reach_a_class_conditional_network():
+    problem = build.problem(config(model={"num_classes": 3}), (2,), 3)
+    params = jax.jit(problem.init)(jax.random.key(0))
+    leaves, structure = jax.tree.flatten(params)
+    draws = np.random.default_rng(0)
+    params = jax.tree.unflatten(structure, [jnp.asarray(draws.normal(size=p.shape), p.dtype) for p in leaves])
+    predict = jax.jit(lambda labels: problem.eps_fn(params, labels=labels)(jnp.ones((1, 2, 2)), jnp.ones(1)))
+    assert not np.allclose(predict(jnp.asarray([0])), predict(jnp.asarray([1])))
+
+
+def test_images_are_scaled_as_configured():
+    model = {"name": "ncsnpp", "nf": 4, "ch_mult": (1,), "num_res_blocks": 1, "attn_resolutions": ()}
+    settings = {"data": {"name": "digits", "centered": False}, "model": model, "sde": {"name": "ve"}}
+    problem = build.problem(from_dict(settings), (4, 4, 1))
+    assert problem.is_image and not problem.centered and not problem.network.centered
+
+
+BAD = [
+    ({"sde": {"gamma": 4.01}}, "sde: gamma = nu"),
+    ({"sde": {**RECIPE, "D": ((1.0, 2.0), (2.0, 1.0))}}, "sde: D is not positive semi-definite"),
+    ({"sde": {**RECIPE, "D": ((0.0, 0.0), (0.0, 1.0)), "Q": ((0.0, 0.0), (0.0, 0.0))}}, r"variable 0 \(data\)"),
+    ({"sampling": {"sampler": "leapfrog"}}, "sampling.sampler: 'leapfrog' is unknown; choose one of em, ode, sscs"),
+    ({"sde": {"gamma": 4.0, "nu": 0.0}, "objective": {"parameterization": "mixed"}}, "noised variables to come last"),
+    ({"objective": {"time_conditioning": "sigma"}}, "'sigma' is for sde.name 've'"),
+    ({"model": {"num_classes": 10}}, "model.num_classes: 10, but the data have no labels"),
+    (
+        {"model": {"name": "ncsnpp"}, "data": {"name": "digits"}},
+        "model.name: 'ncsnpp' needs images and the data are vectors",
+    ),
+]
+
+
+@pytest.mark.parametrize("sections, message", BAD, ids=[message for _, message in BAD])
+def test_bad_settings_are_one_line_before_any_compilation(sections, message):
+    sections = {name: dict(values) for name, values in sections.items()}
+    if sections.get("model", {}).get("name") == "ncsnpp":
+        settings = from_dict(sections)
+    else:
+        settings = config(**sections)
+    with pytest.raises(ConfigError, match=message) as caught:
+        build.problem(settings, (2,))
+    assert "\n" not in str(caught.value)
+
+
+def test_non_square_images_are_refused():
+    with pytest.raises(ConfigError, match="set data.image_size"):
+        build.problem(from_dict({"data": {"name": "digits"}}), (8, 6, 1))
+
+
+def test_scale_by_sigma_with_a_positional_embedding_is_refused():
+    settings = {
+        "sde": {"name": "ve"},
+        "model": {"name": "ncsnpp", "scale_by_sigma": True},
+        "objective": {"time_conditioning": "sigma", "parameterization": "score"},
+    }
+    with pytest.raises(ConfigError, match="embedding_type 'fourier'"):
+        build.problem(from_dict(settings), (32, 32, 3))
