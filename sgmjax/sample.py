@@ -83,34 +83,21 @@ def draw(values: Any) -> None:
     import jax
     import numpy as np
 
-    from sgmjax.training import build, evaluation, pictures, workdir
+    from sgmjax.training import evaluation, pictures
     from sgmjax.training import sharding as sh
-    from sgmjax.training.checkpoint import Checkpointer
-    from sgmjax.training.config import from_dict, to_dict
     from sgmjax.training.logging import say
+    from sgmjax.training.runs import load_run
 
     path = Path(values.workdir)
-    settings = to_dict(workdir.read_config(path))
-    for name in ("num", "sampler", "steps", "grid", "denoise", "batch_size"):
-        if (value := getattr(values, name)) is not None:
-            settings["sampling"][name] = value
-    config = from_dict(settings)
-    sampling = config.sampling
-    shape, num_classes = workdir.read_data_shape(path)
-    labels = read_labels(values.labels, config.model.num_classes, sampling.num)
-    problem = build.problem(config, shape, num_classes)
-
+    names = ("num", "sampler", "steps", "grid", "denoise", "batch_size")
+    given = {name: value for name in names if (value := getattr(values, name)) is not None}
     mesh = sh.make_mesh()
     everywhere = sh.replicated(mesh)
-    shapes = jax.eval_shape(problem.init, jax.random.key(0))
-    shardings = jax.tree.map(lambda _: everywhere, shapes)
+    problem, params, step = load_run(path, sampling=given, sharding=everywhere, say=say)
+    sampling = problem.config.sampling
+    labels = read_labels(values.labels, problem.num_classes, sampling.num)
+    shardings = jax.tree.map(lambda _: everywhere, params)
     sampler = evaluation.Sampler(problem.sample_fn, mesh, shardings, min(sampling.batch_size, sampling.num))
-    found = Checkpointer(path, read_only=True).restore_ema(
-        jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=everywhere), shapes), say
-    )
-    if found is None:
-        raise workdir.WorkdirError(f"no checkpoint in {path} yet; let the run go on until its first one")
-    step, params = found
 
     if sampling.sampler == "ode":
         how = f"tolerances {sampling.rtol:g} and {sampling.atol:g}"
