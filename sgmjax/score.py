@@ -11,16 +11,16 @@ variables that receive noise. Everything else in the library speaks of
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal, TypeAlias
 
 import jax.numpy as jnp
 
 from sgmjax.sdes import SDE, linalg
 from sgmjax.sdes.base import Matching
 
-Network = Callable  # (x, cond) -> out
-EpsFn = Callable  # (z, t) -> (batch, r, *event)
-ScoreFn = Callable  # (z, t) -> (batch, k, *event)
+Network: TypeAlias = Callable[..., Any]  # (x, cond) -> out
+EpsFn: TypeAlias = Callable[..., Any]  # (z, t) -> (batch, r, *event)
+ScoreFn: TypeAlias = Callable[..., Any]  # (z, t) -> (batch, k, *event)
 Parameterization = Literal["eps", "mixed", "score"]
 TimeConditioning = Literal["t", "t999", "sigma"]
 

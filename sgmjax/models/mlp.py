@@ -25,7 +25,7 @@ def log_time_features(cond: jax.Array, pairs: int = 16, floor: float = 1e-6) -> 
 
 
 class MLP(nn.Module):
-    """Residual MLP for vectors, with the noise level and the class added in every block.
+    """Residual MLP for vectors, with the noise level and the class added in every block, and a linear part.
 
     Fields are those of `MLPConfig`, plus `out_channels` (size of the output vector), `dtype`, and `centered`, which is
     accepted for uniformity and has no effect. Called as `NCSNpp` is, with x (B, D) and any positive `cond` (B,).
@@ -62,7 +62,12 @@ class MLP(nn.Module):
             r = nn.swish(r + layers.dense(self.width, name=f"block_{i}_time", dtype=self.dtype)(temb))
             h = h + layers.dense(self.width, name=f"block_{i}_dense_1", dtype=self.dtype)(r) / math.sqrt(self.depth)
         h = nn.swish(nn.LayerNorm(dtype=self.dtype, use_fast_variance=False, name="norm_out")(h))
-        return layers.dense(self.out_channels, name="dense_out", dtype=self.dtype, init_scale=0.0)(h).astype(wide)
+        out = layers.dense(self.out_channels, name="dense_out", dtype=self.dtype, init_scale=0.0)(h).astype(wide)
+        # Far from the data the noise is linear in x, which normalised blocks cannot be: samplers would run away there.
+        size = self.out_channels * x.shape[-1]
+        linear = layers.dense(size, name="linear_part", dtype=wide, init_scale=0.0)(temb)
+        linear = linear.reshape(x.shape[0], self.out_channels, x.shape[-1])
+        return out + jnp.sum(linear * x.astype(wide)[:, None, :], axis=-1)
 
 
 def _torch_dense(features: int, fan_in: int, name: str, dtype: Any) -> nn.Dense:

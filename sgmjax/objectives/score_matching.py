@@ -40,7 +40,7 @@ def _weight_error(sde: SDE, t, error, weighting: Weighting, matching: Matching):
         return error * linalg.expand_to(jnp.sqrt(rate[:, sde.k - sde.num_noised :]), error.ndim)
     if weighting == "likelihood":
         score = sde.transition(t, matching).score(error)
-        return linalg.apply(jnp.swapaxes(sde.diffusion_factor(t), 1, 2), score)
+        return linalg.apply(jnp.swapaxes(sde.diffusion(t), 1, 2), score)
     raise ValueError(f"weighting must be 'simple', 'reweightedv1' or 'likelihood', not {weighting!r}.")
 
 

@@ -87,6 +87,7 @@ def ode(
             stepsize_controller=controller,
             max_steps=max_steps,
         )
+        assert solution.ys is not None  # saved at the end point
         return solution.ys[0], solution.stats["num_steps"]
 
     if per_sample:

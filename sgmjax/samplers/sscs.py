@@ -22,7 +22,8 @@ from sgmjax.sdes import SDE, linalg
 
 def sscs_step(score_fn: Callable, sde: SDE, z, t, s, noises, *, official: bool = False, numerical_eps: float = 0.0):
     """One step from t down to s. z: (batch, k, *event), t, s scalars, noises: (2, batch, k, *event)."""
-    start, half, end = batch_time(t, z), batch_time(0.5 * (t + s), z), batch_time(s, z)
+    # one matrix for the whole batch
+    start, half, end = (jnp.reshape(v, (1,)).astype(z.dtype) for v in (t, 0.5 * (t + s), s))
     first = sde.reverse_linear(start, half)
     second = first if official else sde.reverse_linear(half, end)
     if numerical_eps:
@@ -30,7 +31,7 @@ def sscs_step(score_fn: Callable, sde: SDE, z, t, s, noises, *, official: bool =
     strength = (t - s) * sde.diffusion_squared(start) if official else sde.diffusion_between(end, start)
 
     z = first.perturb(z, noises[0])
-    push = score_fn(z, start) + linalg.apply(jnp.asarray(sde.split_precision(), z.dtype), z)
+    push = score_fn(z, batch_time(t, z)) + linalg.apply(jnp.asarray(sde.split_precision(), z.dtype), z)
     z = z + linalg.apply(strength, push)
     return second.perturb(z, noises[1])
 

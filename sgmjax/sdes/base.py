@@ -124,24 +124,20 @@ class SDE(abc.ABC):
 
     # ---- coefficients of the forward process
     @abc.abstractmethod
-    def drift_matrix(self, t):
+    def drift_matrix(self, t) -> Any:
         """f(t), (batch, k, k), for t (batch,)."""
 
     @abc.abstractmethod
-    def diffusion_factor(self, t):
-        """g(t), (batch, k, k), for t (batch,)."""
+    def diffusion(self, t) -> Any:
+        """g(t), the matrix that multiplies dw: (batch, k, k), for t (batch,)."""
 
     def drift(self, z, t):
         """f(t) z. z: (batch, k, *event), t: (batch,)."""
         return linalg.apply(self.drift_matrix(t), z)
 
-    def diffusion(self, t):
-        """g(t), the matrix that multiplies dw: (batch, k, k)."""
-        return self.diffusion_factor(t)
-
-    def diffusion_squared(self, t):
+    def diffusion_squared(self, t) -> Any:
         """g(t) g(t)^T, (batch, k, k)."""
-        g = self.diffusion_factor(t)
+        g: jax.Array = self.diffusion(t)
         return linalg.matmul(g, jnp.swapaxes(g, 1, 2))
 
     @abc.abstractmethod

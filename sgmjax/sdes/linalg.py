@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
+from jax.core import Tracer
 
 # |F| h up to which a Taylor series of _ORDER terms and a Gauss-Legendre rule of _NODES nodes are exact to rounding.
 _RADIUS = 1.0
@@ -141,11 +142,11 @@ def linear_dynamics(F, G, B_max, *, entries: int = 512) -> LinearDynamics:
             entries *= 2
         step = B_max / entries
         e, factor = scipy.linalg.expm(F * step), _short_factor_columns(np, F, G, np.asarray([step]))[0]
-        factor = np.linalg.qr(factor.T, mode="r").T
+        factor = _host_triangular_factor(factor)
         means, factors = [np.eye(len(F))], [np.zeros_like(F)]
         for _ in range(entries):
             means.append(e @ means[-1])
-            factors.append(np.linalg.qr(np.concatenate([factor, e @ factors[-1]], axis=1).T, mode="r").T)
+            factors.append(_host_triangular_factor(np.concatenate([factor, e @ factors[-1]], axis=1)))
         return LinearDynamics(F=F, G=G, step=step, mean=np.stack(means), factor=np.stack(factors))
 
     F, G, B_max = (jnp.asarray(v) for v in (F, G, B_max))
@@ -163,9 +164,14 @@ def linear_dynamics(F, G, B_max, *, entries: int = 512) -> LinearDynamics:
     return LinearDynamics(F=F, G=G, step=step, mean=means, factor=factors)
 
 
+def _host_triangular_factor(a: np.ndarray) -> np.ndarray:
+    """Lower triangular L with L L^T = A A^T for one matrix, by LAPACK's QR (signs of the columns are free)."""
+    return np.asarray(np.linalg.qr(a.T, mode="r")).T
+
+
 def is_concrete(*values) -> bool:
     """Whether no value is a JAX tracer, so that numpy may look at it."""
-    return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(values))
+    return not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(values))
 
 
 def _short_mean(F, h):

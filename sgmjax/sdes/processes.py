@@ -159,7 +159,7 @@ class SubVP(_Scalar):
     def drift_matrix(self, t):
         return -0.5 * self.schedule.beta(t)[:, None, None]
 
-    def diffusion_factor(self, t):
+    def diffusion(self, t):
         return jnp.sqrt(self.schedule.beta(t) * -jnp.expm1(-2 * self.schedule.integral(t)))[:, None, None]
 
     def diffusion_between(self, s, t):
@@ -219,7 +219,7 @@ class VE(_Scalar):
     def drift_matrix(self, t):
         return jnp.zeros((t.shape[0], 1, 1), t.dtype)
 
-    def diffusion_factor(self, t):
+    def diffusion(self, t):
         return (self.sigma(t) * jnp.sqrt(2 * self._log_ratio()))[:, None, None]
 
     def diffusion_between(self, s, t):

@@ -71,7 +71,7 @@ class Recipe(SDE):
     def drift_matrix(self, t):
         return linalg.expand_to(self.schedule.beta(t), 3) * jnp.asarray(self.F, t.dtype)[None]
 
-    def diffusion_factor(self, t):
+    def diffusion(self, t):
         return linalg.expand_to(jnp.sqrt(self.schedule.beta(t)), 3) * jnp.asarray(self.G, t.dtype)[None]
 
     def diffusion_squared(self, t):

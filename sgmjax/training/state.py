@@ -68,7 +68,7 @@ def make_optimizer(config: OptimizerConfig, decayed: PyTree = None) -> optax.Gra
 def add_decayed_weights(weight_decay: float, decayed: PyTree = None) -> optax.GradientTransformation:
     """Adds `weight_decay * decayed * parameter` to the update."""
 
-    def update(updates, state, params):
+    def update(updates, state, params=None):
         weights = jax.tree.map(lambda p: 1.0, params) if decayed is None else decayed
         return jax.tree.map(lambda g, p, d: g + weight_decay * d * p, updates, params, weights), state
 
