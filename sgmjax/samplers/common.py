@@ -46,17 +46,31 @@ def denoise_step(score_fn: Callable, sde: SDE, z, t, kind: Denoise):
     "sde" (True) is one Euler step of the reverse SDE's drift, as published for CLD and PSLD; "ode" one of the
     probability flow (PSLD's ODE sampler); "tweedie" the posterior mean of x_0, for processes that noise every variable.
     """
+    check_denoise(sde, kind)
     if kind == "tweedie":
-        if sde.num_noised != sde.k:
-            raise ValueError(f"denoise='tweedie' needs the score of all {sde.k} variables: use denoise=True.")
         kernel = sde.transition(t, "hsm")
         posterior = z + linalg.apply(kernel.covariance, score_fn(z, t))
         x0 = posterior[:, 0] / linalg.expand_to(kernel.mean[:, 0, 0], z.ndim - 1)
         return jnp.concatenate([x0[:, None], posterior[:, 1:]], axis=1)
-    if kind not in (True, "sde", "ode"):
-        raise ValueError(f"denoise must be a bool, 'sde', 'ode' or 'tweedie', not {kind!r}.")
     drift = reverse_drift(score_fn, sde, z, t, probability_flow=kind == "ode")
     return z + linalg.expand_to(t, z.ndim) * drift
+
+
+def check_denoise(sde: SDE, kind: Denoise) -> None:
+    """Raise ValueError for an unknown kind of denoising step, or one that the process does not have."""
+    if kind not in (True, False, "sde", "ode", "tweedie"):
+        raise ValueError(f"denoise must be a bool, 'sde', 'ode' or 'tweedie', not {kind!r}.")
+    if kind == "tweedie" and sde.num_noised != sde.k:
+        raise ValueError(f"denoise='tweedie' needs the score of all {sde.k} variables: use denoise=True.")
+
+
+def start_state(key, sde: SDE, shape: tuple[int, ...], initial, dtype):
+    """The state to start from, (batch, k, *event): `initial`, checked, or a draw from the prior."""
+    z = sde.prior_sample(key, shape, dtype) if initial is None else jnp.asarray(initial, dtype)
+    expected = (shape[0], sde.k, *shape[1:])
+    if z.shape != expected:
+        raise ValueError(f"initial has shape {z.shape}, expected {expected} (batch, k, *event).")
+    return z
 
 
 def check_times(times) -> np.ndarray:
@@ -104,12 +118,12 @@ def scan_grid(
     """
     times = check_times(times)
     prior_key, scan_key = jax.random.split(key)
-    z = sde.prior_sample(prior_key, shape, dtype) if initial is None else jnp.asarray(initial, dtype)
-    if z.shape != (shape[0], sde.k, *shape[1:]):
-        raise ValueError(f"initial has shape {z.shape}, expected {(shape[0], sde.k, *shape[1:])}.")
+    check_denoise(sde, denoise)
+    z = start_state(prior_key, sde, shape, initial, dtype)
     steps = len(times) - 1
-    if noise is not None and noise.shape[:2] != (steps, draws):
-        raise ValueError(f"noise has leading axes {noise.shape[:2]}, expected {(steps, draws)} (steps, draws).")
+    if noise is not None and noise.shape != (steps, draws, *z.shape):
+        expected = (steps, draws, *z.shape)
+        raise ValueError(f"noise has shape {noise.shape}, expected {expected} (steps, draws, batch, k, *event).")
     constrain = (lambda v: v) if sharding is None else (lambda v: jax.lax.with_sharding_constraint(v, sharding))
     z = constrain(z)
 
@@ -130,7 +144,7 @@ def scan_grid(
         final = denoise_step(score_fn, sde, final, last, denoise)
         nfe += 1
     if trajectory:
-        path = jnp.concatenate([z[None], path], axis=0)
+        path = jnp.concatenate([z[None], jnp.asarray(path)], axis=0)
     return final[:, 0], SampleInfo(nfe=nfe, state=final, trajectory=path)
 
 

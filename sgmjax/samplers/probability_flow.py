@@ -12,8 +12,19 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from sgmjax.samplers.common import Denoise, SampleInfo, batch_time, check_times, denoise_step, reverse_drift
-from sgmjax.sdes import SDE
+from sgmjax.samplers.common import (
+    Denoise,
+    SampleInfo,
+    batch_time,
+    check_denoise,
+    check_times,
+    denoise_step,
+    reverse_drift,
+    start_state,
+)
+from sgmjax.sdes import SDE, linalg
+
+FIRST_STEP = 0.01  # of the adaptive runs; given, so that diffrax spends no evaluations on choosing it
 
 
 def ode(
@@ -41,7 +52,7 @@ def ode(
         t_min: where the integration ends.
         rtol, atol: tolerances of the step-size controller; the error norm is the root mean square over the whole
             state, as scipy's RK45 in the official codes.
-        solver: a diffrax solver or the name of one: "Dopri5" (RK45), "Tsit5", "Dopri8", "Heun", ...
+        solver: an explicit diffrax solver or the name of one: "Dopri5" (RK45), "Tsit5", "Dopri8", "Heun", ...
         times: a decreasing grid to step through without control (t_min, rtol, atol then do not matter).
         denoise: see `common.denoise_step`; True is the SDE drift (CLD), "ode" the probability flow's (PSLD).
         per_sample: control each sample's steps by itself. Otherwise the batch shares step sizes, and a sample depends
@@ -54,23 +65,26 @@ def ode(
         samples (batch, *event) and a `SampleInfo`; `nfe` is a scalar, (batch,) with per_sample.
 
     Raises:
+        ValueError: for a solver that is unknown, implicit, or without the error estimate that adaptive steps need; a
+            t_min outside (0, 1); an `initial` of another shape.
         RuntimeError (diffrax's) when max_steps is reached.
     """
     import diffrax
 
-    if isinstance(solver, str):
-        if not hasattr(diffrax, solver):
-            raise ValueError(f"solver {solver!r} is not a diffrax solver: try 'Dopri5', 'Tsit5', 'Dopri8' or 'Heun'.")
-        solver = getattr(diffrax, solver)()
-    z = sde.prior_sample(key, shape, dtype) if initial is None else jnp.asarray(initial, dtype)
+    solver = find_solver(solver, adaptive=times is None)
+    check_denoise(sde, denoise)
+    z = start_state(key, sde, shape, initial, dtype)
     if sharding is not None:
         z = jax.lax.with_sharding_constraint(z, sharding)
     if times is None:
-        start, end = 1.0, t_min
+        if linalg.is_concrete(t_min) and not 0 < t_min < 1:
+            raise ValueError(f"t_min = {t_min:g}: must lie between 0 and 1.")
+        start, end, first_step = 1.0, t_min, jnp.asarray(-FIRST_STEP, dtype)
         controller = diffrax.PIDController(rtol=rtol, atol=atol)
     else:
         times = check_times(times)
-        start, end = times[0], times[-1]
+        start, end, first_step = times[0], times[-1], None
+        max_steps = max(max_steps, len(times) - 1)
         controller = diffrax.StepTo(ts=jnp.asarray(times, dtype))
 
     def field(t, z, args):
@@ -82,7 +96,7 @@ def ode(
             solver,
             jnp.asarray(start, dtype),
             jnp.asarray(end, dtype),
-            None,
+            first_step,
             z,
             stepsize_controller=controller,
             max_steps=max_steps,
@@ -95,19 +109,37 @@ def ode(
         final = final[:, 0]
     else:
         final, steps = solve(z)
-    nfe = evaluations(solver, steps, adaptive=times is None)
+    nfe = evaluations(solver, steps)
     if denoise:
         final = denoise_step(score_fn, sde, final, jnp.full((shape[0],), end, dtype), denoise)
         nfe = nfe + 1
     return final[:, 0], SampleInfo(nfe=nfe, state=final)
 
 
-def evaluations(solver, steps, *, adaptive: bool):
-    """Evaluations of the field a Runge-Kutta solver of diffrax makes in `steps` steps, rejected ones included."""
+def find_solver(solver, *, adaptive: bool):
+    """The diffrax solver of that name, or the given one, if its evaluations can be counted.
+
+    Raises:
+        ValueError: see `ode`.
+    """
+    import diffrax
+
+    name = solver if isinstance(solver, str) else type(solver).__name__
+    if isinstance(solver, str):
+        kind = getattr(diffrax, solver, None)
+        solver = kind() if isinstance(kind, type) and issubclass(kind, diffrax.AbstractSolver) else None
+    if not isinstance(solver, (diffrax.AbstractERK, diffrax.Euler)):
+        known = "'Dopri5', 'Tsit5', 'Dopri8' or 'Heun'"
+        raise ValueError(f"solver {name!r} is not an explicit Runge-Kutta solver of diffrax: try {known}.")
+    if adaptive and not isinstance(solver, diffrax.AbstractAdaptiveSolver):
+        raise ValueError(f"solver {name!r} has no error estimate for adaptive steps: give a grid of times.")
+    return solver
+
+
+def evaluations(solver, steps):
+    """Evaluations of the field that an explicit solver of diffrax makes in `steps` steps, rejected ones included."""
     tableau = getattr(solver, "tableau", None)
-    if tableau is None:
+    if tableau is None:  # Euler
         return steps
-    fsal = tableau.fsal
-    return (
-        steps * (tableau.num_stages - 1 if fsal else tableau.num_stages) + (1 if fsal else 0) + (2 if adaptive else 0)
-    )
+    # first same as last: a step's last stage is the next one's first, which is evaluated once at the start
+    return steps * (tableau.num_stages - 1) + 1 if tableau.fsal else steps * tableau.num_stages
