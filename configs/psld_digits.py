@@ -2,8 +2,9 @@
 
 Command:   python -m sgmjax.train --config=configs/psld_digits.py
 Data:      inside scikit-learn, nothing to download or prepare
-Hardware:  two CPU cores, under five minutes
-Expected:  samples/final.png shows digits that a person can read, of all ten classes
+Hardware:  two CPU cores, under five minutes (measured: 4 min 9 s on two shared ones, compilation and sampling included)
+Expected:  samples/final.png shows digits that a person can read, of all ten classes; pixel-space Frechet distance to
+           the training set about 0.08 to 0.09, where two halves of the set are 0.076 apart
 
 Ours, not published: a small DDPM++ on the published process (Pandey & Mandt 2023).
 """
