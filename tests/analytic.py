@@ -26,12 +26,15 @@ def full_rank_recipe() -> sdes.Recipe:
     )  # fmt: skip
 
 
-def oblique_recipe(Sigma_0=0.1) -> sdes.Recipe:
+def oblique_recipe(Sigma_0=0.1, beta=4.0) -> sdes.Recipe:
     """Four variables, noise in two directions that are not aligned with them: the frame is a rotation."""
     rng = np.random.default_rng(2)
     a, b = rng.normal(size=(4, 4)), rng.normal(size=(4, 2))
     Sigma_inf = np.diag([1.0, 0.5, 2.0, 1.0])
-    return sdes.recipe(D=b @ b.T, Q=a - a.T, Sigma_inf=Sigma_inf, Sigma_0=Sigma_0 * Sigma_inf[1:, 1:])
+    return sdes.recipe(
+        D=b @ b.T, Q=a - a.T, Sigma_inf=Sigma_inf, Sigma_0=Sigma_0 * Sigma_inf[1:, 1:],
+        schedule=sdes.LinearSchedule(beta_min=beta, beta_max=beta),
+    )  # fmt: skip
 
 
 PROCESSES = {

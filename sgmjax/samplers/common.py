@@ -143,7 +143,7 @@ def scan_grid(
         last = jnp.full((shape[0],), times[-1], dtype)
         final = denoise_step(score_fn, sde, final, last, denoise)
         nfe += 1
-    if trajectory:
+    if path is not None:
         path = jnp.concatenate([z[None], jnp.asarray(path)], axis=0)
     return final[:, 0], SampleInfo(nfe=nfe, state=final, trajectory=path)
 

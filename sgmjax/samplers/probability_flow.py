@@ -67,9 +67,10 @@ def ode(
     Raises:
         ValueError: for a solver that is unknown, implicit, or without the error estimate that adaptive steps need; a
             t_min outside (0, 1); an `initial` of another shape.
-        RuntimeError (diffrax's) when max_steps is reached.
+        RuntimeError: when max_steps is reached, or steps became so small that they vanish.
     """
     import diffrax
+    import equinox as eqx
 
     solver = find_solver(solver, adaptive=times is None)
     check_denoise(sde, denoise)
@@ -91,24 +92,34 @@ def ode(
         return -reverse_drift(score_fn, sde, z, batch_time(t, z), probability_flow=True)
 
     def solve(z):
+        term = diffrax.ODETerm(field)
+        begin, finish = jnp.asarray(start, dtype), jnp.asarray(end, dtype)
         solution = diffrax.diffeqsolve(
-            diffrax.ODETerm(field),
+            term,
             solver,
-            jnp.asarray(start, dtype),
-            jnp.asarray(end, dtype),
+            begin,
+            finish,
             first_step,
             z,
             stepsize_controller=controller,
             max_steps=max_steps,
+            # given, the first evaluation is made once, also when the first step is rejected
+            solver_state=(jnp.asarray(False), field(begin, z, None)) if reuses_last_stage(solver) else None,
+            throw=False,  # its check would bring the whole batch to the host and back
         )
-        assert solution.ys is not None  # saved at the end point
-        return solution.ys[0], solution.stats["num_steps"]
+        return solution.ys[0], solution.stats["num_steps"], diffrax.is_successful(solution.result)
 
     if per_sample:
-        final, steps = jax.vmap(lambda one: solve(one[None]))(z)
+        final, steps, success = jax.vmap(lambda one: solve(one[None]))(z)
         final = final[:, 0]
     else:
-        final, steps = solve(z)
+        final, steps, success = solve(z)
+    checked = eqx.error_if(
+        jnp.zeros((), dtype),
+        ~jnp.all(success),
+        f"the ODE was not solved within max_steps = {max_steps} steps: give more, or larger tolerances.",
+    )
+    final = final + checked
     nfe = evaluations(solver, steps)
     if denoise:
         final = denoise_step(score_fn, sde, final, jnp.full((shape[0],), end, dtype), denoise)
@@ -136,10 +147,14 @@ def find_solver(solver, *, adaptive: bool):
     return solver
 
 
+def reuses_last_stage(solver) -> bool:
+    """Whether a step's last stage is the next one's first (Dopri5, Tsit5, ...)."""
+    return hasattr(solver, "tableau") and solver.tableau.fsal
+
+
 def evaluations(solver, steps):
     """Evaluations of the field that an explicit solver of diffrax makes in `steps` steps, rejected ones included."""
-    tableau = getattr(solver, "tableau", None)
-    if tableau is None:  # Euler
+    if not hasattr(solver, "tableau"):  # Euler
         return steps
-    # first same as last: a step's last stage is the next one's first, which is evaluated once at the start
-    return steps * (tableau.num_stages - 1) + 1 if tableau.fsal else steps * tableau.num_stages
+    stages = solver.tableau.num_stages
+    return steps * (stages - 1) + 1 if reuses_last_stage(solver) else steps * stages

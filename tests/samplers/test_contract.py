@@ -1,0 +1,259 @@
+"""What every sampler promises, for every process: shapes, NFE, one compilation, replay, split batches, errors."""
+
+from __future__ import annotations
+
+import functools
+import re
+
+import analytic
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sgmjax import samplers, sdes
+from sgmjax.samplers.euler_maruyama import em_step
+from sgmjax.samplers.sscs import sscs_step
+from sgmjax.training import sharding
+
+BATCH, EVENT, STEPS, T_MIN = 3, (4, 2), 5, 1e-2
+GRID = samplers.time_grid("quadratic", STEPS, t_min=T_MIN)
+
+# each with a process of other parameters and equal structure
+PROCESSES = {
+    "vp": (analytic.PROCESSES["vp"], sdes.vp(beta_max=12.0)),
+    "subvp": (analytic.PROCESSES["subvp"], sdes.subvp(beta_max=12.0)),
+    "ve": (sdes.ve(sigma_max=5.0), sdes.ve(sigma_max=3.0)),
+    "cld": (analytic.PROCESSES["cld"], sdes.cld(beta_max=3.0)),
+    "psld": (analytic.PROCESSES["psld"], sdes.psld(gamma=0.02, nu=4.02, beta_min=4.0)),
+    "third_order": (analytic.PROCESSES["third_order"], sdes.third_order(beta_max=3.0)),
+    "oblique": (analytic.PROCESSES["oblique"], analytic.oblique_recipe(beta=3.0)),
+}
+SAMPLERS = {
+    "em": {"sampler": "em", "times": GRID},
+    "sscs": {"sampler": "sscs", "times": GRID},
+    "ode": {"sampler": "ode", "t_min": T_MIN, "rtol": 1e-3, "atol": 1e-3},
+    "ode_fixed": {"sampler": "ode", "times": GRID, "solver": "Heun"},
+    "ode_per_sample": {"sampler": "ode", "t_min": T_MIN, "rtol": 1e-3, "atol": 1e-3, "per_sample": True},
+}
+CASES = [(sampler, name) for sampler in ("em", "sscs", "ode") for name in PROCESSES]
+CASES += [(sampler, name) for sampler in ("ode_fixed", "ode_per_sample") for name in ("ve", "psld")]
+
+
+def network_like(sde, called=None):
+    """A bounded score of the noised variables that depends on z and t; `called` counts evaluations on the host."""
+
+    def score_fn(z, t):
+        if called is not None:
+            jax.debug.callback(lambda: called.append(1))
+        slope = (1 + t).reshape(-1, *(1,) * (z.ndim - 1))
+        return sde.expand(sde.restrict(-jnp.tanh(slope * z)))
+
+    return score_fn
+
+
+def draw(label: str, key, sde, *, called=None, batch=BATCH, event=EVENT, **options):
+    options = SAMPLERS[label] | options
+    sampler = samplers.SAMPLERS[options.pop("sampler")]
+    return sampler(key, network_like(sde, called), sde, (batch, *event), **options)
+
+
+@pytest.mark.parametrize("label, name", CASES)
+def test_samples_counts_and_compilations(label: str, name: str):
+    """One compiled function serves a process of other parameters, and reports the evaluations it makes."""
+    sde, other = PROCESSES[name]
+    called: list = []
+    run = jax.jit(lambda key, sde: draw(label, key, sde, called=called))
+    results = []
+    for process in (sde, other):
+        called.clear()
+        x, info = run(jax.random.key(0), process)
+        jax.effects_barrier()
+        assert x.shape == (BATCH, *EVENT) and x.dtype == jnp.float32
+        assert info.state.shape == (BATCH, sde.k, *EVENT) and info.trajectory is None
+        assert np.all(np.isfinite(info.state)) and np.array_equal(info.state[:, 0], x)
+        assert np.max(info.nfe) == len(called)
+        assert np.shape(info.nfe) == ((BATCH,) if label == "ode_per_sample" else ())
+        if label in ("em", "sscs"):
+            assert info.nfe == STEPS
+        results.append(np.asarray(x))
+    assert run._cache_size() == 1
+    assert np.abs(results[0] - results[1]).max() > 1e-4
+    again, _ = run(jax.random.key(0), other)
+    assert np.array_equal(again, results[1])
+
+
+@pytest.mark.parametrize("name", ["vp", "psld"])
+@pytest.mark.parametrize("label", SAMPLERS)
+def test_jit_equals_eager(label: str, name: str):
+    sde, _ = PROCESSES[name]
+    eager, eager_info = draw(label, jax.random.key(3), sde)
+    compiled, info = jax.jit(functools.partial(draw, label))(jax.random.key(3), sde)
+    np.testing.assert_allclose(compiled, eager, rtol=1e-4, atol=1e-5)
+    assert np.array_equal(info.nfe, eager_info.nfe)
+
+
+SOLVERS = ["Heun", "Midpoint", "Bosh3", "Dopri5", "Tsit5", "Dopri8"]
+
+
+@pytest.mark.parametrize("solver, adaptive", [("Euler", False)] + [(s, a) for s in SOLVERS for a in (False, True)])
+def test_evaluations_of_every_solver(solver: str, adaptive: bool):
+    """Counted on the host, rejected steps included, here even of the first step."""
+    sde, called = sdes.ve(), []
+    grid = {"t_min": T_MIN, "rtol": 1e-3, "atol": 1e-3} if adaptive else {"times": GRID}
+
+    def run(key, denoise):
+        score_fn = network_like(sde, called)
+        return samplers.ode(key, score_fn, sde, (2, 3), solver=solver, denoise=denoise, **grid)[1].nfe
+
+    for denoise in (False, True):
+        called.clear()
+        nfe = jax.jit(run, static_argnums=1)(jax.random.key(0), denoise)
+        jax.effects_barrier()
+        assert int(nfe) == len(called)
+
+
+@pytest.mark.parametrize("name", ["ve", "psld"])
+@pytest.mark.parametrize("label", ["em", "sscs"])
+def test_replay_trajectory_and_progress(label: str, name: str):
+    """Given noise and start decide everything, and the run is the steps one after the other."""
+    sde, _ = PROCESSES[name]
+    rng, draws = np.random.default_rng(0), {"em": 1, "sscs": 2}[label]
+    steps = len(GRID) - 1
+    noise = jnp.asarray(rng.normal(size=(steps, draws, BATCH, sde.k, *EVENT)), jnp.float32)
+    initial = jnp.asarray(rng.normal(size=(BATCH, sde.k, *EVENT)), jnp.float32)
+    seen: list = []
+
+    @jax.jit
+    def run(key, noise, initial):
+        return draw(
+            label, key, sde, noise=noise, initial=initial, trajectory=True, progress=lambda i: seen.append(int(i))
+        )
+
+    x, info = run(jax.random.key(0), noise, initial)
+    jax.effects_barrier()
+    assert sorted(seen) == list(range(1, steps + 1))
+    same, _ = run(jax.random.key(1), noise, initial)
+    assert np.array_equal(x, same)
+    assert not np.allclose(x, run(jax.random.key(0), noise[::-1], initial)[0], atol=1e-3)
+
+    @jax.jit
+    def one(z, t, s, noises):
+        score_fn = network_like(sde)
+        return (
+            em_step(score_fn, sde, z, t, s, noises[0])[0]
+            if label == "em"
+            else sscs_step(score_fn, sde, z, t, s, noises)
+        )
+
+    z, path = initial, [initial]
+    for t, s, noises in zip(GRID[:-1], GRID[1:], noise):
+        z = one(z, jnp.float32(t), jnp.float32(s), noises)
+        path.append(z)
+    assert info.trajectory.shape == (steps + 1, BATCH, sde.k, *EVENT)
+    np.testing.assert_array_equal(info.trajectory[0], initial)
+    np.testing.assert_allclose(info.trajectory, np.stack(path), rtol=1e-4, atol=1e-4)
+    options = {"noise": noise, "initial": initial, "denoise": False}
+    end, end_info = jax.jit(lambda: draw(label, jax.random.key(0), sde, **options))()
+    np.testing.assert_allclose(end_info.state, info.trajectory[-1], rtol=1e-5, atol=1e-5)
+    assert end_info.nfe == info.nfe - 1 and not np.array_equal(end, x)
+
+
+def test_ode_starts_from_the_state_given():
+    sde, _ = PROCESSES["psld"]
+    initial = sde.prior_sample(jax.random.key(7), (BATCH, *EVENT))
+    run = jax.jit(lambda key, initial: draw("ode", key, sde, initial=initial)[0])
+    x = run(jax.random.key(0), initial)
+    assert np.array_equal(x, run(jax.random.key(1), initial))
+    np.testing.assert_allclose(x, jax.jit(lambda key: draw("ode", key, sde)[0])(jax.random.key(7)), atol=1e-6)
+    assert not np.allclose(x, run(jax.random.key(0), 0.5 * initial), atol=1e-3)
+
+
+def test_a_sample_of_its_own_steps_does_not_depend_on_the_batch():
+    sde, _ = PROCESSES["psld"]
+    initial = sde.prior_sample(jax.random.key(0), (BATCH, *EVENT))
+    crowd = initial.at[1:].multiply(30.0)  # same first sample among harder ones
+    results = {}
+    for label in ("ode", "ode_per_sample"):
+        run = jax.jit(lambda initial: draw(label, jax.random.key(0), sde, initial=initial))  # noqa: B023
+        (a, a_info), (b, b_info) = run(initial), run(crowd)
+        results[label] = np.abs(np.asarray(a[0] - b[0])).max(), a_info.nfe, b_info.nfe
+    difference, nfe, crowd_nfe = results["ode_per_sample"]
+    assert difference == 0 and nfe[0] == crowd_nfe[0] and crowd_nfe[1] != nfe[1]
+    assert results["ode"][0] > 1e-7  # while shared steps differ, within the tolerance
+
+
+@pytest.mark.parametrize("label", ["em", "sscs", "ode", "ode_fixed", "ode_per_sample"])
+def test_work_is_split_over_devices(label: str):
+    """Read in the compiled module: no array on a device has the batch's full size anywhere, so neither in the loop."""
+    mesh, sde, full = sharding.make_mesh(), sdes.psld(), 8 * 13
+    assert mesh.size == 8
+    split = sharding.batch_sharding(mesh)
+
+    def run(key, sde, sharding=None):
+        return draw(label, key, sde, batch=full, event=(7,), sharding=sharding)[0]
+
+    split_run = jax.jit(functools.partial(run, sharding=split), out_shardings=split)
+    compiled = split_run.lower(jax.random.key(0), sde).compile()
+    text = compiled.as_text()
+    dimensions = {int(d) for shape in re.findall(r"\w\[([\d,]+)\]", text) for d in shape.split(",") if d}
+    assert not [d for d in dimensions if d % full == 0], "the whole batch is on one device"
+    loops = [line for line in text.splitlines() if re.search(r"= .*\bwhile\(", line)]
+    assert any(re.search(r"f32\[13,(1,)?2,7\]", line) for line in loops), loops
+    x = compiled(jax.random.key(0), sde)
+    assert {s.data.shape for s in x.addressable_shards} == {(13, 7)}
+    np.testing.assert_allclose(x, jax.jit(run)(jax.random.key(0), sde), rtol=1e-4, atol=1e-4)
+
+
+def nothing(z, t):
+    raise AssertionError("the score must not be called")
+
+
+def call(sampler="em", sde=None, **options):
+    options = {"times": GRID} | options if sampler != "ode" else options
+    return samplers.SAMPLERS[sampler](jax.random.key(0), nothing, sde or sdes.psld(), (BATCH, *EVENT), **options)
+
+
+SHAPE = (BATCH, 2, *EVENT)
+BAD = {
+    "increasing": (lambda: call(times=GRID[::-1]), "times must be"),
+    "above one": (lambda: call(times=[2.0, 0.5]), "times must be"),
+    "one time": (lambda: call(times=[1.0]), "times must be"),
+    "ode times": (lambda: call("ode", times=GRID[::-1]), "times must be"),
+    "noise steps": (lambda: call(noise=np.zeros((9, 1, *SHAPE))), "noise has shape"),
+    "noise draws": (lambda: call("sscs", noise=np.zeros((STEPS - 1, 1, *SHAPE))), "noise has shape"),
+    "noise batch": (lambda: call(noise=np.zeros((STEPS - 1, 1, 1, *SHAPE[1:]))), "noise has shape"),
+    "initial": (lambda: call(initial=np.zeros((BATCH, *EVENT))), "initial has shape"),
+    "ode initial": (lambda: call("ode", initial=np.zeros((1, 2, *EVENT))), "initial has shape"),
+    "unknown solver": (lambda: call("ode", solver="RK45"), "solver 'RK45' is not .* try 'Dopri5'"),
+    "not a solver": (lambda: call("ode", solver="ODETerm"), "solver 'ODETerm' is not"),
+    "implicit solver": (lambda: call("ode", solver="Kvaerno5"), "solver 'Kvaerno5' is not an explicit"),
+    "no error estimate": (lambda: call("ode", solver="Euler"), "solver 'Euler' has no error estimate"),
+    "ode t_min": (lambda: call("ode", t_min=0.0), "t_min = 0"),
+    "denoise": (lambda: call(denoise="mean"), "denoise must be"),
+    "ode denoise": (lambda: call("ode", denoise="mean"), "denoise must be"),
+    "tweedie": (lambda: call(denoise="tweedie", sde=sdes.cld()), "needs the score of all 2"),
+    "steps": (lambda: samplers.time_grid("uniform", 1), "steps = 1: at least 2"),
+    "negative steps": (lambda: samplers.time_grid("uniform", -3, denoise=False), "steps = -3: at least 1"),
+    "grid": (lambda: samplers.time_grid("cubic", 10), "grid must be"),
+    "t_min": (lambda: samplers.time_grid("uniform", 10, t_min=1.0), "t_min = 1"),
+}
+
+
+@pytest.mark.parametrize("label", BAD)
+def test_bad_input_is_refused_in_one_line(label: str):
+    make, message = BAD[label]
+    with pytest.raises(ValueError, match=message) as caught:
+        make()
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["uniform", "quadratic"])
+def test_time_grids(kind: str):
+    """From 1 to t_min in the steps the budget leaves; quadratic steps shrink linearly to the data."""
+    for denoise in (True, False):
+        grid = samplers.time_grid(kind, 10, t_min=0.01, denoise=denoise)
+        assert len(grid) - 1 + denoise == 10 and grid[0] == 1.0
+        np.testing.assert_allclose(grid[-1], 0.01, rtol=1e-12)
+        second = np.diff(grid, 2)
+        np.testing.assert_allclose(second, 0.0 if kind == "uniform" else 2 * 0.99 / (len(grid) - 1) ** 2, atol=1e-12)
