@@ -107,6 +107,7 @@ def ode(
             solver_state=(jnp.asarray(False), field(begin, z, None)) if reuses_last_stage(solver) else None,
             throw=False,  # its check would bring the whole batch to the host and back
         )
+        assert solution.ys is not None  # saved at the end point
         return solution.ys[0], solution.stats["num_steps"], diffrax.is_successful(solution.result)
 
     if per_sample:
