@@ -52,3 +52,10 @@ def x64() -> Iterator[None]:
     """Double precision for the duration of the test."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forget_compiled_programs() -> Iterator[None]:
+    """Compiled programs of a thousand tests would take gigabytes; those of other modules are of no use."""
+    yield
+    jax.clear_caches()
