@@ -11,7 +11,7 @@ import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sgmjax import data, interop, metrics, models, objectives, samplers, score, sdes, training
+    from sgmjax import data, exact, interop, metrics, models, objectives, samplers, score, sdes, training
 
 try:
     __version__ = importlib.metadata.version("sgmjax")
@@ -19,7 +19,7 @@ except importlib.metadata.PackageNotFoundError:  # run from a source tree that i
     __version__ = "0+unknown"
 
 __all__ = [
-    "__version__", "data", "interop", "metrics", "models", "objectives", "samplers", "score", "sdes", "training",
+    "__version__", "data", "exact", "interop", "metrics", "models", "objectives", "samplers", "score", "sdes", "training",
 ]  # fmt: skip
 
 

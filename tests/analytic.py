@@ -6,11 +6,13 @@ C_t = E_t diag(s^2, 0, ...) E_t^T + L_t L_t^T, L_t the kernel of hybrid score ma
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.integrate
 
 from sgmjax import sdes
 from sgmjax.sdes import linalg
@@ -125,3 +127,87 @@ def reverse_law(top: Moments, end: Moments, mean, covariance) -> tuple[np.ndarra
     E = top.E @ np.linalg.inv(end.E)
     R = np.linalg.solve(top.covariance, E @ end.covariance).T
     return end.mean + R @ (mean - top.mean), end.covariance + R @ (covariance - top.covariance) @ R.T
+
+
+# ---- laws of fixed-grid samplers without Monte Carlo: every step is an affine map of the state, linear in its noise
+
+
+@functools.partial(jax.jit, static_argnames=("step", "draws"))
+def step_maps(sde, score_fn, t, s, *, step, draws: int):
+    """A (n, k, k), b (n, k), N (n, k, draws k) with z_s = A z_t + b + N noise, for n steps from t to s.
+
+    step(score_fn, sde, z, t, s, noises) -> z is one step of a sampler that makes the same kind of step everywhere.
+    """
+    k = sde.k
+    z = jnp.concatenate([jnp.zeros((1, k)), jnp.eye(k), jnp.zeros((draws * k, k))])[..., None]
+    noise = jnp.concatenate([jnp.zeros((1 + k, draws * k)), jnp.eye(draws * k)])
+    noise = noise.reshape(-1, draws, k, 1).swapaxes(0, 1)
+
+    def maps(t, s):
+        out = step(score_fn, sde, z, t, s, noise)
+        offset, rest = out[0, :, 0], (out[1:, :, 0] - out[0, :, 0][None]).T
+        return rest[:, :k], offset, rest[:, k:]
+
+    return jax.vmap(maps)(t, s)
+
+
+def laws(step, draws: int, sde, score_fn, grids):
+    """Mean and covariance at the end of each grid, started from the prior; `step` and `draws` as `step_maps`."""
+    t, s = np.concatenate([g[:-1] for g in grids]), np.concatenate([g[1:] for g in grids])
+    steps = zip(*(np.asarray(v) for v in step_maps(sde, score_fn, t, s, step=step, draws=draws)))
+    out = []
+    for grid in grids:
+        prior = np.asarray(sde.prior_factor())
+        mean, covariance = np.zeros(sde.k), prior @ prior.T
+        for _ in grid[1:]:
+            A, b, N = next(steps)
+            mean, covariance = A @ mean + b, A @ covariance @ A.T + N @ N.T
+        out.append((mean, covariance))
+    return out
+
+
+def errors(laws, exact) -> tuple[np.ndarray, np.ndarray]:
+    """Errors of means and covariances against the exact law, in its standard deviations."""
+    std = np.sqrt(np.diag(exact[1]))
+    mean = [np.max(np.abs(m - exact[0]) / std) for m, _ in laws]
+    return np.asarray(mean), np.asarray([np.max(np.abs(C - exact[1]) / np.outer(std, std)) for _, C in laws])
+
+
+def true_law(sde, mu: float, s: float, t_min: float):
+    """The law to which the exact reverse SDE carries the prior: it includes the prior's mismatch."""
+    top, end = moments(sde, (1.0, t_min), mu, s)
+    prior = np.asarray(sde.prior_factor())
+    return reverse_law(top, end, np.zeros(sde.k), prior @ prior.T)
+
+
+def check_order(sizes, order: float, *, tolerance: float) -> None:
+    slopes = np.log2(sizes[:-1] / sizes[1:])
+    assert abs(slopes[-1] - order) < tolerance, f"observed orders {slopes}, errors {sizes}"
+    assert abs(slopes[-1] - order) <= abs(slopes[0] - order) + 0.01, f"orders move away: {slopes}"
+
+
+def flow_map(sde, score: TabulatedScore, t_min: float) -> np.ndarray:
+    """(k, k + 1), matrix and offset of the exact probability flow from 1 to t_min, by scipy's DOP853 at 1e-12."""
+    k = sde.k
+    if isinstance(sde, sdes.Recipe):
+        F, GGT, rate = np.asarray(sde.F), np.asarray(sde.GGT), sde.schedule.beta
+    elif isinstance(sde, sdes.SubVP):  # dx = -beta x / 2 dt + sqrt(beta (1 - e^{-2 B})) dw
+        F, GGT, rate = -0.5 * np.eye(1), None, sde.schedule.beta
+    else:  # VE: g^2 = d sigma^2 / dt
+        F, GGT, rate = np.zeros((1, 1)), None, lambda t: 2 * np.log(5000) * 0.01**2 * 5000 ** (2 * t)
+
+    def field(t, y):
+        affine = score.series(np.float64(t), np)[0]
+        strength = GGT
+        if strength is None:
+            B = sde.schedule.integral(t) if isinstance(sde, sdes.SubVP) else np.inf
+            strength = (1 - np.exp(-2 * B)) * np.eye(1)
+        y = y.reshape(k, k + 1)
+        push = affine[:, :-1] @ y
+        push[:, -1] += affine[:, -1]
+        return (rate(t) * (F @ y - 0.5 * strength @ push)).ravel()
+
+    start = np.eye(k, k + 1).ravel()
+    return scipy.integrate.solve_ivp(
+        field, (1.0, t_min), start, method="DOP853", rtol=1e-12, atol=1e-13
+    ).y[:, -1].reshape(k, k + 1)  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -85,6 +85,36 @@ def check_times(times) -> np.ndarray:
     return times
 
 
+class Node(NamedTuple):
+    """One step of a grid, as the function that takes it sees it.
+
+    Attributes:
+        index: number of the step, from 0.
+        t, s: scalars, the step goes from t down to s.
+        noises: (draws, batch, k, *event) standard normal.
+        extra: this step's slice of `per_step`, or None.
+    """
+
+    index: Any
+    t: Any
+    s: Any
+    noises: Any
+    extra: Any = None
+
+
+class Constraint(NamedTuple):
+    """What is done to the state after every step, whatever the sampler: how inpainting is built.
+
+    Attributes:
+        project: project(z, t, noises) -> z, for z (batch, k, *event), the time t (batch,) just reached and noises
+            (draws, batch, k, *event). After the denoising step t is 0.
+        draws: normal draws `project` needs.
+    """
+
+    project: Callable[..., Any]
+    draws: int = 0
+
+
 def scan_grid(
     step: Callable,
     key,
@@ -95,6 +125,10 @@ def scan_grid(
     times,
     draws: int,
     denoise: Denoise,
+    evaluations: int | Sequence[int] = 1,
+    memory: Any = None,
+    per_step: Any = None,
+    constraint: Constraint | None = None,
     initial=None,
     noise=None,
     trajectory: bool = False,
@@ -102,49 +136,66 @@ def scan_grid(
     progress: Callable[[int], None] | None = None,
     dtype=jnp.float32,
 ):
-    """Run `step(z, t, s, noises) -> z` over a grid, one score evaluation a step, then denoise.
+    """Run `step(z, memory, node) -> (z, memory)` over a grid, then denoise.
+
+    The first eleven arguments are the samplers' own; what follows `per_step` is what every fixed-grid sampler accepts
+    and hands on as `**options`.
 
     Args:
-        step: takes z (batch, k, *event), scalars t > s, and noises (draws, batch, k, *event).
+        step: takes z (batch, k, *event), what the last step remembered, and a `Node`.
         key, score_fn, sde, shape: the samplers' contract.
         times: (steps + 1,) decreasing grid.
         draws: normal draws a step needs.
         denoise: see `denoise_step`; False ends at times[-1].
+        evaluations: score evaluations a step makes, or one number for each step.
+        memory: what the first step is given (a pytree of arrays, or a function of the first z that makes it).
+        per_step: a pytree of arrays (steps, ...), such as coefficients computed on the host.
+        constraint: see `Constraint`.
         initial: state at times[0]; None draws from the prior.
         noise: (steps, draws, batch, k, *event) to use in place of fresh draws: couples runs, replays recorded ones.
+            The constraint's draws, if any, follow the step's on the second axis.
         trajectory: keep all states.
         sharding: a sharding for the state; without it every device would compute the whole batch.
         progress: called on the host with the number of finished steps.
     """
     times = check_times(times)
-    prior_key, scan_key = jax.random.split(key)
+    prior_key, scan_key, last_key = jax.random.split(key, 3)
     check_denoise(sde, denoise)
     z = start_state(prior_key, sde, shape, initial, dtype)
     steps = len(times) - 1
-    if noise is not None and noise.shape != (steps, draws, *z.shape):
-        expected = (steps, draws, *z.shape)
+    total_draws = draws + (constraint.draws if constraint else 0)
+    if noise is not None and noise.shape != (steps, total_draws, *z.shape):
+        expected = (steps, total_draws, *z.shape)
         raise ValueError(f"noise has shape {noise.shape}, expected {expected} (steps, draws, batch, k, *event).")
     constrain = (lambda v: v) if sharding is None else (lambda v: jax.lax.with_sharding_constraint(v, sharding))
     z = constrain(z)
 
-    def body(z, xs):
-        i, t, s, source = xs
-        noises = jax.random.normal(source, (draws, *z.shape), dtype) if noise is None else source
-        z_next = constrain(step(z, t, s, noises))
+    def body(carry, xs):
+        z, memory = carry
+        i, t, s, source, extra = xs
+        noises = jax.random.normal(source, (total_draws, *z.shape), dtype) if noise is None else source
+        z, memory = step(z, memory, Node(i, t, s, noises[:draws], extra))
+        if constraint is not None:
+            z = constraint.project(z, batch_time(s, z), noises[draws:])
+        z = constrain(z)
         if progress is not None:
             jax.debug.callback(progress, i + 1)
-        return z_next, (z_next if trajectory else None)
+        return (z, memory), (z if trajectory else None)
 
     source = jax.random.split(scan_key, steps) if noise is None else jnp.asarray(noise, dtype)
-    xs = (jnp.arange(steps), jnp.asarray(times[:-1], dtype), jnp.asarray(times[1:], dtype), source)
-    final, path = jax.lax.scan(body, z, xs)
-    nfe = steps
+    xs = (jnp.arange(steps), jnp.asarray(times[:-1], dtype), jnp.asarray(times[1:], dtype), source, per_step)
+    start = z
+    (final, _), path = jax.lax.scan(body, (z, memory(z) if callable(memory) else memory), xs)
+    nfe = steps * evaluations if isinstance(evaluations, int) else sum(evaluations)
     if denoise:
         last = jnp.full((shape[0],), times[-1], dtype)
         final = denoise_step(score_fn, sde, final, last, denoise)
+        if constraint is not None:
+            noises = jax.random.normal(last_key, (constraint.draws, *z.shape), dtype)
+            final = constrain(constraint.project(final, jnp.zeros_like(last), noises))
         nfe += 1
     if path is not None:
-        path = jnp.concatenate([z[None], jnp.asarray(path)], axis=0)
+        path = jnp.concatenate([start[None], jnp.asarray(path)], axis=0)
     return final[:, 0], SampleInfo(nfe=nfe, state=final, trajectory=path)
 
 

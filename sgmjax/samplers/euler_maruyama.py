@@ -29,14 +29,14 @@ def em(key, score_fn: Callable, sde: SDE, shape, *, times, denoise=True, **optio
         shape: (batch, *event).
         times: decreasing grid, see `time_grid`.
         denoise: take the last step to 0 without noise; counted in the NFE. See `common.denoise_step`.
-        options: `initial`, `noise` (one draw a step), `trajectory`, `sharding`, `progress`, `dtype`: see
+        options: `constraint`, `initial`, `noise` (one draw a step), `trajectory`, `sharding`, `progress`, `dtype`: see
             `common.scan_grid`.
 
     Returns:
         samples (batch, *event) and a `SampleInfo`.
     """
 
-    def step(z, t, s, noises):
-        return em_step(score_fn, sde, z, t, s, noises[0])[0]
+    def step(z, memory, node):
+        return em_step(score_fn, sde, z, node.t, node.s, node.noises[0])[0], memory
 
     return scan_grid(step, key, score_fn, sde, shape, times=times, draws=1, denoise=denoise, **options)

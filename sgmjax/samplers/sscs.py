@@ -65,7 +65,10 @@ def sscs(
         samples (batch, *event) and a `SampleInfo`.
     """
 
-    def step(z, t, s, noises):
-        return sscs_step(score_fn, sde, z, t, s, noises, official=official, numerical_eps=numerical_eps)
+    def step(z, memory, node):
+        z = sscs_step(
+            score_fn, sde, z, node.t, node.s, node.noises, official=official, numerical_eps=numerical_eps
+        )  # fmt: skip
+        return z, memory
 
     return scan_grid(step, key, score_fn, sde, shape, times=times, draws=2, denoise=denoise, **options)

@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import scipy.integrate
 
 from sgmjax import samplers, sdes
 from sgmjax.samplers.common import denoise_step
@@ -21,64 +20,20 @@ from sgmjax.samplers.euler_maruyama import em_step
 from sgmjax.samplers.sscs import sscs_step
 
 MU, S, T_MIN = 0.7, 0.5, 1e-3
-DRAWS = {"em": 1, "sscs": 2}
 
 
-@functools.partial(jax.jit, static_argnames=("kind", "official"))
-def step_maps(sde, score_fn, t, s, *, kind: str, official: bool = False):
-    """A (n, k, k), b (n, k), N (n, k, draws k) with z_s = A z_t + b + N noise, for n steps from t to s."""
-    k, draws = sde.k, DRAWS[kind]
-    z = jnp.concatenate([jnp.zeros((1, k)), jnp.eye(k), jnp.zeros((draws * k, k))])[..., None]
-    noise = jnp.concatenate([jnp.zeros((1 + k, draws * k)), jnp.eye(draws * k)])
-    noise = noise.reshape(-1, draws, k, 1).swapaxes(0, 1)
-
-    def maps(t, s):
-        if kind == "em":
-            out, _ = em_step(score_fn, sde, z, t, s, noise[0])
-        else:
-            out = sscs_step(score_fn, sde, z, t, s, noise, official=official)
-        offset, rest = out[0, :, 0], (out[1:, :, 0] - out[0, :, 0][None]).T
-        return rest[:, :k], offset, rest[:, k:]
-
-    return jax.vmap(maps)(t, s)
+def _em(score_fn, sde, z, t, s, noises):
+    return em_step(score_fn, sde, z, t, s, noises[0])[0]
 
 
-def laws(kind: str, sde, score_fn, grids, **options):
-    """Mean and covariance at the end of each grid, started from the prior."""
-    t, s = np.concatenate([g[:-1] for g in grids]), np.concatenate([g[1:] for g in grids])
-    steps = zip(*(np.asarray(v) for v in step_maps(sde, score_fn, t, s, kind=kind, **options)))
-    out = []
-    for grid in grids:
-        prior = np.asarray(sde.prior_factor())
-        mean, covariance = np.zeros(sde.k), prior @ prior.T
-        for _ in grid[1:]:
-            A, b, N = next(steps)
-            mean, covariance = A @ mean + b, A @ covariance @ A.T + N @ N.T
-        out.append((mean, covariance))
-    return out
+def _official_sscs(*args):
+    return sscs_step(*args, official=True)
 
 
-def errors(laws, exact) -> tuple[np.ndarray, np.ndarray]:
-    """Errors of means and covariances against the exact law, in its standard deviations."""
-    std = np.sqrt(np.diag(exact[1]))
-    mean = [np.max(np.abs(m - exact[0]) / std) for m, _ in laws]
-    return np.asarray(mean), np.asarray([np.max(np.abs(C - exact[1]) / np.outer(std, std)) for _, C in laws])
-
-
-def true_law(sde):
-    """The law to which the exact reverse SDE carries the prior: it includes the prior's mismatch."""
-    top, end = analytic.moments(sde, (1.0, T_MIN), MU, S)
-    prior = np.asarray(sde.prior_factor())
-    return analytic.reverse_law(top, end, np.zeros(sde.k), prior @ prior.T)
+STEP = {"em": (_em, 1), "sscs": (sscs_step, 2)}
 
 
 GRIDS = [samplers.time_grid("quadratic", n, t_min=T_MIN, denoise=False) for n in (512, 1024, 2048)]
-
-
-def check_order(sizes, order: float, *, tolerance: float) -> None:
-    slopes = np.log2(sizes[:-1] / sizes[1:])
-    assert abs(slopes[-1] - order) < tolerance, f"observed orders {slopes}, errors {sizes}"
-    assert abs(slopes[-1] - order) <= abs(slopes[0] - order) + 0.01, f"orders move away: {slopes}"
 
 
 @pytest.mark.parametrize("kind", ["em", "sscs"])
@@ -97,13 +52,15 @@ def test_order_of_the_law(x64, name: str, kind: str):
     """
     sde = analytic.PROCESSES[name]
     score_fn = analytic.tabulated_score(sde, MU, S, T_MIN)
-    mean, covariance = errors(laws(kind, sde, score_fn, GRIDS), true_law(sde))
+    mean, covariance = analytic.errors(
+        analytic.laws(*STEP[kind], sde, score_fn, GRIDS), analytic.true_law(sde, MU, S, T_MIN)
+    )
     if (name, kind) == ("ve", "sscs"):
         assert mean.max() < 1e-9
-        check_order(covariance, 2, tolerance=0.02)
+        analytic.check_order(covariance, 2, tolerance=0.02)
         return
-    check_order(mean, 1, tolerance=0.1)
-    check_order(covariance, 1, tolerance=0.1)
+    analytic.check_order(mean, 1, tolerance=0.1)
+    analytic.check_order(covariance, 1, tolerance=0.1)
 
 
 @pytest.mark.parametrize("name", ["vp", "psld"])
@@ -112,10 +69,12 @@ def test_order_of_the_official_splitting(x64, name: str):
     schedule = {"beta_min": 0.1, "beta_max": 16.0}
     sde = sdes.vp(**schedule) if name == "vp" else sdes.psld(**schedule)
     score_fn = analytic.tabulated_score(sde, MU, S, T_MIN)
-    ours = errors(laws("sscs", sde, score_fn, GRIDS), true_law(sde))
-    official = errors(laws("sscs", sde, score_fn, GRIDS, official=True), true_law(sde))
+    ours = analytic.errors(analytic.laws(*STEP["sscs"], sde, score_fn, GRIDS), analytic.true_law(sde, MU, S, T_MIN))
+    official = analytic.errors(
+        analytic.laws(_official_sscs, 2, sde, score_fn, GRIDS), analytic.true_law(sde, MU, S, T_MIN)
+    )
     for sizes, other in zip(official, ours):
-        check_order(sizes, 1, tolerance=0.1)
+        analytic.check_order(sizes, 1, tolerance=0.1)
         assert np.all(np.abs(sizes / other - 1) > 0.01)  # it is another scheme
 
 
@@ -133,43 +92,16 @@ def test_splitting_is_exact_in_the_stationary_law(x64, name: str):
     """Data and auxiliaries with the stationary law: score = -P z, the S part vanishes, and any grid is exact."""
     sde = STATIONARY[name]
     grids = [np.array([1.0, 0.4, 0.001])]
-    [(mean, covariance)] = laws("sscs", sde, analytic.tabulated_score(sde, 0.0, 1.0, T_MIN), grids)
+    [(mean, covariance)] = analytic.laws(*STEP["sscs"], sde, analytic.tabulated_score(sde, 0.0, 1.0, T_MIN), grids)
     np.testing.assert_allclose(mean, 0.0, atol=1e-12)
     np.testing.assert_allclose(covariance, sde.Sigma_inf, atol=1e-9)
-    [(_, covariance)] = laws("em", sde, analytic.tabulated_score(sde, 0.0, 1.0, T_MIN), grids)
+    [(_, covariance)] = analytic.laws(*STEP["em"], sde, analytic.tabulated_score(sde, 0.0, 1.0, T_MIN), grids)
     assert np.abs(covariance - sde.Sigma_inf).max() > 0.1  # which Euler-Maruyama is not
 
 
 # ---- the probability flow: an affine map of the state at t = 1, without noise
 
 FLOW_T_MIN = 1e-2
-
-
-def flow_map(sde, score: analytic.TabulatedScore) -> np.ndarray:
-    """(k, k + 1), matrix and offset of the exact flow from 1 to FLOW_T_MIN, by scipy's DOP853 at 1e-12."""
-    k = sde.k
-    if isinstance(sde, sdes.Recipe):
-        F, GGT, rate = np.asarray(sde.F), np.asarray(sde.GGT), sde.schedule.beta
-    elif isinstance(sde, sdes.SubVP):  # dx = -beta x / 2 dt + sqrt(beta (1 - e^{-2 B})) dw
-        F, GGT, rate = -0.5 * np.eye(1), None, sde.schedule.beta
-    else:  # VE: g^2 = d sigma^2 / dt
-        F, GGT, rate = np.zeros((1, 1)), None, lambda t: 2 * np.log(5000) * 0.01**2 * 5000 ** (2 * t)
-
-    def field(t, y):
-        affine = score.series(np.float64(t), np)[0]
-        strength = GGT
-        if strength is None:
-            B = sde.schedule.integral(t) if isinstance(sde, sdes.SubVP) else np.inf
-            strength = (1 - np.exp(-2 * B)) * np.eye(1)
-        y = y.reshape(k, k + 1)
-        push = affine[:, :-1] @ y
-        push[:, -1] += affine[:, -1]
-        return (rate(t) * (F @ y - 0.5 * strength @ push)).ravel()
-
-    start = np.eye(k, k + 1).ravel()
-    return scipy.integrate.solve_ivp(
-        field, (1.0, FLOW_T_MIN), start, method="DOP853", rtol=1e-12, atol=1e-13
-    ).y[:, -1].reshape(k, k + 1)  # fmt: skip
 
 
 @functools.partial(jax.jit, static_argnames=("solver", "steps"))
@@ -191,7 +123,7 @@ def test_order_of_the_probability_flow(x64, name: str):
     """Sample by sample: Euler 1, Heun 2, Dopri5 5. And the exact flow carries the law at 1 to the law at t."""
     sde = analytic.PROCESSES[name]
     score_fn = analytic.tabulated_score(sde, MU, S, FLOW_T_MIN)
-    exact = flow_map(sde, score_fn)
+    exact = analytic.flow_map(sde, score_fn, FLOW_T_MIN)
     top, end = analytic.moments(sde, (1.0, FLOW_T_MIN), MU, S)
     A, b = exact[:, :-1], exact[:, -1]
     scale = np.sqrt(np.diag(end.covariance))
@@ -290,11 +222,11 @@ def test_end_to_end(name: str, kind: str):
     with jax.enable_x64(True):
         score_fn = analytic.tabulated_score(sde, MU, S, t_min)
         if kind == "ode":
-            flow = flow_map(sde, score_fn)
+            flow = analytic.flow_map(sde, score_fn, t_min)
             prior = np.asarray(sde.prior_factor())
             mean, covariance = flow[:, -1], flow[:, :-1] @ prior @ prior.T @ flow[:, :-1].T
         else:
-            [(mean, covariance)] = laws(kind, sde, score_fn, [grid])
+            [(mean, covariance)] = analytic.laws(*STEP[kind], sde, score_fn, [grid])
             top, end = analytic.moments(sde, (1.0, t_min), MU, S)
             prior = np.asarray(sde.prior_factor())
             _, exact = analytic.reverse_law(top, end, np.zeros(sde.k), prior @ prior.T)

@@ -1,0 +1,127 @@
+"""Data whose score is known: mixtures of isotropic Gaussians, under any linear process, to rounding error.
+
+The oracle of this library: samplers, likelihoods and guidance can be judged on it without a network.
+
+Given component j, x_0 ~ N(mu_j, s_j^2) independently in every element of the event, and so z_t ~ N(E_t (mu_j, 0, ...),
+C_j(t)) with C_j = s_j^2 E_t e_0 e_0^T E_t^T + L_t L_t^T, L_t the kernel of hybrid score matching.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sgmjax.sdes import SDE, linalg
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class GaussianMixture:
+    """sum_j w_j N(mu_j, s_j^2 I). A pytree. With one component it is Gaussian data.
+
+    Attributes:
+        means: (m, *event).
+        stds: (m,).
+        log_weights: (m,), normalised.
+    """
+
+    means: Any
+    stds: Any
+    log_weights: Any
+
+    def sample(self, key, num: int, dtype=jnp.float32):
+        """`num` draws (num, *event) and their components (num,)."""
+        label_key, noise_key = jax.random.split(key)
+        label = jax.random.categorical(label_key, jnp.asarray(self.log_weights, dtype), shape=(num,))
+        means, stds = jnp.asarray(self.means, dtype)[label], jnp.asarray(self.stds, dtype)[label]
+        noise = jax.random.normal(noise_key, means.shape, dtype)
+        return means + linalg.expand_to(stds, means.ndim) * noise, label
+
+    def log_prob(self, x0):
+        """log p(x_0) in nats. (batch, *event) -> (batch,)."""
+        means, stds = jnp.asarray(self.means, x0.dtype), jnp.asarray(self.stds, x0.dtype)
+        offset = x0[:, None] - means[None]
+        size = offset[0, 0].size
+        square = jnp.sum(offset**2, axis=tuple(range(2, offset.ndim))) / stds[None] ** 2
+        log_each = -0.5 * (square + size * jnp.log(2 * jnp.pi)) - size * jnp.log(stds)[None]
+        return jax.nn.logsumexp(log_each + jnp.asarray(self.log_weights, x0.dtype)[None], axis=1)
+
+    def _components(self, sde: SDE, z, t):
+        """White offsets (batch, m, k, *event) and L_j^-T (batch, m, k, k) and log densities (batch, m) of z_t."""
+        kernel = sde.transition(t, "hsm")
+        stds = jnp.asarray(self.stds, z.dtype)
+        data = stds[None, :, None, None] * kernel.mean[:, None, :, :1]
+        noise = jnp.broadcast_to(kernel.factor[:, None], (*data.shape[:2], sde.k, sde.k))
+        factor = linalg.triangular_factor(jnp.concatenate([data, noise], axis=-1))
+        inverse = linalg.inverse_transpose(factor)
+        means = jnp.asarray(self.means, z.dtype)[None, :, None]  # (1, m, 1, *event)
+        moved = linalg.expand_to(kernel.mean[:, None, :, 0], means.ndim) * means
+        offset = z[:, None] - moved
+        batch, m = offset.shape[:2]
+        flat = offset.reshape(batch * m, *offset.shape[2:])
+        white = linalg.apply(inverse.swapaxes(-1, -2).reshape(batch * m, sde.k, sde.k), flat).reshape(offset.shape)
+        size = offset[0, 0, 0].size
+        log_det = size * jnp.sum(jnp.log(jnp.diagonal(factor, axis1=-2, axis2=-1)), axis=-1)
+        square = jnp.sum(white**2, axis=tuple(range(2, white.ndim)))
+        log_each = -0.5 * (square + sde.k * size * jnp.log(2 * jnp.pi)) - log_det
+        return white, inverse, log_each + jnp.asarray(self.log_weights, z.dtype)[None]
+
+    def log_prob_t(self, sde: SDE, z, t):
+        """log p_t(z) in nats, of the whole state. z (batch, k, *event), t (batch,) -> (batch,)."""
+        return jax.nn.logsumexp(self._components(sde, z, t)[2], axis=1)
+
+    def classify(self, sde: SDE, z, t):
+        """log p(component | z_t), (batch, m): the exact noise-conditioned classifier."""
+        return jax.nn.log_softmax(self._components(sde, z, t)[2], axis=1)
+
+    def score_fn(self, sde: SDE, *, noised_only: bool = True):
+        """The exact score_fn(z, t) of p_t.
+
+        Args:
+            sde: the process.
+            noised_only: zero for variables without noise, as of a network; False: of all variables.
+        """
+
+        def score(z, t):
+            white, inverse, log_each = self._components(sde, z, t)
+            batch, m = log_each.shape
+            flat = white.reshape(batch * m, *white.shape[2:])
+            each = -linalg.apply(inverse.reshape(batch * m, sde.k, sde.k), flat).reshape(white.shape)
+            weight = jax.nn.softmax(log_each, axis=1)
+            total = jnp.sum(linalg.expand_to(weight, each.ndim) * each, axis=1)
+            return sde.expand(sde.restrict(total)) if noised_only else total
+
+        return score
+
+
+jax.tree_util.register_dataclass(GaussianMixture, ["means", "stds", "log_weights"], [])
+
+
+def mixture(means, stds, weights=None) -> GaussianMixture:
+    """A checked `GaussianMixture`, in float64 on the host.
+
+    Args:
+        means: (m, *event). stds: (m,) or a scalar, positive. weights: (m,) positive, normalised here; None: equal.
+
+    Raises:
+        ValueError: shapes that do not fit, or values that are not positive.
+    """
+    means = np.asarray(means, np.float64)
+    if means.ndim < 2:
+        raise ValueError(f"means has shape {means.shape}: give (components, *event).")
+    stds = np.broadcast_to(np.asarray(stds, np.float64), (len(means),)).copy()
+    weights = np.ones(len(means)) if weights is None else np.asarray(weights, np.float64)
+    if weights.shape != (len(means),):
+        raise ValueError(f"weights has shape {weights.shape}: give one for each of the {len(means)} components.")
+    if not (stds > 0).all() or not (weights > 0).all():
+        raise ValueError("stds and weights must be positive.")
+    return GaussianMixture(means=means, stds=stds, log_weights=np.log(weights / weights.sum()))
+
+
+def ring(components: int = 8, *, radius: float = 1.5, std: float = 0.17) -> GaussianMixture:
+    """The 2-D ring of `sgmjax.data.toy`: Gaussians on a circle."""
+    angle = 2 * np.pi * np.arange(components) / components
+    return mixture(radius * np.stack([np.cos(angle), np.sin(angle)], axis=-1), std)
