@@ -19,7 +19,8 @@ except importlib.metadata.PackageNotFoundError:  # run from a source tree that i
     __version__ = "0+unknown"
 
 __all__ = [
-    "__version__", "data", "exact", "interop", "metrics", "models", "objectives", "samplers", "score", "sdes", "training",
+    "__version__", "data", "exact", "interop", "metrics", "models", "objectives", "samplers", "score", "sdes",
+    "training",
 ]  # fmt: skip
 
 

@@ -60,7 +60,7 @@ def test_classifier_is_bayes(x64):
     x, label = mixture.sample(jax.random.key(0), 8, jnp.float64)
     exact_class = mixture.classify(sde, sde.augment(x), jnp.full((8,), 1e-5))
     each = np.stack([
-        np.sum(-0.5 * ((x - m) / s) ** 2 - np.log(s), axis=(1, 2)) for m, s in zip(mixture.means, mixture.stds)
+        np.sum(-0.5 * ((np.asarray(x) - m) / s) ** 2 - np.log(s), axis=(1, 2)) for m, s in zip(mixture.means, mixture.stds)
     ], axis=1) + mixture.log_weights  # fmt: skip
     expected = each - np.logaddexp.reduce(each, axis=1, keepdims=True)
     np.testing.assert_allclose(exact_class, expected, atol=0.02)
