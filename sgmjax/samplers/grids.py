@@ -1,38 +1,143 @@
-"""Time grids: 1-D, decreasing, float64, computed on the host."""
+"""Time grids: 1-D, decreasing, float64, computed on the host; and the noise level in which some are laid out.
+
+Given z_t, all that is known of x_0 is a Gaussian measurement: with z_t | x_0 ~ N(E e_0 x_0, C) (the kernel of hybrid
+score matching), the best linear estimate of x_0 is x_0 + sigma(t) n, n standard normal, with
+
+    sigma(t)^-2 = (E e_0)^T C^-1 (E e_0).
+
+This is the noise level of a linear process with any number of variables: the law of x_0 given z_t, so the denoiser,
+depends on z_t through that estimate alone. For k = 1 it is std / mean, the sigma of Karras et al. 2022. It increases
+with t for every process, since a later z_t is a function of an earlier one and of independent noise. (Noise over mean
+of the data variable alone does not: where the auxiliaries make it oscillate, its mean passes through zero.)
+"""
 
 from __future__ import annotations
 
 from typing import Literal
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+
+from sgmjax.sdes import SDE, linalg
+
+Grid = Literal["uniform", "quadratic", "power", "rho", "logsnr"]
+GRIDS = ("uniform", "quadratic", "power", "rho", "logsnr")
+
+EARLIEST = 1e-7  # times are looked for from here on
+_BISECTIONS = {"float32": 40, "float64": 70}  # halvings of log t down to rounding
+_PADDING = 128  # host inversions come in multiples of this size, so that grids of all lengths share a compilation
 
 
 def time_grid(
-    kind: Literal["uniform", "quadratic"], nfe: int, *, t_min: float = 1e-3, denoise: bool = True
+    kind: Grid,
+    nfe: int,
+    *,
+    t_min: float = 1e-3,
+    denoise: bool = True,
+    evaluations: int = 1,
+    sde: SDE | None = None,
+    rho: float = 7.0,
+    power: float = 2.0,
 ) -> np.ndarray:
     """The grid of a fixed-step sampler with a budget of score evaluations.
 
     Args:
-        kind: "uniform", or "quadratic" (Dockhorn et al. 2022, app. B.4): steps that shrink linearly to the data.
-        nfe: score evaluations, one a step; the denoising step, if any, takes one of them.
+        kind: with u from 0 to 1 in equal steps,
+            "uniform": t = 1 - (1 - t_min) u.
+            "power": t = t_min + (1 - t_min) (1 - u)^power; with power 2 it is
+            "quadratic" (Dockhorn et al. 2022, app. B.4): steps that shrink linearly to the data.
+            "rho": sigma^(1/rho) equally spaced, sigma the noise level of `noise_level` (Karras et al. 2022, eq. (5)).
+            "logsnr": log sigma equally spaced, the limit of large rho (Lu et al. 2022, DPM-Solver).
+        nfe: score evaluations; the denoising step, if any, takes one of them.
         t_min: where the grid ends, in (0, 1).
         denoise: whether the sampler will take the denoising step.
+        evaluations: how many a step makes. What the budget leaves over after whole steps is not spent.
+        sde: the process, for "rho" and "logsnr"; its parameters must be known, so not those of a function being jitted.
+        rho: exponent of "rho", positive; 7 is the paper's.
+        power: exponent of "power", positive.
 
     Returns:
-        float64 array from 1 down to t_min, with nfe + 1 entries (nfe if denoise).
+        float64 array from 1 down to t_min, with nfe + 1 entries (nfe if denoise) at one evaluation a step.
 
     Raises:
-        ValueError: for an nfe that leaves no step, a t_min outside (0, 1), an unknown kind.
+        ValueError: for an nfe that leaves no step, a t_min outside (0, 1), an unknown kind, an exponent that is not
+            positive, a process that is missing or traced.
     """
-    steps = nfe - 1 if denoise else nfe
+    steps = (nfe - bool(denoise)) // evaluations
     if steps < 1:
-        least = 2 if denoise else 1
-        raise ValueError(f"steps = {nfe}: at least {least} evaluations are needed{' with denoising' * denoise}.")
+        least = evaluations + bool(denoise)
+        raise ValueError(f"steps = {nfe}: at least {least} evaluations are needed{' with denoising' * bool(denoise)}.")
     if not 0 < t_min < 1:
         raise ValueError(f"t_min = {t_min:g}: must lie between 0 and 1.")
     u = np.linspace(0.0, 1.0, steps + 1)
     if kind == "uniform":
         return 1.0 - (1.0 - t_min) * u
-    if kind == "quadratic":
-        return t_min + (1.0 - t_min) * (1.0 - u) ** 2
-    raise ValueError(f"grid must be 'uniform' or 'quadratic', not {kind!r}.")
+    if kind in ("quadratic", "power"):
+        exponent = 2.0 if kind == "quadratic" else _positive("power", power)
+        return t_min + (1.0 - t_min) * (1.0 - u) ** exponent
+    if kind not in GRIDS:
+        raise ValueError(f"grid must be one of {', '.join(repr(g) for g in GRIDS)}, not {kind!r}.")
+    if sde is None:
+        raise ValueError(f"grid {kind!r} is laid out in the process's noise level: give time_grid the sde.")
+    if not linalg.is_concrete(sde):
+        raise ValueError(f"grid {kind!r} needs known parameters: compute it outside of jit, with the sde of the run.")
+    low, high = np.log(_on_host(noise_level, sde, np.asarray([t_min, 1.0])))
+    if kind == "logsnr":
+        log_sigma = high + u * (low - high)
+    else:  # eq. (5), relative to the highest level, which may be large
+        inverse = 1 / _positive("rho", rho)
+        log_sigma = high + rho * np.log(1 + u * np.expm1(inverse * (low - high)))
+    times = np.concatenate([[1.0], _on_host(time_at_noise_level, sde, np.exp(log_sigma[1:-1])), [t_min]])
+    if not (np.diff(times) < 0).all():
+        raise ValueError(f"grid {kind!r} with {steps} steps to t_min = {t_min:g} has equal times: take fewer steps.")
+    return times
+
+
+def noise_level(sde: SDE, t):
+    """sigma(t) of the module's docstring, same shape and dtype as t (batch,). std / mean for k = 1."""
+    kernel = sde.transition(t, "hsm")
+    white = jnp.swapaxes(kernel.inverse_transpose, 1, 2)
+    information = jnp.sum(linalg.apply(white, kernel.mean[:, :, 0]) ** 2, axis=1)
+    return 1 / jnp.sqrt(information)
+
+
+def time_at_noise_level(sde: SDE, sigma):
+    """The t in [EARLIEST, 1] at which the process has noise level sigma; the nearer end if there is none.
+
+    By bisection of log t, so for any process, inside jit too.
+
+    Args:
+        sde: the process.
+        sigma: (batch,) positive.
+
+    Returns:
+        (batch,), of the dtype of sigma.
+    """
+    sigma = jnp.asarray(sigma)
+
+    def halve(_, bounds):
+        low, high = bounds
+        middle = 0.5 * (low + high)
+        above = noise_level(sde, jnp.exp(middle)) >= sigma
+        return jnp.where(above, low, middle), jnp.where(above, middle, high)
+
+    start = jnp.full_like(sigma, np.log(EARLIEST)), jnp.zeros_like(sigma)
+    return jnp.exp(jax.lax.fori_loop(0, _BISECTIONS[str(sigma.dtype)], halve, start)[1])
+
+
+_compiled = {f: jax.jit(f) for f in (noise_level, time_at_noise_level)}
+
+
+def _on_host(function, sde: SDE, values: np.ndarray) -> np.ndarray:
+    """function(sde, values) in float64, whatever the precision and the trace around it. values: (n,), n >= 0."""
+    padded = np.ones(-(-max(len(values), 1) // _PADDING) * _PADDING)
+    padded[: len(values)] = values
+    with jax.ensure_compile_time_eval(), jax.enable_x64(True):
+        return np.asarray(_compiled[function](sde, jnp.asarray(padded)))[: len(values)]
+
+
+def _positive(name: str, value: float) -> float:
+    if not value > 0:
+        raise ValueError(f"{name} = {value:g}: must be positive.")
+    return value

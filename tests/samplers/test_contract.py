@@ -251,10 +251,6 @@ BAD = {
     "denoise": (lambda: call(denoise="mean"), "denoise must be"),
     "ode denoise": (lambda: call("ode", denoise="mean"), "denoise must be"),
     "tweedie": (lambda: call(denoise="tweedie", sde=sdes.cld()), "needs the score of all 2"),
-    "steps": (lambda: samplers.time_grid("uniform", 1), "steps = 1: at least 2"),
-    "negative steps": (lambda: samplers.time_grid("uniform", -3, denoise=False), "steps = -3: at least 1"),
-    "grid": (lambda: samplers.time_grid("cubic", 10), "grid must be"),
-    "t_min": (lambda: samplers.time_grid("uniform", 10, t_min=1.0), "t_min = 1"),
 }
 
 
@@ -264,14 +260,3 @@ def test_bad_input_is_refused_in_one_line(label: str):
     with pytest.raises(ValueError, match=message) as caught:
         make()
     assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("kind", ["uniform", "quadratic"])
-def test_time_grids(kind: str):
-    """From 1 to t_min in the steps the budget leaves; quadratic steps shrink linearly to the data."""
-    for denoise in (True, False):
-        grid = samplers.time_grid(kind, 10, t_min=0.01, denoise=denoise)
-        assert len(grid) - 1 + denoise == 10 and grid[0] == 1.0
-        np.testing.assert_allclose(grid[-1], 0.01, rtol=1e-12)
-        second = np.diff(grid, 2)
-        np.testing.assert_allclose(second, 0.0 if kind == "uniform" else 2 * 0.99 / (len(grid) - 1) ** 2, atol=1e-12)
