@@ -105,14 +105,23 @@ class Node(NamedTuple):
 class Constraint(NamedTuple):
     """What is done to the state after every step, whatever the sampler: how inpainting is built.
 
+    A start drawn from the prior is projected too; a given `initial` is taken as it is.
+
     Attributes:
         project: project(z, t, noises) -> z, for z (batch, k, *event), the time t (batch,) just reached and noises
             (draws, batch, k, *event). After the denoising step t is 0.
         draws: normal draws `project` needs.
+        repeats: how often each step is taken: after all but the last time the state is diffused back up to where the
+            step started, which lets the rest of the state adapt to what was imposed (RePaint, Lugmayr et al. 2022).
+            Each repetition costs the step's evaluations again, and one more normal draw.
+        lagging: project at the time the step started from rather than the one it reached, and the denoised state at
+            times[-1] without noise: what the codes of score_sde and PSLD do. For published numbers.
     """
 
     project: Callable[..., Any]
     draws: int = 0
+    repeats: int = 1
+    lagging: bool = False
 
 
 def scan_grid(
@@ -153,7 +162,8 @@ def scan_grid(
         constraint: see `Constraint`.
         initial: state at times[0]; None draws from the prior.
         noise: (steps, draws, batch, k, *event) to use in place of fresh draws: couples runs, replays recorded ones.
-            The constraint's draws, if any, follow the step's on the second axis.
+            The constraint's draws, if any, follow the step's on the second axis; with `repeats` > 1 each repetition
+            has these and then the draw that takes its start back up (not used in the first one).
         trajectory: keep all states.
         sharding: a sharding for the state; without it every device would compute the whole batch.
         progress: called on the host with the number of finished steps.
@@ -162,22 +172,38 @@ def scan_grid(
     prior_key, scan_key, last_key = jax.random.split(key, 3)
     check_denoise(sde, denoise)
     z = start_state(prior_key, sde, shape, initial, dtype)
+    if constraint is not None and initial is None:
+        last_key, start_key = jax.random.split(last_key)
+        start_noises = jax.random.normal(start_key, (constraint.draws, *z.shape), dtype)
+        z = constraint.project(z, batch_time(times[0], z), start_noises)
     steps = len(times) - 1
-    total_draws = draws + (constraint.draws if constraint else 0)
+    repeats = 1 if constraint is None else constraint.repeats
+    if repeats < 1:
+        raise ValueError(f"repeats = {repeats}: a step is taken at least once.")
+    once_draws = draws + (constraint.draws if constraint else 0)
+    total_draws = once_draws if repeats == 1 else repeats * (once_draws + 1)
     if noise is not None and noise.shape != (steps, total_draws, *z.shape):
         expected = (steps, total_draws, *z.shape)
         raise ValueError(f"noise has shape {noise.shape}, expected {expected} (steps, draws, batch, k, *event).")
     constrain = (lambda v: v) if sharding is None else (lambda v: jax.lax.with_sharding_constraint(v, sharding))
     z = constrain(z)
 
+    def once(z, memory, node: Node):
+        z, memory = step(z, memory, node._replace(noises=node.noises[:draws]))
+        if constraint is not None:
+            time = batch_time(node.t if constraint.lagging else node.s, z)
+            z = constraint.project(z, time, node.noises[draws:once_draws])
+        return constrain(z), memory
+
     def body(carry, xs):
         z, memory = carry
         i, t, s, source, extra = xs
         noises = jax.random.normal(source, (total_draws, *z.shape), dtype) if noise is None else source
-        z, memory = step(z, memory, Node(i, t, s, noises[:draws], extra))
-        if constraint is not None:
-            z = constraint.project(z, batch_time(s, z), noises[draws:])
-        z = constrain(z)
+        node = Node(i, t, s, noises, extra)
+        if repeats == 1:
+            z, memory = once(z, memory, node)
+        else:
+            z, memory = repeat(once, sde, z, memory, node, repeats)
         if progress is not None:
             jax.debug.callback(progress, i + 1)
         return (z, memory), (z if trajectory else None)
@@ -186,17 +212,37 @@ def scan_grid(
     xs = (jnp.arange(steps), jnp.asarray(times[:-1], dtype), jnp.asarray(times[1:], dtype), source, per_step)
     start = z
     (final, _), path = jax.lax.scan(body, (z, memory(z) if callable(memory) else memory), xs)
-    nfe = steps * evaluations if isinstance(evaluations, int) else sum(evaluations)
+    nfe = repeats * (steps * evaluations if isinstance(evaluations, int) else sum(evaluations))
     if denoise:
         last = jnp.full((shape[0],), times[-1], dtype)
         final = denoise_step(score_fn, sde, final, last, denoise)
         if constraint is not None:
             noises = jax.random.normal(last_key, (constraint.draws, *z.shape), dtype)
-            final = constrain(constraint.project(final, jnp.zeros_like(last), noises))
+            at, noises = (last, jnp.zeros_like(noises)) if constraint.lagging else (jnp.zeros_like(last), noises)
+            final = constrain(constraint.project(final, at, noises))
         nfe += 1
     if path is not None:
         path = jnp.concatenate([start[None], jnp.asarray(path)], axis=0)
     return final[:, 0], SampleInfo(nfe=nfe, state=final, trajectory=path)
+
+
+def repeat(once: Callable, sde: SDE, z, memory, node: Node, repeats: int):
+    """`repeats` times `once(z, memory, node)`, the state being diffused back from node.s to node.t in between.
+
+    Every repetition starts from the same memory: it is the same step.
+    """
+    back = sde.transition_between(jnp.reshape(node.s, (1,)), jnp.reshape(node.t, (1,)))  # one for the whole batch
+    draws = len(node.noises) // repeats
+
+    def body(carry, xs):
+        z, _ = carry
+        first, noises = xs
+        z = jnp.where(first, z, back.perturb(z, noises[-1]))
+        return once(z, memory, node._replace(noises=noises)), None
+
+    grouped = node.noises.reshape(repeats, draws, *node.noises.shape[1:])
+    (z, memory), _ = jax.lax.scan(body, (z, memory), (jnp.arange(repeats) == 0, grouped))
+    return z, memory
 
 
 def batch_time(t, z):
