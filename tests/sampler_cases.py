@@ -56,5 +56,7 @@ CASES: dict[str, Case] = {
     "sscs": Case("sscs", {"times": GRID}),
     "ode": Case("ode", _ADAPTIVE, nfe=None),
     "ode_fixed": Case("ode", {"times": GRID, "solver": "Heun"}, ("ve", "psld"), nfe=None),
+    "edm": Case("edm", {"times": GRID}, SCALAR, nfe=2 * STEPS - 1),
+    "edm_churn": Case("edm", {"times": GRID, "S_churn": 1.0, "S_max": 3.0}, ("vp", "ve"), nfe=2 * STEPS - 1),
     "ode_per_sample": Case("ode", _ADAPTIVE | {"per_sample": True}, ("ve", "psld"), nfe=None),
 }

@@ -6,11 +6,12 @@
 """
 
 from sgmjax.samplers.common import SampleInfo, reverse_drift
+from sgmjax.samplers.edm import edm
 from sgmjax.samplers.euler_maruyama import em
 from sgmjax.samplers.grids import time_grid
 from sgmjax.samplers.probability_flow import ode
 from sgmjax.samplers.sscs import sscs
 
-SAMPLERS = {"em": em, "sscs": sscs, "ode": ode}
+SAMPLERS = {"edm": edm, "em": em, "sscs": sscs, "ode": ode}
 
-__all__ = ["SAMPLERS", "SampleInfo", "em", "ode", "reverse_drift", "sscs", "time_grid"]
+__all__ = ["SAMPLERS", "SampleInfo", "edm", "em", "ode", "reverse_drift", "sscs", "time_grid"]
