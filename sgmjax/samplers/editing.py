@@ -1,0 +1,189 @@
+"""Starting from data: partly noised images, the probability flow as an encoder, and interpolation.
+
+    z = noised(key, sde, x0, t)                      z_t ~ p(z_t | x_0), then any sampler on a grid that starts at t
+    samplers.em(key, score_fn, sde, shape, times=start_at(times, t), initial=z)
+
+    latent, nfe = encode(score_fn, sde, sde.augment(x0, key))    the probability flow from t_min up to 1
+    x, info = samplers.ode(key, score_fn, sde, shape, initial=latent, denoise=False)     and back
+
+Reference: Meng et al. 2022, alg. 1 (SDEdit: a start at t < 1); Song et al. 2021, sec. 4.3 and app. D.2 (encoding);
+Song, Meng & Ermon 2021, app. D.5 (spherical interpolation of latents).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sgmjax.samplers.common import batch_time, check_times, reverse_drift
+from sgmjax.samplers.probability_flow import evaluations, find_solver, ode, reuses_last_stage
+from sgmjax.sdes import SDE, linalg
+
+
+def noised(key, sde: SDE, x0, t):
+    """Data as a state at time t: a draw of z_t given x_0, auxiliaries included.
+
+    Args:
+        key: typed PRNG key.
+        x0: (batch, *event).
+        t: a number in (0, 1], or (batch,).
+
+    Returns:
+        (batch, k, *event), the `initial` of a sampler whose grid starts at t.
+    """
+    if linalg.is_concrete(t) and not (np.all(np.asarray(t) > 0) and np.all(np.asarray(t) <= 1)):
+        raise ValueError(f"t = {t}: a start must lie in (0, 1].")
+    x0 = jnp.asarray(x0)
+    t = jnp.broadcast_to(jnp.asarray(t, x0.dtype), x0.shape[:1])
+    eps = jax.random.normal(key, (x0.shape[0], sde.k, *x0.shape[1:]), x0.dtype)
+    return sde.transition(t, "hsm").perturb(sde.augment(x0), eps)
+
+
+def start_at(times, t: float) -> np.ndarray:
+    """A grid with as many steps, shrunk so that it starts at t and ends where it ended.
+
+    Raises:
+        ValueError: t is not above the grid's end and at most 1.
+    """
+    times = check_times(times)
+    if not times[-1] < t <= 1:
+        raise ValueError(f"t = {t:g}: a start must lie above the grid's end {times[-1]:g} and be at most 1.")
+    return times[-1] + (times - times[-1]) * ((t - times[-1]) / (times[0] - times[-1]))
+
+
+def encode(
+    score_fn: Callable,
+    sde: SDE,
+    z,
+    *,
+    t_min: float = 1e-3,
+    rtol: float = 1e-5,
+    atol: float = 1e-5,
+    solver="Dopri5",
+    max_steps: int = 4096,
+):
+    """The probability flow from data at t_min up to the prior at 1: the latent that `samplers.ode` decodes.
+
+    `ode(..., initial=latent, denoise=False)` with the same t_min gives it back to the tolerance.
+
+    Args:
+        score_fn, sde: as a sampler's.
+        z: (batch, k, *event), taken as the state at t_min: `sde.augment(x0, key)`; without a key its auxiliaries are
+            zero, their mean.
+        t_min, rtol, atol, solver, max_steps: as `samplers.ode`; the batch shares its steps.
+
+    Returns:
+        The state at t = 1, (batch, k, *event), and the score evaluations it took.
+
+    Raises:
+        ValueError, RuntimeError: as `samplers.ode`.
+    """
+    import diffrax
+    import equinox as eqx
+
+    solver = find_solver(solver, adaptive=True)
+    if linalg.is_concrete(t_min) and not 0 < t_min < 1:
+        raise ValueError(f"t_min = {t_min:g}: must lie between 0 and 1.")
+    z = jnp.asarray(z)
+
+    def field(t, z, args):
+        return -reverse_drift(score_fn, sde, z, batch_time(t, z), probability_flow=True)
+
+    start, end = jnp.asarray(t_min, z.dtype), jnp.ones((), z.dtype)
+    solution = diffrax.diffeqsolve(
+        diffrax.ODETerm(field),
+        solver,
+        start,
+        end,
+        start,  # the field varies on the scale of t itself there
+        z,
+        stepsize_controller=diffrax.PIDController(rtol=rtol, atol=atol),
+        max_steps=max_steps,
+        solver_state=(jnp.asarray(False), field(start, z, None)) if reuses_last_stage(solver) else None,
+        throw=False,
+    )
+    assert solution.ys is not None
+    latent = eqx.error_if(
+        solution.ys[0],
+        ~diffrax.is_successful(solution.result),
+        f"the ODE was not solved within max_steps = {max_steps} steps: give more, or larger tolerances.",
+    )
+    return latent, evaluations(solver, solution.stats["num_steps"])
+
+
+def slerp(sde: SDE, a, b, weights):
+    """Spherical interpolation of latents, in the coordinates in which the prior is white.
+
+    A straight line between two draws of a Gaussian passes through states that are too short to be draws; the arc keeps
+    their length. (sin((1 - w) theta) a + sin(w theta) b) / sin theta, theta the angle between a and b.
+
+    Args:
+        a, b: (batch, k, *event).
+        weights: (n,); 0 is a, 1 is b.
+
+    Returns:
+        (batch, n, k, *event).
+    """
+    white = linalg.inverse_transpose(jnp.asarray(sde.prior_factor(), a.dtype)[None]).swapaxes(1, 2)
+    flat_a, flat_b = (linalg.apply(white, z).reshape(len(z), -1) for z in (a, b))
+    lengths = jnp.linalg.norm(flat_a, axis=1) * jnp.linalg.norm(flat_b, axis=1)
+    cosine = jnp.sum(flat_a * flat_b, axis=1) / jnp.maximum(lengths, jnp.finfo(a.dtype).tiny)
+    angle = jnp.arccos(jnp.clip(cosine, -1.0, 1.0))[:, None]
+    w = jnp.asarray(weights, a.dtype)[None]
+    straight = jnp.abs(jnp.sin(angle)) < 1e-3  # (anti)parallel: the arc is a line, or is not defined
+    sine = jnp.where(straight, 1.0, jnp.sin(angle))
+    first = jnp.where(straight, 1 - w, jnp.sin((1 - w) * angle) / sine)
+    second = jnp.where(straight, w, jnp.sin(w * angle) / sine)
+    first, second = (linalg.expand_to(part, a.ndim + 1) for part in (first, second))
+    return first * a[:, None] + second * b[:, None]
+
+
+def interpolate(
+    key,
+    score_fn: Callable,
+    sde: SDE,
+    a,
+    b,
+    *,
+    num: int = 8,
+    t_min: float = 1e-3,
+    rtol: float = 1e-5,
+    atol: float = 1e-5,
+    denoise=False,
+    dtype=jnp.float32,
+):
+    """Images between two images: both encoded, their latents interpolated, and decoded.
+
+    Args:
+        key: draws the auxiliaries of the states that are encoded, the same for a and b.
+        score_fn, sde: as a sampler's.
+        a, b: (batch, *event) data.
+        num: images a row, both ends included; at least 2.
+        t_min, rtol, atol: of both ways.
+        denoise: of the way back; False gives the ends back to the tolerance, while the network's denoising step changes
+            them a little.
+
+    Returns:
+        (batch, num, *event), and the score evaluations a row took (there and back).
+    """
+    if num < 2:
+        raise ValueError(f"num = {num}: an interpolation has its two ends at least.")
+    a, b = jnp.asarray(a, dtype), jnp.asarray(b, dtype)
+    if a.shape != b.shape:
+        raise ValueError(f"the ends have shapes {a.shape} and {b.shape}: give as many of one as of the other.")
+    encode_key, decode_key = jax.random.split(key)
+    n = len(a)
+    options = {"t_min": t_min, "rtol": rtol, "atol": atol}
+    # the same auxiliaries at both ends, so that nothing but the data differs
+    start = sde.augment(a, encode_key)
+    ends = jnp.concatenate([start, start.at[:, 0].set(b)])
+    latent, there = encode(score_fn, sde, ends, **options)
+    between = slerp(sde, latent[:n], latent[n:], jnp.linspace(0.0, 1.0, num, dtype=dtype))
+    flat = between.reshape(n * num, *between.shape[2:])
+    x, info = ode(
+        decode_key, score_fn, sde, (n * num, *a.shape[1:]), initial=flat, denoise=denoise, dtype=dtype, **options
+    )
+    return x.reshape(n, num, *a.shape[1:]), there + info.nfe
