@@ -120,9 +120,11 @@ class LinearDynamics:
     step: Any = None  # (); None for k = 1, which has a closed form
     mean: Any = None  # (n + 1, k, k)
     factor: Any = None  # (n + 1, k, k), lower triangular
+    powers: Any = None  # (m + 1, k, k), (F step)^j / j!: the Taylor series of e^{F x step}, |F| step <= 1
+    forced: Any = None  # (m + 1, k, r), the same times G
 
 
-jax.tree_util.register_dataclass(LinearDynamics, ["F", "G", "step", "mean", "factor"], [])
+jax.tree_util.register_dataclass(LinearDynamics, ["F", "G", "step", "mean", "factor", "powers", "forced"], [])
 
 
 def linear_dynamics(F, G, B_max, *, entries: int = 512) -> LinearDynamics:
@@ -141,18 +143,23 @@ def linear_dynamics(F, G, B_max, *, entries: int = 512) -> LinearDynamics:
         while np.linalg.norm(F) * B_max > entries * _RADIUS:
             entries *= 2
         step = B_max / entries
-        e, factor = scipy.linalg.expm(F * step), _short_factor_columns(np, F, G, np.asarray([step]))[0]
-        factor = _host_triangular_factor(factor)
+        powers, forced = _taylor(np, F * step, G)
+        e = scipy.linalg.expm(F * step)
+        factor = _host_triangular_factor(_short_columns(np, forced, step, np.ones(1))[0])
         means, factors = [np.eye(len(F))], [np.zeros_like(F)]
         for _ in range(entries):
             means.append(e @ means[-1])
             factors.append(_host_triangular_factor(np.concatenate([factor, e @ factors[-1]], axis=1)))
-        return LinearDynamics(F=F, G=G, step=step, mean=np.stack(means), factor=np.stack(factors))
+        return LinearDynamics(
+            F=F, G=G, step=step, mean=np.stack(means), factor=np.stack(factors), powers=powers, forced=forced
+        )
 
     F, G, B_max = (jnp.asarray(v) for v in (F, G, B_max))
     step = B_max / entries
-    e = _short_mean(F, step[None])
-    factor = triangular_factor(_short_factor_columns(jnp, F, G, step[None]))
+    powers, forced = _taylor(jnp, F * step, G)
+    one = jnp.ones(1, F.dtype)
+    e = _horner(powers, one)
+    factor = triangular_factor(_short_columns(jnp, forced, step, one))
 
     def advance(carry, _):
         mean, total = carry
@@ -161,7 +168,7 @@ def linear_dynamics(F, G, B_max, *, entries: int = 512) -> LinearDynamics:
 
     start = jnp.eye(F.shape[0], dtype=F.dtype)[None], jnp.zeros_like(factor)
     _, (means, factors) = jax.lax.scan(advance, start, None, length=entries + 1)
-    return LinearDynamics(F=F, G=G, step=step, mean=means, factor=factors)
+    return LinearDynamics(F=F, G=G, step=step, mean=means, factor=factors, powers=powers, forced=forced)
 
 
 def _host_triangular_factor(a: np.ndarray) -> np.ndarray:
@@ -174,42 +181,44 @@ def is_concrete(*values) -> bool:
     return not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(values))
 
 
-def _short_mean(F, h):
-    """e^{F h} for |F| h <= 1 by its Taylor series. F (k, k), h (batch,) -> (batch, k, k)."""
-    k, total, power = F.shape[0], 0.0, jnp.eye(F.shape[0], dtype=F.dtype)
-    terms = []
-    for j in range(1, _ORDER[_kind(h)] + 1):
-        power = matmul(power, F) / j
-        terms.append(expand_to(h**j, 3) * power[None])
-    for term in reversed(terms):  # small terms first
-        total = total + term
-    return total + jnp.eye(k, dtype=F.dtype)[None]
+def _taylor(xp, A, G):
+    """A^j / j! and A^j G / j! for j = 0, ..., as (m + 1, k, k) and (m + 1, k, r)."""
+    powers = [xp.eye(A.shape[0], dtype=A.dtype)]
+    for j in range(1, _ORDER[_kind(A)] + 1):
+        powers.append(xp.sum(A[:, :, None] * powers[-1][None], axis=1) / j)
+    powers = xp.stack(powers)
+    return powers, xp.sum(powers[..., None] * G[None, None], axis=2)
 
 
-def _short_factor_columns(xp, F, G, h):
-    """Columns A with A A^T = int_0^h e^{F s} G G^T e^{F^T s} ds, |F| h <= 1. -> (batch, k, r * nodes).
+def _horner(coefficients, x):
+    """sum_j coefficients[j] x^j, from the small terms up. coefficients (m + 1, k, r), x (...) -> (..., k, r)."""
+    order, shape = _ORDER[_kind(x)], (1,) * x.ndim + coefficients.shape[1:]
+    x, total = x[..., None, None], 0.0
+    for j in range(order, -1, -1):
+        total = total * x + coefficients[j].reshape(shape)
+    return total
+
+
+def _short_columns(xp, forced, step, x):
+    """Columns A with A A^T = int_0^h e^{F s} G G^T e^{F^T s} ds, h = x step, x in [0, 1]. -> (..., k, r * nodes).
 
     Gauss-Legendre nodes s_i and weights w_i: the columns are sqrt(w_i) e^{F s_i} G. No covariance is formed.
     """
-    nodes, weights = np.polynomial.legendre.leggauss(_NODES[_kind(h)])
-    nodes, weights = (nodes + 1) / 2, weights / 2
-    forced = [G]
-    for j in range(1, _ORDER[_kind(h)] + 1):
-        forced.append(xp.sum(F[:, :, None] * forced[-1][None], axis=1) / j)
-    h = h[:, None, None]
-    columns = []
-    for node, weight in zip(nodes, weights):
-        s = h * float(node)
-        flow = sum(s**j * forced[j][None] for j in range(len(forced) - 1, -1, -1))
-        columns.append(xp.sqrt(h * float(weight)) * flow)
-    return xp.concatenate(columns, axis=-1)
+    nodes, weights = np.polynomial.legendre.leggauss(_NODES[_kind(x)])
+    nodes, weights = (xp.asarray(v, x.dtype) for v in ((nodes + 1) / 2, weights / 2))
+    ones = (1,) * x.ndim
+    flow = _horner(forced, x[..., None] * nodes.reshape(*ones, -1))  # (..., nodes, k, r)
+    flow = flow * xp.sqrt(x[..., None] * weights.reshape(*ones, -1) * step)[..., None, None]
+    flow = xp.moveaxis(flow, -3, -1)
+    return flow.reshape(*flow.shape[:-2], flow.shape[-2] * flow.shape[-1])
 
 
 def _kind(x) -> str:
     return "float64" if x.dtype == np.float64 else "float32"
 
 
-def linear_transition(dynamics: LinearDynamics, B, *, initial=None):
+@jax.jit
+def linear_transition(dynamics: LinearDynamics, B, initial=None):
     """Mean matrix and covariance factor of `dz = F z dB + G dw` after a time B.
 
     E = e^{F B},  L L^T = int_0^B e^{F s} G G^T e^{F^T s} ds  (+ E X X^T E^T for an initial factor X).
@@ -227,7 +236,6 @@ def linear_transition(dynamics: LinearDynamics, B, *, initial=None):
     Returns:
         E (batch, k, k) and L (batch, k, k).
     """
-    B = jnp.asarray(B)
     dtype = B.dtype
     F, G = jnp.asarray(dynamics.F, dtype), jnp.asarray(dynamics.G, dtype)
     initial = None if initial is None else jnp.asarray(initial, dtype)
@@ -244,10 +252,11 @@ def linear_transition(dynamics: LinearDynamics, B, *, initial=None):
     step = jnp.asarray(dynamics.step, dtype)
     last = dynamics.mean.shape[0] - 1
     index = jax.lax.stop_gradient(jnp.clip(jnp.floor(B / step), 0, last)).astype(jnp.int32)
-    rest = jnp.maximum(B - index.astype(dtype) * step, 0.0)
-    short = _short_mean(F, rest)
+    rest = jnp.maximum(B - index.astype(dtype) * step, 0.0) / step
+    short = _horner(jnp.asarray(dynamics.powers, dtype), rest)
     mean = matmul(short, jnp.asarray(dynamics.mean, dtype)[index])
-    parts = [matmul(short, jnp.asarray(dynamics.factor, dtype)[index]), _short_factor_columns(jnp, F, G, rest)]
+    columns = _short_columns(jnp, jnp.asarray(dynamics.forced, dtype), step, rest)
+    parts = [matmul(short, jnp.asarray(dynamics.factor, dtype)[index]), columns]
     if initial is not None:
         parts.append(matmul(mean, initial[None]))
     return mean, triangular_factor(jnp.concatenate(parts, axis=-1))

@@ -105,7 +105,7 @@ class Recipe(SDE):
 
     def _kernel(self, dynamics: linalg.LinearDynamics, B, initial=None) -> Kernel:
         """Mean and factor over the process's own time B."""
-        mean, inner = linalg.linear_transition(dynamics, B, initial=initial)
+        mean, inner = linalg.linear_transition(dynamics, B, initial)
         if self.frame is not None:
             mean = linalg.conjugate(jnp.transpose(self.frame), mean)
         return Kernel(mean=mean, inner=inner, frame=self.frame, num_noised=self.num_noised)
