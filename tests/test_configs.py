@@ -19,13 +19,14 @@ FILES = sorted((refdata.ROOT / "configs").glob("*.py"))
 NAMES = {
     "psld_digits", "psld_toy", "psld_mnist", "psld_cifar", "psld_cifar_ablation", "psld_celeba64", "psld_afhqv2",
     "cld_toy", "cld_mnist", "cld_cifar", "cld_celebahq256", "vp_mnist", "vp_cifar", "subvp_cifar", "ve_cifar",
-    "ve_celebahq256", "recipe_toy",
+    "ve_celebahq256", "recipe_toy", "classifier_digits", "classifier_mnist", "psld_cifar_classifier",
 }  # fmt: skip
 
 # Trainable parameters of the official PyTorch networks, counted by building them (Fourier frequencies are fixed).
 OFFICIAL_PARAMETERS = {
     "psld_cifar": 97_627_782,
     "psld_cifar_ablation": 39_397_254,
+    "psld_cifar_classifier": 56_666_368,
     "psld_celeba64": 61_811_334,
     "psld_afhqv2": 65_816_582,
     "cld_cifar": 107_593_859,
@@ -63,10 +64,11 @@ def parameters(config: settings.Config) -> int:
         side = config.data.image_size or side
         event = (side, side)
     seen, predicted = phases(config.sde)
+    classifies = config.model.name in settings.CLASSIFIERS
     network = models.build(
         config.model,
         in_channels=seen * colours,
-        out_channels=predicted * colours,
+        out_channels=10 if classifies else predicted * colours,
         image_size=side,
         centered=config.data.centered,
         dtype=jnp.float32,
@@ -79,7 +81,7 @@ def parameters(config: settings.Config) -> int:
         return variables, network.apply(variables, x, cond, train=False)
 
     variables, output = jax.eval_shape(init, x, cond)
-    assert output.shape == (1, *event, predicted * colours)
+    assert output.shape == ((1, 10) if classifies else (1, *event, predicted * colours))
     return models.count_parameters(variables["params"])
 
 
@@ -101,7 +103,7 @@ def test_settings_are_valid_and_survive_a_round_trip(path: Path):
     assert settings.from_dict(settings.to_dict(config)) == config
     settings.validate_for_devices(config, 8)  # every batch splits over one TPU host
     assert config.sampling.sampler in ("em", "sscs", "ode")
-    assert config.sde.name == path.stem.split("_")[0]
+    assert config.sde.name == path.stem.split("_")[0].replace("classifier", "psld")
 
 
 @pytest.mark.parametrize("name", sorted(OFFICIAL_PARAMETERS))

@@ -21,6 +21,7 @@ VECTOR_NETWORKS: dict[str, type[nn.Module]] = {
     "mlp": MLP,
     "cld_toy_mlp": CLDToyMLP,
     "cld_toy_resnet": CLDToyResNet,
+    "mlp_classifier": MLP,
 }
 
 _CHOICES = {
@@ -98,7 +99,7 @@ def build(
       model_config: a frozen dataclass (`NCSNppConfig`, `DDPMConfig`, `MLPConfig`) with a `name` and the fields of the
         module of that name; a field that is absent keeps the module's default.
       in_channels: channels of the input (size of the vector for a vector network).
-      out_channels: channels of the output; for `ncsnpp_classifier` the number of classes.
+      out_channels: channels of the output; for the classifiers the number of classes.
       image_size: side of the square images, or None for vectors.
       centered: whether the data are in [-1, 1] rather than [0, 1].
       dtype: type of the arithmetic, float32 or bfloat16.

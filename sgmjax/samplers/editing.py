@@ -13,6 +13,7 @@ Song, Meng & Ermon 2021, app. D.5 (spherical interpolation of latents).
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -62,7 +63,7 @@ def encode(
     t_min: float = 1e-3,
     rtol: float = 1e-5,
     atol: float = 1e-5,
-    solver="Dopri5",
+    solver: Any = "Dopri5",
     max_steps: int = 4096,
 ):
     """The probability flow from data at t_min up to the prior at 1: the latent that `samplers.ode` decodes.
@@ -84,7 +85,7 @@ def encode(
     import diffrax
     import equinox as eqx
 
-    solver = find_solver(solver, adaptive=True)
+    method: Any = find_solver(solver, adaptive=True)
     if linalg.is_concrete(t_min) and not 0 < t_min < 1:
         raise ValueError(f"t_min = {t_min:g}: must lie between 0 and 1.")
     z = jnp.asarray(z)
@@ -95,14 +96,14 @@ def encode(
     start, end = jnp.asarray(t_min, z.dtype), jnp.ones((), z.dtype)
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(field),
-        solver,
+        method,
         start,
         end,
         start,  # the field varies on the scale of t itself there
         z,
         stepsize_controller=diffrax.PIDController(rtol=rtol, atol=atol),
         max_steps=max_steps,
-        solver_state=(jnp.asarray(False), field(start, z, None)) if reuses_last_stage(solver) else None,
+        solver_state=(jnp.asarray(False), field(start, z, None)) if reuses_last_stage(method) else None,
         throw=False,
     )
     assert solution.ys is not None
@@ -111,7 +112,7 @@ def encode(
         ~diffrax.is_successful(solution.result),
         f"the ODE was not solved within max_steps = {max_steps} steps: give more, or larger tolerances.",
     )
-    return latent, evaluations(solver, solution.stats["num_steps"])
+    return latent, evaluations(method, solution.stats["num_steps"])
 
 
 def slerp(sde: SDE, a, b, weights):
@@ -176,7 +177,7 @@ def interpolate(
         raise ValueError(f"the ends have shapes {a.shape} and {b.shape}: give as many of one as of the other.")
     encode_key, decode_key = jax.random.split(key)
     n = len(a)
-    options = {"t_min": t_min, "rtol": rtol, "atol": atol}
+    options: dict[str, Any] = {"t_min": t_min, "rtol": rtol, "atol": atol}
     # the same auxiliaries at both ends, so that nothing but the data differs
     start = sde.augment(a, encode_key)
     ends = jnp.concatenate([start, start.at[:, 0].set(b)])

@@ -14,7 +14,8 @@ from flax import linen as nn
 from jax.sharding import PartitionSpec
 
 from sgmjax import data, models, objectives, samplers, score, sdes
-from sgmjax.training.config import Config, ConfigError
+from sgmjax.samplers.guidance import cfg_score
+from sgmjax.training.config import CLASSIFIERS, Config, ConfigError, ObjectiveConfig
 from sgmjax.training.sharding import BATCH_AXES
 
 PyTree = Any
@@ -47,17 +48,8 @@ def process(config: Any) -> sdes.SDE:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Problem:
-    """What is learnt, as pure functions of arrays. Build it with `problem`.
-
-    Attributes:
-        config: the run's settings.
-        sde: the forward process.
-        network: the Flax module; unbound.
-        times: draws training times.
-        event_shape: shape of one example, (H, W, C) or (D,).
-        num_classes: classes the network is conditioned on; None: unconditional.
-    """
+class _Learnt:
+    """What score networks and classifiers have in common."""
 
     config: Config
     sde: sdes.SDE
@@ -77,39 +69,75 @@ class Problem:
     def init(self, key) -> PyTree:
         """Fresh parameters."""
         x = jnp.zeros((1, *self.event_shape[:-1], self.sde.k * self.event_shape[-1]))
-        labels = None if self.num_classes is None else jnp.zeros((1,), jnp.int32)
+        conditional = getattr(self.config.model, "num_classes", None) is not None
+        labels = jnp.zeros((1,), jnp.int32) if conditional else None
         return self.network.init(key, x, jnp.ones((1,)), train=False, labels=labels)["params"]
 
-    def eps_fn(self, params: PyTree, *, labels=None, dropout_key=None) -> score.EpsFn:
-        """The prediction of the noised variables' eps, eps_fn(z, t). A dropout key means training."""
+    def _apply(self, params: PyTree, dropout_key=None, labels=None) -> score.Network:
+        """The network as a function of arrays. A dropout key means training."""
 
         def network(x, cond):
             rngs = {} if dropout_key is None else {"dropout": dropout_key}
             train = dropout_key is not None
             return self.network.apply({"params": params}, x, cond, train=train, labels=labels, rngs=rngs)
 
+        return network
+
+
+class Problem(_Learnt):
+    """What is learnt, as pure functions of arrays. Build it with `problem`.
+
+    Attributes:
+        config: the run's settings.
+        sde: the forward process.
+        network: the Flax module; unbound.
+        times: draws training times.
+        event_shape: shape of one example, (H, W, C) or (D,).
+        num_classes: classes the network is conditioned on; None: unconditional.
+    """
+
+    def eps_fn(self, params: PyTree, *, labels=None, dropout_key=None) -> score.EpsFn:
+        """The prediction of the noised variables' eps, eps_fn(z, t). A dropout key means training."""
         objective = self.config.objective
         return score.eps_from_network(
-            network,
+            self._apply(params, dropout_key, labels),
             self.sde,
             parameterization=objective.parameterization,
             time_conditioning=objective.time_conditioning,
             matching=objective.matching,
         )
 
-    def score_fn(self, params: PyTree, *, labels=None) -> score.ScoreFn:
-        """The score function for samplers, score_fn(z, t) -> (batch, k, *event)."""
-        return score.score_from_eps(
-            self.eps_fn(params, labels=labels), self.sde, matching=self.config.objective.matching
-        )
+    def score_fn(self, params: PyTree, *, labels=None, guidance: float = 1.0) -> score.ScoreFn:
+        """The score function for samplers, score_fn(z, t) -> (batch, k, *event).
+
+        Args:
+            params: parameters.
+            labels: (batch,) classes; None: the score of all classes together, or of a network without classes.
+            guidance: strength of classifier-free guidance, see `samplers.guidance.cfg_score`. 1, plain conditioning,
+                evaluates the network once a call, any other strength twice.
+        """
+
+        def one(labels):
+            return score.score_from_eps(
+                self.eps_fn(params, labels=labels), self.sde, matching=self.config.objective.matching
+            )
+
+        if labels is None or guidance == 1.0:
+            return one(labels)
+        return cfg_score(one(labels), one(None), guidance)
 
     def loss_fn(self, params: PyTree, key, batch: dict, train: bool) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Mean loss of a batch {"x": uint8 or float32 (batch, *event), "label": (batch,)}, and metrics (none)."""
+        objective = self.config.objective
         loss_key, dropout_key = jax.random.split(key)
         x0 = data.to_float(batch["x"], self.centered)
         labels = batch["label"] if self.num_classes is not None else None
+        if labels is not None and train and objective.label_dropout:
+            hide_key, dropout_key = jax.random.split(dropout_key)
+            hidden = jax.random.bernoulli(hide_key, objective.label_dropout, labels.shape)
+            assert self.num_classes is not None
+            labels = jnp.where(hidden, self.num_classes, labels)  # the networks' index of "no class"
         eps_fn = self.eps_fn(params, labels=labels, dropout_key=dropout_key if train else None)
-        objective = self.config.objective
         losses = objectives.score_matching(
             loss_key,
             eps_fn,
@@ -139,6 +167,46 @@ class Problem:
         )
 
 
+class Classifier(_Learnt):
+    """A classifier of noised data, for guidance. Attributes as of `Problem`; `num_classes` is what it tells apart.
+
+    It has no `sample_fn`.
+    """
+
+    def logits_fn(self, params: PyTree, *, dropout_key=None):
+        """logits_fn(z, t) -> (batch, classes), t the forward time. A dropout key means training."""
+        network = self._apply(params, dropout_key)
+
+        def logits(z, t):
+            cond = score.condition(self.sde, t, self.config.objective.time_conditioning)
+            return network(score.to_channels(z), cond).astype(z.dtype)
+
+        return logits
+
+    def loss_fn(self, params: PyTree, key, batch: dict, train: bool) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Mean cross entropy of a batch, in nats, and the accuracy; as `Problem.loss_fn`."""
+        loss_key, dropout_key = jax.random.split(key)
+        losses, right = objectives.classifier(
+            loss_key,
+            self.logits_fn(params, dropout_key=dropout_key if train else None),
+            self.sde,
+            data.to_float(batch["x"], self.centered),
+            batch["label"],
+            times=self.times,
+            matching=self.config.objective.matching,
+        )
+        return jnp.mean(losses), {"accuracy": jnp.mean(right.astype(jnp.float32))}
+
+    def accuracy(self, params: PyTree, key, batch: dict, t) -> jax.Array:
+        """Share of a batch that is classified rightly when noised to time t, a number: ()."""
+        x0 = data.to_float(batch["x"], self.centered)
+        eps = jax.random.normal(key, (x0.shape[0], self.sde.k, *x0.shape[1:]))
+        time = jnp.full(x0.shape[:1], t, x0.dtype)
+        z0, labels = self.sde.augment(x0), batch["label"]
+        _, right = objectives.classifier_loss(self.logits_fn(params), self.sde, z0, labels, time, eps)
+        return jnp.mean(right.astype(jnp.float32))
+
+
 def run_sampler(config: Any, key, score_fn: score.ScoreFn, sde: sdes.SDE, shape: tuple[int, ...]):
     """Sample as a `sampling` section says; the batch is split over the current mesh, if there is one."""
     options: dict[str, Any] = {"denoise": config.denoise}
@@ -151,8 +219,8 @@ def run_sampler(config: Any, key, score_fn: score.ScoreFn, sde: sdes.SDE, shape:
     return samplers.SAMPLERS[config.sampler](key, score_fn, sde, shape, **options)
 
 
-def problem(config: Config, data_shape: tuple[int, ...], num_classes: int | None = None) -> Problem:
-    """The functions of a run.
+def problem(config: Config, data_shape: tuple[int, ...], num_classes: int | None = None) -> Problem | Classifier:
+    """The functions of a run: a `Classifier` where the model is one.
 
     Args:
         config: the settings.
@@ -168,11 +236,12 @@ def problem(config: Config, data_shape: tuple[int, ...], num_classes: int | None
     if is_image and data_shape[0] != data_shape[1]:
         raise ConfigError(f"data: images of {data_shape[0]} x {data_shape[1]}; set data.image_size for square ones")
     channels = data_shape[-1]
+    classifies = config.model.name in CLASSIFIERS
     try:
         network = models.build(
             config.model,
             in_channels=sde.k * channels,
-            out_channels=sde.num_noised * channels,
+            out_channels=(num_classes or 0) if classifies else sde.num_noised * channels,
             image_size=data_shape[0] if is_image else None,
             centered=config.data.centered,
             dtype=jnp.dtype(config.train.compute_dtype),
@@ -186,6 +255,8 @@ def problem(config: Config, data_shape: tuple[int, ...], num_classes: int | None
         times = objectives.importance(
             sde, weighting=objective.weighting, matching=objective.matching, t_min=objective.t_min
         )
+    if classifies:
+        return Classifier(config, sde, network, times, tuple(data_shape), num_classes)
     return Problem(config, sde, network, times, tuple(data_shape), getattr(config.model, "num_classes", None))
 
 
@@ -217,3 +288,15 @@ def _check(config: Config, sde: sdes.SDE, num_classes: int | None) -> None:
     if wanted is not None and wanted != num_classes:
         have = "no labels" if num_classes is None else f"{num_classes} classes"
         raise ConfigError(f"model.num_classes: {wanted}, but the data have {have}; set it to {num_classes}")
+    if objective.label_dropout and wanted is None:
+        raise ConfigError("objective.label_dropout: the network knows no classes; set model.num_classes, or leave it 0")
+    if config.model.name in CLASSIFIERS:
+        _check_classifier(objective, num_classes)
+
+
+def _check_classifier(objective: ObjectiveConfig, num_classes: int | None) -> None:
+    if num_classes is None:
+        raise ConfigError("model.name: a classifier needs data with labels; choose data that have classes")
+    for name in ("weighting", "parameterization", "reduce", "time_sampling"):
+        if getattr(objective, name) != getattr(ObjectiveConfig(), name):
+            raise ConfigError(f"objective.{name}: means nothing for a classifier, whose loss is the cross entropy")

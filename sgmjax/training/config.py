@@ -18,14 +18,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from sgmjax.training.schema import (
+    CLASSIFIERS,
     MODELS,
     SDES,
     CLDConfig,
     Config,
     DataConfig,
     DDPMConfig,
+    MLPClassifierConfig,
     MLPConfig,
     ModelConfig,
+    NCSNppClassifierConfig,
     NCSNppConfig,
     ObjectiveConfig,
     OptimizerConfig,
@@ -42,8 +45,9 @@ from sgmjax.training.schema import (
 )
 
 __all__ = [
-    "MODELS", "SDES", "CLDConfig", "Config", "ConfigError", "DataConfig", "DDPMConfig", "MLPConfig", "ModelConfig",
-    "NCSNppConfig", "ObjectiveConfig", "OptimizerConfig", "PSLDConfig", "RecipeConfig", "SamplingConfig", "SDEConfig",
+    "CLASSIFIERS", "MODELS", "SDES", "CLDConfig", "Config", "ConfigError", "DataConfig", "DDPMConfig",
+    "MLPClassifierConfig", "MLPConfig", "ModelConfig", "NCSNppClassifierConfig", "NCSNppConfig", "ObjectiveConfig",
+    "OptimizerConfig", "PSLDConfig", "RecipeConfig", "SamplingConfig", "SDEConfig",
     "SubVPConfig", "ThirdOrderConfig", "TrainConfig", "VEConfig", "VPConfig", "check", "complete", "differences",
     "from_dict", "to_dict", "validate_for_devices",
 ]  # fmt: skip

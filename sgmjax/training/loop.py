@@ -33,6 +33,7 @@ from sgmjax.training.step import make_train_step, step_batch_sharding
 
 # What the random keys of a run are for; each use has its own.
 _INIT, _TRAIN, _EVAL, _SAMPLE, _FINAL = range(5)
+ACCURACY = "accuracy.npz"  # of a classifier's run: `t`, `accuracy`, `step`
 _AHEAD = 2  # dispatches that may wait for the devices
 
 
@@ -93,7 +94,8 @@ def setup(
     path = workdir.prepare(folder)
     workdir.check_config(path, config)
     if _complete(path, config.train.steps):
-        say(f"{path} is complete: {config.train.steps} steps, samples in {path / 'samples' / 'final.npz'}")
+        found = path / ACCURACY if (path / ACCURACY).exists() else path / "samples" / "final.npz"
+        say(f"{path} is complete: {config.train.steps} steps, results in {found}")
         return Result("complete", config.train.steps, path)
     if dataset is None:
         from sgmjax import data
@@ -116,12 +118,14 @@ def setup(
 
 
 def _complete(path: Path, steps: int) -> bool:
-    """Whether the final samples are there and belong to a run of so many steps."""
-    try:
-        with np.load(path / "samples" / "final.npz") as final:
-            return int(final["step"]) >= steps
-    except (OSError, ValueError, KeyError):
-        return False
+    """Whether the final samples (a classifier's final accuracy) are there and belong to a run of so many steps."""
+    for file in (path / "samples" / "final.npz", path / ACCURACY):
+        try:
+            with np.load(file) as final:
+                return int(final["step"]) >= steps
+        except (OSError, ValueError, KeyError):
+            continue
+    return False
 
 
 class Run:
@@ -162,6 +166,7 @@ class Run:
         sampling = config.sampling
         places = shardings.ema_params
         self._eval_loss = evaluation.make_eval_loss(loss, self.mesh, places)
+        self._draws = hasattr(problem, "sample_fn")  # a classifier does not
         self._preview = evaluation.Sampler(sample, self.mesh, places, sampling.grid_images)
         self._final = evaluation.Sampler(sample, self.mesh, places, min(sampling.batch_size, sampling.num))
 
@@ -299,7 +304,7 @@ class Run:
             }
             window = []
         if self.eval_dataset is not None and self._due(step, train.eval_every):
-            row["eval_loss"] = evaluation.held_out_loss(
+            held_out = evaluation.held_out_metrics(
                 self._eval_loss,
                 state.ema_params,
                 self._place(jax.random.fold_in(self.key, _EVAL)),
@@ -308,11 +313,12 @@ class Run:
                 train.eval_batches,
                 self.mesh,
             )
+            row |= {f"eval_{name}": value for name, value in held_out.items()}
             progress.break_line()
-            say(f"step {step}  held-out loss {row['eval_loss']:.4g}")
+            say(f"step {step}  held-out " + ", ".join(f"{name} {value:.4g}" for name, value in held_out.items()))
         if row:
             writer.write(step, row)
-        if train.sample_every and step % train.sample_every == 0 and step < train.steps:
+        if self._draws and train.sample_every and step % train.sample_every == 0 and step < train.steps:
             key = jax.random.fold_in(jax.random.fold_in(self.key, _SAMPLE), step)
             drawn = self._preview(state.ema_params, self._place(key), self.config.sampling.grid_images)
             assert drawn is not None
@@ -350,6 +356,9 @@ class Run:
     # -------------------------------------------------------------------------------------------------------- samples
     def _finish(self, state: TrainState, step: int, interrupt: Interrupt) -> bool:
         """Draws and writes the final samples; False if a signal came in between."""
+        if not self._draws:
+            self._report_accuracy(state, step)
+            return True
         num = self.config.sampling.num
         say(f"drawing {num} samples ...")
         start = time.perf_counter()
@@ -366,6 +375,16 @@ class Run:
         if self.problem.is_image and jax.process_index() == 0:
             evaluation.print_frechet(samples, self.dataset)
         return True
+
+    def _report_accuracy(self, state: TrainState, step: int) -> None:
+        """What a classifier ends with: how often it is right at each noise level, on held-out data if there are any."""
+        dataset = self.dataset if self.eval_dataset is None else self.eval_dataset
+        params = self._packing.unpack(state.ema_params)
+        times, accuracy = evaluation.accuracy_by_time(self.problem.accuracy, params, dataset, self.mesh)
+        words = ", ".join(f"{100 * a:.1f}% at t={t:g}" for t, a in zip(times, accuracy, strict=True))
+        say(f"accuracy on {'training' if self.eval_dataset is None else 'held-out'} data: {words}")
+        if jax.process_index() == 0:
+            pictures.save_arrays(self.path / ACCURACY, t=times, accuracy=accuracy, step=step)
 
 
 def _means(window: list[dict[str, Any]]) -> dict[str, float]:

@@ -24,12 +24,13 @@ class LoadedRun(NamedTuple):
     """A run folder's content.
 
     Attributes:
-        problem: the functions of the run: `sde`, `eps_fn`, `score_fn`, `sample_fn`, `loss_fn`.
+        problem: the functions of the run: `sde`, `eps_fn`, `score_fn`, `sample_fn`, `loss_fn`; of a classifier's run
+            `sde`, `logits_fn`, `loss_fn`.
         params: the averaged parameters of the newest readable checkpoint.
         step: steps taken until then.
     """
 
-    problem: build.Problem
+    problem: Any  # build.Problem or build.Classifier
     params: Any
     step: int
 

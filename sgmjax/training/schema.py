@@ -215,14 +215,59 @@ class CLDToyResNetConfig:
     num_hidden_layers: PositiveInt = 20
 
 
-ModelConfig = NCSNppConfig | DDPMConfig | MLPConfig | CLDToyMLPConfig | CLDToyResNetConfig
+@_section
+class NCSNppClassifierConfig:
+    """A classifier of noised images for guidance: the encoder of NCSN++, trained by cross entropy."""
+
+    name: Literal["ncsnpp_classifier"] = "ncsnpp_classifier"
+    nf: PositiveInt = 128
+    ch_mult: tuple[PositiveInt, ...] = (1, 2, 2, 2)
+    num_res_blocks: PositiveInt = 2
+    attn_resolutions: tuple[PositiveInt, ...] = (16,)
+    dropout: Fraction = 0.1
+    resamp_with_conv: bool = True
+    conditional: bool = True
+    fir: bool = False
+    fir_kernel: tuple[int, ...] = (1, 3, 3, 1)
+    skip_rescale: bool = True
+    resblock_type: Literal["biggan", "ddpm"] = "biggan"
+    progressive_input: Literal["none", "input_skip", "residual"] = "none"
+    progressive_combine: Literal["sum", "cat"] = "sum"
+    embedding_type: Literal["positional", "fourier"] = "positional"
+    init_scale: NonNegativeFloat = 0.0
+    fourier_scale: PositiveFloat = 16.0
+    nonlinearity: Literal["swish", "elu", "relu", "lrelu"] = "swish"
+    remat: bool = False
+
+
+@_section
+class MLPClassifierConfig:
+    """A classifier of noised vectors for guidance, trained by cross entropy."""
+
+    name: Literal["mlp_classifier"] = "mlp_classifier"
+    width: PositiveInt = 128
+    depth: PositiveInt = 4
+
+
+ModelConfig = (
+    NCSNppConfig
+    | DDPMConfig
+    | MLPConfig
+    | CLDToyMLPConfig
+    | CLDToyResNetConfig
+    | NCSNppClassifierConfig
+    | MLPClassifierConfig
+)
 MODELS: dict[str, type] = {
     "ncsnpp": NCSNppConfig,
     "ddpm": DDPMConfig,
     "mlp": MLPConfig,
     "cld_toy_mlp": CLDToyMLPConfig,
     "cld_toy_resnet": CLDToyResNetConfig,
+    "ncsnpp_classifier": NCSNppClassifierConfig,
+    "mlp_classifier": MLPClassifierConfig,
 }
+CLASSIFIERS = ("ncsnpp_classifier", "mlp_classifier")  # they learn the class of the noised data, not its score
 
 
 # ---------------------------------------------------------------------------------------------- objective and sampling
@@ -236,6 +281,9 @@ class ObjectiveConfig:
     time_sampling: Literal["uniform", "importance"] = "uniform"
     t_min: OpenUnit = 1e-5
     reduce: Literal["mean", "sum", "half_sum"] = "mean"  # over event dimensions; always the mean over the batch
+    # Share of the training examples whose class is hidden from the network (model.num_classes), so that it also learns
+    # the score of all classes together: for classifier-free guidance.
+    label_dropout: Fraction = 0.0
 
 
 @_section

@@ -147,9 +147,9 @@ def test_held_out_loss_is_of_all_data(tmp_path):
     params = run._initial(jax.random.key(3)).ema_params
     tree = problem.init(jax.random.key(3))
     held_out = tiny.dataset(48)
-    loss = loop.evaluation.held_out_loss(run._eval_loss, params, jax.random.key(0), held_out, 16, None, run.mesh)
+    found = loop.evaluation.held_out_metrics(run._eval_loss, params, jax.random.key(0), held_out, 16, None, run.mesh)
     expected = problem.loss_fn(tree, jax.random.key(0), {"x": held_out.arrays()["x"]}, False)[0]
-    assert loss == pytest.approx(float(expected), rel=1e-5)
+    assert found == {"loss": pytest.approx(float(expected), rel=1e-5), "mse": found["loss"]}
 
 
 def test_refuses_a_folder_of_another_config(tmp_path):
