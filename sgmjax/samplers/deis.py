@@ -1,0 +1,130 @@
+"""DEIS: multistep exponential integrators of the probability flow, orders 1 to 3, for any linear process.
+
+eps_K is replaced by the polynomial through its values at the last `order` grid points (Adams-Bashforth in the
+exponential frame), which the linear part then carries exactly:
+
+    z_s = Psi(s, t) z_t + sum_j C_j eps_K(t_j),   C_j = int_t^s Psi(s, tau) 1/2 g g^T K^-T l_j(tau) dtau.
+
+The first steps have fewer points and take a lower order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+
+from sgmjax.samplers import exponential
+from sgmjax.samplers.ddim import Parameterization, check_parameterization
+from sgmjax.samplers.exponential import ExponentialCoefficients, host_flow, in_process_order
+from sgmjax.samplers.linear_flow import Flow, HostProcess, eps_matrices, log_snr, log_snr_rate
+from sgmjax.sdes import SDE
+
+Variable = Literal["log_snr", "t", "rho"]
+
+
+def deis_coefficients(
+    sde: SDE,
+    times,
+    *,
+    order: int = 3,
+    parameterization: Parameterization = "R",
+    variable: Variable = "log_snr",
+) -> ExponentialCoefficients:
+    """See `deis`."""
+    if order not in (1, 2, 3):
+        raise ValueError(f"order = {order}: must be 1, 2 or 3.")
+    if variable not in ("log_snr", "t", "rho"):
+        raise ValueError(f"variable must be 'log_snr', 't' or 'rho', not {variable!r}.")
+    check_parameterization(parameterization)
+    path = host_flow(sde, times)
+    steps = len(path.times) - 1
+    weights = np.zeros((steps, order, sde.k, sde.k))
+    for i in range(steps):
+        newest = min(order, i + 1)
+        weights[i, :newest] = _step_weights(path, i, newest, parameterization, variable)
+    from_state, from_score = eps_matrices(path.sde, path.at)
+    if parameterization == "R":
+        from_state, from_score = (np.swapaxes(path.rotation, 1, 2) @ m for m in (from_state, from_score))
+    return in_process_order(path, path.psi, from_state, from_score, weights)
+
+
+def _step_weights(path: Flow, i: int, order: int, parameterization: Parameterization, variable: Variable) -> np.ndarray:
+    """C_j of the step from t_i, (order, k, k)."""
+    panels = path.step == i
+    tau, weight, inside = path.tau[panels], path.weight[panels], HostProcess(*(v[panels] for v in path.inside))
+    points, _ = _variable(variable, path.times, path.at)
+    inner, rate = _variable(variable, tau, inside)
+    value, slope = lagrange(points[i::-1][:order], inner)
+    psi = path.to_end_of_step[panels]
+    if parameterization == "L":
+        integrand = 0.5 * psi @ inside.ggT @ np.swapaxes(inside.inverse, -1, -2)
+        return -np.einsum("pn,pnj,pnab->jab", weight, value, integrand)
+    # linear_flow eq. (4); l_j is 0 or 1 at t_i
+    carried = psi @ inside.factor @ path.inner_rotation[panels]
+    ends, _ = lagrange(points[i::-1][:order], points[i + 1])
+    out = ends[:, None, None] * path.R[i + 1] + np.einsum("pn,pnj,pnab->jab", weight * rate, slope, carried)
+    out[0] -= path.psi[i] @ path.R[i]
+    return out
+
+
+def _variable(kind: Variable, t: np.ndarray, at: HostProcess) -> tuple[np.ndarray, np.ndarray]:
+    """The variable of the polynomials at t, and its rate of change."""
+    if kind == "t":
+        return t, np.ones_like(t)
+    level, rate = log_snr(at), log_snr_rate(at)
+    return (level, rate) if kind == "log_snr" else (np.exp(-level), -rate * np.exp(-level))
+
+
+def lagrange(points: np.ndarray, x) -> tuple[np.ndarray, np.ndarray]:
+    """The Lagrange polynomials of the points at x, and their derivatives: (...,) -> (..., len(points)) each."""
+    x = np.asarray(x)
+    value, slope = np.zeros((*x.shape, len(points))), np.zeros((*x.shape, len(points)))
+    for j, point in enumerate(points):
+        others = [p for i, p in enumerate(points) if i != j]
+        scale = np.prod([point - p for p in others])
+        value[..., j] = np.prod([x - p for p in others] + [np.ones_like(x)], axis=0) / scale
+        for dropped in range(len(others)):
+            kept = [x - p for i, p in enumerate(others) if i != dropped]
+            slope[..., j] += np.prod([*kept, np.ones_like(x)], axis=0) / scale
+    return value, slope
+
+
+def deis(
+    key,
+    score_fn: Callable,
+    sde: SDE,
+    shape,
+    *,
+    times,
+    order: int = 3,
+    parameterization: Parameterization = "R",
+    variable: Variable = "log_snr",
+    coefficients: ExponentialCoefficients | None = None,
+    denoise=True,
+    **options,
+):
+    """Sample by a multistep exponential integrator: one evaluation a step, deterministic.
+
+    Args:
+        key, score_fn, sde, shape, times, denoise: as `em`; times must end above 0.
+        order: 1 (gDDIM, DDIM for k = 1), 2 or 3.
+        parameterization: see `gddim`.
+        variable: in which the polynomials are: "log_snr", half the log of the information z_t has on x_0
+            (log alpha / sigma for k = 1); "t", the paper's tAB; "rho" = e^-log_snr (sigma / alpha), its rhoAB.
+        coefficients: from `exponential_coefficients(sde, times, method="deis", ...)`; needed where sde is traced.
+        options: as `em`; it draws no noise.
+
+    Returns:
+        samples (batch, *event) and a `SampleInfo`.
+
+    Reference: Zhang & Chen 2023, eqs. (14) and (15); Zhang, Tao & Chen 2023, sec. 4 (phase space).
+    """
+    if coefficients is None:
+        coefficients = deis_coefficients(
+            sde, times, order=order, parameterization=parameterization, variable=variable
+        )  # fmt: skip
+    return exponential.sample(
+        key, score_fn, sde, shape, times=times, coefficients=coefficients, denoise=denoise, options=options
+    )

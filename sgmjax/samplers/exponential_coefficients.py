@@ -1,0 +1,40 @@
+"""The host coefficients of any exponential integrator, to be computed outside of jit."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from sgmjax.samplers.ddim import ddim_coefficients, gddim_coefficients
+from sgmjax.samplers.deis import deis_coefficients
+from sgmjax.samplers.dpm_solver import dpm_solver_pp_coefficients
+from sgmjax.samplers.exponential import ExponentialCoefficients
+from sgmjax.sdes import SDE
+
+Method = Literal["ddim", "gddim", "deis", "dpm_solver_pp"]
+
+_METHODS = {
+    "ddim": ddim_coefficients,
+    "gddim": gddim_coefficients,
+    "deis": deis_coefficients,
+    "dpm_solver_pp": dpm_solver_pp_coefficients,
+}
+
+
+def exponential_coefficients(sde: SDE, times, *, method: Method = "deis", **options) -> ExponentialCoefficients:
+    """What the sampler `method` computes on the host before it starts; give it back to it as `coefficients=`.
+
+    Args:
+        sde: the process; its parameters must be known, so not those of a function being jitted.
+        times: the grid of the run.
+        method: name of the sampler.
+        options: that sampler's own (`eta`, `lam`, `order`, `parameterization`, ...).
+
+    Returns:
+        A pytree of float64 arrays (steps, ...), which may pass through jit.
+
+    Raises:
+        ValueError: for an unknown method, a bad option or grid, a traced process.
+    """
+    if method not in _METHODS:
+        raise ValueError(f"method must be one of {', '.join(repr(m) for m in _METHODS)}, not {method!r}.")
+    return _METHODS[method](sde, times, **options)
