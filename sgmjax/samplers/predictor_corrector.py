@@ -1,0 +1,398 @@
+"""Predictor-corrector sampling: a step of the reverse process, and Langevin steps that repair its marginal law.
+
+Predictors. Every one knows the forward process between two grid times by a Gaussian kernel z_t = E z_s + L eps:
+
+    reverse diffusion   z_s = (2 - E) z_t + L^2 score + L eps, k = 1        (eq. 46)
+    Euler-Maruyama      z_s = (2 I - E) z_t + L L^T score + L eps, E = I + f dt, L = g sqrt(dt)
+    ancestral           z_s = E^-1 (z_t + L L^T score) + R eps              (eqs. 4 and 47)
+
+Reverse diffusion discretises the reverse process as the forward one is discretised: as published, the increment of an
+exact transition is taken back with the opposite sign. In phase space that fails (noise reaches x through the momentum,
+backwards in time with the opposite sign; measured for third order at 20 steps: variances 10^6 times too large). There
+the reverse of a recipe is a recipe, and its own exact transition is taken, with the rest of the score's push held:
+
+    reverse diffusion   z_s = E' z_t + W (score + P z_t) + L' eps, k > 1,   W = int_s^t E'(u -> s) g g^T du
+
+with E', L' and P of `SDE.reverse_linear`. The ancestral mean is Tweedie's formula for z_s, exact for every z_t, and
+R R^T = Cov[z_s | z_t, z_0]. That formula wants the score of every variable, so the predictor exists where all are
+noised: VP, sub-VP, VE, PSLD with two frictions; not CLD, third order.
+
+Correctors. For any constant positive semi-definite C, dz = C score dtau + sqrt(2) C^1/2 dw leaves p_t invariant (the
+current C score p - C grad p vanishes). Only the score of the noised variables is known, so C lives on them: C = A A^T,
+A the block of the kernel's factor that belongs to them, A A^T the covariance given the variables without noise. In
+the coordinates A^-1 z all directions have unit size, whatever the units of momentum. The discretised step is
+
+    z <- z + h A (A^T score) + sqrt(2 h) A eps,
+
+    langevin            h = 2 alpha (snr |eps| / |A^T score|)^2     (alg. 4 and 5)
+    annealed_langevin   h = 2 alpha snr^2
+
+For one variable A = sigma_t, and these are exactly the published steps: sigma cancels in the first, and the second is
+2 alpha (snr sigma)^2 in the units of z.
+
+Reference: Song et al. 2021, sec. 4.2 and app. E, G.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Literal, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sgmjax.samplers.common import Constraint, Denoise, batch_time, check_times, scan_grid
+from sgmjax.sdes import SDE, VE, Kernel, Recipe, SubVP, linalg
+
+Predictor = Literal["reverse_diffusion", "ancestral", "em", "none"]
+Corrector = Literal["langevin", "annealed_langevin", "none"]
+Variance = Literal["lower", "upper"]
+Norms = Literal["batch", "sample"]
+
+
+# ---- predictors: (z_s, its mean given z_t)
+
+
+def reverse_diffusion_step(
+    score_fn: Callable, sde: SDE, z, t, s, noise, *, kernel: Kernel | None = None, probability_flow: bool = False
+):
+    """The reverse process discretised as the forward one; see the module's docstring. Weak order 1.
+
+    Reference: Song et al. 2021, eq. (46); for k > 1 our own.
+
+    Args:
+        z, noise: (batch, k, *event). t, s: scalars, from t down to s.
+        kernel: z_t given z_s, of a batch of one, whose increment is to be taken back: `euler_kernel` makes this
+            Euler-Maruyama, `discrete_step` score_sde's update. None: the exact transition.
+        probability_flow: half the score and no noise.
+
+    Returns:
+        z_s and its mean given z_t.
+    """
+    score = (0.5 if probability_flow else 1.0) * score_fn(z, batch_time(t, z))
+    if kernel is None and sde.k > 1:
+        kernel, strength = sde.reverse_linear(_one(t, z), _one(s, z)), _push(sde, z, t, s)
+        precision = jnp.asarray(sde.split_precision(), z.dtype)
+        mean = linalg.apply(kernel.mean, z) + linalg.apply(strength, score + linalg.apply(precision, z))
+    else:
+        kernel = _between(sde, z, t, s) if kernel is None else kernel
+        mean = 2 * z - linalg.apply(kernel.mean, z) + linalg.apply(kernel.covariance, score)
+    return (mean if probability_flow else mean + linalg.apply(kernel.factor, noise)), mean
+
+
+def _push(sde: SDE, z, t, s):
+    """W, the integral from s to t of E'(u -> s) g(u) g(u)^T du, (1, k, k), by Gauss-Legendre quadrature."""
+    nodes, weights = np.polynomial.legendre.leggauss(6)
+    u = s + (t - s) * jnp.asarray((nodes + 1) / 2, z.dtype)
+    each = linalg.matmul(sde.reverse_linear(u, jnp.full_like(u, s)).mean, sde.diffusion_squared(u))
+    return (t - s) * jnp.sum(linalg.expand_to(jnp.asarray(weights / 2, z.dtype), 3) * each, axis=0, keepdims=True)
+
+
+def ancestral_step(
+    score_fn: Callable,
+    sde: SDE,
+    z,
+    t,
+    s,
+    noise,
+    *,
+    variance: Variance = "lower",
+    kernel: Kernel | None = None,
+    factor=None,
+):
+    """A draw from the Gaussian posterior of z_s given z_t and the z_0 that Tweedie's formula makes of z_t.
+
+    The mean, E^-1 (z_t + L L^T score), is E[z_s | z_t] itself. Weak order 1.
+
+    Reference: Song et al. 2021, eqs. (4) (VP) and (47) (VE); Ho et al. 2020, sec. 3.2.
+
+    Args:
+        z, t, s, noise, kernel: as `reverse_diffusion_step`.
+        variance: DDPM's two choices. "lower": Cov[z_s | z_t, z_0], right for data that are a point. "upper": that of
+            data distributed as the prior.
+        factor: R, (1, k, k), in place of the one that `variance` asks for.
+
+    Returns:
+        z_s and its mean given z_t.
+    """
+    kernel = _between(sde, z, t, s) if kernel is None else kernel
+    mean = z + linalg.apply(kernel.covariance, score_fn(z, batch_time(t, z)))
+    mean = linalg.apply(1 / kernel.mean if sde.k == 1 else jnp.linalg.inv(kernel.mean), mean)
+    if factor is None and variance == "lower":
+        factor = posterior_factor(kernel, sde.transition(_one(s, z), "hsm").factor)
+    elif factor is None:
+        factor = sde.reverse_linear(_one(t, z), _one(s, z)).factor
+    return mean + linalg.apply(factor, noise), mean
+
+
+def euler_kernel(sde: SDE, t, dt) -> Kernel:
+    """One Euler-Maruyama step of the forward process: E = I + f(t) dt, L = g(t) sqrt(dt). t, dt (batch,)."""
+    identity = jnp.asarray(np.eye(sde.k)[None], t.dtype)
+    mean = identity + linalg.expand_to(dt, 3) * sde.drift_matrix(t)
+    # the factor is not triangular in the frame; only `factor` and `covariance` are asked of this kernel
+    return Kernel(mean=mean, inner=linalg.expand_to(jnp.sqrt(dt), 3) * sde.diffusion(t), num_noised=sde.num_noised)
+
+
+def discrete_step(sde: SDE, t, level, num_scales: int) -> tuple[Kernel, Any, Any]:
+    """The step of the discrete forward process of score_sde with `num_scales` levels, k = 1.
+
+    VP is DDPM's x_i = sqrt(1 - beta_i) x_{i-1} + sqrt(beta_i) z, beta_i = beta(i / (N - 1)) / N; VE is SMLD's x_i =
+    x_{i-1} + sqrt(sigma_i^2 - sigma_{i-1}^2) z, sigma_{-1} = 0; any other takes an Euler step of 1 / N at t.
+
+    Args:
+        t: (batch,) time. level: (batch,) integers i in [0, N).
+
+    Returns:
+        The kernel; the factor R of the ancestral predictor, sqrt(beta_i) for VP, the posterior's for VE, None for
+        others, which have no such predictor there; and alpha of the correctors, 1 - beta_i, 1 for VE.
+    """
+    tau = level.astype(t.dtype) / (num_scales - 1)
+    if isinstance(sde, VE):
+        sigma, below = sde.sigma(tau), jnp.where(level == 0, 0.0, sde.sigma(tau - 1 / (num_scales - 1)))
+        kernel = _scalar(jnp.ones_like(sigma), jnp.sqrt((sigma - below) * (sigma + below)))
+        return kernel, posterior_factor(kernel, below[:, None, None]), 1.0
+    assert isinstance(sde, (Recipe, SubVP))
+    beta = sde.schedule.beta(tau) / num_scales
+    if _is_vp(sde):
+        kernel = _scalar(jnp.sqrt(1 - beta), jnp.sqrt(beta))
+        return kernel, kernel.factor, 1 - beta
+    return euler_kernel(sde, t, jnp.full_like(t, 1 / num_scales)), None, 1 - beta
+
+
+def _is_vp(sde: SDE) -> bool:
+    return isinstance(sde, Recipe) and sde.name == "vp"
+
+
+def _scalar(mean, std) -> Kernel:
+    return Kernel(mean=mean[:, None, None], inner=std[:, None, None], num_noised=1)
+
+
+def _one(t, z):
+    """A scalar time as a batch of one: one matrix serves the whole batch."""
+    return jnp.reshape(jnp.asarray(t, z.dtype), (1,))
+
+
+def _between(sde: SDE, z, t, s) -> Kernel:
+    return sde.transition_between(_one(s, z), _one(t, z))
+
+
+def posterior_factor(kernel: Kernel, start):
+    """R with R R^T = Cov[z_s | z_t] when z_s has covariance start start^T and z_t = E z_s + L eps. (1, k, k) each.
+
+    The lower right block of the triangular factor of [z_t; z_s], which subtracts no covariances.
+    """
+    k = start.shape[-1]
+    above = jnp.concatenate([linalg.matmul(kernel.mean, start), kernel.factor], axis=-1)
+    below = jnp.concatenate([start, jnp.zeros_like(start)], axis=-1)
+    return linalg.triangular_factor(jnp.concatenate([above, below], axis=-2))[:, k:, k:]
+
+
+# ---- correctors
+
+
+def langevin_step(
+    score_fn: Callable, sde: SDE, z, t, noise, *, snr=0.16, alpha=1.0, annealed: bool = False, norms: Norms = "batch"
+):
+    """One preconditioned Langevin step at time t; see the module's docstring.
+
+    Args:
+        z, noise: (batch, k, *event). t: scalar time.
+        snr: signal-to-noise ratio r; the step is proportional to its square.
+        alpha: factor of the step, a scalar or (1,) (1 - beta_i for the official VP).
+        annealed: a step of fixed size, in place of one from the norms of noise and score.
+        norms: "batch" averages both norms over the batch, as published: samples then depend on their batch-mates.
+            "sample" takes every sample's own.
+
+    Returns:
+        the state after the step, and its mean.
+    """
+    kernel = sde.transition(_one(t, z), "hsm")
+    A = _noised_block(kernel).factor
+    slope = linalg.apply(jnp.swapaxes(A, 1, 2), score_fn(z, batch_time(t, z)))  # -eps of the noised variables
+    if annealed:
+        h = jnp.asarray(2 * alpha * snr**2, z.dtype)
+    else:
+        size, push = _norm(sde.restrict(noise)), _norm(slope)
+        if norms == "batch":
+            size, push = jnp.mean(size), jnp.mean(push)
+        ratio = size / jnp.where(push > 0, push, jnp.inf)  # no step where the score vanishes
+        h = 2 * alpha * (snr * ratio) ** 2
+    h = linalg.expand_to(jnp.reshape(h, (-1,)), z.ndim)
+    mean = z + h * linalg.apply(A, slope)
+    return mean + jnp.sqrt(2 * h) * linalg.apply(A, noise), mean
+
+
+def _noised_block(kernel: Kernel) -> Kernel:
+    """The kernel with its factor cut to the noised variables, which are the last of the frame."""
+    noised = np.arange(kernel.inner.shape[-1]) >= kernel.inner.shape[-1] - kernel.num_noised
+    mask = jnp.asarray(np.outer(noised, noised)[None], kernel.inner.dtype)
+    return dataclasses.replace(kernel, inner=kernel.inner * mask)
+
+
+def _norm(v):
+    """Euclidean norm of every sample, (batch,)."""
+    return jnp.sqrt(jnp.sum(v * v, axis=tuple(range(1, v.ndim))))
+
+
+# ---- the sampler
+
+
+def pc(
+    key,
+    score_fn: Callable,
+    sde: SDE,
+    shape,
+    *,
+    times,
+    denoise: Denoise | Literal["x_mean"] = True,
+    predictor: Predictor = "reverse_diffusion",
+    corrector: Corrector = "langevin",
+    snr: float = 0.16,
+    corrector_steps: int = 1,
+    probability_flow: bool = False,
+    ancestral_variance: Variance = "lower",
+    norms: Norms = "batch",
+    num_scales: int | None = None,
+    constraint: Constraint | None = None,
+    **options,
+):
+    """Sample on a fixed grid: at each t the steps of a corrector, then a step of a predictor.
+
+    The corrector comes first, as in score_sde's program (the paper's algorithm 1 has it second), so that the last thing
+    done to a sample is a predictor's step, which can leave out its noise. Where a step from t to s shrinks the data
+    (k = 1), the corrector's step size is multiplied by alpha, the square of that factor: 1 - beta for VP, 1 for VE.
+
+    Reference: Song et al. 2021, sec. 4.2, algs. 1 to 5.
+
+    Args:
+        key, score_fn, sde, shape, times: as `em`.
+        denoise: as `em`; or "x_mean": the last step of the predictor adds no noise, as score_sde, at no evaluation.
+        predictor: see the module's docstring. "none": corrector only.
+        corrector: see the module's docstring. "none": predictor only.
+        snr: signal-to-noise ratio r of the corrector, positive.
+        corrector_steps: corrector's steps at each t, M in the paper.
+        probability_flow: predictor of the probability flow, without noise (not ancestral).
+        ancestral_variance: see `ancestral_step`; with num_scales it is score_sde's, "upper" for VP, "lower" for VE.
+        norms: see `langevin_step`.
+        num_scales: N. None: steps between the grid's times. A number reproduces score_sde: step sizes 1 / N whatever
+            the grid, discrete levels floor(t (N - 1)); k = 1 only, with the grid of `score_sde_times`.
+        constraint: see `common.Constraint`; applied after the corrector, at t, as well as after the predictor (a
+            lagging one also where there is no corrector, as in score_sde).
+        options: as `em`; `noise` has corrector_steps draws for the corrector and one for the predictor (none for a part
+            that is "none" or draws nothing), then those of the constraint between them, in each step.
+
+    Returns:
+        samples (batch, *event) and a `SampleInfo`. A step costs one evaluation for the predictor (none if "none") and
+        one for each step of the corrector.
+
+    Raises:
+        ValueError: for a choice that does not exist, or does not exist for this process.
+    """
+    times = check_times(times)
+    _check_choices(predictor, corrector, norms, ancestral_variance, snr, corrector_steps)
+    _check_process(sde, predictor, probability_flow, num_scales, denoise)
+    corrections = 0 if corrector == "none" else corrector_steps
+    predictions = 0 if predictor == "none" else 1
+    moves = 0 if predictor == "none" or probability_flow else 1
+    between = constraint if constraint is not None and (corrections or constraint.lagging) else None
+    x_mean = denoise == "x_mean"
+    keep_noise = constraint is not None and constraint.lagging  # score_sde's inpainting mixes x, not x_mean
+    last = len(times) - 2
+
+    def step(z, memory, node):
+        kernel, factor, alpha = None, None, 1.0
+        if num_scales is not None:
+            kernel, factor, alpha = discrete_step(sde, _one(node.t, z), jnp.reshape(node.extra, (1,)), num_scales)
+        elif sde.k == 1:
+            alpha = _between(sde, z, node.t, node.s).mean[:, 0, 0] ** 2
+
+        def correct(z, noise):
+            annealed = corrector == "annealed_langevin"
+            return langevin_step(
+                score_fn, sde, z, node.t, noise, snr=snr, alpha=alpha, annealed=annealed, norms=norms
+            )[0], None  # fmt: skip
+
+        if corrections:
+            z, _ = jax.lax.scan(correct, z, node.noises[:corrections])
+        if between is not None:
+            z = between.project(z, batch_time(node.t, z), node.noises[corrections + moves :])
+        if predictor == "none":
+            return z, memory
+        noise = node.noises[corrections] if moves else jnp.zeros_like(z)
+        if predictor == "ancestral":
+            z, mean = ancestral_step(
+                score_fn, sde, z, node.t, node.s, noise, variance=ancestral_variance, kernel=kernel, factor=factor
+            )
+        else:
+            if predictor == "em":
+                length = node.t - node.s if num_scales is None else 1 / num_scales
+                kernel = euler_kernel(sde, _one(node.t, z), _one(length, z))
+            z, mean = reverse_diffusion_step(
+                score_fn, sde, z, node.t, node.s, noise, kernel=kernel, probability_flow=probability_flow
+            )
+        return (jnp.where(node.index == last, mean, z) if x_mean and not keep_noise else z), memory
+
+    samples, info = scan_grid(
+        step, key, score_fn, sde, shape, times=times, draws=corrections + moves + (between.draws if between else 0),
+        denoise=False if denoise == "x_mean" else denoise, evaluations=predictions + corrections,
+        per_step=None if num_scales is None else _indices(times, num_scales), constraint=constraint, **options,
+    )  # fmt: skip
+    if x_mean and constraint is not None:
+        end = batch_time(times[-2] if constraint.lagging else 0.0, info.state)
+        state = constraint.project(info.state, end, jnp.zeros((constraint.draws, *info.state.shape), info.state.dtype))
+        samples, info = state[:, 0], info._replace(state=state)
+    return samples, info
+
+
+def score_sde_times(num_scales: int, *, t_min: float = 1e-3) -> np.ndarray:
+    """The grid of score_sde's sampler: N times from 1 to t_min that a step starts from, and 0 for the end of the last.
+
+    Raises:
+        ValueError: for fewer than two levels, a t_min outside (0, 1).
+    """
+    if num_scales < 2:
+        raise ValueError(f"num_scales = {num_scales}: at least 2.")
+    if not 0 < t_min < 1:
+        raise ValueError(f"t_min = {t_min:g}: must lie between 0 and 1.")
+    return np.append(np.linspace(1.0, t_min, num_scales), 0.0)
+
+
+def _indices(times, num_scales: int) -> np.ndarray:
+    """floor(t (N - 1)) of the times that steps start from, on the host: float32 would round some up."""
+    return np.floor(times[:-1] * (num_scales - 1)).astype(np.int32)
+
+
+def _check_choices(predictor, corrector, norms, ancestral_variance, snr, corrector_steps) -> None:
+    """Raise ValueError, before anything is compiled, for settings that mean nothing."""
+    for label, value, kind in (
+        ("predictor", predictor, Predictor),
+        ("corrector", corrector, Corrector),
+        ("norms", norms, Norms),
+        ("ancestral_variance", ancestral_variance, Variance),
+    ):
+        if value not in get_args(kind):
+            raise ValueError(f"{label} must be one of {', '.join(map(repr, get_args(kind)))}, not {value!r}.")
+    if predictor == "none" and corrector == "none":
+        raise ValueError("predictor='none' with corrector='none' leaves nothing to do: choose one of them.")
+    if corrector != "none" and corrector_steps < 1:
+        raise ValueError(f"corrector_steps = {corrector_steps}: at least 1; corrector='none' for no corrector.")
+    if linalg.is_concrete(snr) and not snr > 0:
+        raise ValueError(f"snr = {snr:g}: must be positive.")
+
+
+def _check_process(sde, predictor, probability_flow, num_scales, denoise) -> None:
+    """Raise ValueError for settings that this process does not have."""
+    if predictor == "ancestral" and sde.num_noised != sde.k:
+        raise ValueError(f"predictor='ancestral' needs the score of all {sde.k} variables: use 'reverse_diffusion'.")
+    if predictor == "ancestral" and probability_flow:
+        raise ValueError("predictor='ancestral' is a draw and has no probability flow: use 'reverse_diffusion'.")
+    if num_scales is None:
+        return
+    if num_scales < 2 or not (_is_vp(sde) or isinstance(sde, (VE, SubVP))):
+        raise ValueError(f"num_scales = {num_scales}: for the levels of score_sde's VP, sub-VP and VE, at least 2.")
+    if predictor == "ancestral" and isinstance(sde, SubVP):
+        raise ValueError("predictor='ancestral' with num_scales exists for VP and VE alone, as in score_sde.")
+    if denoise not in (False, "x_mean"):
+        raise ValueError(f"num_scales ends as score_sde does: denoise must be 'x_mean' or False, not {denoise!r}.")
