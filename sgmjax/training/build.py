@@ -14,6 +14,7 @@ from flax import linen as nn
 from jax.sharding import PartitionSpec
 
 from sgmjax import data, models, objectives, samplers, score, sdes
+from sgmjax.samplers.editing import start_at
 from sgmjax.samplers.guidance import cfg_score
 from sgmjax.training.config import CLASSIFIERS, Config, ConfigError, ObjectiveConfig
 from sgmjax.training.sharding import BATCH_AXES
@@ -207,16 +208,26 @@ class Classifier(_Learnt):
         return jnp.mean(right.astype(jnp.float32))
 
 
-def run_sampler(config: Any, key, score_fn: score.ScoreFn, sde: sdes.SDE, shape: tuple[int, ...]):
-    """Sample as a `sampling` section says; the batch is split over the current mesh, if there is one."""
+def run_sampler(
+    config: Any, key, score_fn: score.ScoreFn, sde: sdes.SDE, shape: tuple[int, ...], *, start: float = 1.0, **control
+):
+    """Sample as a `sampling` section says; the batch is split over the current mesh, if there is one.
+
+    Args:
+        config: the section.
+        key, score_fn, sde, shape: the samplers' contract.
+        start: time at which the grid starts (with an `initial` state of that time); 1 for adaptive samplers.
+        control: `initial` and, for samplers on a grid, `constraint`.
+    """
     options: dict[str, Any] = {"denoise": config.denoise}
     if config.sampler == "ode":
         options |= {"rtol": config.rtol, "atol": config.atol, "t_min": config.t_min}
     else:
-        options["times"] = samplers.time_grid(config.grid, config.steps, t_min=config.t_min, denoise=config.denoise)
+        times = samplers.time_grid(config.grid, config.steps, t_min=config.t_min, denoise=config.denoise)
+        options["times"] = times if start == 1.0 else start_at(times, start)
     if not jax.sharding.get_abstract_mesh().empty:
         options["sharding"] = PartitionSpec(BATCH_AXES)
-    return samplers.SAMPLERS[config.sampler](key, score_fn, sde, shape, **options)
+    return samplers.SAMPLERS[config.sampler](key, score_fn, sde, shape, **options, **control)
 
 
 def problem(config: Config, data_shape: tuple[int, ...], num_classes: int | None = None) -> Problem | Classifier:

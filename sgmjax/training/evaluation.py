@@ -125,9 +125,8 @@ class Sampler:
         everywhere = sh.replicated(mesh)
         self._mesh = mesh
 
-        def draw(params, key, labels):
-            given = {} if labels is None else {"labels": labels}
-            x, info = sample_fn(params, key, self.batch_size, **given)
+        def draw(params, key, given):
+            x, info = sample_fn(params, key, self.batch_size, **(given or {}))
             return x, jnp.asarray(_nfe(info))
 
         self._draw = jax.jit(
@@ -143,6 +142,7 @@ class Sampler:
         num: int,
         *,
         labels: np.ndarray | None = None,
+        inputs: dict[str, np.ndarray] | None = None,
         stop: Callable[[], bool] = lambda: False,
         progress: Callable[[int], None] = lambda done: None,
     ) -> tuple[np.ndarray, int] | None:
@@ -155,18 +155,21 @@ class Sampler:
             key: of this set of samples.
             num: how many.
             labels: (num,) int, classes to draw.
+            inputs: what else `sample_fn` takes by name for each sample, (num, ...) arrays.
             stop: asked between batches; if it says True, the result is None.
             progress: told after each batch how many samples there are.
         """
         parts, nfe = [], 0
+        given = {name: np.asarray(value) for name, value in (inputs or {}).items()}
+        if labels is not None:
+            given["labels"] = np.asarray(labels, np.int32)
         with jax.set_mesh(self._mesh):
             for i in range(math.ceil(num / self.batch_size)):
                 if stop():
                     return None
                 start = i * self.batch_size
-                part = None
-                if labels is not None:
-                    part = np.resize(labels[start : start + self.batch_size], self.batch_size).astype(np.int32)
+                indices = np.resize(np.arange(start, min(start + self.batch_size, num)), self.batch_size)
+                part = {name: value[indices] for name, value in given.items()} or None
                 x, used = self._draw(params, jax.random.fold_in(key, i), part)
                 parts.append(sh.fetch(x))
                 nfe = max(nfe, int(np.max(sh.fetch(used))))
