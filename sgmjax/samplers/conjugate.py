@@ -1,0 +1,268 @@
+"""Conjugate integrators: the probability flow in coordinates that move with its linear part, for any linear process.
+
+Write the score as C_skip(t) z + C_out(t) u(z, t), u being the prediction that is held fixed over a step, and let
+
+    z_hat = A_t z,    dA/dt = A (B - f + 1/2 g g^T C_skip),    dPhi/dt = -1/2 A g g^T C_out.                      (1)
+
+The flow dz/dt = f z - 1/2 g g^T score becomes
+
+    dz_hat/dt = A B A^-1 z_hat + dPhi/dt u,                                                                       (2)
+
+and Euler's step from t down to s is  z_hat_s = z_hat_t + (s - t) A B A^-1 z_hat_t + (Phi_s - Phi_t) u.           (3)
+
+B is free. With B = 0 the linear part is solved exactly and (3) is the exponential integrator of the prediction u: DDIM
+for k = 1 and u = eps. With B = lambda I ("identity", the paper's lambda-DDIM-I) or lambda times the matrix of ones
+("ones", lambda-DDIM-II) a known linear term is left to the integrator on purpose, which moves the eigenvalues of the
+step (the paper's theorem 2). Any lambda converges to the same flow at the same order; the best one for few steps is
+found by trying, positive values of order 1 first. B is in units of 1 / t, t in [0, 1].
+
+A only matters up to a constant factor from the left, so each step starts at A = 1 and only what happens between t and s
+is computed: (1) on the host in float64, by collocation of order 20 in log t (`samplers.linear_flow`). The paper's
+A = exp(int B - f + ...) is the same where the exponents commute; elsewhere only (1) makes (2) true.
+
+**Predictions.** u = "R": gDDIM's eps_R, constant along the flow where the data are a point, so that one step is exact
+there; the default. "cholesky": eps_L = -L^T score, as networks predict it and as in the paper; the same for k = 1.
+"data": E[x_0 | z_t], with C_skip = -Sigma^-1.
+
+**Schemes.** "euler" (3) and "heun", its second order version. Where there are auxiliary variables y the two splittings
+of `samplers.splitting` apply in the new coordinates: "symplectic_euler" (the paper's CSE; y, then x, sharing u) and
+"velocity_verlet" (CVV; y/2, x, y/2, the last with u at the end of the step). For B = lambda I the linear term of (2)
+couples nothing, and CSE is the Euler step. CVV is of first order, as x sees u at the start of the step alone; on
+Gaussian data its error was measured to be larger than that of the Euler step, which treats x and y alike.
+
+Reference: Pandey, Rudolph & Mandt 2024 (arXiv 2310.07894), sec. 3.1 (eqs. (1)-(3) here), 3.2 and 3.4. Written from the
+definitions; that lambda is used as here can be seen in the authors' code of 2405.17673 (mandt-lab/c-pigdm).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from sgmjax.samplers import linear_flow
+from sgmjax.samplers.common import batch_time, check_times, scan_grid
+from sgmjax.samplers.splitting import check_phase_space
+from sgmjax.sdes import SDE, linalg
+
+Scheme = Literal["euler", "heun", "symplectic_euler", "velocity_verlet"]
+Prediction = Literal["R", "cholesky", "data"]
+EVALUATIONS = {"euler": 1, "symplectic_euler": 1, "heun": 2, "velocity_verlet": 2}
+
+
+class ConjugateCoefficients(NamedTuple):
+    """The steps of a grid as matrices on the state and its score, in the state's own coordinates.
+
+        z' = first[0] z + first[1] score(z, t)
+        z_s = second[0] z + second[1] score(z, t) + second[2] z' + second[3] score(z', s)
+
+    Attributes:
+        first: (steps, 2, k, k).
+        second: (steps, 4, k, k), or None for schemes with one evaluation, where z_s = z'.
+    """
+
+    first: Any
+    second: Any = None
+
+
+def conjugate_coefficients(
+    sde: SDE,
+    times,
+    *,
+    lam: float = 0.0,
+    B: Literal["identity", "ones"] = "identity",
+    scheme: Scheme = "euler",
+    prediction: Prediction = "R",
+) -> ConjugateCoefficients:
+    """What `conjugate` computes on the host before it samples.
+
+    Args:
+        sde: the process, not traced.
+        times: the grid of the sampler, ending above 0.
+        lam, B, scheme, prediction: as `conjugate`.
+
+    Raises:
+        ValueError: see `conjugate`.
+    """
+    if scheme not in EVALUATIONS:
+        raise ValueError(f"scheme must be one of {', '.join(repr(s) for s in EVALUATIONS)}, not {scheme!r}.")
+    if B not in ("identity", "ones"):
+        raise ValueError(f"B must be 'identity' or 'ones', not {B!r}.")
+    if prediction not in ("R", "cholesky", "data"):
+        raise ValueError(f"prediction must be 'R', 'cholesky' or 'data', not {prediction!r}.")
+    if not (linalg.is_concrete(lam) and np.isfinite(lam)):
+        raise ValueError(f"lam = {lam}: must be a finite number known before compilation.")
+    times = check_times(times)
+    if times[-1] <= 0:
+        raise ValueError("times must end above 0, where the predictions are singular: let denoise take the last step.")
+    if scheme in ("symplectic_euler", "velocity_verlet"):
+        check_phase_space(sde, f"the conjugate scheme {scheme!r}")
+    if not linalg.is_concrete(sde):
+        raise ValueError(
+            "the process is traced (an argument of jit): compute samplers.conjugate_coefficients(sde, times, ...) "
+            "outside and pass it as coefficients=."
+        )
+    k = sde.k
+    free = lam * (np.eye(k) if B == "identity" else np.ones((k, k)))
+    parts = _conjugation(linear_flow.float64_process(sde), times, free, prediction)
+    return ConjugateCoefficients(*_steps(scheme, times, free, parts))
+
+
+class _Parts(NamedTuple):
+    """Eqs. (1) over each step, with A = 1 at its start, in the state's coordinates.
+
+    Attributes:
+        A: at the ends of the steps, (n, k, k).
+        first_half, second_half: of Phi_s - Phi_t, cut at the middle of the step, (n, k, m).
+        from_state, from_score: u = from_state z + from_score score at the times of the grid, (n + 1, m, k) each.
+    """
+
+    A: np.ndarray
+    first_half: np.ndarray
+    second_half: np.ndarray
+    from_state: np.ndarray
+    from_score: np.ndarray
+
+
+def _conjugation(sde: SDE, times: np.ndarray, free: np.ndarray, prediction: Prediction) -> _Parts:
+    """Solve (1) on the grid with its middles."""
+    T = np.eye(sde.k) if sde.frame is None else np.asarray(sde.frame)
+    halved = np.empty(2 * len(times) - 1)
+    halved[::2], halved[1::2] = times, 0.5 * (times[:-1] + times[1:])
+    flow = linear_flow.flow(sde, halved)
+    inside = flow.inside
+    inverse_transpose = np.swapaxes(inside.inverse, -1, -2)
+
+    rate = T @ free @ T.T - inside.f
+    if prediction == "data":
+        precision = inverse_transpose @ inside.inverse
+        rate = rate - 0.5 * inside.ggT @ precision
+        out = precision @ inside.data_mean[..., None]
+        readout = linear_flow.data_matrices(sde, flow.at)
+    else:
+        readout = linear_flow.eps_matrices(sde, flow.at)
+        out = -inverse_transpose
+        if prediction == "R":  # R = L O, eps_R = O^T eps_L and R^-T = L^-T O
+            out = out @ flow.inner_rotation
+            readout = tuple(np.swapaxes(flow.rotation, 1, 2) @ v for v in readout)
+
+    # A^T solves dA^T/dt = rate^T A^T, downwards on every panel; the panels of both halves of a step are chained
+    backwards = -np.swapaxes(rate, -1, -2)[:, ::-1] * flow.tau[:, ::-1, None, None]
+    ends, nodes = linear_flow._propagate(backwards, np.sum(flow.weight / flow.tau, axis=1))
+    A_ends, A_nodes, current = np.empty((len(halved) - 1, sde.k, sde.k)), np.empty_like(nodes), np.eye(sde.k)
+    for panel, half in enumerate(flow.step):
+        if half % 2 == 0 and (panel == 0 or flow.step[panel - 1] != half):
+            current = np.eye(sde.k)
+        A_nodes[panel] = current @ np.swapaxes(nodes[panel, ::-1], -1, -2)
+        current = A_ends[half] = current @ ends[panel].T
+    phi = flow.integrate(-0.5 * A_nodes @ inside.ggT @ out)
+
+    from_state, from_score = (v[::2] @ T for v in readout)
+    phi = T.T @ phi  # the rows; u keeps its own coordinates
+    return _Parts(T.T @ A_ends[1::2] @ T, phi[::2], phi[1::2], from_state, from_score)
+
+
+def _steps(scheme: Scheme, times: np.ndarray, free: np.ndarray, parts: _Parts):
+    """The matrices of `ConjugateCoefficients`; z_hat = z at the start of a step and z_hat = A z at its end."""
+    A, half, rest, from_state, from_score = parts
+    k = A.shape[-1]
+    one, h = np.eye(k), np.diff(times)[:, None, None]
+    x = np.diag(np.arange(k) == 0).astype(float)  # projections on the data variable and on the others
+    y = one - x
+    back = np.linalg.inv(A)
+    linear, phi = h * free, half + rest
+    start = from_state[:-1], from_score[:-1]
+    end = from_state[1:], from_score[1:]
+
+    def stage(state, prediction):
+        """z' = A^-1 (state z + prediction u) -> (n, 2, k, k)."""
+        return np.stack([back @ (state + prediction @ start[0]), back @ prediction @ start[1]], axis=1)
+
+    if scheme in ("euler", "heun"):
+        first = stage(one + linear, phi)
+        if scheme == "euler":
+            return first, None
+        before = stage(one + 0.5 * linear, 0.5 * phi)
+        after = [back @ (0.5 * A @ linear + 0.5 * phi @ end[0]), back @ (0.5 * phi @ end[1])]
+        return first, np.concatenate([before, np.stack(after, axis=1)], axis=1)
+
+    # y by the first half (or all), then x with the new y
+    part, kick = (linear, phi) if scheme == "symplectic_euler" else (0.5 * linear, half)
+    first = stage((one + x @ linear) @ (one + y @ part), (one + x @ linear) @ y @ kick + x @ phi)
+    if scheme == "symplectic_euler":
+        return first, None
+    state = one + back @ y @ (0.5 * A @ linear + rest @ end[0])
+    zero = np.zeros_like(A)
+    return first, np.stack([zero, zero, state, back @ y @ rest @ end[1]], axis=1)
+
+
+def conjugate(
+    key,
+    score_fn: Callable,
+    sde: SDE,
+    shape,
+    *,
+    times,
+    lam: float = 0.0,
+    B: Literal["identity", "ones"] = "identity",
+    scheme: Scheme = "euler",
+    prediction: Prediction = "R",
+    coefficients: ConjugateCoefficients | None = None,
+    denoise=True,
+    **options,
+):
+    """Sample by a conjugate integrator on a fixed grid.
+
+    Args:
+        key, score_fn, sde, shape, times, denoise: as `em`; times ends above 0.
+        lam: the paper's lambda. 0 is the exponential integrator (DDIM).
+        B: "identity" (lambda-DDIM-I) or "ones" (lambda-DDIM-II). Equal for k = 1.
+        scheme: "euler" (order 1, 1 evaluation a step), "heun" (order 2, 2 evaluations), and for processes with
+            auxiliary variables "symplectic_euler" (order 1, 1 evaluation) or "velocity_verlet" (order 1, 2).
+        prediction: "R", "cholesky" or "data". In phase space "cholesky", the paper's, needs small steps near the data.
+        coefficients: from `conjugate_coefficients` with this process, grid and settings; None computes them. They must
+            be given where the process is an argument of jit.
+        options: as `em`; `noise` has no draws.
+
+    Returns:
+        samples (batch, *event) and a `SampleInfo`.
+
+    Raises:
+        ValueError: for an unknown scheme, B or prediction; lam that is not finite; a grid that reaches 0; a splitting
+            of a process without auxiliary variables; a traced process without `coefficients`, or `coefficients` of
+            another grid or scheme.
+    """
+    settings = {"lam": lam, "B": B, "scheme": scheme, "prediction": prediction}
+    if coefficients is None:
+        coefficients = conjugate_coefficients(sde, times, **settings)
+    steps = len(check_times(times)) - 1
+    if scheme not in EVALUATIONS:
+        raise ValueError(f"scheme must be one of {', '.join(repr(s) for s in EVALUATIONS)}, not {scheme!r}.")
+    twice = EVALUATIONS[scheme] == 2
+    if np.shape(coefficients.first) != (steps, 2, sde.k, sde.k) or (coefficients.second is not None) != twice:
+        raise ValueError(
+            f"coefficients belong to another grid or scheme: expected {steps} steps of {scheme!r}, {sde.k} variables."
+        )
+
+    def step(z, memory, node):
+        return conjugate_step(score_fn, z, node.t, node.s, node.extra), memory
+
+    return scan_grid(
+        step, key, score_fn, sde, shape, times=times, draws=0, denoise=denoise, evaluations=EVALUATIONS[scheme],
+        per_step=ConjugateCoefficients(*(None if v is None else jnp.asarray(v) for v in coefficients)), **options,
+    )  # fmt: skip
+
+
+def conjugate_step(score_fn: Callable, z, t, s, step: ConjugateCoefficients):
+    """One step from t down to s; `step` holds its matrices, (2, k, k) and (4, k, k). z: (batch, k, *event)."""
+    score = score_fn(z, batch_time(t, z))
+
+    def combine(matrices, values):
+        return sum(linalg.apply(jnp.asarray(m, z.dtype), v) for m, v in zip(matrices, values))
+
+    middle = combine(step.first, (z, score))
+    if step.second is None:
+        return middle
+    return combine(step.second, (z, score, middle, score_fn(middle, batch_time(s, z))))
