@@ -1,0 +1,327 @@
+"""The log-likelihood of data under the probability-flow ODE, for every process.
+
+Along dz/dt = h(z, t) = f z - 1/2 g g^T score, from the data at t_min to the prior at 1,
+
+    log p(z_t_min) = log prior(z_1) + int_t_min^1 div h dt,    div h = D tr f - 1/2 tr(g g^T d score/dz),
+
+D the size of the event. The drift's trace is known. The score's is exact (one Jacobian product for every dimension), or
+Hutchinson's estimate v^T (g g^T d score/dz) v with random v, E v v^T = 1, in the noised variables alone: g g^T vanishes
+on the others.
+
+Auxiliary variables. x_0 alone is no state: momenta m_0 are drawn from their initial law q, and
+
+    log p(x_0) >= E_q log p(x_0, m_0) + H(q),                     Dockhorn et al. 2022, app. B.3; `info.bound`
+    log p(x_0) >= E_q log 1/K sum_k p(x_0, m_k) / q(m_k),         Burda et al. 2016, eq. (8); the result
+
+With K = 1 both have the same mean, and the second less variance: its weights are constant where the model has learnt
+that m_0 is independent of x_0. It increases with K and is tight as K grows. Inside the logarithm the noise of a trace
+estimate does not average out: it adds about half its variance. With K > 1 use trace="exact", or probes enough.
+
+Reference: Song et al. 2021, sec. 4.3 and app. D.2, eqs. (39)-(40); Grathwohl et al. 2019 (the estimate).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sgmjax.samplers.common import batch_time, reverse_drift
+from sgmjax.samplers.probability_flow import evaluations, find_solver, reuses_last_stage
+from sgmjax.sdes import SDE, linalg
+
+Trace = Literal["rademacher", "gaussian", "exact"]
+Probing = Literal["blocks", "joint", "drift"]
+Truncation = Literal["ignore", "bound"]
+
+FIRST_STEP = 0.01  # given, so that diffrax spends no evaluations on choosing it
+EXACT_LIMIT = 4096  # directions of an exact trace
+CHUNK = 64  # directions pushed through the network at a time
+
+
+class LikelihoodInfo(NamedTuple):
+    """What `likelihood` reports beside the log-likelihood; all in nats.
+
+    Attributes:
+        nfe: score evaluations (each with its Jacobian products) of all momenta together, (batch,); a scalar when the
+            batch is solved as one.
+        log_joint: log p(x_0, m_k), (momenta, batch); for k = 1 log p(x_0).
+        log_weights: log p(x_0, m_k) / q(m_k), (momenta, batch).
+        bound: mean over the momenta of log p(x_0, m_k), plus the momenta's entropy, (batch,): CLD's bound.
+        latent: z_1, (momenta, batch, k, *event).
+    """
+
+    nfe: Any
+    log_joint: Any
+    log_weights: Any
+    bound: Any
+    latent: Any
+
+
+def likelihood(
+    key,
+    score_fn: Callable,
+    sde: SDE,
+    x0,
+    *,
+    t_min: float = 1e-5,
+    rtol: float = 1e-5,
+    atol: float = 1e-5,
+    solver="Dopri5",
+    trace: Trace = "rademacher",
+    probes: int = 1,
+    probing: Probing = "blocks",
+    momenta: int = 1,
+    truncation: Truncation = "ignore",
+    per_sample: bool = True,
+    momentum=None,
+    noise=None,
+    max_steps: int = 4096,
+    sharding=None,
+    dtype=jnp.float32,
+):
+    """log p(x_0) in nats; for processes with auxiliary variables a lower bound in expectation.
+
+    Args:
+        key: typed PRNG key.
+        score_fn: score_fn(z, t) -> (batch, k, *event).
+        sde: the process.
+        x0: (batch, *event) data, in the network's range; discrete data must be dequantised first.
+        t_min: where the integration starts, in (0, 1).
+        rtol, atol: tolerances; the error norm is the root mean square over the state and its log density.
+        solver: as `ode`.
+        trace: "rademacher" or "gaussian" probes, or "exact", which costs r D Jacobian products an evaluation.
+        probes: probes to average, each kept along the whole trajectory.
+        probing: what a probe sees. "blocks": the noised variables one after the other, r Jacobian products a probe, so
+            that the blocks of the Jacobian off the diagonal (large, of trace zero) add no noise. It is the average over
+            all signs of the blocks, for r = 2 the mean of a probe and of its copy with the momentum's sign flipped.
+            "joint": all noised variables at once, one product. "drift": the whole of h, its known linear part
+            included, as in the official codes: for published numbers. Equal for k = 1 with Rademacher probes.
+        momenta: K above; 1 for processes without auxiliaries, unless truncation="bound".
+        truncation: "ignore" takes x_0 for a draw at t_min, as published. "bound" perturbs it to t_min, solves from
+            there and adds log p(z_0 | z_t_min) - log q(z_t_min | z_0), the decoder being Gaussian around the prediction
+            of z_0: a lower bound of a density at t = 0. It costs one evaluation more.
+        per_sample: control the steps of each sample by itself; otherwise the batch shares them, as published, and a
+            result depends (within the tolerance) on the batch-mates.
+        momentum: (momenta, batch, k - 1, *event) to use in place of draws.
+        noise: (probes, batch, r, *event) to use as probes, in the frame's noised variables; (probes, batch, k, *event)
+            for probing="drift".
+        max_steps: bound on accepted and rejected steps.
+        sharding: sharding of the batch.
+        dtype: of the integration.
+
+    Returns:
+        (batch,) log-likelihoods and a `LikelihoodInfo`.
+
+    Raises:
+        ValueError: an unknown option; a t_min outside (0, 1); an exact trace of more than 4096 directions; several
+            momenta where there is nothing to draw; auxiliaries that start from a point, which have no density.
+        RuntimeError: as `ode`.
+    """
+    solver = find_solver(solver, adaptive=True)
+    x0 = jnp.asarray(x0, dtype)
+    batch, size = x0.shape[0], math.prod(x0.shape[1:])
+    _check(sde, size, t_min, trace, probes, probing, momenta, truncation)
+    momentum_key, probe_key, start_key = jax.random.split(key, 3)
+
+    width = sde.k if probing == "drift" else sde.num_noised
+    shape = (probes, batch, width, *x0.shape[1:])
+    if trace == "exact":
+        directions = None
+    elif noise is None:
+        draw = jax.random.rademacher if trace == "rademacher" else jax.random.normal
+        directions = jnp.moveaxis(draw(probe_key, shape, dtype), 1, 0)
+    elif noise.shape != shape:
+        raise ValueError(f"noise has shape {noise.shape}, expected {shape}.")
+    else:
+        directions = jnp.moveaxis(jnp.asarray(noise, dtype), 1, 0)  # (batch, probes, width, *event)
+    if momentum is not None and momentum.shape != (momenta, batch, sde.k - 1, *x0.shape[1:]):
+        raise ValueError(f"momentum has shape {momentum.shape}, expected (momenta, batch, k - 1, *event).")
+
+    def joint(inputs):
+        """log p(x_0, m), log q(m), evaluations and z_1 of one momentum for each sample."""
+        draw_key, noise_key, m = inputs
+        z = sde.augment(x0, draw_key if m is None else None)
+        if m is not None:
+            z = jnp.concatenate([x0[:, None], jnp.asarray(m, dtype)], axis=1)
+        if sharding is not None:
+            z = jax.lax.with_sharding_constraint(z, sharding)
+        log_q = auxiliary_log_prob(sde, z[:, 1:])
+        correction = 0.0
+        if truncation == "bound":
+            z, correction = _perturb(noise_key, score_fn, sde, z, t_min)
+        change, latent, nfe = _solve(
+            score_fn, sde, z, directions, t_min, rtol, atol, solver, probing, per_sample, max_steps
+        )  # fmt: skip
+        log_joint = sde.prior_logp(latent) + change + correction
+        return log_joint, log_q, nfe + (truncation == "bound"), latent
+
+    keys = jax.random.split(momentum_key, momenta), jax.random.split(start_key, momenta)
+    log_joint, log_q, nfe, latent = jax.lax.map(joint, (*keys, momentum))  # one after the other: memory for one
+    log_weights = log_joint - log_q
+    log_prob = jax.nn.logsumexp(log_weights, axis=0) - math.log(momenta)
+    bound = jnp.mean(log_joint, axis=0) + auxiliary_entropy(sde, size)
+    return log_prob, LikelihoodInfo(jnp.sum(nfe, axis=0), log_joint, log_weights, bound, latent)
+
+
+def auxiliary_log_prob(sde: SDE, m):
+    """log q(m_0) of the auxiliaries' initial law in nats. m: (batch, k - 1, *event) -> (batch,); 0 for k = 1."""
+    if sde.k == 1:
+        return jnp.zeros((m.shape[0],), m.dtype)
+    factor = jnp.asarray(_auxiliary_factor(sde), m.dtype)[None]
+    white = linalg.apply(jnp.swapaxes(linalg.inverse_transpose(factor), 1, 2), m)
+    size = m[0, 0].size
+    log_det = size * jnp.sum(jnp.log(jnp.diagonal(factor[0])))
+    square = jnp.sum(white**2, axis=tuple(range(1, m.ndim)))
+    return -0.5 * (square + (sde.k - 1) * size * math.log(2 * math.pi)) - log_det
+
+
+def auxiliary_entropy(sde: SDE, size: int):
+    """Entropy in nats of the auxiliaries' initial law, for events of that size; 0 for k = 1."""
+    if sde.k == 1:
+        return 0.0
+    log_det = jnp.sum(jnp.log(jnp.diagonal(jnp.asarray(_auxiliary_factor(sde)))))
+    return size * (0.5 * (sde.k - 1) * math.log(2 * math.pi * math.e) + log_det)
+
+
+def _auxiliary_factor(sde: SDE):
+    """Factor (k - 1, k - 1) of the covariance of the auxiliaries at t = 0, lower triangular."""
+    initial: Any = sde.initial_factor()
+    factor = initial[1:, 1:]
+    if linalg.is_concrete(factor) and not (np.diagonal(np.asarray(factor)) > 0).all():
+        raise ValueError("the auxiliary variables start from a point (Sigma_0 is singular): they have no density.")
+    return factor
+
+
+def _check(sde: SDE, size: int, t_min, trace, probes: int, probing, momenta: int, truncation) -> None:
+    for name, value, known in (
+        ("trace", trace, ("rademacher", "gaussian", "exact")),
+        ("probing", probing, ("blocks", "joint", "drift")),
+        ("truncation", truncation, ("ignore", "bound")),
+    ):
+        if value not in known:
+            raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}, not {value!r}.")
+    if linalg.is_concrete(t_min) and not 0 < t_min < 1:
+        raise ValueError(f"t_min = {t_min:g}: must lie between 0 and 1.")
+    for name, value in (("probes", probes), ("momenta", momenta)):
+        if value < 1:
+            raise ValueError(f"{name} = {value}: at least 1.")
+    if momenta > 1 and sde.k == 1 and truncation == "ignore":
+        raise ValueError(f"momenta = {momenta}: this process has no auxiliary variables to draw; use momenta=1.")
+    if trace == "exact" and sde.num_noised * size > EXACT_LIMIT:
+        raise ValueError(
+            f"trace='exact' would take {sde.num_noised * size} Jacobian products an evaluation; more than "
+            f"{EXACT_LIMIT} are too many: use trace='rademacher' with several probes."
+        )
+    if sde.k > 1:
+        _auxiliary_factor(sde)
+
+
+def _perturb(key, score_fn: Callable, sde: SDE, z0, t_min):
+    """z_t_min given z_0, and log p(z_0 | z_t_min) - log q(z_t_min | z_0), (batch,).
+
+    q is the kernel, N(E z_0, L L^T). The decoder is N(E^-1 (z - L eps_hat), E^-1 L L^T E^-T) with eps_hat the model's,
+    0 where it has none; then the difference is D log |det E| + 1/2 (|eps|^2 - |eps - eps_hat|^2).
+    """
+    time = jnp.full((z0.shape[0],), t_min, z0.dtype)
+    kernel = sde.transition(time, "dsm")
+    eps = jax.random.normal(key, z0.shape, z0.dtype)
+    z = kernel.perturb(z0, eps)
+    predicted, drawn = kernel.restrict(kernel.eps(score_fn(z, time))), kernel.restrict(eps)
+    gain = 0.5 * jnp.sum(predicted * (2 * drawn - predicted), axis=tuple(range(1, z0.ndim)))
+    size = z0[0, 0].size
+    return z, gain + size * jnp.linalg.slogdet(kernel.mean)[1]
+
+
+def _solve(score_fn, sde: SDE, z, directions, t_min, rtol, atol, solver, probing, per_sample: bool, max_steps: int):
+    """The flow from t_min to 1: the integral of its divergence (batch,), z_1, and the evaluations made."""
+    import diffrax
+    import equinox as eqx
+
+    dtype = z.dtype
+
+    def field(t, state, directions):
+        return flow_and_divergence(score_fn, sde, state[0], batch_time(t, state[0]), directions, probing)
+
+    def solve(z, directions):
+        begin, end = jnp.asarray(t_min, dtype), jnp.asarray(1.0, dtype)
+        state = z, jnp.zeros((z.shape[0],), dtype)
+        solution = diffrax.diffeqsolve(
+            diffrax.ODETerm(field),
+            solver,
+            begin,
+            end,
+            jnp.asarray(FIRST_STEP, dtype),
+            state,
+            args=directions,
+            stepsize_controller=diffrax.PIDController(rtol=rtol, atol=atol),
+            max_steps=max_steps,
+            # as in `ode`: counted exactly
+            solver_state=(jnp.asarray(False), field(begin, state, directions)) if reuses_last_stage(solver) else None,
+            throw=False,
+        )
+        assert solution.ys is not None
+        (latent, change), steps = jax.tree.map(lambda y: y[0], solution.ys), solution.stats["num_steps"]
+        return latent, change, steps, diffrax.is_successful(solution.result)
+
+    if per_sample:
+        one = lambda z, v: solve(z[None], None if v is None else v[None])  # noqa: E731
+        latent, change, steps, success = jax.vmap(one)(z, directions)
+        latent, change = latent[:, 0], change[:, 0]
+    else:
+        latent, change, steps, success = solve(z, directions)
+    checked = eqx.error_if(
+        jnp.zeros((), dtype),
+        ~jnp.all(success),
+        f"the ODE was not solved within max_steps = {max_steps} steps: give more, or larger tolerances.",
+    )
+    return change + checked, latent, evaluations(solver, steps)
+
+
+def flow_and_divergence(score_fn: Callable, sde: SDE, z, t, directions, probing: Probing = "blocks"):
+    """h(z, t), (batch, k, *event), and its divergence or an estimate of it, (batch,), by one score evaluation.
+
+    Args:
+        score_fn, sde: as `likelihood`.
+        z: (batch, k, *event). t: (batch,).
+        directions: (batch, probes, r or k, *event) probes, or None for the exact trace.
+        probing: see `likelihood`.
+    """
+    rate, size = sde.diffusion_squared(t), z[0, 0].size
+
+    if directions is not None and probing == "drift":
+        whole = lambda z: -reverse_drift(score_fn, sde, z, t, probability_flow=True)  # noqa: E731
+        flow, push = jax.linearize(whole, z)
+        probe = jnp.moveaxis(directions, 1, 0)
+        products = jax.lax.map(lambda v: _inner(v, push(v)), probe, batch_size=CHUNK)
+        return flow, jnp.mean(products, axis=0)
+
+    r, event = sde.num_noised, z.shape[2:]
+    if directions is None:  # the unit vectors
+        probe = jnp.broadcast_to(
+            jnp.eye(r * size, dtype=z.dtype).reshape(-1, 1, r, *event), (r * size, len(z), r, *event)
+        )
+        count = 1
+    else:
+        probe, count = jnp.moveaxis(directions, 1, 0), directions.shape[1]
+        if probing == "blocks" and r > 1:  # each variable's part by itself
+            mask = linalg.expand_to(jnp.eye(r, dtype=z.dtype)[:, None, None], probe.ndim + 1)
+            probe = (mask * probe[None]).reshape(r * count, *probe.shape[1:])
+
+    score, push = jax.linearize(lambda z: score_fn(z, t), z)
+
+    def product(v):
+        return _inner(v, sde.restrict(linalg.apply(rate, push(sde.expand(v)))))
+
+    total = jnp.sum(jax.lax.map(product, probe, batch_size=CHUNK), axis=0) / count
+    linear = size * jnp.trace(sde.drift_matrix(t), axis1=1, axis2=2)
+    return sde.drift(z, t) - 0.5 * linalg.apply(rate, score), linear - 0.5 * total
+
+
+def _inner(a, b):
+    """Inner products over all axes but the first."""
+    return jnp.sum(a * b, axis=tuple(range(1, a.ndim)))
