@@ -6,8 +6,8 @@
     python benchmarks/samplers.py --problems= --runs runs/psld_digits runs/vp_mnist
     python benchmarks/samplers.py --report benchmarks/samplers.json     # tables and plots again, nothing measured
 
-Writes `samplers.json` (every measurement), `samplers.md` (the tables and the checks) and a plot for each problem,
-`samplers_ring.png`, ..., into --out.
+Writes `samplers.json` (every measurement) and `samplers.md` (the tables and the checks) into --out, and a plot for each
+problem, `samplers_ring.png`, ..., into --images.
 
 The problems:
     ring        eight Gaussians of std 0.17 on a circle of radius 1.5 in 2-D, exact score
@@ -506,7 +506,7 @@ def plot(rows: list[dict[str, Any]], floor: float, name: str, measure_name: str,
     plt.close(figure)
 
 
-def report(results: dict[str, Any], out: Path) -> None:
+def report(results: dict[str, Any], out: Path, images: Path) -> None:
     """Tables, checks and plots from the measurements."""
     text = [f"Measured on {results['device']}. Errors in units of the floor.", ""]
     for name, problem in results["problems"].items():
@@ -522,7 +522,7 @@ def report(results: dict[str, Any], out: Path) -> None:
         text += [table(rows, floor), ""]
         if name in PROBLEMS:
             text += ["```", *checks(rows, again, floor), "```", ""]
-        plot(rows, floor, f"{name}: {problem['measure']}", problem["measure"], out / f"samplers_{name}.png")
+        plot(rows, floor, f"{name}: {problem['measure']}", problem["measure"], images / f"samplers_{name}.png")
     (out / "samplers.md").write_text("\n".join(text))
     print("\n".join(text))
 
@@ -539,6 +539,7 @@ def flags(argv) -> argparse.Namespace:
     parser.add_argument("--tune", action="store_true", help="look for the grids of the samplers on the first problem")
     parser.add_argument("--report", help="a samplers.json to make tables and plots of")
     parser.add_argument("--out", type=Path, default=HERE)
+    parser.add_argument("--images", type=Path, default=HERE.parent / "docs" / "images")
     given = parser.parse_args(argv)
     for option, known in (("problems", PROBLEMS), ("samplers", ENTRIES), ("processes", PROCESSES)):
         names = [n for n in getattr(given, option).split(",") if n]
@@ -556,9 +557,10 @@ def flags(argv) -> argparse.Namespace:
 
 def main(argv) -> int:
     given = flags(argv)
-    given.out.mkdir(parents=True, exist_ok=True)
+    for folder in (given.out, given.images):
+        folder.mkdir(parents=True, exist_ok=True)
     if given.report:
-        report(json.loads(Path(given.report).read_text()), given.out)
+        report(json.loads(Path(given.report).read_text()), given.out, given.images)
         return 0
     problems = [PROBLEMS[name]() for name in given.problems] + [run_problem(path) for path in given.runs]
     if given.tune:
@@ -607,7 +609,7 @@ def main(argv) -> int:
                 where = {"setting": settings.index(row["setting"])} if settings else {"nfe": row["budget"]}
                 take("again", 101, label=row["sampler"], process=row["process"], **where)
         (given.out / "samplers.json").write_text(json.dumps(results, indent=1) + "\n")
-    report(results, given.out)
+    report(results, given.out, given.images)
     return 0
 
 

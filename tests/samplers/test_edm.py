@@ -72,7 +72,10 @@ def test_the_papers_algorithm(name: str, second_order: bool):
     assert np.abs(plain - expected).max() > 0.05
 
 
-@pytest.mark.parametrize("name", SCALAR)
+FAST_SCALAR = ("vp", pytest.param("subvp", marks=pytest.mark.slow), "ve")
+
+
+@pytest.mark.parametrize("name", FAST_SCALAR)
 def test_order_of_the_flow(x64, name: str):
     """Path by path against the exact probability flow: Heun 2, Euler 1."""
     sde = analytic.PROCESSES[name]
@@ -105,7 +108,7 @@ def law(sde, score_fn, *, grid, S_churn: float, S_noise: float = 1.0):
     return x[0], (response[0] * prior) ** 2 + jnp.sum(response[1:] ** 2)
 
 
-@pytest.mark.parametrize("name", SCALAR)
+@pytest.mark.parametrize("name", FAST_SCALAR)
 def test_churn_leaves_the_law_alone(x64, name: str):
     """With the exact score the law becomes the data's at t_min, to second order, however much noise goes in. Every step
     maps the data's mean onto itself, so the mean is right once the prior's is forgotten, which churn sees to. By the
