@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -53,24 +55,28 @@ def cld(name: str, numerical_eps: float | None = None) -> sdes.Recipe:
     )  # fmt: skip
 
 
-def replay(sampler, sde, score_fn, arrays, *, grid, denoise, draws, **options):
-    steps = STEPS - bool(denoise)
-    noise = jnp.stack([nhwc(n) for n in arrays["noises"][: steps * draws]])
-    return sampler(
-        jax.random.key(0), score_fn, sde, (arrays["u_init"].shape[0],),
-        times=samplers.time_grid(grid, STEPS, t_min=T_MIN, denoise=bool(denoise)), denoise=bool(denoise),
-        initial=nhwc(arrays["u_init"]), noise=noise.reshape(steps, draws, *noise.shape[1:]), dtype=jnp.float64,
-        **options,
+DRAWS = {"em": 1, "sscs": 2}
+
+
+@functools.partial(jax.jit, static_argnames=("kind", "grid", "denoise", "parameterization", "numerical_eps"))
+def replay(sde, initial, noises, *, kind, grid, denoise, parameterization="eps", numerical_eps=0.0):
+    """The final state of a run on recorded noise: one compilation for all processes of equal structure."""
+    network = half_network if sde.num_noised == 1 else full_network
+    score_fn = score.score_from_network(network, sde, parameterization=parameterization)
+    options = {"official": True, "numerical_eps": numerical_eps} if kind == "sscs" else {}
+    _, info = samplers.SAMPLERS[kind](
+        jax.random.key(0), score_fn, sde, (initial.shape[0], *initial.shape[2:]),
+        times=samplers.time_grid(grid, STEPS, t_min=T_MIN, denoise=denoise), denoise=denoise, initial=initial,
+        noise=noises, dtype=jnp.float64, **options,
     )  # fmt: skip
+    return info
 
 
-def shaped(sampler):
-    """The samplers take the data's shape; the recorded states bring their own."""
-
-    def run(key, score_fn, sde, shape, *, initial, **options):
-        return sampler(key, score_fn, sde, (initial.shape[0], *initial.shape[2:]), initial=initial, **options)
-
-    return run
+def recorded_draws(arrays, kind: str, denoise: int):
+    """(initial, noises) of a recorded run."""
+    steps, draws = STEPS - denoise, DRAWS[kind]
+    noise = jnp.stack([nhwc(n) for n in arrays["noises"][: steps * draws]])
+    return nhwc(arrays["u_init"]), noise.reshape(steps, draws, *noise.shape[1:])
 
 
 @pytest.mark.parametrize("denoise", [0, 1])
@@ -83,12 +89,9 @@ def test_psld_runs(x64, reference, name, factor, kind, grid, denoise):
     key = f"{name}/{factor}/f64/den{denoise}/{grid}/{kind}"
     if key not in arrays:
         pytest.skip(f"{key} was not recorded")
-    sde = psld(name, factor)
-    score_fn = score.score_from_network(half_network if sde.num_noised == 1 else full_network, sde)
-    options = {"official": True, "numerical_eps": PSLD[name]["numerical_eps"]} if kind == "sscs" else {}
-    _, info = replay(
-        shaped(samplers.SAMPLERS[kind]), sde, score_fn, arrays, grid=grid, denoise=denoise,
-        draws=2 if kind == "sscs" else 1, **options,
+    info = replay(
+        psld(name, factor), *recorded_draws(arrays, kind, denoise), kind=kind, grid=grid, denoise=bool(denoise),
+        numerical_eps=PSLD[name]["numerical_eps"],
     )  # fmt: skip
     expected = nhwc(arrays[key])
     size = np.abs(expected).max()
@@ -107,12 +110,9 @@ def test_cld_runs(x64, reference, name, mixed, kind, grid, denoise):
     key = f"{name}/f64/mixed{mixed}/{grid}/den{denoise}/{kind}_"
     if key + "x" not in arrays:
         pytest.skip(f"{key} was not recorded")
-    sde = cld(name)
-    score_fn = score.score_from_network(half_network, sde, parameterization="mixed" if mixed else "eps")
-    options = {"official": True, "numerical_eps": 0.0 if denoise else 1e-9} if kind == "sscs" else {}
-    _, info = replay(
-        shaped(samplers.SAMPLERS[kind]), sde, score_fn, arrays, grid={"linear": "uniform"}.get(grid, grid),
-        denoise=denoise, draws=2 if kind == "sscs" else 1, **options,
+    info = replay(
+        cld(name), *recorded_draws(arrays, kind, denoise), kind=kind, grid={"linear": "uniform"}.get(grid, grid),
+        denoise=bool(denoise), parameterization="mixed" if mixed else "eps", numerical_eps=0.0 if denoise else 1e-9,
     )  # fmt: skip
     expected = jnp.concatenate([nhwc(arrays[key + "x"], 1), nhwc(arrays[key + "v"], 1)], axis=1)
     size = np.abs(expected).max()
@@ -165,6 +165,21 @@ def gaussian_score(sde, mu, s, initial_variance):
     return score_fn
 
 
+@functools.partial(jax.jit, static_argnames="denoise")
+def ode_end(sde, exact, data, initial, rtol, *, denoise):
+    """The ODE with the exact eps of `data`; the kernel of `sde`, with its numerical_eps, makes it a score."""
+    full = gaussian_score(exact, *data)
+
+    def score_fn(z, t):
+        eps = exact.restrict(exact.transition(t).eps(full(z, t)))
+        return sde.transition(t).score(eps)
+
+    return samplers.ode(
+        jax.random.key(0), score_fn, sde, (initial.shape[0], *initial.shape[2:]), t_min=T_MIN, rtol=rtol, atol=rtol,
+        denoise=denoise, initial=initial, dtype=jnp.float64,
+    )[1]  # fmt: skip
+
+
 @pytest.mark.parametrize("name", sorted(CLD) or [None])
 def test_cld_ode_end_points(x64, reference, name):
     """The exact flow at 1e-10 against the recorded DOP853 run at 1e-12, RK45 at 1e-5 against RK45 at 1e-5."""
@@ -172,19 +187,13 @@ def test_cld_ode_end_points(x64, reference, name):
     prefix = f"gauss/{name}/numeps0"
     if f"{prefix}/tight_ode_x" not in arrays:
         pytest.skip(f"{prefix} was not recorded")
-    sde = cld(name, 0.0)
     mu, s = nhwc(arrays["gauss/mu"][None], 1)[0, 0], float(arrays["gauss/s"])
-    full = gaussian_score(sde, mu, s, CLD[name]["gamma"] / CLD[name]["m_inv"])
-    score_fn = lambda z, t: sde.expand(sde.restrict(full(z, t)))  # noqa: E731
-    initial = nhwc(arrays["u_init"])
-    shape = (initial.shape[0], *initial.shape[2:])
-    run = jax.jit(
-        lambda rtol, denoise: samplers.ode(
-            jax.random.key(0), score_fn, sde, shape, t_min=T_MIN, rtol=rtol, atol=rtol, denoise=denoise,
-            initial=initial, dtype=jnp.float64,
-        )[1],
-        static_argnums=1,
-    )  # fmt: skip
+    data = mu, s, CLD[name]["gamma"] / CLD[name]["m_inv"]
+
+    def run(rtol, denoise):
+        exact = cld(name, 0.0)
+        return ode_end(exact, exact, data, nhwc(arrays["u_init"]), rtol, denoise=denoise)
+
     tight = jnp.concatenate([nhwc(arrays[f"{prefix}/tight_ode_{c}"], 1) for c in "xv"], axis=1)
     np.testing.assert_allclose(run(1e-10, False).state, tight, atol=1e-7)
     for denoise in (0, 1):
@@ -201,22 +210,12 @@ def test_psld_ode_end_points(x64, reference, name, factor):
     prefix = f"gauss/{name}/{factor}"
     if f"{prefix}/tight_ode" not in arrays:
         pytest.skip(f"{prefix} was not recorded")
-    sde = psld(name, factor)
     mu, s = nhwc(arrays["gauss/mu"][None], 1)[0, 0], float(arrays["gauss/s"])
-    exact = gaussian_score(psld(name, factor, 0.0), mu, s, PSLD[name]["mm_0"])
-
-    def score_fn(z, t):  # as recorded: the exact eps, turned into a score by the kernel with numerical_eps
-        eps = sde.restrict(psld(name, factor, 0.0).transition(t).eps(exact(z, t)))
-        return sde.transition(t).score(eps)
-
-    initial = nhwc(arrays["u_init"])
-    shape = (initial.shape[0], *initial.shape[2:])
+    data = mu, s, PSLD[name]["mm_0"]
     for denoise in (0, 1):
-        info = jax.jit(
-            lambda: samplers.ode(
-                jax.random.key(0), score_fn, sde, shape, t_min=T_MIN, rtol=1e-5, atol=1e-5,
-                denoise="ode" if denoise else False, initial=initial, dtype=jnp.float64,
-            )[1]
-        )()  # fmt: skip
+        info = ode_end(
+            psld(name, factor), psld(name, factor, 0.0), data, nhwc(arrays["u_init"]), 1e-5,
+            denoise="ode" if denoise else False,
+        )  # fmt: skip
         np.testing.assert_allclose(info.state, nhwc(arrays[f"{prefix}/den{denoise}/ode"]), atol=1e-3)
         assert abs(int(info.nfe) / int(arrays[f"{prefix}/den{denoise}/nfe"]) - 1) < 0.2
