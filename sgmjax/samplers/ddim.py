@@ -41,23 +41,28 @@ def ddim_coefficients(sde: SDE, times, *, eta: float = 0.0) -> ExponentialCoeffi
     if not 0 <= eta <= 1:
         raise ValueError(f"eta = {eta:g}: must lie in [0, 1].")
     path = host_flow(sde, times)
-    return _contracted(path, _share_of_posterior(_contraction(path, 1.0), eta) if eta else None)
+    return _contracted(path, _share_of_posterior(contraction(path, 1.0), eta) if eta else None)
 
 
 def gddim_coefficients(
     sde: SDE, times, *, lam: float = 0.0, parameterization: Parameterization = "R"
 ) -> ExponentialCoefficients:
     """See `gddim`."""
-    if not 0 <= lam < np.inf:
-        raise ValueError(f"lam = {lam:g}: must be finite and >= 0.")
+    check_lam(lam)
     check_parameterization(parameterization)
     path = host_flow(sde, times)
     if parameterization == "R":
-        return _contracted(path, _contraction(path, lam) if lam else None)
+        return _contracted(path, contraction(path, lam) if lam else None)
     integrand = path.to_end_of_step @ path.inside.ggT
     weights = 0.5 * (1 + lam**2) * path.integrate(integrand @ np.swapaxes(path.inside.inverse, -1, -2))
     noise = lam * _noise_factor(path) if lam else None
     return in_process_order(path, path.psi, *eps_matrices(path.sde, path.at), weights[:, None], noise)
+
+
+def check_lam(lam: float) -> None:
+    """Raise ValueError unless it is finite and not negative."""
+    if not 0 <= lam < np.inf:
+        raise ValueError(f"lam = {lam:g}: must be finite and >= 0.")
 
 
 def check_parameterization(parameterization) -> None:
@@ -66,9 +71,15 @@ def check_parameterization(parameterization) -> None:
         raise ValueError(f"parameterization must be 'R' or 'L', not {parameterization!r}.")
 
 
-def _contraction(path: Flow, lam: float) -> np.ndarray:
+def contraction(path: Flow, lam: float) -> np.ndarray:
     """C of eq. (3) for every step, (steps, k, k)."""
     return np.swapaxes(path.rotation[1:], 1, 2) @ damped(path, lam) @ path.rotation[:-1]
+
+
+def complement(C: np.ndarray) -> np.ndarray:
+    """A factor of 1 - C C^T, (steps, k, k)."""
+    left, scale, _ = np.linalg.svd(C)
+    return left * np.sqrt(np.clip((1 - scale) * (1 + scale), 0.0, None))[:, None, :]
 
 
 def _contracted(path: Flow, C: np.ndarray | None) -> ExponentialCoefficients:
@@ -78,8 +89,7 @@ def _contracted(path: Flow, C: np.ndarray | None) -> ExponentialCoefficients:
     end = R[1:] if C is None else R[1:] @ C
     weights, noise = end - path.psi @ R[:-1], None
     if C is not None:
-        left, scale, _ = np.linalg.svd(C)
-        noise = R[1:] @ (left * np.sqrt(np.clip((1 - scale) * (1 + scale), 0.0, None))[:, None, :])
+        noise = R[1:] @ complement(C)
     return in_process_order(path, path.psi, from_state, from_score, weights[:, None], noise)
 
 
@@ -100,7 +110,7 @@ def _noise_factor(path: Flow) -> np.ndarray:
     root = np.linalg.cholesky(path.inside.ggT[..., k - r :, k - r :])
     columns = np.sqrt(path.weight)[..., None, None] * (path.to_end_of_step[..., k - r :] @ root)
     steps = (np.moveaxis(columns[path.step == i], 2, 0).reshape(k, -1) for i in range(len(path.times) - 1))
-    return np.stack([np.linalg.qr(stacked.T, mode="r").T for stacked in steps])
+    return np.stack([np.transpose(np.linalg.qr(stacked.T, mode="r")) for stacked in steps])
 
 
 def ddim(

@@ -9,6 +9,9 @@ transition matrix is R_s R_t^-1, and while x0_hat is a constant D
 For k = 1: x_s = sigma_s / sigma_t x_t - a_s (e^-h - 1) D, h = lambda_s - lambda_t, lambda = log a / sigma. 2M takes for
 D the line through the last two estimates, as a function of lambda, at the middle of the step. In phase space lambda is
 half the log of the information that z_t has on x_0.
+
+With noise of strength lam (`ddim`, eqs. (2), (3)) R_s R_t^-1 becomes R_s C R_t^-1, and R_s (1 - C C^T)^1/2 xi is added;
+lam = 1 for k = 1 is SDE-DPM-Solver++ (2M).
 """
 
 from __future__ import annotations
@@ -18,20 +21,26 @@ from collections.abc import Callable
 import numpy as np
 
 from sgmjax.samplers import exponential
+from sgmjax.samplers.ddim import check_lam, complement, contraction
 from sgmjax.samplers.exponential import ExponentialCoefficients, host_flow, in_process_order
 from sgmjax.samplers.linear_flow import data_matrices, log_snr
 from sgmjax.sdes import SDE
 
 
 def dpm_solver_pp_coefficients(
-    sde: SDE, times, *, order: int = 2, lower_order_final: bool = False
+    sde: SDE, times, *, order: int = 2, lam: float = 0.0, lower_order_final: bool = False
 ) -> ExponentialCoefficients:
     """See `dpm_solver_pp`."""
     if order not in (1, 2):
         raise ValueError(f"order = {order}: must be 1 or 2.")
+    check_lam(lam)
     path = host_flow(sde, times)
     steps = len(path.times) - 1
-    transition = path.R[1:] @ np.swapaxes(path.rotation[:-1], 1, 2) @ path.at.inverse[:-1]
+    end, noise = path.R[1:], None
+    if lam:
+        C = contraction(path, lam)
+        end, noise = path.R[1:] @ C, path.R[1:] @ complement(C)
+    transition = end @ np.swapaxes(path.rotation[:-1], 1, 2) @ path.at.inverse[:-1]
     column = path.at.data_mean[:, :, None]
     pull = column[1:] - transition @ column[:-1]
     weights = np.zeros((steps, order, sde.k, 1))
@@ -43,7 +52,7 @@ def dpm_solver_pp_coefficients(
             half[-1] = 0.0
         weights[1:, 0] += half * pull[1:]
         weights[1:, 1] -= half * pull[1:]
-    return in_process_order(path, transition, *data_matrices(path.sde, path.at), weights)
+    return in_process_order(path, transition, *data_matrices(path.sde, path.at), weights, noise)
 
 
 def dpm_solver_pp(
@@ -54,28 +63,30 @@ def dpm_solver_pp(
     *,
     times,
     order: int = 2,
+    lam: float = 0.0,
     lower_order_final: bool = False,
     coefficients: ExponentialCoefficients | None = None,
     denoise=True,
     **options,
 ):
-    """Sample by DPM-Solver++ (2M): one evaluation a step, deterministic.
+    """Sample by DPM-Solver++ (2M): one evaluation a step.
 
     Args:
         key, score_fn, sde, shape, times, denoise: as `em`; times must end above 0.
-        order: 1 (DDIM, gDDIM) or 2.
+        order: 1 (gDDIM) or 2.
+        lam: strength of the noise, as `gddim`'s: 0 is the probability flow, 1 the reverse SDE.
         lower_order_final: take the last step with order 1, as the official code does for fewer than 15 steps.
         coefficients: from `exponential_coefficients(sde, times, method="dpm_solver_pp", ...)`; needed where sde is
             traced.
-        options: as `em`; it draws no noise.
+        options: as `em`; `noise` has one draw a step, none for lam = 0.
 
     Returns:
         samples (batch, *event) and a `SampleInfo`.
 
-    Reference: Lu et al. 2022 (DPM-Solver++), algorithm 2.
+    Reference: Lu et al. 2022 (DPM-Solver++), algorithm 2 and sec. 6 (lam = 1).
     """
     if coefficients is None:
-        coefficients = dpm_solver_pp_coefficients(sde, times, order=order, lower_order_final=lower_order_final)
+        coefficients = dpm_solver_pp_coefficients(sde, times, order=order, lam=lam, lower_order_final=lower_order_final)
     return exponential.sample(
         key, score_fn, sde, shape, times=times, coefficients=coefficients, denoise=denoise, options=options
     )
