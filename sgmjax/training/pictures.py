@@ -19,21 +19,22 @@ def to_arrays(x: np.ndarray, is_image: bool, centered: bool) -> np.ndarray:
     return np.round(np.clip(np.nan_to_num(unit), 0, 1) * 255).astype(np.uint8)
 
 
-def picture(samples: np.ndarray, limit: int = 100) -> np.ndarray:
+def picture(samples: np.ndarray, limit: int = 100, columns: int | None = None) -> np.ndarray:
     """One picture of many samples, uint8 (H, W, 3).
 
     Args:
         samples: from `to_arrays`. Images are laid out in a grid, small ones enlarged by a whole factor; of vectors the
             first two coordinates are plotted.
         limit: images shown; vectors are shown all.
+        columns: of the grid; None: about as many as rows.
     """
-    return _grid(samples[:limit]) if samples.ndim == 4 else _scatter(samples)
+    return _grid(samples[:limit], columns) if samples.ndim == 4 else _scatter(samples)
 
 
-def _grid(images: np.ndarray) -> np.ndarray:
+def _grid(images: np.ndarray, columns: int | None) -> np.ndarray:
     num, height, width, channels = images.shape
     zoom = max(1, 64 // max(height, width))
-    columns = math.ceil(math.sqrt(num))
+    columns = math.ceil(math.sqrt(num)) if columns is None else columns
     rows = math.ceil(num / columns)
     gap = 2
     canvas = np.full((rows * (height * zoom + gap) + gap, columns * (width * zoom + gap) + gap, 3), 127, np.uint8)

@@ -1,0 +1,306 @@
+"""What `python -m sgmjax.sample` does beyond drawing: guidance, inpainting, colourisation, starts from data.
+
+    control = Control(guidance=2.0, classifier=load_run("runs/classifier_digits"))
+    x, info = control.sample_fn(run.problem)(control.params(run.params), key, 64, labels=jnp.full(64, 3))
+
+The mathematics is in `sgmjax.samplers.{guidance, inpainting, editing}`; here a run's settings meet it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sgmjax import samplers
+from sgmjax.data import DataError, load, to_float
+from sgmjax.samplers import registry
+from sgmjax.samplers.inpainting import check_mask
+from sgmjax.training import pictures
+from sgmjax.training.build import Classifier, Problem, run_sampler
+from sgmjax.training.config import ConfigError, differences, to_dict
+from sgmjax.training.runs import LoadedRun
+
+COLUMNS = 8  # images of an interpolation, and inputs shown beside one another
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Control:
+    """How the samples of a run shall be steered. Check it with `check` before anything is drawn.
+
+    Attributes:
+        guidance: strength; None: 1 with a classifier, else none.
+        classifier: a run of one, for classifier guidance; None: classifier-free, if labels are given.
+        mask: (*event) or what broadcasts to it, 1 where the input is kept: inpainting.
+        colorize: keep the grey part of the input.
+        repeats: times each step is taken under `mask` or `colorize`; see `samplers.inpaint`.
+        start_time: start from the input noised to this time.
+        interpolate: draw rows of images between input 2 i and input 2 i + 1.
+    """
+
+    guidance: float | None = None
+    classifier: LoadedRun | None = None
+    mask: np.ndarray | None = None
+    colorize: bool = False
+    repeats: int = 1
+    start_time: float | None = None
+    interpolate: bool = False
+
+    @property
+    def needs_input(self) -> bool:
+        return self.mask is not None or self.colorize or self.start_time is not None or self.interpolate
+
+    @property
+    def strength(self) -> float:
+        """Of the guidance; 1 where nothing is said: the score of the class itself."""
+        return 1.0 if self.guidance is None else self.guidance
+
+    def check(self, problem: Problem, labels: np.ndarray | None) -> None:
+        """Raise ConfigError, in one line, for what does not fit the run or cannot be done together."""
+        settings = problem.config.sampling
+        constrained = self.mask is not None or self.colorize
+        if self.mask is not None and self.colorize:
+            raise ConfigError("--inpaint and --colorize: choose one of them")
+        if self.interpolate and (constrained or self.start_time is not None):
+            raise ConfigError("--interpolate goes with neither --inpaint, --colorize nor --start_time")
+        if self.repeats != 1 and not constrained:
+            raise ConfigError("--resample: means something with --inpaint or --colorize only")
+        if constrained and registry.is_adaptive(settings.sampler):
+            raise ConfigError(f"--inpaint, --colorize: {settings.sampler!r} chooses its own steps; use --sampler=em")
+        if self.start_time is not None:
+            if registry.is_adaptive(settings.sampler):
+                raise ConfigError(f"--start_time: {settings.sampler!r} has no grid to start within; use --sampler=em")
+            if not settings.t_min < self.start_time < 1:
+                bounds = f"between {settings.t_min:g} (sampling.t_min) and 1"
+                raise ConfigError(f"--start_time: must lie {bounds}, got {self.start_time:g}")
+        if self.colorize and (not problem.is_image or problem.event_shape[-1] != 3):
+            raise ConfigError("--colorize: the data of this run have no colours; it needs images of three channels")
+        if self.interpolate and problem.num_classes is not None and labels is None:
+            raise ConfigError("--interpolate: the network of this run needs a class; give one, as --labels=3")
+        if self.interpolate and labels is not None and len(set(labels.tolist())) > 1:
+            raise ConfigError("--interpolate: between images of one class; give one in --labels")
+        self._check_guidance(problem, labels)
+
+    def _check_guidance(self, problem: Problem, labels: np.ndarray | None) -> None:
+        if self.classifier is None and self.guidance is None:
+            return
+        if labels is None:
+            raise ConfigError("--guidance, --classifier: towards which class? give --labels=3")
+        if self.classifier is not None:
+            _check_classifier(problem, self.classifier.problem)
+        elif problem.num_classes is None:
+            raise ConfigError("--guidance: the network of this run knows no classes; give --classifier=<a run of one>")
+        elif self.guidance != 1.0 and not problem.config.objective.label_dropout:
+            raise ConfigError(
+                "--guidance: this run was trained without objective.label_dropout, so that its network knows no score "
+                "without a class; leave it out, or train with label_dropout=0.1"
+            )
+
+    def inputs(
+        self, word: str, problem: Problem, num: int, labels: np.ndarray | None
+    ) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
+        """The inputs of `sample_fn` for `num` samples, from `read_inputs`; and the labels, those of the inputs if none.
+
+        Eight inputs are used in turn; an interpolation of row i goes from input i to input i + 1.
+        """
+        if not self.needs_input:
+            return {}, labels
+        if self.interpolate:
+            x, _ = read_inputs(word, problem, num + 1)
+            return {"x0": x[:-1], "x1": x[1:]}, labels
+        x, own = read_inputs(word, problem, min(num, COLUMNS))
+        turn = np.arange(num) % len(x)
+        if labels is None and own is not None and problem.num_classes is not None:
+            labels = own[turn]
+        return {"x0": x[turn]}, labels
+
+    # ------------------------------------------------------------------------------------------------------ drawing
+    def params(self, params: Any) -> dict[str, Any]:
+        """The parameters that `sample_fn` takes: the run's, and the classifier's beside them."""
+        classifier = {} if self.classifier is None else {"classifier": self.classifier.params}
+        return {"score": params, **classifier}
+
+    def sample_fn(self, problem: Problem) -> Callable[..., Any]:
+        """sample_fn(params, key, num, *, labels=None, x0=None, x1=None) -> samples and a `SampleInfo`.
+
+        x0 are the inputs (num, *event), x1 the other ends of an interpolation, whose samples are
+        (num, COLUMNS, *event). The NFE counts calls of the score function; see `cost`.
+        """
+        if not self.needs_input and self.classifier is None and self.strength == 1.0:
+            return lambda params, key, num, **labels: problem.sample_fn(params["score"], key, num, **labels)
+
+        def sample(params, key, num: int, *, labels=None, x0=None, x1=None):
+            options: dict[str, Any]
+            label_key, start_key, key = jax.random.split(key, 3)
+            if labels is None and problem.num_classes is not None:
+                labels = jax.random.randint(label_key, (num,), 0, problem.num_classes)
+            settings, sde = problem.config.sampling, problem.sde
+            if self.interpolate:
+                one = None if labels is None else labels[:1]  # one class for any number of states
+
+                def along(z, t):
+                    each = None if one is None else jnp.broadcast_to(one, z.shape[:1])
+                    return self._score_fn(problem, params, each)(z, t)
+
+                tolerances = {"rtol": settings.rtol, "atol": settings.atol}
+                options = {"t_min": settings.t_min, **{k: v for k, v in tolerances.items() if v is not None}}
+                x, nfe = samplers.interpolate(key, along, sde, x0, x1, num=COLUMNS, **options)
+                return x, samplers.SampleInfo(nfe=nfe, state=None)
+            score_fn = self._score_fn(problem, params, labels)
+            options = {}
+            if self.start_time is not None:
+                options = {"start": self.start_time, "initial": samplers.noised(start_key, sde, x0, self.start_time)}
+            if self.mask is not None:
+                options["constraint"] = samplers.inpaint(sde, x0, self.mask, repeats=self.repeats)
+            if self.colorize:
+                options["constraint"] = samplers.colorize(sde, x0, repeats=self.repeats)
+            x, info = run_sampler(settings, key, score_fn, sde, (num, *problem.event_shape), **options)
+            if self.mask is not None and x0 is not None:  # also where the sampler stops before t = 0
+                x = jnp.where(jnp.broadcast_to(jnp.asarray(self.mask) > 0, x.shape), x0, x)
+            return x, info
+
+        return sample
+
+    def _score_fn(self, problem: Problem, params: dict[str, Any], labels):
+        if self.classifier is None:
+            return problem.score_fn(params["score"], labels=labels, guidance=self.strength)
+        own = labels if problem.num_classes is not None else None
+        score_fn = problem.score_fn(params["score"], labels=own)
+        logits_fn = self.classifier.problem.logits_fn(params["classifier"])
+        return samplers.guided_score(score_fn, logits_fn, labels, self.strength, sde=problem.sde)
+
+    def cost(self) -> str:
+        """What stands behind each score evaluation, in words."""
+        if self.classifier is not None:
+            return " (each with one of the classifier and its gradient)"
+        return " (two of the network each: with and without the class)" if self.strength != 1.0 else ""
+
+    @property
+    def name(self) -> str:
+        """What the files of such samples begin with."""
+        parts = {
+            "inpaint": self.mask is not None,
+            "colorize": self.colorize,
+            f"from_{self.start_time or 0:g}": self.start_time is not None,
+            "interpolate": self.interpolate,
+            f"guided_{self.strength:g}": self.guidance is not None or self.classifier is not None,
+        }
+        return "".join(f"{part}_" for part, there in parts.items() if there)
+
+    def picture(self, problem: Problem, samples: np.ndarray, inputs: dict[str, np.ndarray]) -> np.ndarray:
+        """The samples (from `pictures.to_arrays`) below the inputs and what was kept of them, uint8 (H, W, 3)."""
+        if self.interpolate:
+            flat = samples.reshape(-1, *problem.event_shape)
+            return pictures.picture(flat, limit=12 * COLUMNS, columns=COLUMNS)
+        if not inputs or not problem.is_image:
+            return pictures.picture(samples)
+        x0 = inputs["x0"][:COLUMNS]
+        rows = [x0]
+        if self.mask is not None:
+            middle = np.float32(0.0 if problem.centered else 0.5)
+            rows.append(np.where(np.broadcast_to(self.mask > 0, x0.shape), x0, middle))
+        if self.colorize:
+            rows.append(np.broadcast_to(x0.mean(axis=-1, keepdims=True), x0.shape))
+        above = pictures.to_arrays(np.concatenate(rows), problem.is_image, problem.centered)
+        return pictures.picture(np.concatenate([above, samples]), limit=12 * len(x0), columns=len(x0))
+
+
+def read_mask(word: str, event_shape: tuple[int, ...]) -> np.ndarray:
+    """The mask, 1 where the input is kept.
+
+    Args:
+        word: "half" keeps the left half (of vectors the first coordinates), "center" all but the middle, else the path
+            of an .npz with `mask`, of zeros and ones, (H, W) or (H, W, C).
+        event_shape: of the data.
+
+    Raises:
+        ConfigError: no such file or array, or a mask that does not fit.
+    """
+    is_image = len(event_shape) == 3
+    mask = np.zeros((*event_shape[:-1], 1) if is_image else event_shape, np.float32)
+    if word == "half":
+        axis = 1 if is_image else 0
+        mask[(slice(None),) * axis + (slice(mask.shape[axis] // 2),)] = 1
+        return mask
+    if word == "center":
+        if not is_image:
+            raise ConfigError("--inpaint=center: needs images; use half")
+        height, width = event_shape[:2]
+        mask[:] = 1
+        mask[height // 4 : height - height // 4, width // 4 : width - width // 4] = 0
+        return mask
+    if not word.endswith(".npz"):
+        raise ConfigError(f"--inpaint: half, center, or an .npz with a mask; got {word!r}")
+    mask = np.asarray(_read_npz(word, ("mask",), "--inpaint"), np.float32)
+    if is_image and mask.ndim == 2:
+        mask = mask[..., None]
+    try:
+        check_mask(jnp.asarray(mask), event_shape)
+    except ValueError as error:
+        raise ConfigError(f"--inpaint: {error}") from None
+    return mask
+
+
+def read_inputs(word: str, problem: Problem, num: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """`num` inputs in the network's range, (num, *event) float32, in turn, and their labels if there are any.
+
+    Args:
+        word: "test": the held-out data of the run's config; else the path of an .npz with `samples` or `x`, uint8 or in
+            the network's range, and perhaps `labels`.
+
+    Raises:
+        ConfigError: no such file, or data of another shape. DataError: no held-out data.
+    """
+    if word == "test":
+        dataset: Any = load(problem.config.data, "eval")
+        batch = dataset.read(np.arange(min(num, dataset.num_examples)))
+        x, labels = batch["x"], batch["label"] if dataset.num_classes is not None else None
+    elif word.endswith(".npz"):
+        x = _read_npz(word, ("samples", "x"), "--input")
+        labels = _read_npz(word, ("labels",), "--input", required=False)
+    else:
+        raise ConfigError(f"--input: test, or an .npz of images; got {word!r}")
+    if x.shape[1:] != problem.event_shape or not len(x):
+        raise ConfigError(f"--input: {word} has {x.shape}, and this run makes {problem.event_shape}")
+    try:
+        x = np.asarray(to_float(x, problem.centered), np.float32)
+    except DataError as error:
+        raise ConfigError(f"--input: {error}") from None
+    turn = np.arange(num) % len(x)
+    return x[turn], None if labels is None else np.asarray(labels, np.int32)[turn]
+
+
+def _read_npz(path: str, names: tuple[str, ...], flag: str, required: bool = True) -> Any:
+    try:
+        with np.load(Path(path)) as archive:
+            for name in names:
+                if name in archive:
+                    return archive[name]
+            if required:
+                raise ConfigError(f"{flag}: {path} has no array {' or '.join(names)}; it has {', '.join(archive)}")
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{flag}: cannot read {path}: {error}") from None
+    return None
+
+
+def _check_classifier(problem: Problem, classifier: Any) -> None:
+    """Raise ConfigError unless the classifier's noised data are those of the score network."""
+    if not isinstance(classifier, Classifier):
+        raise ConfigError(
+            "--classifier: this run is a score network; train a classifier, as configs/classifier_digits.py"
+        )
+    if classifier.event_shape != problem.event_shape or classifier.centered != problem.centered:
+        raise ConfigError(
+            f"--classifier: it was trained on {classifier.event_shape} (centered={classifier.centered}), this run on "
+            f"{problem.event_shape} (centered={problem.centered})"
+        )
+    ours, theirs = (to_dict(p.config.sde) for p in (problem, classifier))
+    ignored = ("numerical_eps", "factor")  # not the law of the process
+    changed = [f"{key} {a} here, {b} there" for key, a, b in differences(ours, theirs) if key not in ignored]
+    if changed:
+        raise ConfigError(f"--classifier: it was trained on another process: sde {', '.join(changed[:3])}")
