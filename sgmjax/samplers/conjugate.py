@@ -106,7 +106,8 @@ def conjugate_coefficients(
         )
     k = sde.k
     free = lam * (np.eye(k) if B == "identity" else np.ones((k, k)))
-    parts = _conjugation(linear_flow.float64_process(sde), times, free, prediction)
+    pieces = 2 if scheme == "velocity_verlet" else 1
+    parts = _conjugation(linear_flow.float64_process(sde), times, free, prediction, pieces)
     return ConjugateCoefficients(*_steps(scheme, times, free, parts))
 
 
@@ -115,7 +116,7 @@ class _Parts(NamedTuple):
 
     Attributes:
         A: at the ends of the steps, (n, k, k).
-        first_half, second_half: of Phi_s - Phi_t, cut at the middle of the step, (n, k, m).
+        first_half, second_half: of Phi_s - Phi_t, cut at the middle of the step; (all, 0) if it was not cut. (n, k, m).
         from_state, from_score: u = from_state z + from_score score at the times of the grid, (n + 1, m, k) each.
     """
 
@@ -126,12 +127,12 @@ class _Parts(NamedTuple):
     from_score: np.ndarray
 
 
-def _conjugation(sde: SDE, times: np.ndarray, free: np.ndarray, prediction: Prediction) -> _Parts:
-    """Solve (1) on the grid with its middles."""
+def _conjugation(sde: SDE, times: np.ndarray, free: np.ndarray, prediction: Prediction, pieces: int) -> _Parts:
+    """Solve (1) on the grid; with two pieces to a step, also at the middles of its steps."""
     T = np.eye(sde.k) if sde.frame is None else np.asarray(sde.frame)
-    halved = np.empty(2 * len(times) - 1)
-    halved[::2], halved[1::2] = times, 0.5 * (times[:-1] + times[1:])
-    flow = linear_flow.flow(sde, halved)
+    cut = np.linspace(0.0, 1.0, pieces + 1)[:-1]
+    cuts = np.append((times[:-1, None] + cut * np.diff(times)[:, None]).ravel(), times[-1])
+    flow = linear_flow.flow(sde, cuts)
     inside = flow.inside
     inverse_transpose = np.swapaxes(inside.inverse, -1, -2)
 
@@ -148,20 +149,20 @@ def _conjugation(sde: SDE, times: np.ndarray, free: np.ndarray, prediction: Pred
             out = out @ flow.inner_rotation
             readout = tuple(np.swapaxes(flow.rotation, 1, 2) @ v for v in readout)
 
-    # A^T solves dA^T/dt = rate^T A^T, downwards on every panel; the panels of both halves of a step are chained
+    # A^T solves dA^T/dt = rate^T A^T, downwards on every panel; all panels of a step are chained
     backwards = -np.swapaxes(rate, -1, -2)[:, ::-1] * flow.tau[:, ::-1, None, None]
     ends, nodes = linear_flow._propagate(backwards, np.sum(flow.weight / flow.tau, axis=1))
-    A_ends, A_nodes, current = np.empty((len(halved) - 1, sde.k, sde.k)), np.empty_like(nodes), np.eye(sde.k)
-    for panel, half in enumerate(flow.step):
-        if half % 2 == 0 and (panel == 0 or flow.step[panel - 1] != half):
+    A_ends, A_nodes, current = np.empty((len(times) - 1, sde.k, sde.k)), np.empty_like(nodes), np.eye(sde.k)
+    for panel, step in enumerate(flow.step // pieces):
+        if panel == 0 or flow.step[panel - 1] // pieces != step:
             current = np.eye(sde.k)
         A_nodes[panel] = current @ np.swapaxes(nodes[panel, ::-1], -1, -2)
-        current = A_ends[half] = current @ ends[panel].T
-    phi = flow.integrate(-0.5 * A_nodes @ inside.ggT @ out)
+        current = A_ends[step] = current @ ends[panel].T
+    phi = T.T @ flow.integrate(-0.5 * A_nodes @ inside.ggT @ out)  # its rows turned; u keeps its own coordinates
 
-    from_state, from_score = (v[::2] @ T for v in readout)
-    phi = T.T @ phi  # the rows; u keeps its own coordinates
-    return _Parts(T.T @ A_ends[1::2] @ T, phi[::2], phi[1::2], from_state, from_score)
+    from_state, from_score = (v[::pieces] @ T for v in readout)
+    halves = (phi, np.zeros_like(phi)) if pieces == 1 else (phi[::2], phi[1::2])
+    return _Parts(T.T @ A_ends @ T, *halves, from_state, from_score)
 
 
 def _steps(scheme: Scheme, times: np.ndarray, free: np.ndarray, parts: _Parts):

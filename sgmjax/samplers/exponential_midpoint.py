@@ -71,7 +71,7 @@ class MidpointCoefficients(NamedTuple):
     forcing: Any
 
 
-def midpoint_coefficients(sde: SDE, times, *, data_std: float = 1.0) -> MidpointCoefficients:
+def midpoint_coefficients(sde: SDE, times, *, data_std: float = 0.3) -> MidpointCoefficients:
     """What `exponential_midpoint` computes on the host before it samples.
 
     Args:
@@ -149,7 +149,7 @@ def exponential_midpoint(
     shape,
     *,
     times,
-    data_std: float = 1.0,
+    data_std: float = 0.3,
     coefficients: MidpointCoefficients | None = None,
     denoise=True,
     **options,
@@ -160,7 +160,10 @@ def exponential_midpoint(
         key, score_fn, sde, shape, times, denoise: as `em`; times ends above 0. The score is asked for at the middles of
             the steps, never at times[-1] (unless to denoise): denoise=False and one step more is often the better use
             of an evaluation.
-        data_std: sqrt(c), the standard deviation of the data, about; 0 holds Tweedie's estimate of x_0 fixed.
+        data_std: sqrt(c). Between the spread of all the data, right where t is large, and that of the data near one
+            point, right where it is small; above the latter the rule becomes stiff. The order is two with any. 0.3 was
+            a good choice for few steps on a ring of eight Gaussians of standard deviation 0.17 (1.07 together); 0 holds
+            Tweedie's estimate of x_0 fixed.
         coefficients: from `midpoint_coefficients` with this process, grid and data_std; None computes them. They must
             be given where the process is an argument of jit.
         options: as `em`; `noise` has two draws a step.
