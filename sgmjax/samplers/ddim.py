@@ -175,7 +175,7 @@ def gddim(
     Returns:
         samples (batch, *event) and a `SampleInfo`.
 
-    Reference: Zhang, Tao & Chen 2023, props. 4 to 6 (the paper's covariance ODE is solved here by eq. (3)).
+    Reference: Zhang, Tao & Chen 2023, sec. 4 (the paper's covariance ODE is solved here by eq. (3)).
     """
     if coefficients is None:
         coefficients = gddim_coefficients(sde, times, lam=lam, parameterization=parameterization)

@@ -83,7 +83,7 @@ def dpm_solver_pp(
     Returns:
         samples (batch, *event) and a `SampleInfo`.
 
-    Reference: Lu et al. 2022 (DPM-Solver++), algorithm 2 and sec. 6 (lam = 1).
+    Reference: Lu et al. 2022 (DPM-Solver++), algorithm 2, and its SDE-DPM-Solver++ (2M) (lam = 1).
     """
     if coefficients is None:
         coefficients = dpm_solver_pp_coefficients(sde, times, order=order, lam=lam, lower_order_final=lower_order_final)

@@ -11,7 +11,7 @@ and a multistep method replaces eps_K by the polynomial through its last values 
 
     dR/dt = (f + 1/2 g g^T Sigma^-1) R.                                                                           (2)
 
-Where the data are a point, eps_R is constant along the flow (Zhang, Tao & Chen 2023, prop. 3), so that one step of any
+Where the data are a point, eps_R is constant along the flow (Zhang, Tao & Chen 2023, sec. 4), so that one step of any
 size is exact. R = L O with O orthogonal, and (2) becomes the rotation
 
     dO/dt = A O,   A = U - U^T,   U the strict upper triangle of M = L^-1 f L + 1/2 L^-1 g g^T L^-T,             (3)
