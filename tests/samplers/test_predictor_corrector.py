@@ -82,7 +82,8 @@ def test_order_of_the_ancestral_predictor(x64, name):
     t_min = COARSE[0][-1]
     score_fn = analytic.tabulated_score(sde, MU, 0.0, t_min)
     laws = analytic.laws(ancestral, 1, sde, score_fn, COARSE)
-    assert max(e.max() for e in analytic.errors(laws, analytic.true_law(sde, MU, 0.0, t_min))) < 1e-8
+    # the table's error, which is relative to the score at t_min: 3e4 times that at 1 for sub-VP
+    assert max(e.max() for e in analytic.errors(laws, analytic.true_law(sde, MU, 0.0, t_min))) < 1e-6
 
 
 STATIONARY = {
