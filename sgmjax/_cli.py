@@ -90,11 +90,12 @@ def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, Any
         path = path.partition(".")[2]
         if not path:
             raise UsageError(f"{word}: which setting? write --config.<section>.<name>=<value>")
-        overrides.append((path, _literal(text)))
+        overrides.append((path, literal(text)))
     return rest, overrides
 
 
-def _literal(text: str) -> Any:
+def literal(text: str) -> Any:
+    """A word of a command line as the Python literal that it reads as, else as a string."""
     if text in ("true", "false"):
         return text == "true"
     try:
@@ -106,9 +107,11 @@ def _literal(text: str) -> Any:
 def override(settings: dict[str, Any], overrides: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     """Puts values into nested dictionaries, for `config.from_dict` to check.
 
-    A new `sde.name` or `model.name` empties its section first: its settings are those of another process or network.
+    A new `sde.name` or `model.name` empties its section first: its settings are those of another process or network. So
+    does a new `sampling.sampler` with `sampling.options`.
     """
-    for path, value in sorted(overrides, key=lambda item: not item[0].endswith(".name")):  # stable: names first
+    firsts = (".name", "sampling.sampler")
+    for path, value in sorted(overrides, key=lambda item: not item[0].endswith(firsts)):  # stable: names first
         *sections, name = path.split(".")
         place = settings
         for i, section in enumerate(sections):
@@ -118,6 +121,8 @@ def override(settings: dict[str, Any], overrides: Sequence[tuple[str, Any]]) -> 
             place = inner
         if name == "name" and sections in (["sde"], ["model"]) and place.get("name") != value:
             place.clear()
+        if path == "sampling.sampler" and place.get("sampler") != value:
+            place["options"] = {}
         place[name] = value
     return settings
 

@@ -2,16 +2,40 @@
 
     samples, info = samplers.sscs(key, score_fn, sde, shape, *, times, denoise=True)
 
-`shape` is that of the data, (batch, *event); `times` decreases from 1; `info.nfe` counts score evaluations.
+`shape` is that of the data, (batch, *event); `times` decreases from 1; `info.nfe` counts score evaluations. Which one
+to choose: docs/samplers.md. What steers them: `guidance`, `inpainting`, `editing`. Beside them: `likelihood` and
+`variational_bound`.
 """
 
+from sgmjax.samplers.adaptive_sde import adaptive_sde
 from sgmjax.samplers.common import SampleInfo, reverse_drift
+from sgmjax.samplers.conjugate import ConjugateCoefficients, conjugate, conjugate_coefficients
+from sgmjax.samplers.ddim import ddim, gddim
+from sgmjax.samplers.deis import deis
+from sgmjax.samplers.dpm_solver import dpm_solver_pp
+from sgmjax.samplers.editing import encode, interpolate, noised, slerp, start_at
 from sgmjax.samplers.edm import edm
 from sgmjax.samplers.euler_maruyama import em
+from sgmjax.samplers.exponential import ExponentialCoefficients
+from sgmjax.samplers.exponential_coefficients import exponential_coefficients
+from sgmjax.samplers.exponential_midpoint import MidpointCoefficients, exponential_midpoint, midpoint_coefficients
+from sgmjax.samplers.ggf import ggf
 from sgmjax.samplers.grids import time_grid
+from sgmjax.samplers.guidance import cfg_score, guided_score
+from sgmjax.samplers.inpainting import colorize, inpaint
+from sgmjax.samplers.likelihood import LikelihoodInfo, likelihood
+from sgmjax.samplers.predictor_corrector import pc, score_sde_times
 from sgmjax.samplers.probability_flow import ode
+from sgmjax.samplers.registry import SAMPLERS
+from sgmjax.samplers.splitting import splitting
 from sgmjax.samplers.sscs import sscs
+from sgmjax.samplers.variational_bound import BoundInfo, variational_bound
 
-SAMPLERS = {"edm": edm, "em": em, "sscs": sscs, "ode": ode}
-
-__all__ = ["SAMPLERS", "SampleInfo", "edm", "em", "ode", "reverse_drift", "sscs", "time_grid"]
+__all__ = [
+    "SAMPLERS", "BoundInfo", "ConjugateCoefficients", "ExponentialCoefficients", "LikelihoodInfo",
+    "MidpointCoefficients", "SampleInfo", "adaptive_sde", "cfg_score", "colorize", "conjugate",
+    "conjugate_coefficients", "ddim", "deis", "dpm_solver_pp", "edm", "em", "encode", "exponential_coefficients",
+    "exponential_midpoint", "gddim", "ggf", "guided_score", "inpaint", "interpolate", "likelihood",
+    "midpoint_coefficients", "noised", "ode", "pc", "reverse_drift", "score_sde_times", "slerp", "splitting", "sscs",
+    "start_at", "time_grid", "variational_bound",
+]  # fmt: skip

@@ -14,9 +14,10 @@ from flax import linen as nn
 from jax.sharding import PartitionSpec
 
 from sgmjax import data, models, objectives, samplers, score, sdes
+from sgmjax.samplers import registry
 from sgmjax.samplers.editing import start_at
 from sgmjax.samplers.guidance import cfg_score
-from sgmjax.training.config import CLASSIFIERS, Config, ConfigError, ObjectiveConfig
+from sgmjax.training.config import CLASSIFIERS, Config, ConfigError, ObjectiveConfig, SamplingConfig
 from sgmjax.training.sharding import BATCH_AXES
 
 PyTree = Any
@@ -209,7 +210,14 @@ class Classifier(_Learnt):
 
 
 def run_sampler(
-    config: Any, key, score_fn: score.ScoreFn, sde: sdes.SDE, shape: tuple[int, ...], *, start: float = 1.0, **control
+    config: SamplingConfig,
+    key,
+    score_fn: score.ScoreFn,
+    sde: sdes.SDE,
+    shape: tuple[int, ...],
+    *,
+    start: float = 1.0,
+    **control,
 ):
     """Sample as a `sampling` section says; the batch is split over the current mesh, if there is one.
 
@@ -219,15 +227,36 @@ def run_sampler(
         start: time at which the grid starts (with an `initial` state of that time); 1 for adaptive samplers.
         control: `initial` and, for samplers on a grid, `constraint`.
     """
-    options: dict[str, Any] = {"denoise": config.denoise}
-    if config.sampler == "ode":
-        options |= {"rtol": config.rtol, "atol": config.atol, "t_min": config.t_min}
+    options: dict[str, Any] = {"denoise": config.denoise, **config.options}
+    if registry.is_adaptive(config.sampler):
+        tolerances = {"rtol": config.rtol, "atol": config.atol}
+        options |= {"t_min": config.t_min, **{k: v for k, v in tolerances.items() if v is not None}}
     else:
-        times = samplers.time_grid(config.grid, config.steps, t_min=config.t_min, denoise=config.denoise)
-        options["times"] = times if start == 1.0 else start_at(times, start)
+        times, more = sampling_times(config, sde)
+        options |= {"times": times if start == 1.0 else start_at(times, start), **more}
     if not jax.sharding.get_abstract_mesh().empty:
         options["sharding"] = PartitionSpec(BATCH_AXES)
     return samplers.SAMPLERS[config.sampler](key, score_fn, sde, shape, **options, **control)
+
+
+def sampling_times(config: SamplingConfig, sde: sdes.SDE):
+    """The time grid of a sampler with a budget of `config.steps` evaluations, and what else it must then be given.
+
+    Raises:
+        ValueError: a grid that cannot be.
+    """
+    evaluations = registry.evaluations_per_step(config.sampler, config.options)
+    if config.grid == "score_sde":
+        if config.sampler != "pc":
+            raise ValueError("grid 'score_sde' is for sampler 'pc'")
+        num_scales = config.options.get("num_scales") or config.steps // evaluations
+        return samplers.score_sde_times(num_scales, t_min=config.t_min), {"num_scales": num_scales}
+    last = bool(config.denoise) and config.denoise != "x_mean"  # which takes no evaluation of its own
+    times = samplers.time_grid(
+        config.grid, config.steps, t_min=config.t_min, denoise=last, evaluations=evaluations, sde=sde, rho=config.rho,
+        power=config.power,
+    )  # fmt: skip
+    return times, {}
 
 
 def problem(config: Config, data_shape: tuple[int, ...], num_classes: int | None = None) -> Problem | Classifier:
@@ -274,13 +303,7 @@ def problem(config: Config, data_shape: tuple[int, ...], num_classes: int | None
 def _check(config: Config, sde: sdes.SDE, num_classes: int | None) -> None:
     """What concerns more than one section."""
     sampling, objective = config.sampling, config.objective
-    if sampling.sampler not in samplers.SAMPLERS:
-        names = ", ".join(sorted(samplers.SAMPLERS))
-        raise ConfigError(f"sampling.sampler: {sampling.sampler!r} is unknown; choose one of {names}")
-    try:
-        samplers.time_grid(sampling.grid, sampling.steps, t_min=sampling.t_min, denoise=sampling.denoise)
-    except ValueError as error:
-        raise ConfigError(f"sampling: {error}") from None
+    _check_sampling(sampling, sde)
     if sde.frame is not None and (objective.parameterization == "mixed" or objective.weighting == "reweightedv1"):
         raise ConfigError(
             "objective: mixed scores and reweightedv1 need the noised variables to come last in the process; "
@@ -303,6 +326,27 @@ def _check(config: Config, sde: sdes.SDE, num_classes: int | None) -> None:
         raise ConfigError("objective.label_dropout: the network knows no classes; set model.num_classes, or leave it 0")
     if config.model.name in CLASSIFIERS:
         _check_classifier(objective, num_classes)
+
+
+def _check_sampling(sampling: SamplingConfig, sde: sdes.SDE) -> None:
+    """That the sampler exists, has these settings and works for this process: it is traced once, on two numbers."""
+    if sampling.sampler not in samplers.SAMPLERS:
+        names = ", ".join(sorted(samplers.SAMPLERS))
+        raise ConfigError(f"sampling.sampler: {sampling.sampler!r} is unknown; choose one of {names}")
+    known = registry.settings(sampling.sampler)
+    for name in sampling.options:
+        if name not in known:
+            have = f"there are {', '.join(known)}" if known else "it has none"
+            raise ConfigError(f"sampling.options.{name}: sampler {sampling.sampler!r} has no such setting; {have}")
+
+    def run(key):
+        return run_sampler(sampling, key, lambda z, t: jnp.zeros_like(z), sde, (2, 1))[0]
+
+    try:
+        with jax.debug_key_reuse(False):  # nothing is drawn
+            jax.eval_shape(run, jax.random.key(0))
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"sampling: {error}") from None
 
 
 def _check_classifier(objective: ObjectiveConfig, num_classes: int | None) -> None:

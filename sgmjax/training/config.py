@@ -32,6 +32,7 @@ from sgmjax.training.schema import (
     NCSNppConfig,
     ObjectiveConfig,
     OptimizerConfig,
+    Options,
     PSLDConfig,
     Range,
     RecipeConfig,
@@ -89,7 +90,7 @@ def check(config: Config) -> Config:
                 f"train.{key}: {value} is not a multiple of train.steps_per_dispatch={train.steps_per_dispatch}; "
                 f"use {_nearest_multiples(value, train.steps_per_dispatch)}"
             )
-    if sampling.steps <= int(sampling.denoise):
+    if sampling.steps <= int(sampling.denoise is True):
         raise ConfigError("sampling.steps: 1 leaves nothing beside the denoising step; use 2 or more, or denoise=False")
     sde = config.sde
     for low, high in (("beta_min", "beta_max"), ("sigma_min", "sigma_max")):
@@ -149,8 +150,22 @@ def _read(hint: Any, value: Any, path: str) -> Any:
             return _read_section(_choose(arguments, value, path), value, path)
         if value is None and types.NoneType in arguments:
             return None
-        (hint,) = (option for option in arguments if option is not types.NoneType)
-        return _read(hint, value, path)
+        options = [option for option in arguments if option is not types.NoneType]
+        if len(options) > 1:  # True, False, or one of some words
+            literal = next(option for option in options if typing.get_origin(option) is typing.Literal)
+            if type(value).__name__ in ("bool", "bool_"):
+                return bool(value)
+            words = typing.get_args(literal)
+            if value not in words:
+                raise ConfigError(
+                    f"{path}: expected True, False or one of {', '.join(words)}, got {value!r}{_like(value, words)}"
+                )
+            return value
+        return _read(options[0], value, path)
+    if hint is Options:
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{path}: expected a dictionary of settings, got {_show(value)}")
+        return Options(value)
     if origin is typing.Literal:
         if value not in arguments:
             raise ConfigError(f"{path}: expected one of {', '.join(arguments)}, got {value!r}{_like(value, arguments)}")

@@ -46,7 +46,8 @@ def load_run(
 
     Args:
         path: the run folder.
-        sampling: settings of the `sampling` section to use in place of the run's, as {"steps": 100}.
+        sampling: settings of the `sampling` section to use in place of the run's, as {"steps": 100}; `options` are
+            added to the run's, unless the sampler is another one.
         sharding: where the parameters shall lie; None: on the first device.
         say: receives a line for every damaged checkpoint that is passed over.
 
@@ -56,7 +57,11 @@ def load_run(
         CheckpointError: there are checkpoints, and none can be read.
     """
     settings = to_dict(workdir.read_config(path))
-    settings["sampling"] |= dict(sampling or {})
+    given = dict(sampling or {})
+    if given.get("sampler", settings["sampling"]["sampler"]) != settings["sampling"]["sampler"]:
+        settings["sampling"]["options"] = {}  # another sampler's
+    options = dict(settings["sampling"]["options"]) | dict(given.pop("options", {}))
+    settings["sampling"] |= given | {"options": options}
     shape, num_classes = workdir.read_data_shape(path)
     problem = build.problem(from_dict(settings), shape, num_classes)
     if sharding is None:

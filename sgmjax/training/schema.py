@@ -271,6 +271,13 @@ CLASSIFIERS = ("ncsnpp_classifier", "mlp_classifier")  # they learn the class of
 
 
 # ---------------------------------------------------------------------------------------------- objective and sampling
+class Options(dict):
+    """Settings by name, of something whose settings are not known here. Hashable: not to be changed."""
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(tuple(sorted((name, repr(value)) for name, value in self.items())))
+
+
 @_section
 class ObjectiveConfig:
     matching: Literal["hsm", "dsm"] = "hsm"
@@ -319,13 +326,23 @@ class TrainConfig:
 
 @_section
 class SamplingConfig:
-    sampler: str = "sscs"  # em | sscs | ode
+    """How samples are drawn. `options` are the sampler's own settings, {"snr": 0.16}: its function's keyword arguments.
+
+    On the command line: `--config.sampling.sampler=pc --config.sampling.options.snr=0.2`.
+    """
+
+    sampler: str = "sscs"  # a name of `sgmjax.samplers.SAMPLERS`; docs/samplers.md helps to choose
+    options: Options = Options()
     steps: PositiveInt = 50  # network evaluations, the denoising one included
-    grid: Literal["uniform", "quadratic"] = "quadratic"
+    # "score_sde" is that of the official program, for `pc`: with its discrete noise levels, one for each step.
+    grid: Literal["uniform", "quadratic", "power", "rho", "logsnr", "score_sde"] = "quadratic"
+    rho: PositiveFloat = 7.0  # of grid "rho"
+    power: PositiveFloat = 2.0  # of grid "power"
     t_min: OpenUnit = 1e-3
-    denoise: bool = True
-    rtol: PositiveFloat = 1e-5  # adaptive samplers
-    atol: PositiveFloat = 1e-5
+    # True: by the reverse SDE's drift; see `samplers.common.denoise_step`. "x_mean": pc's last step without its noise.
+    denoise: bool | Literal["sde", "ode", "tweedie", "x_mean"] = True
+    rtol: PositiveFloat | None = None  # of adaptive samplers; None: the sampler's own
+    atol: PositiveFloat | None = None
     grid_images: PositiveInt = 64  # in samples/step_<n>.png
     num: PositiveInt = 1000  # in samples/final.npz
     batch_size: PositiveInt = 500

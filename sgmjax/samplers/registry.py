@@ -1,0 +1,83 @@
+"""The samplers by name, and what a caller must know to run one it only knows by name.
+
+Needed by configurations and commands; a program calls `samplers.em(...)` and so on.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from sgmjax.samplers.adaptive_sde import adaptive_sde
+from sgmjax.samplers.conjugate import EVALUATIONS, conjugate
+from sgmjax.samplers.ddim import ddim, gddim
+from sgmjax.samplers.deis import deis
+from sgmjax.samplers.dpm_solver import dpm_solver_pp
+from sgmjax.samplers.edm import edm
+from sgmjax.samplers.euler_maruyama import em
+from sgmjax.samplers.exponential_midpoint import exponential_midpoint
+from sgmjax.samplers.ggf import ggf
+from sgmjax.samplers.predictor_corrector import pc
+from sgmjax.samplers.probability_flow import ode
+from sgmjax.samplers.splitting import evaluations as splitting_evaluations
+from sgmjax.samplers.splitting import splitting
+from sgmjax.samplers.sscs import sscs
+
+SAMPLERS: dict[str, Callable[..., Any]] = {
+    "em": em,
+    "sscs": sscs,
+    "exponential_midpoint": exponential_midpoint,
+    "pc": pc,
+    "ddim": ddim,
+    "gddim": gddim,
+    "deis": deis,
+    "dpm_solver_pp": dpm_solver_pp,
+    "edm": edm,
+    "splitting": splitting,
+    "conjugate": conjugate,
+    "ode": ode,
+    "adaptive_sde": adaptive_sde,
+    "ggf": ggf,
+}
+
+# What the caller of every sampler gives, or a program alone can (arrays, functions).
+_CONTRACT = {
+    "key", "score_fn", "sde", "shape", "times", "denoise", "t_min", "rtol", "atol", "initial", "noise", "constraint",
+    "trajectory", "sharding", "progress", "dtype", "coefficients", "options",
+}  # fmt: skip
+
+
+def settings(sampler: str) -> dict[str, Any]:
+    """The settings that are a sampler's own, by name, with their default values: {"snr": 0.16, ...}."""
+    parameters = inspect.signature(SAMPLERS[sampler]).parameters
+    return {name: p.default for name, p in parameters.items() if name not in _CONTRACT}
+
+
+def is_adaptive(sampler: str) -> bool:
+    """Whether a sampler chooses its own steps; the others step through `times` and take a `constraint`."""
+    parameters = inspect.signature(SAMPLERS[sampler]).parameters
+    return not any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+
+
+def evaluations_per_step(sampler: str, options: Mapping[str, Any]) -> int:
+    """Score evaluations a step of a sampler on a grid makes, from which the length of the grid follows.
+
+    Args:
+        sampler: its name.
+        options: its own settings, where they are not the defaults.
+
+    Raises:
+        ValueError: for options that the sampler does not have.
+    """
+    chosen = settings(sampler) | dict(options)
+    if sampler == "pc":
+        corrections = 0 if chosen["corrector"] == "none" else chosen["corrector_steps"]
+        return max(1, (chosen["predictor"] != "none") + corrections)
+    if sampler == "edm":
+        return 2 if chosen["second_order"] else 1
+    if sampler == "splitting":
+        return splitting_evaluations(chosen["scheme"])
+    if sampler == "conjugate":
+        return EVALUATIONS.get(chosen["scheme"], 1)  # an unknown one is the sampler's to refuse
+    return 1
