@@ -50,8 +50,41 @@ class Case(NamedTuple):
     prepare: Callable[..., dict[str, Any]] | None = None
 
 
+def _conjugate(**settings):
+    def prepare(sde, times):
+        return {"coefficients": samplers.conjugate_coefficients(sde, times, **settings)}
+
+    return prepare
+
+
+def _midpoint(sde, times):
+    return {"coefficients": samplers.midpoint_coefficients(sde, times)}
+
+
+_LAM = {"lam": 0.5, "B": "ones"}
+_HEUN = {"lam": 0.5, "scheme": "heun"}
+_VERLET = {"scheme": "velocity_verlet", "prediction": "cholesky"}
+_ANCESTRAL = {"predictor": "ancestral", "corrector": "none"}
+_EM_ALD = {"predictor": "em", "corrector": "annealed_langevin", "corrector_steps": 2}
 _ADAPTIVE = {"t_min": T_MIN, "rtol": 1e-3, "atol": 1e-3}
+
+
+def _exponential(method: str, **options):
+    """Coefficients of the exponential integrator `method`, to pass through jit."""
+    return lambda sde, times: {
+        "coefficients": samplers.exponential_coefficients(sde, times, method=method, **options)
+    }  # fmt: skip
+
+
+_COARSE = {"t_min": T_MIN, "rtol": 0.05, "atol": 0.05, "brownian_tol": 2.0**-14}
 CASES: dict[str, Case] = {
+    "deis": Case("deis", {"times": GRID}, prepare=_exponential("deis")),
+    "dpm_solver_pp": Case("dpm_solver_pp", {"times": GRID}, prepare=_exponential("dpm_solver_pp")),
+    "ddim": Case("ddim", {"times": GRID}, ("vp", "subvp", "ve"), prepare=_exponential("ddim")),
+    "ddim_eta": Case("ddim", {"times": GRID}, ("ve", "psld"), prepare=_exponential("ddim", eta=0.5)),
+    "gddim": Case("gddim", {"times": GRID}, PHASE_SPACE[::-1], prepare=_exponential("gddim")),
+    "gddim_lam": Case("gddim", {"times": GRID}, ("ve", "psld"), prepare=_exponential("gddim", lam=0.7)),
+    "gddim_L": Case("gddim", {"times": GRID}, ("psld",), prepare=_exponential("gddim", lam=0.7, parameterization="L")),
     "em": Case("em", {"times": GRID}),
     "sscs": Case("sscs", {"times": GRID}),
     "ode": Case("ode", _ADAPTIVE, nfe=None),
@@ -59,4 +92,23 @@ CASES: dict[str, Case] = {
     "edm": Case("edm", {"times": GRID}, SCALAR, nfe=2 * STEPS - 1),
     "edm_churn": Case("edm", {"times": GRID, "S_churn": 1.0, "S_max": 3.0}, ("vp", "ve"), nfe=2 * STEPS - 1),
     "ode_per_sample": Case("ode", _ADAPTIVE | {"per_sample": True}, ("ve", "psld"), nfe=None),
+    "adaptive_sde": Case("adaptive_sde", _COARSE, ("vp", "ve", "psld", "oblique"), nfe=None),
+    "adaptive_sde_per_sample": Case("adaptive_sde", _COARSE | {"per_sample": True}, ("ve", "psld"), nfe=None),
+    "ggf": Case("ggf", _COARSE | {"per_sample": False, "rejected": "redraw"}, ("ve", "psld"), nfe=None),
+    "ggf_per_sample": Case("ggf", _COARSE, nfe=None),
+    "pc": Case("pc", {"times": GRID}, nfe=2 * STEPS - 1),
+    "pc_ancestral": Case("pc", {"times": GRID} | _ANCESTRAL, SCALAR + ("psld",)),
+    "pc_em_annealed": Case("pc", {"times": GRID} | _EM_ALD, ("ve", "psld", "oblique"), nfe=3 * STEPS - 2),
+    "splitting": Case("splitting", {"times": GRID}, PHASE_SPACE[::-1], nfe=2 * STEPS - 1),
+    "splitting_oba": Case("splitting", {"times": GRID, "scheme": "reduced_oba"}, PHASE_SPACE[::-1]),
+    "splitting_naive": Case("splitting", {"times": GRID, "scheme": "naive_obab"}, ("cld", "psld"), nfe=3 * STEPS - 2),
+    "exponential_midpoint": Case("exponential_midpoint", {"times": GRID}, prepare=_midpoint),
+    "conjugate": Case("conjugate", {"times": GRID}, prepare=_conjugate()),
+    "conjugate_lambda": Case("conjugate", {"times": GRID} | _LAM, ("ve", "psld"), prepare=_conjugate(**_LAM)),
+    "conjugate_heun": Case(
+        "conjugate", {"times": GRID} | _HEUN, ("ve", "psld"), nfe=2 * STEPS - 1, prepare=_conjugate(**_HEUN)
+    ),
+    "conjugate_verlet": Case(
+        "conjugate", {"times": GRID} | _VERLET, ("psld",), nfe=2 * STEPS - 1, prepare=_conjugate(**_VERLET)
+    ),
 }

@@ -8,6 +8,7 @@ Reference: Song et al. 2021, eq. (13).
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -52,7 +53,9 @@ def ode(
         t_min: where the integration ends.
         rtol, atol: tolerances of the step-size controller; the error norm is the root mean square over the whole
             state, as scipy's RK45 in the official codes.
-        solver: an explicit diffrax solver or the name of one: "Dopri5" (RK45), "Tsit5", "Dopri8", "Heun", ...
+        solver: a diffrax solver or the name of one: any explicit Runge-Kutta one ("Dopri5" (RK45), "Tsit5", "Dopri8",
+            "Heun", ...), "ReversibleHeun", on a grid also "Euler" and "LeapfrogMidpoint", or a `diffrax.HalfSolver` of
+            one of them. Not implicit ones: diffrax does not report what their root finder costs.
         times: a decreasing grid to step through without control (t_min, rtol, atol then do not matter).
         denoise: see `common.denoise_step`; True is the SDE drift (CLD), "ode" the probability flow's (PSLD).
         per_sample: control each sample's steps by itself. Otherwise the batch shares step sizes, and a sample depends
@@ -128,7 +131,7 @@ def ode(
     return final[:, 0], SampleInfo(nfe=nfe, state=final)
 
 
-def find_solver(solver, *, adaptive: bool):
+def find_solver(solver, *, adaptive: bool) -> Any:
     """The diffrax solver of that name, or the given one, if its evaluations can be counted.
 
     Raises:
@@ -136,26 +139,71 @@ def find_solver(solver, *, adaptive: bool):
     """
     import diffrax
 
-    name = solver if isinstance(solver, str) else type(solver).__name__
-    if isinstance(solver, str):
-        kind = getattr(diffrax, solver, None)
-        solver = kind() if isinstance(kind, type) and issubclass(kind, diffrax.AbstractSolver) else None
-    if not isinstance(solver, (diffrax.AbstractERK, diffrax.Euler)):
-        known = "'Dopri5', 'Tsit5', 'Dopri8' or 'Heun'"
-        raise ValueError(f"solver {name!r} is not an explicit Runge-Kutta solver of diffrax: try {known}.")
+    solver, name = named_solver(solver)
+    try_these = "try 'Dopri5', 'Tsit5', 'Dopri8' or 'Heun'"
+    inner = wrapped(solver)
+    if isinstance(inner, diffrax.AbstractImplicitSolver):
+        raise ValueError(f"solver {name!r} is implicit: diffrax does not count its root finder's scores; {try_these}.")
+    # a multistep solver starts over inside HalfSolver
+    unsuited = (diffrax.AbstractSRK, diffrax.EulerHeun) + (diffrax.LeapfrogMidpoint,) * (inner is not solver)
+    if cost(solver) is None or isinstance(inner, unsuited):
+        raise ValueError(f"solver {name!r} is not one of diffrax's explicit ODE solvers: {try_these}.")
     if adaptive and not isinstance(solver, diffrax.AbstractAdaptiveSolver):
-        raise ValueError(f"solver {name!r} has no error estimate for adaptive steps: give a grid of times.")
+        raise ValueError(f"solver {name!r} has no error estimate for adaptive steps: give times, or HalfSolver of it.")
     return solver
 
 
+def named_solver(solver) -> tuple[Any, str]:
+    """(solver, name) for a diffrax solver or its name; (None, name) where diffrax has none of that name."""
+    import diffrax
+
+    if not isinstance(solver, str):
+        return solver, type(solver).__name__
+    kind = getattr(diffrax, solver, None)
+    if not (isinstance(kind, type) and issubclass(kind, diffrax.AbstractSolver)):
+        return None, solver
+    try:
+        return kind(), solver
+    except TypeError:  # abstract, or in need of arguments, as HalfSolver
+        return None, solver
+
+
+def wrapped(solver) -> Any:
+    """The solver inside a HalfSolver, which compares a step with two of half its length; else the solver itself."""
+    import diffrax
+
+    return solver.solver if type(solver) is diffrax.HalfSolver else solver
+
+
+def cost(solver) -> tuple[int, int] | None:
+    """Evaluations of the drift that a diffrax solver makes (in every step, once at the start); None if not known."""
+    import diffrax
+
+    inner = wrapped(solver)
+    if inner is not solver:
+        each = cost(inner)
+        return None if each is None else (3 * each[0], each[1])
+    tableau: Any = getattr(solver, "tableau", None)
+    if isinstance(solver, diffrax.AbstractERK):
+        return (tableau.num_stages - 1, 1) if tableau.fsal else (tableau.num_stages, 0)
+    if isinstance(solver, diffrax.AbstractSRK):
+        skipped = 0 if tableau.ignore_stage_f is None else int(tableau.ignore_stage_f.sum())
+        return len(tableau.b_sol) - skipped, 0
+    if isinstance(solver, diffrax.ReversibleHeun):
+        return 1, 1
+    if isinstance(solver, (diffrax.Euler, diffrax.EulerHeun, diffrax.LeapfrogMidpoint)):
+        return 1, 0
+    return None
+
+
 def reuses_last_stage(solver) -> bool:
-    """Whether a step's last stage is the next one's first (Dopri5, Tsit5, ...)."""
-    return hasattr(solver, "tableau") and solver.tableau.fsal
+    """Whether a Runge-Kutta step's last stage is the next one's first (Dopri5, Tsit5, ...)."""
+    tableau = getattr(wrapped(solver), "tableau", None)
+    return bool(getattr(tableau, "fsal", False))
 
 
 def evaluations(solver, steps):
-    """Evaluations of the field that an explicit solver of diffrax makes in `steps` steps, rejected ones included."""
-    if not hasattr(solver, "tableau"):  # Euler
-        return steps
-    stages = solver.tableau.num_stages
-    return steps * (stages - 1) + 1 if reuses_last_stage(solver) else steps * stages
+    """Evaluations of the drift that a diffrax solver makes in `steps` steps, rejected ones included."""
+    found = cost(solver)
+    assert found is not None  # `find_solver` has made sure
+    return steps * found[0] + found[1]

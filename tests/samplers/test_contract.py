@@ -220,7 +220,9 @@ def test_work_is_split_over_devices(label: str):
     assert any(re.search(rf"f32\[13,(1,)?{sde.k},7\]", line) for line in loops), loops
     x = compiled(jax.random.key(0), sde, prepared(label, sde))
     assert {s.data.shape for s in x.addressable_shards} == {(13, 7)}
-    np.testing.assert_allclose(x, jax.jit(run)(jax.random.key(0), sde, prepared(label, sde)), rtol=1e-4, atol=1e-4)
+    whole = jax.jit(run)(jax.random.key(0), sde, prepared(label, sde))
+    # rounding is relative to the largest numbers: an accurate solver follows a bounded score to states of 1e4
+    np.testing.assert_allclose(x, whole, rtol=1e-4, atol=max(1e-4, 1e-6 * np.abs(whole).max()))
 
 
 def nothing(z, t):
@@ -245,7 +247,7 @@ BAD = {
     "ode initial": (lambda: call("ode", initial=np.zeros((1, 2, *EVENT))), "initial has shape"),
     "unknown solver": (lambda: call("ode", solver="RK45"), "solver 'RK45' is not .* try 'Dopri5'"),
     "not a solver": (lambda: call("ode", solver="ODETerm"), "solver 'ODETerm' is not"),
-    "implicit solver": (lambda: call("ode", solver="Kvaerno5"), "solver 'Kvaerno5' is not an explicit"),
+    "implicit solver": (lambda: call("ode", solver="Kvaerno5"), "solver 'Kvaerno5' is implicit"),
     "no error estimate": (lambda: call("ode", solver="Euler"), "solver 'Euler' has no error estimate"),
     "ode t_min": (lambda: call("ode", t_min=0.0), "t_min = 0"),
     "denoise": (lambda: call(denoise="mean"), "denoise must be"),
