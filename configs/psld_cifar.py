@@ -46,6 +46,6 @@ def get_config():
                 "sample_every": 10_000,
                 "checkpoint_every": 10_000,
             },
-            "sampling": {"sampler": "ode", "rtol": 1e-5, "atol": 1e-5, "t_min": 1e-3, "num": 50_000},
+            "sampling": {"sampler": "ode", "rtol": 1e-5, "atol": 1e-5, "t_min": 1e-3, "denoise": "ode", "num": 50_000},
         }
     )

@@ -5,8 +5,8 @@ Data:      a folder of the 30,000 CelebA-HQ images at 256 x 256
 Hardware:  published: 2,400,000 steps of 64 images; not trained to the end with this code
 Expected:  samples; the paper gives no FID for this data set
 
-Values of yang-song/score_sde_pytorch, configs/ve/celebahq_256_ncsnpp_continuous.py, except the sampler: Euler-Maruyama
-instead of 2,000 reverse-diffusion steps with a Langevin correction after each (snr 0.075).
+Values of yang-song/score_sde_pytorch, configs/ve/celebahq_256_ncsnpp_continuous.py: 2,000 reverse-diffusion steps with
+a Langevin correction before each (snr 0.075).
 """
 
 from sgmjax.training.config import complete
@@ -61,10 +61,12 @@ def get_config():
                 "checkpoint_every": 10_000,
             },
             "sampling": {
-                "sampler": "em",
-                "steps": 2000,
-                "grid": "uniform",
+                "sampler": "pc",
+                "options": {"predictor": "reverse_diffusion", "corrector": "langevin", "snr": 0.075},
+                "steps": 4000,  # 2,000 of each
+                "grid": "score_sde",
                 "t_min": 1e-5,
+                "denoise": "x_mean",
                 "grid_images": 16,
                 "batch_size": 64,
             },

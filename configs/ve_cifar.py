@@ -5,7 +5,7 @@ Data:      TFDS `cifar10`, prepared once: python -m sgmjax.data.prepare cifar10
 Hardware:  published: 950,000 steps of 128 images; not trained to the end with this code
 Expected:  published: FID 2.20, by 1,000 reverse-diffusion steps with a Langevin correction after each (snr 0.16)
 
-Values of yang-song/score_sde_pytorch, configs/ve/cifar10_ncsnpp_deep_continuous.py, except the sampler: Euler-Maruyama.
+Values of yang-song/score_sde_pytorch, configs/ve/cifar10_ncsnpp_deep_continuous.py.
 """
 
 from sgmjax.training.config import complete
@@ -51,6 +51,14 @@ def get_config():
                 "sample_every": 10_000,
                 "checkpoint_every": 10_000,
             },
-            "sampling": {"sampler": "em", "steps": 1000, "grid": "uniform", "t_min": 1e-5, "num": 50_000},
+            "sampling": {
+                "sampler": "pc",
+                "options": {"predictor": "reverse_diffusion", "corrector": "langevin", "snr": 0.16},
+                "steps": 2000,  # 1,000 of each
+                "grid": "score_sde",
+                "t_min": 1e-5,
+                "denoise": "x_mean",
+                "num": 50_000,
+            },
         }
     )

@@ -41,6 +41,14 @@ def get_config():
                 "sample_every": 10_000,
                 "checkpoint_every": 10_000,
             },
-            "sampling": {"sampler": "em", "steps": 1000, "grid": "uniform", "t_min": 1e-3, "num": 50_000},
+            "sampling": {
+                "sampler": "pc",
+                "options": {"predictor": "em", "corrector": "none"},
+                "steps": 1000,
+                "grid": "score_sde",
+                "t_min": 1e-3,
+                "denoise": "x_mean",
+                "num": 50_000,
+            },
         }
     )

@@ -13,6 +13,7 @@ import pytest
 import refdata
 
 from sgmjax import models
+from sgmjax.training import build
 from sgmjax.training import config as settings
 
 FILES = sorted((refdata.ROOT / "configs").glob("*.py"))
@@ -102,7 +103,7 @@ def test_settings_are_valid_and_survive_a_round_trip(path: Path):
     config = load(path.stem)
     assert settings.from_dict(settings.to_dict(config)) == config
     settings.validate_for_devices(config, 8)  # every batch splits over one TPU host
-    assert config.sampling.sampler in ("em", "sscs", "ode")
+    build.check_sampling(config.sampling, build.process(config.sde))  # traces the sampler with every step
     assert config.sde.name == path.stem.split("_")[0].replace("classifier", "psld")
 
 

@@ -392,6 +392,10 @@ def _check_process(sde, predictor, probability_flow, num_scales, denoise) -> Non
         return
     if num_scales < 2 or not (_is_vp(sde) or isinstance(sde, (VE, SubVP))):
         raise ValueError(f"num_scales = {num_scales}: for the levels of score_sde's VP, sub-VP and VE, at least 2.")
+    if isinstance(sde, Recipe) and linalg.is_concrete(sde):
+        largest = max(float(sde.schedule.beta(0.0)), float(sde.schedule.beta(1.0))) / num_scales
+        if largest >= 1:
+            raise ValueError(f"num_scales = {num_scales}: beta / num_scales reaches {largest:.3g}; take more levels.")
     if predictor == "ancestral" and isinstance(sde, SubVP):
         raise ValueError("predictor='ancestral' with num_scales exists for VP and VE alone, as in score_sde.")
     if denoise not in (False, "x_mean"):

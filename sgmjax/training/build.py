@@ -303,7 +303,7 @@ def problem(config: Config, data_shape: tuple[int, ...], num_classes: int | None
 def _check(config: Config, sde: sdes.SDE, num_classes: int | None) -> None:
     """What concerns more than one section."""
     sampling, objective = config.sampling, config.objective
-    _check_sampling(sampling, sde)
+    check_sampling(sampling, sde)
     if sde.frame is not None and (objective.parameterization == "mixed" or objective.weighting == "reweightedv1"):
         raise ConfigError(
             "objective: mixed scores and reweightedv1 need the noised variables to come last in the process; "
@@ -328,8 +328,12 @@ def _check(config: Config, sde: sdes.SDE, num_classes: int | None) -> None:
         _check_classifier(objective, num_classes)
 
 
-def _check_sampling(sampling: SamplingConfig, sde: sdes.SDE) -> None:
-    """That the sampler exists, has these settings and works for this process: it is traced once, on two numbers."""
+def check_sampling(sampling: SamplingConfig, sde: sdes.SDE) -> None:
+    """That the sampler exists, has these settings and works for this process: it is traced once, on two numbers.
+
+    Raises:
+        ConfigError: one line that names the setting.
+    """
     if sampling.sampler not in samplers.SAMPLERS:
         names = ", ".join(sorted(samplers.SAMPLERS))
         raise ConfigError(f"sampling.sampler: {sampling.sampler!r} is unknown; choose one of {names}")

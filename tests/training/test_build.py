@@ -83,7 +83,20 @@ BAD = [
     ({"sde": {"gamma": 4.01}}, "sde: gamma = nu"),
     ({"sde": {**RECIPE, "D": ((1.0, 2.0), (2.0, 1.0))}}, "sde: D is not positive semi-definite"),
     ({"sde": {**RECIPE, "D": ((0.0, 0.0), (0.0, 1.0)), "Q": ((0.0, 0.0), (0.0, 0.0))}}, r"variable 0 \(data\)"),
-    ({"sampling": {"sampler": "leapfrog"}}, "sampling.sampler: 'leapfrog' is unknown; choose one of em, ode, sscs"),
+    ({"sampling": {"sampler": "leapfrog"}}, "sampling.sampler: 'leapfrog' is unknown; choose one of adaptive_sde, "),
+    (
+        {"sampling": {"options": {"snr": 0.2}}},
+        "sampling.options.snr: sampler 'sscs' has no such setting; there are off",
+    ),
+    ({"sampling": {"sampler": "pc", "options": {"snr": -1.0}}}, "sampling: snr = -1: must be positive"),
+    ({"sampling": {"sampler": "pc", "options": {"predictor": "euler"}}}, "sampling: predictor must be one of"),
+    ({"sampling": {"sampler": "edm"}}, "sampling: edm is written for processes of one variable"),
+    (
+        {"sde": {"name": "vp"}, "sampling": {"sampler": "pc", "grid": "score_sde", "denoise": "x_mean", "steps": 8}},
+        "sampling: num_scales = 4: beta / num_scales reaches 5; take more levels",
+    ),
+    ({"sampling": {"sampler": "em", "grid": "score_sde"}}, "sampling: grid 'score_sde' is for sampler 'pc'"),
+    ({"sampling": {"sampler": "conjugate", "options": {"scheme": "heun"}, "steps": 2}}, "at least 3 evaluations"),
     ({"sde": {"gamma": 4.0, "nu": 0.0}, "objective": {"parameterization": "mixed"}}, "noised variables to come last"),
     ({"objective": {"time_conditioning": "sigma"}}, "'sigma' is for sde.name 've'"),
     ({"model": {"num_classes": 10}}, "model.num_classes: 10, but the data have no labels"),
@@ -104,6 +117,27 @@ def test_bad_settings_are_one_line_before_any_compilation(sections, message):
     with pytest.raises(ConfigError, match=message) as caught:
         build.problem(settings, (2,))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "sampling, nfe",
+    [
+        ({"sampler": "pc", "steps": 11}, 11),
+        ({"sampler": "pc", "steps": 50, "grid": "score_sde", "denoise": "x_mean", "options": {"snr": 0.1}}, 50),
+        ({"sampler": "edm", "steps": 11, "grid": "rho", "denoise": "tweedie"}, 11),
+        ({"sampler": "deis", "steps": 10, "grid": "logsnr", "options": {"order": 2}}, 10),
+        ({"sampler": "exponential_midpoint", "steps": 10, "denoise": False}, 10),
+        ({"sampler": "ggf", "rtol": 0.5}, None),
+    ],
+)
+def test_a_sampling_section_reaches_its_sampler(sampling, nfe):
+    """The budget counts evaluations of the network, whatever a step costs; options change what is drawn."""
+    settings = from_dict({"sde": {"name": "vp"}, "sampling": sampling}).sampling
+    sde = build.process(from_dict({"sde": {"name": "vp"}}).sde)
+    run = jax.jit(lambda key: build.run_sampler(settings, key, lambda z, t: -z, sde, (2, 3)))
+    x, info = run(jax.random.key(0))
+    assert x.shape == (2, 3) and np.all(np.isfinite(x))
+    assert nfe is None or info.nfe == nfe
 
 
 def test_non_square_images_are_refused():

@@ -72,6 +72,12 @@ BAD = [
     ({"train": {"steps": True}}, "train.steps: expected an integer, got True (bool)"),
     ({"data": {"flip": 1}}, "data.flip: expected True or False, got 1 (int)"),
     ({"data": {"name": 3}}, "data.name: expected a string, got 3 (int)"),
+    ({"sampling": {"options": 3}}, "sampling.options: expected a dictionary of settings, got 3 (int)"),
+    (
+        {"sampling": {"denoise": "tweedy"}},
+        "sampling.denoise: expected True, False or one of sde, ode, tweedie, x_mean, got 'tweedy'; "
+        "did you mean tweedie?",
+    ),
     ({"optimizer": {"learning_rate": "fast"}}, "optimizer.learning_rate: expected a number, got 'fast' (str)"),
     ({"optimizer": {"learning_rate": float("nan")}}, "optimizer.learning_rate: must be finite, got nan"),
     ({"model": {"ch_mult": "12"}}, "model.ch_mult: expected a tuple, got '12' (str)"),
