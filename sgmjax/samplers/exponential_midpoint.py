@@ -161,9 +161,9 @@ def exponential_midpoint(
             the steps, never at times[-1] (unless to denoise): denoise=False and one step more is often the better use
             of an evaluation.
         data_std: sqrt(c). Between the spread of all the data, right where t is large, and that of the data near one
-            point, right where it is small; above the latter the rule becomes stiff. The order is two with any. 0.3 was
-            a good choice for few steps on a ring of eight Gaussians of standard deviation 0.17 (1.07 together); 0 holds
-            Tweedie's estimate of x_0 fixed.
+            point, right where it is small; well above the latter a few long steps overshoot. The order is two with any.
+            0.3 was a good choice for few steps on a ring of eight Gaussians of standard deviation 0.17 (1.07 together);
+            0 holds Tweedie's estimate of x_0 fixed.
         coefficients: from `midpoint_coefficients` with this process, grid and data_std; None computes them. They must
             be given where the process is an argument of jit.
         options: as `em`; `noise` has two draws a step.
