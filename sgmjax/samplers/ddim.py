@@ -29,7 +29,7 @@ import numpy as np
 import scipy.linalg
 
 from sgmjax.samplers import exponential
-from sgmjax.samplers.exponential import ExponentialCoefficients, host_flow, in_process_order
+from sgmjax.samplers.exponential import ExponentialCoefficients, assemble, host_flow
 from sgmjax.samplers.linear_flow import Flow, damped, eps_matrices
 from sgmjax.sdes import SDE
 
@@ -56,7 +56,7 @@ def gddim_coefficients(
     integrand = path.to_end_of_step @ path.inside.ggT
     weights = 0.5 * (1 + lam**2) * path.integrate(integrand @ np.swapaxes(path.inside.inverse, -1, -2))
     noise = lam * _noise_factor(path) if lam else None
-    return in_process_order(path, path.psi, *eps_matrices(path.sde, path.at), weights[:, None], noise)
+    return assemble(path, path.psi, *eps_matrices(path.sde, path.at), weights[:, None], noise)
 
 
 def check_lam(lam: float) -> None:
@@ -90,7 +90,7 @@ def _contracted(path: Flow, C: np.ndarray | None) -> ExponentialCoefficients:
     weights, noise = end - path.psi @ R[:-1], None
     if C is not None:
         noise = R[1:] @ complement(C)
-    return in_process_order(path, path.psi, from_state, from_score, weights[:, None], noise)
+    return assemble(path, path.psi, from_state, from_score, weights[:, None], noise)
 
 
 def _share_of_posterior(C: np.ndarray, eta: float) -> np.ndarray:

@@ -17,7 +17,7 @@ import numpy as np
 
 from sgmjax.samplers import exponential
 from sgmjax.samplers.ddim import Parameterization, check_parameterization
-from sgmjax.samplers.exponential import ExponentialCoefficients, host_flow, in_process_order
+from sgmjax.samplers.exponential import ExponentialCoefficients, assemble, host_flow
 from sgmjax.samplers.linear_flow import Flow, HostProcess, eps_matrices, log_snr, log_snr_rate
 from sgmjax.sdes import SDE
 
@@ -47,7 +47,7 @@ def deis_coefficients(
     from_state, from_score = eps_matrices(path.sde, path.at)
     if parameterization == "R":
         from_state, from_score = (np.swapaxes(path.rotation, 1, 2) @ m for m in (from_state, from_score))
-    return in_process_order(path, path.psi, from_state, from_score, weights)
+    return assemble(path, path.psi, from_state, from_score, weights)
 
 
 def _step_weights(path: Flow, i: int, order: int, parameterization: Parameterization, variable: Variable) -> np.ndarray:

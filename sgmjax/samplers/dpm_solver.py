@@ -22,7 +22,7 @@ import numpy as np
 
 from sgmjax.samplers import exponential
 from sgmjax.samplers.ddim import check_lam, complement, contraction
-from sgmjax.samplers.exponential import ExponentialCoefficients, host_flow, in_process_order
+from sgmjax.samplers.exponential import ExponentialCoefficients, assemble, host_flow
 from sgmjax.samplers.linear_flow import data_matrices, log_snr
 from sgmjax.sdes import SDE
 
@@ -52,7 +52,7 @@ def dpm_solver_pp_coefficients(
             half[-1] = 0.0
         weights[1:, 0] += half * pull[1:]
         weights[1:, 1] -= half * pull[1:]
-    return in_process_order(path, transition, *data_matrices(path.sde, path.at), weights, noise)
+    return assemble(path, transition, *data_matrices(path.sde, path.at), weights, noise)
 
 
 def dpm_solver_pp(

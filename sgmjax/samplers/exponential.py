@@ -2,9 +2,15 @@
 
 Every one of them here (`ddim`, `gddim`, `deis`, `dpm_solver_pp`) makes the same step with other matrices,
 
-    z_s = transition z_t + sum_j weights_j e_j + noise xi,      e_0 = from_state z_t + from_score score(z_t, t),
+    z_s = A z_t + sum_j W_j e_j + noise xi,      e_0 = Mz z_t + Ms score(z_t, t),
 
-where e_0, e_1, ... are the predictions made at this and the last grid points: eps or the estimate of the data. The
+where e_0, e_1, ... are the predictions made at this and the last grid points: eps or the estimate of the data. It is
+computed as
+
+    z_s = (A + W Mz) z_t + W Ms score + sum_j>0 W_j (e_j - e_0) + noise xi,      W = sum_j W_j,
+
+with the products from the host: A grows exponentially over a long step backwards, and W Mz cancels it. (Third-order
+Langevin in five evaluations, float32: an error of 10 without, of 0.03 with.) The
 matrices (k x k at most) come from float64 quadrature on the host (`sgmjax.samplers.linear_flow`), so the process and
 the grid must be known numbers. To sample with a process that is an argument of jit compute them outside,
 
@@ -32,13 +38,14 @@ class ExponentialCoefficients(NamedTuple):
     """The matrices of every step; a pytree of float64 numpy arrays.
 
     Attributes:
-        transition: (steps, k, k).
-        from_state, from_score: (steps, m, k): m = k for eps in the process's frame, 1 for an estimate of the data.
-        weights: (steps, order, k, m), the newest prediction's first; zero for predictions that a step lacks yet.
+        transition, push: A + W Mz and W Ms of the module's docstring, (steps, k, k).
+        from_state, from_score: Mz and Ms, (steps, m, k): m = k for eps in the process's frame, 1 for the data estimate.
+        weights: W_1, W_2, ..., (steps, order - 1, k, m), the newest first; zero for what a step lacks yet.
         noise: None, or (steps, k, k), a factor of the covariance of the noise that is added.
     """
 
     transition: Any
+    push: Any
     from_state: Any
     from_score: Any
     weights: Any
@@ -57,15 +64,18 @@ def host_flow(sde: SDE, times) -> Flow:
     return flow(process, times)
 
 
-def in_process_order(flow: Flow, transition, from_state, from_score, weights, noise=None) -> ExponentialCoefficients:
-    """Matrices given in the frame, turned to act on states in the process's own order; predictions stay in the frame.
+def assemble(flow: Flow, A, Mz, Ms, W, noise=None) -> ExponentialCoefficients:
+    """The step of the module's docstring, given in the process's frame, to act on states in its own order.
 
-    from_state and from_score are given at all times, the last of which is dropped.
+    Args:
+        A: (steps, k, k). Mz, Ms: (steps + 1, m, k), at all times of the grid. W: (steps, order, k, m).
+        noise: None or (steps, k, k).
     """
     T = np.eye(flow.sde.k) if flow.sde.frame is None else np.asarray(flow.sde.frame)
+    Mz, Ms, total = Mz[:-1], Ms[:-1], W.sum(axis=1)
     return ExponentialCoefficients(
-        transition=T.T @ transition @ T, from_state=from_state[:-1] @ T, from_score=from_score[:-1] @ T,
-        weights=T.T @ weights, noise=None if noise is None else T.T @ noise,
+        transition=T.T @ (A + total @ Mz) @ T, push=T.T @ (total @ Ms) @ T, from_state=Mz @ T, from_score=Ms @ T,
+        weights=T.T @ W[:, 1:], noise=None if noise is None else T.T @ noise,
     )  # fmt: skip
 
 
@@ -75,7 +85,7 @@ def sample(key, score_fn: Callable, sde: SDE, shape, *, times, coefficients: Exp
     Raises:
         ValueError: for coefficients of another grid or another number of variables.
     """
-    steps, order, k, m = np.shape(coefficients.weights)
+    steps, older, k, m = np.shape(coefficients.weights)
     if steps != len(times) - 1 or k != sde.k:
         raise ValueError(
             f"coefficients are for {steps} steps of {k} variables, but times has {len(times) - 1} steps and the "
@@ -86,21 +96,22 @@ def sample(key, score_fn: Callable, sde: SDE, shape, *, times, coefficients: Exp
     def step(z, memory, node):
         c = node.extra
         score = score_fn(z, batch_time(node.t, z))
-        newest = linalg.apply(c.from_state, z) + linalg.apply(c.from_score, score)
-        predictions = (newest, *memory)
-        out = linalg.apply(c.transition, z)
-        for j in range(order):
-            out = out + linalg.apply(c.weights[j], predictions[j])
+        out = linalg.apply(c.transition, z) + linalg.apply(c.push, score)
+        if older:
+            newest = linalg.apply(c.from_state, z) + linalg.apply(c.from_score, score)
+            for j in range(older):
+                out = out + linalg.apply(c.weights[j], memory[j] - newest)
+            memory = (newest, *memory)[:older]
         if c.noise is not None:
             out = out + linalg.apply(c.noise, node.noises[0])
-        return out, predictions[: order - 1]
+        return out, memory
 
-    def memory(z):
-        return tuple(jnp.zeros_like(z[:, :m]) for _ in range(order - 1))
+    def no_memory(z):
+        return tuple(jnp.zeros_like(z[:, :m]) for _ in range(older))
 
     per_step = jax.tree.map(lambda v: jnp.asarray(v, dtype), coefficients)
     draws = 0 if coefficients.noise is None else 1
     return scan_grid(
-        step, key, score_fn, sde, shape, times=times, draws=draws, denoise=denoise, memory=memory, per_step=per_step,
+        step, key, score_fn, sde, shape, times=times, draws=draws, denoise=denoise, memory=no_memory, per_step=per_step,
         **options,
     )  # fmt: skip

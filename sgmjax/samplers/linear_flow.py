@@ -1,11 +1,11 @@
-"""Coefficients of the exponential integrators, in float64 on the host, for any linear process.
+"""A linear process along a grid, in float64 on the host: what the exponential integrators are made of.
 
 Along the probability flow dz = f z dt - 1/2 g g^T score dt the linear part is known and solved exactly. For a factor
 K_t K_t^T = Sigma_t of the perturbation kernel's covariance let eps_K = -K^T score. Then
 
     z_s = Psi(s, t) z_t + int_t^s Psi(s, tau) 1/2 g g^T K^-T eps_K dtau,     Psi the transition matrix of f,      (1)
 
-and a multistep method replaces eps_K by the polynomial through its last values (Zhang & Chen 2023, eqs. 8 and 14).
+and a multistep method replaces eps_K by the polynomial through its last values (Zhang & Chen 2023, eq. (14)).
 
 **Which factor.** K = L, the triangular one, is what networks are trained with. gDDIM's K = R solves
 
