@@ -49,9 +49,10 @@ class LikelihoodInfo(NamedTuple):
     Attributes:
         nfe: score evaluations (each with its Jacobian products) of all momenta together, (batch,); a scalar when the
             batch is solved as one.
-        log_joint: log p(x_0, m_k), (momenta, batch); for k = 1 log p(x_0).
-        log_weights: log p(x_0, m_k) / q(m_k), (momenta, batch).
-        bound: mean over the momenta of log p(x_0, m_k), plus the momenta's entropy, (batch,): CLD's bound.
+        log_joint: log p(x_0, m_k), (momenta, batch); for k = 1 log p(x_0). With truncation="bound", where z_t_min is
+            drawn in the place of m_0, log p(x_0, z_t_min).
+        log_weights: the same less log q of what was drawn, (momenta, batch).
+        bound: mean over the momenta of log_joint, plus the entropy of q, (batch,): CLD's bound.
         latent: z_1, (momenta, batch, k, *event).
     """
 
@@ -101,13 +102,14 @@ def likelihood(
             all signs of the blocks, for r = 2 the mean of a probe and of its copy with the momentum's sign flipped.
             "joint": all noised variables at once, one product. "drift": the whole of h, its known linear part
             included, as in the official codes: for published numbers. Equal for k = 1 with Rademacher probes.
-        momenta: K above; 1 for processes without auxiliaries, unless truncation="bound".
-        truncation: "ignore" takes x_0 for a draw at t_min, as published. "bound" perturbs it to t_min, solves from
-            there and adds log p(z_0 | z_t_min) - log q(z_t_min | z_0), the decoder being Gaussian around the prediction
-            of z_0: a lower bound of a density at t = 0. It costs one evaluation more.
+        momenta: K above, importance samples; 1 for processes without auxiliaries, unless truncation="bound".
+        truncation: what t_min > 0 leaves. "ignore" takes x_0 for a draw at t_min, as published. "bound" draws z_t_min
+            from the kernel of x_0, solves from there, and adds log p(x_0 | z_t_min) - log q(z_t_min | x_0), the decoder
+            a Gaussian about the unbiased linear estimate of x_0: a lower bound in expectation of a density at t = 0,
+            for momenta that have long left their initial law at t_min as well.
         per_sample: control the steps of each sample by itself; otherwise the batch shares them, as published, and a
             result depends (within the tolerance) on the batch-mates.
-        momentum: (momenta, batch, k - 1, *event) to use in place of draws.
+        momentum: (momenta, batch, k - 1, *event) to use in place of draws; for truncation="ignore".
         noise: (probes, batch, r, *event) to use as probes, in the frame's noised variables; (probes, batch, k, *event)
             for probing="drift".
         max_steps: bound on accepted and rejected steps.
@@ -126,7 +128,7 @@ def likelihood(
     x0 = jnp.asarray(x0, dtype)
     batch, size = x0.shape[0], math.prod(x0.shape[1:])
     _check(sde, size, t_min, trace, probes, probing, momenta, truncation)
-    momentum_key, probe_key, start_key = jax.random.split(key, 3)
+    momentum_key, probe_key = jax.random.split(key)
 
     width = sde.k if probing == "drift" else sde.num_noised
     shape = (probes, batch, width, *x0.shape[1:])
@@ -141,30 +143,34 @@ def likelihood(
         directions = jnp.moveaxis(jnp.asarray(noise, dtype), 1, 0)  # (batch, probes, width, *event)
     if momentum is not None and momentum.shape != (momenta, batch, sde.k - 1, *x0.shape[1:]):
         raise ValueError(f"momentum has shape {momentum.shape}, expected (momenta, batch, k - 1, *event).")
+    if momentum is not None and truncation == "bound":
+        raise ValueError("momentum: is not drawn with truncation='bound', which draws the state at t_min.")
 
     def joint(inputs):
         """log p(x_0, m), log q(m), evaluations and z_1 of one momentum for each sample."""
-        draw_key, noise_key, m = inputs
-        z = sde.augment(x0, draw_key if m is None else None)
-        if m is not None:
-            z = jnp.concatenate([x0[:, None], jnp.asarray(m, dtype)], axis=1)
+        i, m = inputs
+        draw_key = jax.random.fold_in(momentum_key, i)
+        decoded = jnp.zeros((batch,), dtype)
+        if truncation == "bound":
+            z, log_q, decoded = _perturb(draw_key, sde, x0, t_min)
+        else:
+            z = sde.augment(x0, draw_key if m is None else None)
+            if m is not None:
+                z = jnp.concatenate([x0[:, None], jnp.asarray(m, dtype)], axis=1)
+            log_q = auxiliary_log_prob(sde, z[:, 1:])
         if sharding is not None:
             z = jax.lax.with_sharding_constraint(z, sharding)
-        log_q = auxiliary_log_prob(sde, z[:, 1:])
-        correction = 0.0
-        if truncation == "bound":
-            z, correction = _perturb(noise_key, score_fn, sde, z, t_min)
         change, latent, nfe = _solve(
             score_fn, sde, z, directions, t_min, rtol, atol, solver, probing, per_sample, max_steps
         )  # fmt: skip
-        log_joint = sde.prior_logp(latent) + change + correction
-        return log_joint, log_q, nfe + (truncation == "bound"), latent
+        return sde.prior_logp(latent) + change + decoded, log_q, nfe, latent
 
-    keys = jax.random.split(momentum_key, momenta), jax.random.split(start_key, momenta)
-    log_joint, log_q, nfe, latent = jax.lax.map(joint, (*keys, momentum))  # one after the other: memory for one
+    # one after the other: memory for one
+    log_joint, log_q, nfe, latent = jax.lax.map(joint, (jnp.arange(momenta), momentum))
     log_weights = log_joint - log_q
     log_prob = jax.nn.logsumexp(log_weights, axis=0) - math.log(momenta)
-    bound = jnp.mean(log_joint, axis=0) + auxiliary_entropy(sde, size)
+    entropy = auxiliary_entropy(sde, size) if truncation == "ignore" else kernel_entropy(sde, size, t_min, dtype)
+    bound = jnp.mean(log_joint, axis=0) + entropy
     return log_prob, LikelihoodInfo(jnp.sum(nfe, axis=0), log_joint, log_weights, bound, latent)
 
 
@@ -221,20 +227,35 @@ def _check(sde: SDE, size: int, t_min, trace, probes: int, probing, momenta: int
         _auxiliary_factor(sde)
 
 
-def _perturb(key, score_fn: Callable, sde: SDE, z0, t_min):
-    """z_t_min given z_0, and log p(z_0 | z_t_min) - log q(z_t_min | z_0), (batch,).
+def kernel_entropy(sde: SDE, size: int, t, dtype=jnp.float32):
+    """Entropy in nats of q(z_t | x_0), for events of that size; a scalar."""
+    kernel = sde.transition(jnp.full((1,), t, dtype))
+    return size * (0.5 * sde.k * math.log(2 * math.pi * math.e) + kernel.log_det_factor()[0])
 
-    q is the kernel, N(E z_0, L L^T). The decoder is N(E^-1 (z - L eps_hat), E^-1 L L^T E^-T) with eps_hat the model's,
-    0 where it has none; then the difference is D log |det E| + 1/2 (|eps|^2 - |eps - eps_hat|^2).
+
+def decoder_precision(sde: SDE, t, dtype=jnp.float32):
+    """How well z_t tells x_0 in one element of the event: w (k,) with z_t = a x_0 + L eps, a = E e_0, and w = L^-1 a.
+
+    Of all linear estimates without bias that with the least variance, 1 / |w|^2, is off by w . eps / |w|^2.
     """
-    time = jnp.full((z0.shape[0],), t_min, z0.dtype)
-    kernel = sde.transition(time, "dsm")
-    eps = jax.random.normal(key, z0.shape, z0.dtype)
-    z = kernel.perturb(z0, eps)
-    predicted, drawn = kernel.restrict(kernel.eps(score_fn(z, time))), kernel.restrict(eps)
-    gain = 0.5 * jnp.sum(predicted * (2 * drawn - predicted), axis=tuple(range(1, z0.ndim)))
-    size = z0[0, 0].size
-    return z, gain + size * jnp.linalg.slogdet(kernel.mean)[1]
+    kernel = sde.transition(jnp.full((1,), t, dtype))
+    inverse = jnp.swapaxes(kernel.inverse_transpose, 1, 2)
+    return linalg.matmul(inverse, kernel.mean[:, :, :1])[0, :, 0]
+
+
+def _perturb(key, sde: SDE, x0, t_min):
+    """z ~ q(z_t_min | x_0) (hybrid score matching's kernel), log q(z | x_0) and log p(x_0 | z), (batch,) each."""
+    z0, size = sde.augment(x0), x0[0].size
+    kernel = sde.transition(jnp.full((1,), t_min, x0.dtype))
+    eps = jax.random.normal(key, z0.shape, x0.dtype)
+    axes = tuple(range(1, z0.ndim))
+    log_q = -0.5 * jnp.sum(eps**2, axis=axes) - size * (0.5 * sde.k * math.log(2 * math.pi))
+    log_q = log_q - size * kernel.log_det_factor()
+    w = decoder_precision(sde, t_min, x0.dtype)
+    precision = jnp.sum(w**2)
+    error = jnp.sum(linalg.apply(w[None], eps) ** 2, axis=axes) / precision  # in standard deviations
+    log_p = -0.5 * error + 0.5 * size * (jnp.log(precision) - math.log(2 * math.pi))
+    return kernel.perturb(z0, eps), log_q, log_p
 
 
 def _solve(score_fn, sde: SDE, z, directions, t_min, rtol, atol, solver, probing, per_sample: bool, max_steps: int):

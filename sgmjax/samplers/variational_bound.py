@@ -31,7 +31,7 @@ import jax.numpy as jnp
 
 from sgmjax.objectives.score_matching import score_matching_loss
 from sgmjax.objectives.times import TimeSampler, importance
-from sgmjax.samplers.likelihood import Truncation, auxiliary_entropy
+from sgmjax.samplers.likelihood import Truncation, auxiliary_entropy, decoder_precision, kernel_entropy
 from sgmjax.sdes import SDE, linalg
 
 
@@ -89,19 +89,20 @@ def variational_bound(
         raise ValueError(f"t_min = {t_min:g}: must lie between 0 and 1.")
     if draws < 1:
         raise ValueError(f"draws = {draws}: at least 1.")
+    size = math.prod(x0.shape[1:])
+    auxiliary_entropy(sde, size)  # raises where there is none
     if times is None:
         if not linalg.is_concrete(sde, t_min):
             raise ValueError("inside jit with a traced process give times=objectives.importance(sde, t_min=t_min).")
         with jax.ensure_compile_time_eval():
             times = importance(sde, t_min=t_min)
-    batch, size = x0.shape[0], math.prod(x0.shape[1:])
-    z0 = sde.augment(x0)
+    batch, z0 = x0.shape[0], sde.augment(x0)
     if noise is None:
         time_key, noise_key = jax.random.split(key)
         first = jax.random.uniform(time_key, (batch,), x0.dtype)
         strata = jnp.arange(draws, dtype=x0.dtype) / draws
         u = (first[None] + strata[:, None]) % 1.0
-        source = jax.random.split(noise_key, draws)
+        source = jnp.arange(draws)
     else:
         u, source = (jnp.asarray(v, x0.dtype) for v in noise)
         if u.shape[1:] != (batch,) or source.shape != (*u.shape, *z0.shape[1:]):
@@ -114,7 +115,9 @@ def variational_bound(
     def one(inputs):
         u, source = inputs
         t, weight = times.sample(u)
-        eps = jax.random.normal(source, z0.shape, z0.dtype) if noise is None else source
+        eps = source
+        if noise is None:
+            eps = jax.random.normal(jax.random.fold_in(noise_key, source), z0.shape, z0.dtype)
         loss = score_matching_loss(eps_fn, sde, z0, t, eps, weighting="likelihood", reduce="half_sum")
         return weight * loss
 
@@ -140,10 +143,7 @@ def prior_divergence(sde: SDE, z0):
 
 def _remainder(sde: SDE, size: int, t_min, truncation: Truncation, dtype):
     """R of the module's docstring, a scalar."""
-    kernel = sde.transition(jnp.full((1,), t_min, dtype))
     if truncation == "ignore":
-        entropy = 0.5 * sde.k * math.log(2 * math.pi * math.e) + kernel.log_det_factor()[0]
-        return size * entropy - auxiliary_entropy(sde, size)
-    # z = a x_0 + L eps with a = E e_0: the best linear estimate has the precision |L^-1 a|^2
-    column = linalg.matmul(jnp.swapaxes(kernel.inverse_transpose, 1, 2), kernel.mean[:, :, :1])
-    return 0.5 * size * (math.log(2 * math.pi * math.e) - jnp.log(jnp.sum(column**2)))
+        return kernel_entropy(sde, size, t_min, dtype) - auxiliary_entropy(sde, size)
+    precision = jnp.sum(decoder_precision(sde, t_min, dtype) ** 2)
+    return 0.5 * size * (math.log(2 * math.pi * math.e) - jnp.log(precision))

@@ -1,0 +1,265 @@
+"""Measures a run.
+
+    python -m sgmjax.evaluate --workdir=runs/psld_digits --metrics=bpd
+    python -m sgmjax.evaluate --workdir=runs/cld_cifar --metrics=bpd --num=1000 --momenta=8 --probes=4
+    python -m sgmjax.evaluate --workdir=runs/psld_digits --metrics=bpd,frechet
+
+    bpd      bits/dim of held-out images with uniform dequantisation (nats per example of vectors), by the
+             probability-flow ODE; and beside it the variational bound, which is of the generative SDE
+    frechet  Frechet distance in pixel space of samples, drawn as the run's config says, to the data: for small images
+
+Takes the averaged parameters of the newest checkpoint. Writes `<workdir>/metrics/<metric>_step<step>.json` with all
+settings that matter. --t_min is by default the time where the run's training ended.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sgmjax import _cli
+
+METRICS = ("bpd", "frechet")
+_POSITIVE = ("num", "batch_size", "probes", "momenta", "dequantizations", "draws", "rtol", "atol")
+
+
+def main(argv: Sequence[str]) -> int:
+    """The command; returns the exit status."""
+    try:
+        values = read_flags(argv)
+        _cli.use_compilation_cache()
+        from sgmjax.training.sharding import initialize_distributed
+
+        initialize_distributed()
+        evaluate(values)
+    except (ValueError, OSError, ImportError) as error:
+        return _cli.fail(error)
+    except RuntimeError as error:
+        from sgmjax.training.checkpoint import CheckpointError
+
+        if isinstance(error, CheckpointError):
+            return _cli.fail(error)
+        raise
+    return 0
+
+
+def read_flags(argv: Sequence[str]) -> Any:
+    """The parsed flags.
+
+    Raises:
+        UsageError: naming the flag and the fix.
+    """
+    from absl import flags
+
+    values = flags.FlagValues()
+    flags.DEFINE_string("workdir", None, "the run folder", flag_values=values)
+    flags.DEFINE_list("metrics", ["bpd"], f"what to measure: {', '.join(METRICS)}", flag_values=values)
+    flags.DEFINE_enum("split", "test", ["test", "train"], "held-out or training data", flag_values=values)
+    flags.DEFINE_integer("num", None, "examples or samples; default all examples", flag_values=values)
+    flags.DEFINE_integer("batch_size", None, "examples at a time", flag_values=values)
+    flags.DEFINE_integer("seed", 0, "of all that is random, and of which examples", flag_values=values)
+    flags.DEFINE_float("t_min", None, "where the integration starts", flag_values=values)
+    flags.DEFINE_float("rtol", 1e-5, "relative tolerance of the ODE", flag_values=values)
+    flags.DEFINE_float("atol", 1e-5, "absolute tolerance of the ODE", flag_values=values)
+    flags.DEFINE_string("solver", "Dopri5", "an explicit Runge-Kutta solver of diffrax", flag_values=values)
+    kinds = ["rademacher", "gaussian", "exact"]
+    flags.DEFINE_enum("trace", "rademacher", kinds, "probes of the divergence, or exact", flag_values=values)
+    flags.DEFINE_integer("probes", 1, "probes to average", flag_values=values)
+    kinds = ["blocks", "joint", "drift"]
+    flags.DEFINE_enum("probing", "blocks", kinds, "what a probe sees; drift: as the official codes", flag_values=values)
+    flags.DEFINE_integer("momenta", 1, "importance samples of the auxiliary variables", flag_values=values)
+    kinds = ["ignore", "bound"]
+    flags.DEFINE_enum("truncation", "ignore", kinds, "of t_min > 0; ignore: as published", flag_values=values)
+    flags.DEFINE_integer("dequantizations", 1, "draws of the noise on discrete data", flag_values=values)
+    flags.DEFINE_integer("draws", 16, "times drawn for the variational bound of an example", flag_values=values)
+    flags.DEFINE_string("out", None, "file of the result; for one metric only", flag_values=values)
+    flags.DEFINE_bool("help", False, "show this help", flag_values=values, short_name="h")
+    _cli.parse_flags(values, argv)
+    if values.help:
+        print(__doc__)
+        print("\n".join(f"  --{flag.name}: {flag.help}" for flag in map(values.__getitem__, sorted(values))))
+        raise SystemExit(0)
+    if not values.workdir:
+        raise _cli.UsageError("--workdir: which run? give its folder, as --workdir=runs/psld_digits")
+    if not values.metrics:
+        raise _cli.UsageError(f"--metrics: which? there are {', '.join(METRICS)}")
+    for name in values.metrics:
+        if name not in METRICS:
+            raise _cli.UsageError(f"--metrics: no metric called {name!r}; there are {', '.join(METRICS)}")
+    for name in _POSITIVE:
+        if (value := getattr(values, name)) is not None and not value > 0:
+            raise _cli.UsageError(f"--{name}: must be positive, got {value}")
+    if values.seed < 0:
+        raise _cli.UsageError(f"--seed: must not be negative, got {values.seed}")
+    if values.t_min is not None and not 0 < values.t_min < 1:
+        raise _cli.UsageError(f"--t_min: must lie between 0 and 1, got {values.t_min}")
+    if values.out and len(values.metrics) > 1:
+        raise _cli.UsageError("--out: is for one metric; leave it out, and each gets a file in <workdir>/metrics")
+    return values
+
+
+def evaluate(values: Any) -> None:
+    """Measures as the flags say; prints a line for every result and writes them.
+
+    Raises:
+        ValueError: flags that do not fit the run, or no run in the folder.
+        CheckpointError: no checkpoint can be read.
+    """
+    import jax
+
+    from sgmjax import data
+    from sgmjax.training import sharding as sh
+    from sgmjax.training.logging import say
+    from sgmjax.training.runs import load_run
+
+    path = Path(values.workdir)
+    mesh = sh.make_mesh()
+    run = load_run(path, sharding=sh.replicated(mesh), say=say)
+    if "frechet" in values.metrics and not run.problem.is_image:
+        raise _cli.UsageError("--metrics: frechet is for images, and this run has vectors")
+    dataset = data.load(run.problem.config.data, "eval" if values.split == "test" else "train")
+    for name in values.metrics:
+        measure = {"bpd": likelihood, "frechet": frechet}[name]
+        say(f"{name} on {dataset.name}, step {run.step} of {path} ...")
+        start = time.perf_counter()
+        lines, result = measure(values, run, dataset, mesh)
+        seconds = time.perf_counter() - start
+        out = Path(values.out) if values.out else path / "metrics" / f"{name}_step{run.step}.json"
+        common = {"metric": name, "workdir": str(path), "step": run.step, "parameters": "ema", "split": values.split}
+        common |= {"data": dataset.name, "seed": values.seed}
+        if jax.process_index() == 0:
+            write(out, common | result | {"seconds": round(seconds, 2)})
+        for line in lines:
+            say(line)
+        say(f"{seconds:.1f} s, {out}")
+
+
+def likelihood(values: Any, run: Any, dataset: Any, mesh: Any) -> tuple[list[str], dict[str, Any]]:
+    """Lines to print and what to write, of the metric `bpd`."""
+    import dataclasses
+
+    import jax
+    import numpy as np
+
+    from sgmjax.data import dequantize
+    from sgmjax.training import sharding as sh
+    from sgmjax.training.likelihood import LikelihoodSettings, held_out_likelihood
+
+    problem = run.problem
+    names = [field.name for field in dataclasses.fields(LikelihoodSettings)]
+    settings = {name: getattr(values, name) for name in names}
+    settings["t_min"] = values.t_min or problem.config.objective.t_min
+    settings["dequantizations"] = values.dequantizations if problem.is_image else 1  # a density needs no noise
+    num = min(values.num or dataset.num_examples, dataset.num_examples)
+    everywhere = sh.replicated(mesh)
+    found = held_out_likelihood(
+        problem,
+        run.params,
+        jax.device_put(jax.random.key(values.seed), everywhere),
+        dataset,
+        num=num,
+        batch_size=values.batch_size or min(problem.config.sampling.batch_size, num),
+        settings=LikelihoodSettings(**settings),
+        mesh=mesh,
+        shardings=jax.tree.map(lambda _: everywhere, run.params),
+        seed=values.seed,
+        progress=_progress(num * settings["dequantizations"], time.perf_counter()),
+    )
+    size = math.prod(problem.event_shape)
+    results = {"ode": found.ode, "variational_bound": found.bound}
+    words = {"ode": "probability-flow ODE", "variational_bound": "variational bound (SDE)"}
+    if problem.is_image:
+        unit = "bits/dim"
+        results = {
+            name: dequantize.bits_per_dim(-nats, size, centered=problem.centered) for name, nats in results.items()
+        }
+    else:
+        unit = "nats/example"
+        known = known_density(problem.config.data.name)
+        if known is not None:
+            x = dataset.read(found.indices)["x"]
+            results["exact"] = -np.asarray(jax.jit(known.log_prob)(x), np.float64)
+            words["exact"] = "true density of the data"
+    summary = {name: mean_and_error(nats) for name, nats in results.items()}
+    nfe = {"mean": float(found.nfe.mean()), "max": int(found.nfe.max())}
+    lines = [f"{words[name]}: {s['mean']:.4f} +- {s['standard_error']:.4f} {unit}" for name, s in summary.items()]
+    lines[0] += f", {num} examples, NFE {nfe['mean']:.0f} on average, {nfe['max']} at most"
+    result: dict[str, Any] = {"unit": unit, "num": num, "results": summary, "nfe": nfe, "settings": settings}
+    if problem.is_image:
+        result["dequantization"] = {"kind": "uniform", "levels": 256, "centered": problem.centered}
+    return lines, result
+
+
+def frechet(values: Any, run: Any, dataset: Any, mesh: Any) -> tuple[list[str], dict[str, Any]]:
+    """Lines to print and what to write, of the metric `frechet`."""
+    import dataclasses
+
+    import jax
+    import numpy as np
+
+    from sgmjax import metrics
+    from sgmjax.training import evaluation, pictures
+    from sgmjax.training import sharding as sh
+
+    problem = run.problem
+    sampling = problem.config.sampling
+    num = values.num or sampling.num
+    everywhere = sh.replicated(mesh)
+    batch_size = min(values.batch_size or sampling.batch_size, num)
+    shardings = jax.tree.map(lambda _: everywhere, run.params)
+    sampler = evaluation.Sampler(problem.sample_fn, mesh, shardings, batch_size)
+    key = jax.device_put(jax.random.key(values.seed), everywhere)
+    drawn = sampler(run.params, key, num, progress=_progress(num, time.perf_counter()))
+    assert drawn is not None
+    samples = pictures.to_arrays(drawn[0], problem.is_image, problem.centered)
+    real = dataset.read(np.arange(dataset.num_examples))["x"]
+    distance = metrics.pixel_frechet(samples, real)
+    line = f"pixel-space Frechet distance: {distance:.4f}, {num} samples to {len(real)} images, NFE {drawn[1]}"
+    settings = dataclasses.asdict(sampling) | {"num": num, "batch_size": sampler.batch_size}
+    results = {"pixel_frechet": distance}
+    return [line], {"num": num, "real": len(real), "results": results, "nfe": drawn[1], "settings": settings}
+
+
+def mean_and_error(values: Any) -> dict[str, float | None]:
+    """The mean over examples and its standard error; None for one example."""
+    error = float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else None
+    return {"mean": float(values.mean()), "standard_error": error}
+
+
+def known_density(name: str) -> Any:
+    """The law of a generated set, where it has a density in closed form; else None."""
+    from sgmjax import exact
+
+    return exact.ring() if name == "ring" else None
+
+
+def write(path: Path, result: dict[str, Any]) -> None:
+    """Writes JSON in one move; numbers that are not finite become null, which JSON can hold."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(_finite(result), indent=2) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _progress(total: int, start: float):
+    def show(done: int) -> None:
+        if sys.stderr.isatty():
+            rate = done / (time.perf_counter() - start)
+            print(f"\r{done}/{total}  {rate:,.1f}/s", end="\n" if done == total else "", file=sys.stderr)
+
+    return show
+
+
+if __name__ == "__main__":
+    _cli.run(main, sys.argv)

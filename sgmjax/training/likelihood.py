@@ -1,0 +1,157 @@
+"""The likelihood of held-out data under the averaged parameters of a run: dequantised, split over all devices."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.sharding import Mesh
+
+from sgmjax import samplers
+from sgmjax.data.dequantize import dequantize
+from sgmjax.objectives import TimeSampler, importance
+from sgmjax.samplers.likelihood import Probing, Trace, Truncation
+from sgmjax.training import sharding as sh
+
+PyTree = Any
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LikelihoodSettings:
+    """How `held_out_likelihood` evaluates; see `samplers.likelihood` and `samplers.variational_bound`.
+
+    Attributes:
+        dequantizations: draws of the uniform noise on discrete data, averaged.
+        draws: times drawn for the variational bound of an example.
+    """
+
+    t_min: float = 1e-5
+    rtol: float = 1e-5
+    atol: float = 1e-5
+    solver: str = "Dopri5"
+    trace: Trace = "rademacher"
+    probes: int = 1
+    probing: Probing = "blocks"
+    momenta: int = 1
+    truncation: Truncation = "ignore"
+    dequantizations: int = 1
+    draws: int = 16
+
+
+class HeldOut(NamedTuple):
+    """Of every example, (num,) float64, averaged over dequantisations; nats of the data in the network's range.
+
+    Attributes:
+        indices: which examples.
+        ode: -log p by the probability-flow ODE.
+        bound: the variational bound of -log p.
+        nfe: score evaluations of the ODE for one density.
+    """
+
+    indices: np.ndarray
+    ode: np.ndarray
+    bound: np.ndarray
+    nfe: np.ndarray
+
+
+def example_likelihood(problem: Any, settings: LikelihoodSettings, times: TimeSampler, params, key, x, label):
+    """-log p by the ODE, its variational bound, and the evaluations of the ODE, scalars, of one example x (*event)."""
+    noise_key, ode_key, bound_key = jax.random.split(key, 3)
+    x = x[None]
+    if problem.is_image:
+        x = dequantize(noise_key, x, centered=problem.centered)
+    labels = None if problem.num_classes is None else label[None]
+    score_fn = problem.score_fn(params, labels=labels)
+    log_prob, info = samplers.likelihood(
+        ode_key,
+        score_fn,
+        problem.sde,
+        x,
+        t_min=settings.t_min,
+        rtol=settings.rtol,
+        atol=settings.atol,
+        solver=settings.solver,
+        trace=settings.trace,
+        probes=settings.probes,
+        probing=settings.probing,
+        momenta=settings.momenta,
+        truncation=settings.truncation,
+        per_sample=False,  # the batch is one example
+    )
+    lower, _ = samplers.variational_bound(
+        bound_key,
+        score_fn,
+        problem.sde,
+        x,
+        draws=settings.draws,
+        t_min=settings.t_min,
+        truncation=settings.truncation,
+        times=times,
+    )
+    return -log_prob[0], -lower[0], info.nfe
+
+
+def held_out_likelihood(
+    problem: Any,
+    params: PyTree,
+    key: Array,
+    dataset: Any,
+    *,
+    num: int,
+    batch_size: int,
+    settings: LikelihoodSettings,
+    mesh: Mesh,
+    shardings: PyTree,
+    seed: int = 0,
+    progress: Callable[[int], None] = lambda done: None,
+) -> HeldOut:
+    """The likelihood of `num` examples drawn without replacement; the work is split over all devices.
+
+    An example's result depends on the key and on its place in the data, not on the batch size or its batch-mates.
+
+    Args:
+        problem: has `sde`, `score_fn`, `is_image`, `centered`, `num_classes`, as `build.Problem`.
+        params: averaged parameters.
+        key: of dequantisation, momenta, probes and times.
+        dataset: has `num_examples` and `read`.
+        num: how many examples; all of the data if it has fewer.
+        batch_size: examples at a time; rounded up to a multiple of the number of devices.
+        settings: how.
+        mesh: from `make_mesh`.
+        shardings: of the parameters.
+        seed: which examples, when not all are taken.
+        progress: told after each batch how many densities there are, up to num x dequantizations.
+    """
+    num = min(num, dataset.num_examples)
+    indices = np.sort(np.random.default_rng(seed).permutation(dataset.num_examples)[:num])
+    unit = math.lcm(mesh.size, jax.process_count())
+    batch_size = math.ceil(min(batch_size, num) / unit) * unit
+    local = batch_size // jax.process_count()
+    everywhere, split = sh.replicated(mesh), sh.batch_sharding(mesh)
+    times = importance(problem.sde, t_min=settings.t_min)
+
+    def batch_of(params, key, batch):
+        keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(batch["index"])
+        one = lambda key, x, label: example_likelihood(problem, settings, times, params, key, x, label)  # noqa: E731
+        return jnp.stack([v.astype(jnp.float32) for v in jax.vmap(one)(keys, batch["x"], batch["label"])])
+
+    run = jax.jit(batch_of, in_shardings=(shardings, everywhere, split), out_shardings=sh.batch_sharding(mesh, 1))
+    total = np.zeros((3, num))
+    for draw in range(settings.dequantizations):
+        for start in range(0, num, batch_size):
+            mine = start + jax.process_index() * local + np.arange(local)
+            chosen = indices[mine % num]
+            batch = dataset.read(chosen) | {"index": chosen.astype(np.int32)}
+            placed = sh.put_batch(batch, split)
+            values = sh.fetch(run(params, jax.random.fold_in(key, draw), placed))
+            stop = min(start + batch_size, num)
+            total[:, start:stop] += values[:, : stop - start]
+            progress(draw * num + stop)
+    ode, bound, nfe = total / settings.dequantizations
+    return HeldOut(indices, ode, bound, nfe)

@@ -1,0 +1,183 @@
+"""Held-out likelihoods and the command that reports them."""
+
+from __future__ import annotations
+
+import json
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.stats import norm
+
+from sgmjax import evaluate, exact, sdes, train
+from sgmjax.data import ArrayDataset, DataError
+from sgmjax.data.dequantize import bits_per_dim, dequantize
+from sgmjax.training import sharding as sh
+from sgmjax.training.likelihood import LikelihoodSettings, held_out_likelihood
+
+
+@pytest.mark.parametrize("centered", [True, False])
+def test_bits_per_dim_of_known_codes(centered: bool):
+    """The uniform density costs 8 bits exactly; a Gaussian its probabilities of the 256 bins, by quadrature over u."""
+    log_uniform = -5 * np.log(2.0) if centered else 0.0  # five dimensions, on an interval of length 2 or 1
+    np.testing.assert_allclose(bits_per_dim(log_uniform, 5, centered=centered), 8.0, rtol=1e-12)
+    np.testing.assert_allclose(bits_per_dim(log_uniform, 5, levels=16, centered=centered), 4.0, rtol=1e-12)
+    law = norm(0.1, 0.3) if centered else norm(0.55, 0.15)
+    edges = np.linspace(-1, 1, 257) if centered else np.linspace(0, 1, 257)
+    code = -np.log2(np.diff(law.cdf(edges)))
+    nodes, weights = np.polynomial.legendre.leggauss(8)
+    y = edges[:-1, None] + np.diff(edges)[:, None] * (nodes + 1) / 2
+    spread = bits_per_dim(law.logpdf(y) @ weights / 2, 1, centered=centered)
+    central = np.abs(edges[:-1] - law.mean()) < 3 * law.std()
+    assert (spread >= code - 1e-9).all()  # Jensen
+    np.testing.assert_allclose(spread[central], code[central], atol=5e-4)
+
+
+def test_dequantisation():
+    x = np.arange(256, dtype=np.uint8).reshape(16, 4, 2, 2)
+    for centered in (True, False):
+        y = dequantize(jax.random.key(0), x, centered=centered)
+        unit = (np.asarray(y, np.float64) + 1) / 2 if centered else np.asarray(y, np.float64)
+        u = unit * 256 - x
+        assert u.min() > -1e-4 and u.max() < 1 + 1e-4 and abs(u.mean() - 0.5) < 0.1 and 0.25 < u.std() < 0.33
+    with pytest.raises(DataError, match="integers"):
+        dequantize(jax.random.key(0), x.astype(np.float32), centered=True)
+
+
+class Problem:
+    """Images whose dequantised pixels are Gaussian, with the exact score: bits/dim are known."""
+
+    sde = sdes.vp()
+    is_image, centered, num_classes = True, True, 2
+    mixture = exact.mixture(np.full((1, 2, 2, 1), 0.1), 0.2)
+
+    def score_fn(self, params, *, labels):
+        score = self.mixture.score_fn(self.sde)
+        return lambda z, t: score(z - params, t) * (1 + 0.0 * labels[0])
+
+
+def held_out(devices: int, batch_size: int, num: int = 37):
+    """Codes of images that follow the problem's law, with their true lengths in bits/dim, (num,)."""
+    draws = np.random.default_rng(0).normal(0.1, 0.2, (num, 2, 2, 1))
+    x = np.clip(np.floor((draws + 1) * 128), 0, 255).astype(np.uint8)
+    dataset = ArrayDataset("pixels", x, np.arange(num) % 2, num_classes=2)
+    mesh = sh.make_mesh(1, jax.devices()[:devices])
+    everywhere, seen = sh.replicated(mesh), []
+    found = held_out_likelihood(
+        Problem(), jax.device_put(jnp.zeros(()), everywhere), jax.device_put(jax.random.key(0), everywhere), dataset,
+        num=100, batch_size=batch_size, settings=LikelihoodSettings(dequantizations=2, draws=8), mesh=mesh,
+        shardings=everywhere, progress=seen.append,
+    )  # fmt: skip
+    assert seen[-1] == 2 * num and np.array_equal(found.indices, np.arange(num)) and found.ode.shape == (num,)
+    edges = np.linspace(-1, 1, 257)
+    return found, -np.log2(np.diff(norm(0.1, 0.2).cdf(edges)))[x].mean(axis=(1, 2, 3))
+
+
+def test_held_out_bits_per_dim():
+    """Labelled images on eight devices, a last batch that is not full: as the density says."""
+    found, code = held_out(8, 16)
+    ode, bound = (bits_per_dim(-nats, 4) for nats in (found.ode, found.bound))
+    assert (np.abs(ode - code) < 0.1).all()  # two uniform numbers a pixel
+    np.testing.assert_allclose(ode.mean(), code.mean(), atol=0.01)
+    assert abs(bound.mean() - code.mean()) < 4.5 * bound.std() / np.sqrt(len(bound))
+
+
+@pytest.mark.slow
+def test_held_out_bits_do_not_depend_on_batch_or_devices():
+    (eight, _), (one, _) = held_out(8, 16), held_out(1, 37)
+    np.testing.assert_allclose(one.ode, eight.ode, atol=1e-3)
+    np.testing.assert_allclose(one.bound, eight.bound, rtol=1e-4, atol=1e-2)
+
+
+TOY = {
+    "data": {"name": "ring", "num_samples": 500},
+    "model": {"name": "mlp", "width": 16, "depth": 1},
+    "optimizer": {"warmup_steps": 5},
+    "train": {"steps": 4, "batch_size": 32, "log_every": 4, "eval_every": 0, "sample_every": 0, "checkpoint_every": 0},
+    "sampling": {"steps": 6, "num": 20, "grid_images": 8, "batch_size": 16},
+}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run folder made by the command itself."""
+    folder = tmp_path_factory.mktemp("run")
+    config = folder / "toy.py"
+    config.write_text(
+        f"from sgmjax.training.config import complete\n\n\ndef get_config():\n    return complete({TOY!r})\n"
+    )
+    assert train.main(["train", f"--config={config}", f"--workdir={folder}/run"]) == 0
+    return folder / "run"
+
+
+def test_bpd_of_a_run(finished, capsys):
+    """A barely trained network: no better than the truth, and every setting written down."""
+    words = ["--num=24", "--rtol=1e-3", "--atol=1e-3", "--draws=4", "--momenta=2", "--trace=exact", "--seed=3"]
+    command = ["evaluate", f"--workdir={finished}", "--metrics=bpd", *words]
+    assert evaluate.main(command) == 0
+    out = capsys.readouterr().out
+    assert "probability-flow ODE: " in out and "variational bound (SDE): " in out and "nats/example" in out
+    assert "24 examples, NFE " in out and "true density of the data: " in out
+    path = finished / "metrics" / "bpd_step4.json"
+    result = json.loads(path.read_text())
+    assert result["settings"] == {
+        "t_min": 1e-5, "rtol": 1e-3, "atol": 1e-3, "solver": "Dopri5", "trace": "exact", "probes": 1,
+        "probing": "blocks", "momenta": 2, "truncation": "ignore", "dequantizations": 1, "draws": 4,
+    }  # fmt: skip
+    assert (result["unit"], result["num"], result["step"], result["seed"]) == ("nats/example", 24, 4, 3)
+    assert result["parameters"] == "ema" and result["split"] == "test" and "dequantization" not in result
+    results = result["results"]
+    assert results["ode"]["mean"] > results["exact"]["mean"] + 0.2
+    assert results["variational_bound"]["mean"] > results["exact"]["mean"] + 0.2
+    assert 0 < results["exact"]["standard_error"] < 1 and result["nfe"]["max"] >= result["nfe"]["mean"] > 0
+
+
+BAD = [
+    ([], "--workdir: which run?"),
+    (["--workdir=/nowhere"], "no run in /nowhere"),
+    (["--workdir=RUN", "--metrics=fid"], "--metrics: no metric called 'fid'; there are bpd, frechet"),
+    (["--workdir=RUN", "--metrics=bpd,frechet"], "--metrics: frechet is for images"),
+    (["--workdir=RUN", "--num=0"], "--num: must be positive, got 0"),
+    (["--workdir=RUN", "--rtol=-1"], "--rtol: must be positive"),
+    (["--workdir=RUN", "--t_min=2"], "--t_min: must lie between 0 and 1"),
+    (["--workdir=RUN", "--trace=hutch"], "--trace=hutch"),
+    (["--workdir=RUN", "--solver=Euler"], "solver 'Euler' has no error estimate"),
+    (["--workdir=RUN", "--metrics=bpd,frechet", "--out=x"], "--out: is for one metric"),
+    (["--workdir=RUN", "--seed=-1"], "--seed: must not be negative"),
+]
+
+
+@pytest.mark.parametrize(("words", "message"), BAD, ids=range(len(BAD)))
+def test_evaluate_refuses_in_one_line(finished, capsys, words, message):
+    assert evaluate.main(["evaluate", *(word.replace("RUN", str(finished)) for word in words)]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: ") and err.count("\n") == 1 and message in err, err
+
+
+def test_frechet(monkeypatch):
+    """The distance of samples to the data, by the metric's own function."""
+    x = np.random.default_rng(0).integers(0, 256, (30, 2, 2, 1)).astype(np.uint8)
+    dataset = ArrayDataset("pixels", x)
+
+    def sample_fn(params, key, num):
+        return jnp.asarray(x[:num], jnp.float32) / 127.5 - 1, {"nfe": 7}
+
+    sampling = evaluate_sampling()
+    problem = types.SimpleNamespace(
+        sample_fn=sample_fn, is_image=True, centered=True, config=types.SimpleNamespace(sampling=sampling)
+    )
+    run = types.SimpleNamespace(problem=problem, params=jnp.zeros(()))
+    values = types.SimpleNamespace(num=24, batch_size=None, seed=0)
+    lines, result = evaluate.frechet(values, run, dataset, sh.make_mesh())
+    assert "24 samples to 30 images, NFE 7" in lines[0] and result["nfe"] == 7
+    from sgmjax.metrics import pixel_frechet
+
+    assert result["results"]["pixel_frechet"] == pixel_frechet(x[:24], x)
+
+
+def evaluate_sampling():
+    from sgmjax.training.config import SamplingConfig
+
+    return SamplingConfig(batch_size=24)
