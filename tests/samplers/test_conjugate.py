@@ -179,7 +179,8 @@ def test_order_for_every_lambda(x64, name: str, scheme: str, prediction: str):
     """All converge to the same flow, whatever B is."""
     sde, score_fn, flow, size = exact(name)
     fast = (name, scheme, prediction) in FAST
-    counts, tolerance = ((128, 256), 0.2) if fast else ((512, 1024), 0.15)  # the limit is nearer for more steps
+    counts = (128, 256) if fast else (512, 1024)
+    tolerance = 0.2  # towards their limits: 0.85 then 0.93 for Verlet, third order; 1.81 then 1.92 for Heun, sub-VP
     for lam, B in ((0.0, "identity"), (0.5, "ones")) if fast else ((1.0, "identity"), (1.0, "ones"), (-0.5, "ones")):
         errors = []
         for steps in counts:
