@@ -138,7 +138,7 @@ class Layout:
 
 GRIDS_FILE = HERE / "samplers_grids.json"  # {sampler: {process: {budget: [grid, denoise, t_min]}}}
 TUNED_BUDGETS = (5, 10, 20)
-GRIDS = ("quadratic", "rho", "logsnr", "uniform")
+GRIDS = ("quadratic", "rho", "logsnr")  # uniform ones lost by far wherever they were tried
 
 
 def candidates(entry: Entry, sde: sdes.SDE, t_min: float) -> list[Layout]:
@@ -155,7 +155,8 @@ def layout(label: str, process: str, sde: sdes.SDE, nfe: int) -> Layout:
     found = json.loads(GRIDS_FILE.read_text()) if GRIDS_FILE.is_file() else {}
     tuned = found.get(label, {}).get(process, {})
     if not tuned:
-        return candidates(ENTRIES[label], sde, T_MIN)[0]
+        end = 0.03 if nfe < 10 else 0.01 if nfe <= TUNED_BUDGETS[-1] else T_MIN
+        return candidates(ENTRIES[label], sde, end)[0]
     budget = max([int(b) for b in tuned if int(b) <= nfe] or [min(int(b) for b in tuned)])
     chosen = Layout(*tuned[str(budget)])
     return chosen if nfe <= TUNED_BUDGETS[-1] else dataclasses.replace(chosen, t_min=T_MIN)
@@ -174,7 +175,7 @@ class Problem:
         score_fn: score_fn(sde, params, own_times) -> a score function.
         params: handed to it through jit.
         shape: (batch, *event).
-        error: error(samples, seed) -> float.
+        error: error(samples) -> float.
         floor: mean and standard error of the error of true draws.
         measure: what `error` is.
     """
@@ -184,7 +185,7 @@ class Problem:
     score_fn: Callable[..., Any]
     params: Any
     shape: tuple[int, ...]
-    error: Callable[[np.ndarray, int], float]
+    error: Callable[[np.ndarray], float]
     floor: tuple[float, float]
     measure: str
 
@@ -219,8 +220,11 @@ def mixture64() -> exact.GaussianMixture:
     return exact.mixture(np.random.default_rng(64).normal(size=(16, 64)), 0.2)
 
 
-def mixture_problem(name: str, mixture: exact.GaussianMixture, batch: int, floor_pairs: int = 50) -> Problem:
-    """Sliced W2 to fresh true draws of every seed; as `metrics.sliced_wasserstein`, with the truth sorted once."""
+def mixture_problem(name: str, mixture: exact.GaussianMixture, batch: int, *, truths=20, floor_draws=100) -> Problem:
+    """Sliced W2, as `metrics.sliced_wasserstein`: the mean over twenty sets of true draws, sorted once.
+
+    Samplers and the floor meet the same sets, so that these sets' own luck does not enter their ratio.
+    """
     dim = mixture.means.shape[1]
     u = directions(dim, 128).astype(np.float32)
     draw = jax.jit(lambda seed: mixture.sample(jax.random.fold_in(jax.random.key(2024), seed), batch)[0])
@@ -228,15 +232,14 @@ def mixture_problem(name: str, mixture: exact.GaussianMixture, batch: int, floor
     def project(x):
         return np.sort(u @ np.asarray(x, np.float32).T, axis=1)
 
-    @functools.lru_cache(maxsize=32)
-    def truth(seed: int):
-        return project(draw(seed))
+    true = [project(draw(i)) for i in range(truths)]
 
-    def error(x, seed: int) -> float:
-        return float(np.sqrt(np.mean((project(x) - truth(seed)).astype(np.float64) ** 2)))
+    def error(x) -> float:
+        x = project(x)
+        return float(np.mean([np.sqrt(np.mean((x - t) ** 2, dtype=np.float64)) for t in true]))
 
-    between = [error(draw(10_000 + i), 20_000 + i) for i in range(floor_pairs)]
-    floor = float(np.mean(between)), float(np.std(between) / np.sqrt(floor_pairs))
+    between = [error(draw(1000 + i)) for i in range(floor_draws)]
+    floor = float(np.mean(between)), float(np.std(between) / np.sqrt(floor_draws))
 
     def score_fn(sde, params, own_times: bool):
         return mixture.score_fn(sde) if own_times else batch_score(mixture, sde)
@@ -244,7 +247,7 @@ def mixture_problem(name: str, mixture: exact.GaussianMixture, batch: int, floor
     return Problem(name, PROCESSES, score_fn, None, (batch, dim), error, floor, "sliced W2")
 
 
-def run_problem(path: str, num: int = 2000) -> Problem:
+def run_problem(path: str, num: int) -> Problem:
     """A trained network, judged by the pixel-space Frechet distance to its training data."""
     from sgmjax import data
     from sgmjax.metrics.frechet import pixel_frechet
@@ -261,7 +264,7 @@ def run_problem(path: str, num: int = 2000) -> Problem:
     def score_fn(sde, params, own_times: bool):
         return run.problem.score_fn(params, labels=labels)
 
-    def error(x, seed: int) -> float:
+    def error(x) -> float:
         return pixel_frechet(data.to_uint8(np.asarray(x), run.problem.centered), real)
 
     floor = pixel_frechet(real[halves[0]], real[halves[1]]), 0.0
@@ -317,7 +320,7 @@ def measure(
         x, evaluations = jax.block_until_ready(run(seed))
         seconds.append(time.perf_counter() - start)
         x = np.asarray(x)
-        errors.append(problem.error(x, seed) if np.isfinite(x).all() else float("inf"))
+        errors.append(problem.error(x) if np.isfinite(x).all() else float("inf"))
         used.append(float(evaluations))
     return {
         "problem": problem.name, "process": process, "sampler": label, "grid": grid, "budget": nfe or None,
@@ -344,11 +347,11 @@ def points(problem: Problem, labels, processes, budgets):
 def tune(problem: Problem, labels, processes) -> None:
     """Look for each sampler's grids, on seeds that no table uses, and keep them in `samplers_grids.json`.
 
-    The kind of grid by its error with 10 evaluations, then for each budget where it ends.
+    For each budget the kind of grid and the denoising step, then where it ends.
     """
 
     def tried(layouts, label: str, process: str, nfe: int) -> Layout:
-        errors = [mean(measure(problem, label, process, [9000, 9001], nfe=nfe, chosen=c)) for c in layouts]
+        errors = [mean(measure(problem, label, process, list(range(9000, 9004)), nfe=nfe, chosen=c)) for c in layouts]
         told = "  ".join(f"{c}: {e / problem.floor[0]:.2f}" for e, c in zip(errors, layouts))
         print(f"{process} {label}, {nfe} NFE:  {told}", flush=True)
         return layouts[int(np.argmin(errors))]
@@ -358,10 +361,10 @@ def tune(problem: Problem, labels, processes) -> None:
             entry = ENTRIES[label]
             if entry.settings or process not in entry.processes or entry.sampler not in samplers.SAMPLERS:
                 continue
-            best = tried(candidates(entry, problem.processes[process], 1e-2), label, process, 10)
             chosen = {}
-            for nfe in TUNED_BUDGETS:
-                ends = [dataclasses.replace(best, t_min=t) for t in (1e-3, 1e-2, 3e-2)]
+            for nfe in [n for n in TUNED_BUDGETS if n > entry.evaluations]:
+                best = tried(candidates(entry, problem.processes[process], 1e-2), label, process, nfe)
+                ends = [dataclasses.replace(best, t_min=t) for t in (3e-3, 1e-2, 2e-2, 4e-2)]
                 c = tried(ends, label, process, nfe)
                 chosen[str(nfe)] = [c.grid, c.denoise, c.t_min]
             found = json.loads(GRIDS_FILE.read_text()) if GRIDS_FILE.is_file() else {}
@@ -415,6 +418,22 @@ def best_row(rows: list[dict[str, Any]], budget: int, processes) -> dict[str, An
     """The smallest error within the budget, adaptive samplers by what they used."""
     here = [r for r in rows if r["process"] in processes and r["nfe"] <= budget + 1e-6]
     return min(here, key=mean) if here else None
+
+
+def winners(results: dict[str, Any], name: str, budgets) -> list[dict[str, Any]]:
+    """The points that the checks will speak of, as keyword arguments of `measure`."""
+    rows, found = [r for r in results["rows"] if r["problem"] == name], []
+    for budget in budgets:
+        for group in (("vp",), PHASE_SPACE, ("third_order",)):
+            row = best_row(rows, budget, group)
+            if row is None:
+                continue
+            settings = ENTRIES[row["sampler"]].settings
+            where = {"setting": settings.index(row["setting"])} if settings else {"nfe": row["budget"]}
+            point = {"label": row["sampler"], "process": row["process"]} | where
+            if point not in found:
+                found.append(point)
+    return found
 
 
 def checks(rows: list[dict[str, Any]], again: list[dict[str, Any]], floor: float) -> list[str]:
@@ -531,6 +550,7 @@ def flags(argv) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--problems", default="ring,mixture64", help="of " + ", ".join(PROBLEMS))
     parser.add_argument("--runs", nargs="*", default=[], help="run folders whose networks are measured too")
+    parser.add_argument("--run-samples", type=int, default=1000, help="samples drawn of a run, with one seed")
     parser.add_argument("--samplers", default="", help="of " + ", ".join(ENTRIES) + "; empty: all")
     parser.add_argument("--processes", default="", help="of " + ", ".join(PROCESSES) + "; empty: all")
     parser.add_argument("--budgets", default=",".join(map(str, BUDGETS)))
@@ -562,7 +582,9 @@ def main(argv) -> int:
     if given.report:
         report(json.loads(Path(given.report).read_text()), given.out, given.images)
         return 0
-    problems = [PROBLEMS[name]() for name in given.problems] + [run_problem(path) for path in given.runs]
+    problems = [PROBLEMS[name]() for name in given.problems] + [
+        run_problem(path, given.run_samples) for path in given.runs
+    ]
     if given.tune:
         tune(problems[0], given.samplers, given.processes)
         return 0
@@ -578,36 +600,25 @@ def main(argv) -> int:
         results["problems"][problem.name] = {
             "floor": problem.floor, "batch": problem.shape[0], "measure": problem.measure
         }  # fmt: skip
-        processes = given.processes if problem.name in PROBLEMS else list(problem.processes)
+        known = problem.name in PROBLEMS
+        processes = given.processes if known else list(problem.processes)
 
         def take(where: str, first_seed: int, **point):
             few = point.get("nfe", 100) > 20 and where == "rows"
-            seeds = [first_seed + i for i in range(min(given.seeds, FEW_SEEDS) if few else given.seeds)]
-            row = measure(problem, seeds=seeds, **point)  # noqa: B023
+            num = min(given.seeds, FEW_SEEDS) if few else given.seeds
+            row = measure(problem, seeds=[first_seed + i for i in range(num if known else 1)], **point)  # noqa: B023
             results[where].append(row)
             print(
                 f"{time.perf_counter() - start:7.0f} s  {row['problem']:10} {row['process']:12} {row['sampler']:24} "
-                f"{row['grid']:18} NFE {row['nfe']:6.1f}  {mean(row):.4f} +- {standard_error(row):.4f} "
+                f"{row['grid']:22} NFE {row['nfe']:6.1f}  {mean(row):.4f} +- {standard_error(row):.4f} "
                 f"({in_floors(mean(row) / floor)} x floor)  {row['seconds']:.2f} s",  # noqa: B023
                 flush=True,
             )
 
         for point in points(problem, given.samplers, processes, given.budgets):
             take("rows", 1, **point)
-        rows = [r for r in results["rows"] if r["problem"] == problem.name]
-        for budget in given.budgets:  # the best ones once more, on fresh seeds
-            for group in (("vp",), PHASE_SPACE, ("third_order",)):
-                row = best_row(rows, budget, group)
-                done = [
-                    (r["process"], r["sampler"], r["budget"], r["setting"])
-                    for r in results["again"]
-                    if r["problem"] == problem.name
-                ]
-                if row is None or (row["process"], row["sampler"], row["budget"], row["setting"]) in done:
-                    continue
-                settings = ENTRIES[row["sampler"]].settings
-                where = {"setting": settings.index(row["setting"])} if settings else {"nfe": row["budget"]}
-                take("again", 101, label=row["sampler"], process=row["process"], **where)
+        for point in winners(results, problem.name, given.budgets) if known else []:
+            take("again", 101, **point)
         (given.out / "samplers.json").write_text(json.dumps(results, indent=1) + "\n")
     report(results, given.out, given.images)
     return 0
