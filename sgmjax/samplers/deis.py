@@ -5,7 +5,13 @@ exponential frame), which the linear part then carries exactly:
 
     z_s = Psi(s, t) z_t + sum_j C_j eps_K(t_j),   C_j = int_t^s Psi(s, tau) 1/2 g g^T K^-T l_j(tau) dtau.
 
-The first steps have fewer points and take a lower order.
+The first steps have fewer points and take a lower order: an error of h^2 once, small since eps hardly changes near the
+prior.
+
+**Which K and which polynomial.** Measured on a ring of eight Gaussians with the exact score, quadratic grid, sliced W2
+at 5 / 10 / 20 evaluations with the grid's end at 0.01 / 0.003 / 0.001 (two sets of true draws: 0.036): CLD with R and
+polynomials in the log-SNR 0.216 / 0.039 / 0.035, with R and polynomials in t 0.248 / 0.071 / 0.038, with L more than
+10 at each of them. With the grid's end at 0.03 the first is 0.089 at 5: end it early when there are few steps.
 """
 
 from __future__ import annotations

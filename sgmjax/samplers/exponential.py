@@ -9,10 +9,10 @@ computed as
 
     z_s = (A + W Mz) z_t + W Ms score + sum_j>0 W_j (e_j - e_0) + noise xi,      W = sum_j W_j,
 
-with the products from the host: A grows exponentially over a long step backwards, and W Mz cancels it. (Third-order
-Langevin in five evaluations, float32: an error of 10 without, of 0.03 with.) The
-matrices (k x k at most) come from float64 quadrature on the host (`sgmjax.samplers.linear_flow`), so the process and
-the grid must be known numbers. To sample with a process that is an argument of jit compute them outside,
+with the products from the host: A grows exponentially over long steps backwards, and W Mz cancels it. (Third-order
+Langevin on a ring of Gaussians in float32: an error of 1e5 at 5 evaluations and 1e9 at 20 without.) The matrices
+come from float64 quadrature on the host (`sgmjax.samplers.linear_flow`), so the process and the grid must be known
+numbers. To sample with a process that is an argument of jit compute them outside,
 
     coefficients = samplers.exponential_coefficients(sde, times, method="deis", order=3)
     run = jax.jit(lambda key, sde, coefficients: samplers.deis(..., times=times, coefficients=coefficients))
