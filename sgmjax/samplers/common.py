@@ -111,9 +111,9 @@ class Constraint(NamedTuple):
         project: project(z, t, noises) -> z, for z (batch, k, *event), the time t (batch,) just reached and noises
             (draws, batch, k, *event). After the denoising step t is 0.
         draws: normal draws `project` needs.
-        repeats: how often each step is taken: after all but the last time the state is diffused back up to where the
-            step started, which lets the rest of the state adapt to what was imposed (RePaint, Lugmayr et al. 2022).
-            Each repetition costs the step's evaluations again, and one more normal draw.
+        repeats, jump: resampling (RePaint, Lugmayr et al. 2022): the grid is taken in stretches of `jump` steps, each
+            `repeats` times, the state being diffused back up to the start of the stretch in between. It lets the rest
+            of the state adapt to what was imposed, at `repeats` times the evaluations.
         lagging: project at the time the step started from rather than the one it reached, and the denoised state at
             times[-1] without noise: what the codes of score_sde and PSLD do. For published numbers.
     """
@@ -121,6 +121,7 @@ class Constraint(NamedTuple):
     project: Callable[..., Any]
     draws: int = 0
     repeats: int = 1
+    jump: int = 10
     lagging: bool = False
 
 
@@ -162,9 +163,9 @@ def scan_grid(
         constraint: see `Constraint`.
         initial: state at times[0]; None draws from the prior.
         noise: (steps, draws, batch, k, *event) to use in place of fresh draws: couples runs, replays recorded ones.
-            The constraint's draws, if any, follow the step's on the second axis; with `repeats` > 1 each repetition
-            has these and then the draw that takes its start back up (not used in the first one).
-        trajectory: keep all states.
+            The constraint's draws, if any, follow the step's on the second axis. With `repeats` there is an entry for
+            each visit of `plan_visits`, whose last draw takes the state back up (used where a stretch is repeated).
+        trajectory: keep all states (of repeated steps the last).
         sharding: a sharding for the state; without it every device would compute the whole batch.
         progress: called on the host with the number of finished steps.
     """
@@ -176,14 +177,11 @@ def scan_grid(
         last_key, start_key = jax.random.split(last_key)
         start_noises = jax.random.normal(start_key, (constraint.draws, *z.shape), dtype)
         z = constraint.project(z, batch_time(times[0], z), start_noises)
-    steps = len(times) - 1
-    repeats = 1 if constraint is None else constraint.repeats
-    if repeats < 1:
-        raise ValueError(f"repeats = {repeats}: a step is taken at least once.")
-    once_draws = draws + (constraint.draws if constraint else 0)
-    total_draws = once_draws if repeats == 1 else repeats * (once_draws + 1)
-    if noise is not None and noise.shape != (steps, total_draws, *z.shape):
-        expected = (steps, total_draws, *z.shape)
+    visits = plan_visits(len(times) - 1, constraint)
+    count, resampled = len(visits.step), len(visits.step) > len(times) - 1
+    total_draws = draws + (constraint.draws if constraint else 0) + resampled
+    if noise is not None and noise.shape != (count, total_draws, *z.shape):
+        expected = (count, total_draws, *z.shape)
         raise ValueError(f"noise has shape {noise.shape}, expected {expected} (steps, draws, batch, k, *event).")
     constrain = (lambda v: v) if sharding is None else (lambda v: jax.lax.with_sharding_constraint(v, sharding))
     z = constrain(z)
@@ -192,27 +190,30 @@ def scan_grid(
         z, memory = step(z, memory, node._replace(noises=node.noises[:draws]))
         if constraint is not None:
             time = batch_time(node.t if constraint.lagging else node.s, z)
-            z = constraint.project(z, time, node.noises[draws:once_draws])
+            z = constraint.project(z, time, node.noises[draws : draws + constraint.draws])
         return constrain(z), memory
 
     def body(carry, xs):
-        z, memory = carry
-        i, t, s, source, extra = xs
+        z, memory, kept = carry
+        visit, i, t, s, source, extra, (since, opens) = xs
         noises = jax.random.normal(source, (total_draws, *z.shape), dtype) if noise is None else source
-        node = Node(i, t, s, noises, extra)
-        if repeats == 1:
-            z, memory = once(z, memory, node)
-        else:
-            z, memory = repeat(once, sde, z, memory, node, repeats)
+        if resampled:
+            z = diffuse_back(sde, z, since, t, noises[-1])
+            memory = jax.tree.map(lambda m, k: jnp.where(since < t, k, m), memory, kept)  # of the stretch's first step
+            kept = jax.tree.map(lambda m, k: jnp.where(opens, m, k), memory, kept)
+        z, memory = once(z, memory, Node(i, t, s, noises, extra))
         if progress is not None:
-            jax.debug.callback(progress, i + 1)
-        return (z, memory), (z if trajectory else None)
+            jax.debug.callback(progress, visit + 1)
+        return (z, memory, kept), (z if trajectory else None)
 
-    source = jax.random.split(scan_key, steps) if noise is None else jnp.asarray(noise, dtype)
-    xs = (jnp.arange(steps), jnp.asarray(times[:-1], dtype), jnp.asarray(times[1:], dtype), source, per_step)
+    source = jax.random.split(scan_key, count) if noise is None else jnp.asarray(noise, dtype)
+    t, s, since = (jnp.asarray(times[i], dtype) for i in (visits.step, visits.step + 1, visits.since))
+    per_step = jax.tree.map(lambda a: jnp.asarray(a)[visits.step], per_step) if resampled else per_step
+    xs = (jnp.arange(count), jnp.asarray(visits.step), t, s, source, per_step, (since, jnp.asarray(visits.opens)))
     start = z
-    (final, _), path = jax.lax.scan(body, (z, memory(z) if callable(memory) else memory), xs)
-    nfe = repeats * (steps * evaluations if isinstance(evaluations, int) else sum(evaluations))
+    memory = memory(z) if callable(memory) else memory
+    (final, _, _), path = jax.lax.scan(body, (z, memory, memory if resampled else None), xs)
+    nfe = count * evaluations if isinstance(evaluations, int) else sum(evaluations[i] for i in visits.step)
     if denoise:
         last = jnp.full((shape[0],), times[-1], dtype)
         final = denoise_step(score_fn, sde, final, last, denoise)
@@ -222,27 +223,47 @@ def scan_grid(
             final = constrain(constraint.project(final, at, noises))
         nfe += 1
     if path is not None:
-        path = jnp.concatenate([start[None], jnp.asarray(path)], axis=0)
+        path = jnp.concatenate([start[None], jnp.asarray(path)[visits.final]], axis=0)
     return final[:, 0], SampleInfo(nfe=nfe, state=final, trajectory=path)
 
 
-def repeat(once: Callable, sde: SDE, z, memory, node: Node, repeats: int):
-    """`repeats` times `once(z, memory, node)`, the state being diffused back from node.s to node.t in between.
+class Visits(NamedTuple):
+    """The order in which the steps of a grid are taken when stretches of it are repeated; arrays (visits,).
 
-    Every repetition starts from the same memory: it is the same step.
+    Attributes:
+        step: which step.
+        since: index of the grid time at which the state stands before it.
+        opens: whether a stretch begins for the first time.
+        final: (steps,) the last visit of each step.
     """
-    back = sde.transition_between(jnp.reshape(node.s, (1,)), jnp.reshape(node.t, (1,)))  # one for the whole batch
-    draws = len(node.noises) // repeats
 
-    def body(carry, xs):
-        z, _ = carry
-        first, noises = xs
-        z = jnp.where(first, z, back.perturb(z, noises[-1]))
-        return once(z, memory, node._replace(noises=noises)), None
+    step: np.ndarray
+    since: np.ndarray
+    opens: np.ndarray
+    final: np.ndarray
 
-    grouped = node.noises.reshape(repeats, draws, *node.noises.shape[1:])
-    (z, memory), _ = jax.lax.scan(body, (z, memory), (jnp.arange(repeats) == 0, grouped))
-    return z, memory
+
+def plan_visits(steps: int, constraint: Constraint | None) -> Visits:
+    """The visits of a grid of so many steps: each once, or as `Constraint.repeats` and `jump` say.
+
+    Raises:
+        ValueError: repeats or jump below 1.
+    """
+    repeats, jump = (1, 1) if constraint is None else (constraint.repeats, constraint.jump)
+    if repeats < 1 or jump < 1:
+        raise ValueError(f"repeats = {repeats}, jump = {jump}: both are at least 1.")
+    stretches = [range(first, min(first + jump, steps)) for first in range(0, steps, jump)]
+    order = np.array([i for stretch in stretches for _ in range(repeats) for i in stretch])
+    since = np.concatenate([[0], order[:-1] + 1])
+    opens = np.isin(order, [stretch[0] for stretch in stretches]) & (since == order)
+    final = len(order) - 1 - np.unique(order[::-1], return_index=True)[1]
+    return Visits(order, since, opens, final)
+
+
+def diffuse_back(sde: SDE, z, s, t, noise):
+    """A draw of z_t given z_s = z, for scalars s <= t; z itself where they are equal."""
+    back = sde.transition_between(jnp.reshape(s, (1,)), jnp.reshape(t, (1,)))  # one matrix for the whole batch
+    return jnp.where(s < t, back.perturb(z, noise), z)
 
 
 def batch_time(t, z):
