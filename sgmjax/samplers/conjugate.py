@@ -151,7 +151,7 @@ def _conjugation(sde: SDE, times: np.ndarray, free: np.ndarray, prediction: Pred
 
     # A^T solves dA^T/dt = rate^T A^T, downwards on every panel; all panels of a step are chained
     backwards = -np.swapaxes(rate, -1, -2)[:, ::-1] * flow.tau[:, ::-1, None, None]
-    ends, nodes = linear_flow._propagate(backwards, np.sum(flow.weight / flow.tau, axis=1))
+    ends, nodes = linear_flow.propagate(backwards, np.sum(flow.weight / flow.tau, axis=1))
     A_ends, A_nodes, current = np.empty((len(times) - 1, sde.k, sde.k)), np.empty_like(nodes), np.eye(sde.k)
     for panel, step in enumerate(flow.step // pieces):
         if panel == 0 or flow.step[panel - 1] // pieces != step:

@@ -101,7 +101,7 @@ def midpoint_coefficients(sde: SDE, times, *, data_std: float = 0.3) -> Midpoint
 
     mean_1, guess, factor_1 = _regression(process, middle, times[:-1], K_middle, e_middle, e[:-1])
     mean_2, phi_2, factor_2 = _regression(process, times[1:], middle, K[1:], e[1:], e_middle)
-    whitened = halves._replace(factor=K_middle, inverse=linear_flow._inverse_lower(K_middle))
+    whitened = halves._replace(factor=K_middle, inverse=linear_flow.inverse_lower(K_middle))
     from_state, from_score = linear_flow.data_matrices(process, whitened)
     return MidpointCoefficients(
         middle=middle,
@@ -118,7 +118,7 @@ def midpoint_coefficients(sde: SDE, times, *, data_std: float = 0.3) -> Midpoint
 
 def _joint(*columns: np.ndarray) -> np.ndarray:
     """Triangular factor of the sum of the covariances of factors (n, k, m)."""
-    return linear_flow._triangular(np.concatenate(columns, axis=-1))
+    return linear_flow.triangular(np.concatenate(columns, axis=-1))
 
 
 def _regression(sde: SDE, s, t, K_s, e_s, e_t) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -127,8 +127,8 @@ def _regression(sde: SDE, s, t, K_s, e_s, e_t) -> tuple[np.ndarray, np.ndarray, 
     k = sde.k
     # (z_t, z_s) = [E K_s, noise; K_s, 0] (independent normals)
     rows = np.concatenate([E @ K_s, noise], axis=-1), np.concatenate([K_s, np.zeros_like(K_s)], axis=-1)
-    factor = linear_flow._triangular(np.concatenate(rows, axis=-2))
-    mean = factor[:, k:, :k] @ linear_flow._inverse_lower(factor[:, :k, :k])
+    factor = linear_flow.triangular(np.concatenate(rows, axis=-2))
+    mean = factor[:, k:, :k] @ linear_flow.inverse_lower(factor[:, :k, :k])
     return mean, e_s[..., None] - mean @ e_t[..., None], factor[:, k:, k:]
 
 
@@ -136,7 +136,7 @@ def _forward(sde: SDE, s: np.ndarray, t: np.ndarray) -> tuple[np.ndarray, np.nda
     """Mean and factor of z_t given z_s in the frame, (n, k, k) each."""
     if isinstance(sde, Recipe) and sde.k > 1:
         gap = np.asarray(sde.schedule.between(s, t))
-        return linear_flow._host_kernel(sde.forward, gap, np.zeros((sde.k, 1)))
+        return linear_flow.host_kernel(sde.forward, gap, np.zeros((sde.k, 1)))
     with jax.enable_x64(True), jax.ensure_compile_time_eval():
         kernel = sde.transition_between(jnp.asarray(s), jnp.asarray(t))
         return np.asarray(kernel.mean), np.asarray(kernel.factor)

@@ -117,8 +117,8 @@ def evaluate(sde: SDE, tau: np.ndarray) -> HostProcess:
             mean = np.exp(sde.F * B[:, None, None])
             factor = np.sqrt(sde.D / sde.F * np.expm1(2 * sde.F * B[:, None, None]))
         else:
-            mean, factor = _host_kernel(sde.forward, B, sde.initial_in_frame)
-        return HostProcess(f, ggT, mean @ T[:, 0], factor, _inverse_lower(factor))
+            mean, factor = host_kernel(sde.forward, B, sde.initial_in_frame)
+        return HostProcess(f, ggT, mean @ T[:, 0], factor, inverse_lower(factor))
     if isinstance(sde, SubVP):
         B, beta = np.asarray(sde.schedule.integral(tau)), np.asarray(sde.schedule.beta(tau))
         f, variance_rate, mean, std = -0.5 * beta, beta * -np.expm1(-2 * B), np.exp(-0.5 * B), -np.expm1(-B)
@@ -145,7 +145,7 @@ def _frame(sde: Recipe) -> np.ndarray:
     return np.eye(sde.k) if sde.frame is None else np.asarray(sde.frame)
 
 
-def _host_kernel(dynamics: linalg.LinearDynamics, B: np.ndarray, initial) -> tuple[np.ndarray, np.ndarray]:
+def host_kernel(dynamics: linalg.LinearDynamics, B: np.ndarray, initial) -> tuple[np.ndarray, np.ndarray]:
     """`linalg.linear_transition` in numpy: mean (n, k, k) and lower triangular factor (n, k, k)."""
     index = np.clip(np.floor(B / dynamics.step), 0, len(dynamics.mean) - 1).astype(int)
     rest = np.maximum(B - index * dynamics.step, 0.0)
@@ -154,7 +154,7 @@ def _host_kernel(dynamics: linalg.LinearDynamics, B: np.ndarray, initial) -> tup
     flows = _expm(dynamics.F * (rest[:, None] * _NODES)[..., None, None])
     columns = np.sqrt(rest[:, None] * _WEIGHTS)[..., None, None] * (flows @ dynamics.G)  # (n, NODES, k, r)
     columns = np.moveaxis(columns, 1, -1).reshape(len(B), len(dynamics.F), -1)
-    return mean, _triangular(np.concatenate([short @ dynamics.factor[index], columns, mean @ initial], axis=-1))
+    return mean, triangular(np.concatenate([short @ dynamics.factor[index], columns, mean @ initial], axis=-1))
 
 
 def _expm(a: np.ndarray) -> np.ndarray:
@@ -170,13 +170,13 @@ def _expm(a: np.ndarray) -> np.ndarray:
     return out
 
 
-def _triangular(a: np.ndarray) -> np.ndarray:
+def triangular(a: np.ndarray) -> np.ndarray:
     """Lower triangular L with a positive diagonal and L L^T = A A^T, (n, k, m) -> (n, k, k)."""
     factor = np.swapaxes(np.linalg.qr(np.swapaxes(a, -1, -2), mode="r"), -1, -2)
     return factor * np.where(np.diagonal(factor, axis1=-2, axis2=-1) < 0, -1.0, 1.0)[:, None, :]
 
 
-def _inverse_lower(L: np.ndarray) -> np.ndarray:
+def inverse_lower(L: np.ndarray) -> np.ndarray:
     """L^-1 by substitution, which keeps every entry's relative accuracy however the rows are scaled."""
     k = L.shape[-1]
     out = np.zeros_like(L)
@@ -244,7 +244,7 @@ def flow(sde: SDE, times: np.ndarray) -> Flow:
     weight = (right - left)[:, None] * _WEIGHTS * tau
     inside = evaluate(sde, tau.ravel())
     inside = HostProcess(*(v.reshape(*tau.shape, *v.shape[1:]) for v in inside))
-    ends, nodes = _propagate(rotation_rate(inside) * tau[..., None, None], right - left)
+    ends, nodes = propagate(rotation_rate(inside) * tau[..., None, None], right - left)
     # panels run downwards step by step; O is carried upwards from 1 at the lowest time
     current, at_time, starts = np.eye(sde.k), [np.eye(sde.k)], np.empty((len(step), sde.k, sde.k))
     for p in range(len(step) - 1, -1, -1):
@@ -286,7 +286,7 @@ def rotation_rate(at: HostProcess) -> np.ndarray:
     return upper - np.swapaxes(upper, -1, -2)
 
 
-def _propagate(rate: np.ndarray, width: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def propagate(rate: np.ndarray, width: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Solve dW/du = rate W, W = 1 at the start, on each panel by Gauss collocation.
 
     Args:
@@ -307,7 +307,7 @@ def damped(flow: Flow, lam: float) -> np.ndarray:
     """W(t_{i+1}, t_i), (n, k, k), with dW/dtau = (A + lam^2 / 2 H) W: see `gddim`. Orthogonal for lam = 0."""
     rate = (rotation_rate(flow.inside) + 0.5 * lam**2 * whitened_noise(flow.inside)) * flow.tau[..., None, None]
     widths = flow.weight[:, 0] / (_WEIGHTS[0] * flow.tau[:, 0])
-    downwards, _ = _propagate(-rate[:, ::-1], widths)
+    downwards, _ = propagate(-rate[:, ::-1], widths)
     out = np.tile(np.eye(flow.sde.k), (len(flow.times) - 1, 1, 1))
     for p, i in enumerate(flow.step):
         out[i] = downwards[p] @ out[i]

@@ -28,8 +28,9 @@ schemes, the frozen time) is as exact as that. What the order does not show: whe
 velocity Verlet has an error h^3 in x over one step, since y is then a half step ahead, as in the leapfrog scheme.
 
 Reference: Pandey, Rudolph & Mandt 2024 (arXiv 2310.07894), sec. 3.3 and its appendices; 2402.07211 for the stochastic
-ones. The authors have not published this part of their code: the schemes are written from the definitions, and where
-these leave a choice (`noise_scale`) the argument says what is done here.
+ones. The authors have not published this part of their code: the schemes are written from the definitions, not checked
+against theirs number by number. Where these leave a choice (the order of the letters, `noise_scale`) the text here says
+what is done.
 """
 
 from __future__ import annotations
