@@ -2,9 +2,16 @@
 
     python -m sgmjax.sample --workdir=runs/psld_digits --num=1000
     python -m sgmjax.sample --workdir=runs/psld_cifar --num=50000 --sampler=em --steps=1000 --out=em1000
+    python -m sgmjax.sample --workdir=runs/ve_cifar --sampler=pc --steps=2000 --options=snr=0.16,predictor=ancestral
+    python -m sgmjax.sample --workdir=runs/psld_digits --classifier=runs/classifier_digits --labels=3 --guidance=2
+    python -m sgmjax.sample --workdir=runs/psld_digits --inpaint=half
+    python -m sgmjax.sample --workdir=runs/psld_digits --interpolate
 
 Takes the averaged parameters of the newest checkpoint. What is not said is as in the run's config. Writes
-`<out>.npz` (`samples`: uint8 (num, H, W, C), or float32 (num, D); `nfe`, `step`) and a picture, `<out>.png`.
+`<out>.npz` (`samples`: uint8 (num, H, W, C), or float32 (num, D); `nfe`, `step`) and a picture, `<out>.png`. With
+--inpaint, --colorize or --start_time the samples come from eight inputs in turn, which are in the .npz too (`inputs`);
+the picture shows the inputs, what was kept of them, and rows of samples. With --interpolate each row goes from one
+input to the next, and `samples` has (num, 8, H, W, C).
 """
 
 from __future__ import annotations
@@ -51,11 +58,22 @@ def read_flags(argv: Sequence[str]) -> Any:
     flags.DEFINE_integer("num", None, "how many samples", flag_values=values)
     flags.DEFINE_string("sampler", None, "name of the sampler", flag_values=values)
     flags.DEFINE_integer("steps", None, "network evaluations a sample, the denoising one included", flag_values=values)
-    flags.DEFINE_string("grid", None, "time grid: uniform or quadratic", flag_values=values)
-    flags.DEFINE_bool("denoise", None, "end with a denoising step", flag_values=values)
+    flags.DEFINE_string("grid", None, "time grid: uniform, quadratic, rho, ...", flag_values=values)
+    flags.DEFINE_list("options", None, "the sampler's own settings, as snr=0.2,corrector=none", flag_values=values)
+    flags.DEFINE_string("denoise", None, "last step: True, False, tweedie, ode, x_mean", flag_values=values)
+    flags.DEFINE_float("rtol", None, "relative tolerance of adaptive samplers", flag_values=values)
+    flags.DEFINE_float("atol", None, "absolute tolerance of adaptive samplers", flag_values=values)
     flags.DEFINE_integer("seed", 0, "of the samples", flag_values=values)
     flags.DEFINE_integer("batch_size", None, "samples drawn at a time", flag_values=values)
     flags.DEFINE_list("labels", None, "classes, as 3 or 0,1,2: used in turn", flag_values=values)
+    flags.DEFINE_string("classifier", None, "run folder of a classifier that guides to --labels", flag_values=values)
+    flags.DEFINE_float("guidance", None, "strength of the guidance; 1 is Bayes' rule", flag_values=values)
+    flags.DEFINE_string("inpaint", None, "what is kept: half, center, or an .npz with `mask`", flag_values=values)
+    flags.DEFINE_bool("colorize", False, "keep the grey part of colour images", flag_values=values)
+    flags.DEFINE_integer("resample", 1, "times each step of --inpaint or --colorize is taken", flag_values=values)
+    flags.DEFINE_float("start_time", None, "start from inputs noised to this time", flag_values=values)
+    flags.DEFINE_bool("interpolate", False, "rows of images between two inputs", flag_values=values)
+    flags.DEFINE_string("input", "test", "test (held-out data), or an .npz of images", flag_values=values)
     flags.DEFINE_string("out", None, "path without ending; default <workdir>/samples/...", flag_values=values)
     flags.DEFINE_bool("help", False, "show this help", flag_values=values, short_name="h")
     _cli.parse_flags(values, argv)
@@ -65,7 +83,7 @@ def read_flags(argv: Sequence[str]) -> Any:
         raise SystemExit(0)
     if not values.workdir:
         raise _cli.UsageError("--workdir: which run? give its folder, as --workdir=runs/psld_digits")
-    for name in ("num", "steps", "batch_size"):
+    for name in ("num", "steps", "batch_size", "resample"):
         if (value := getattr(values, name)) is not None and value < 1:
             raise _cli.UsageError(f"--{name}: must be positive, got {value}")
     if values.seed < 0:
@@ -83,41 +101,88 @@ def draw(values: Any) -> None:
     import jax
     import numpy as np
 
-    from sgmjax.training import evaluation, pictures
+    from sgmjax.samplers import registry
+    from sgmjax.training import control, evaluation, pictures
     from sgmjax.training import sharding as sh
     from sgmjax.training.logging import say
     from sgmjax.training.runs import load_run
 
     path = Path(values.workdir)
-    names = ("num", "sampler", "steps", "grid", "denoise", "batch_size")
+    names = ("num", "sampler", "steps", "grid", "denoise", "batch_size", "rtol", "atol")
     given = {name: value for name in names if (value := getattr(values, name)) is not None}
+    if "denoise" in given:
+        given["denoise"] = _cli.literal(given["denoise"])
+    if values.options:
+        given["options"] = read_options(values.options)
     mesh = sh.make_mesh()
     everywhere = sh.replicated(mesh)
+    if "num" not in given and (values.inpaint or values.colorize or values.start_time is not None):
+        given["num"] = 4 * control.COLUMNS
+    if "num" not in given and values.interpolate:
+        given["num"] = control.COLUMNS
     problem, params, step = load_run(path, sampling=given, sharding=everywhere, say=say)
+    if not hasattr(problem, "sample_fn"):
+        raise _cli.UsageError(f"--workdir: {path} is a classifier's run; give that of a score network")
     sampling = problem.config.sampling
-    labels = read_labels(values.labels, problem.num_classes, sampling.num)
+    guide = None
+    if values.classifier:
+        guide = control.load_classifier(values.classifier, problem, sharding=everywhere, say=say)
+    classes = guide.problem.num_classes if guide is not None else problem.num_classes
+    labels = read_labels(values.labels, classes, sampling.num)
+    steer = control.Control(
+        guidance=values.guidance,
+        classifier=guide,
+        mask=control.read_mask(values.inpaint, problem.event_shape) if values.inpaint else None,
+        colorize=values.colorize,
+        repeats=values.resample,
+        start_time=values.start_time,
+        interpolate=values.interpolate,
+    )
+    steer.check(problem, labels)
+    inputs, labels = steer.inputs(values.input, problem, sampling.num, labels)
+    params = steer.params(params)
     shardings = jax.tree.map(lambda _: everywhere, params)
-    sampler = evaluation.Sampler(problem.sample_fn, mesh, shardings, min(sampling.batch_size, sampling.num))
+    sampler = evaluation.Sampler(steer.sample_fn(problem), mesh, shardings, min(sampling.batch_size, sampling.num))
 
-    if sampling.sampler == "ode":
-        how = f"tolerances {sampling.rtol:g} and {sampling.atol:g}"
-        name = f"ode_{sampling.rtol:g}"
+    if registry.is_adaptive(sampling.sampler):
+        rtol, atol = ("its own" if v is None else f"{v:g}" for v in (sampling.rtol, sampling.atol))
+        how = f"tolerances {rtol} and {atol}"
+        name = sampling.sampler + ("" if sampling.rtol is None else f"_{rtol}")
     else:
         how = f"{sampling.steps} steps, {sampling.grid} grid"
         name = f"{sampling.sampler}_{sampling.steps}_{sampling.grid}"
     say(f"drawing {sampling.num} samples with {sampling.sampler} ({how}) from step {step} of {path} ...")
     start = time.perf_counter()
     key = jax.device_put(jax.random.key(values.seed), everywhere)
-    drawn = sampler(params, key, sampling.num, labels=labels, progress=_progress(sampling.num, start))
+    show = _progress(sampling.num, start)
+    drawn = sampler(params, key, sampling.num, labels=labels, inputs=inputs, progress=show)
     assert drawn is not None
     samples = pictures.to_arrays(drawn[0], problem.is_image, problem.centered)
-    out = Path(values.out.removesuffix(".npz")) if values.out else path / "samples" / f"{name}_seed{values.seed}"
+    name = f"{steer.name}{name}_seed{values.seed}"
+    out = Path(values.out.removesuffix(".npz")) if values.out else path / "samples" / name
     if jax.process_index() == 0:
         out.parent.mkdir(parents=True, exist_ok=True)
         extra = {} if labels is None else {"labels": labels}
+        if "x0" in inputs:
+            extra["inputs"] = pictures.to_arrays(inputs["x0"], problem.is_image, problem.centered)
         pictures.save_arrays(f"{out}.npz", samples=samples, nfe=np.int64(drawn[1]), step=np.int64(step), **extra)
-        pictures.save_picture(f"{out}.png", pictures.picture(samples))
-    say(f"NFE {drawn[1]}, {time.perf_counter() - start:.1f} s, {out}.npz and .png")
+        pictures.save_picture(f"{out}.png", steer.picture(problem, samples, inputs))
+    say(f"NFE {drawn[1]}{steer.cost()}, {time.perf_counter() - start:.1f} s, {out}.npz and .png")
+
+
+def read_options(words: list[str]) -> dict[str, Any]:
+    """What --options says: ["snr=0.2"] -> {"snr": 0.2}.
+
+    Raises:
+        UsageError: a word without a name or a value.
+    """
+    options = {}
+    for word in words:
+        name, equals, text = word.partition("=")
+        if not name or not equals:
+            raise _cli.UsageError(f"--options: {word!r} is no setting; write name=value, as snr=0.2")
+        options[name.strip()] = _cli.literal(text)
+    return options
 
 
 def read_labels(words: list[str] | None, num_classes: int | None, num: int):
@@ -131,7 +196,9 @@ def read_labels(words: list[str] | None, num_classes: int | None, num: int):
     if not words:
         return None
     if num_classes is None:
-        raise _cli.UsageError("--labels: the network of this run knows no classes (model.num_classes); leave it out")
+        raise _cli.UsageError(
+            "--labels: the network of this run knows no classes (model.num_classes); leave it out, or give --classifier"
+        )
     for word in words:
         if not word.isdigit() or int(word) >= num_classes:
             raise _cli.UsageError(f"--labels: {word!r} is no class; they are 0 to {num_classes - 1}")

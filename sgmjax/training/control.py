@@ -24,7 +24,7 @@ from sgmjax.samplers.inpainting import check_mask
 from sgmjax.training import pictures
 from sgmjax.training.build import Classifier, Problem, run_sampler
 from sgmjax.training.config import ConfigError, differences, to_dict
-from sgmjax.training.runs import LoadedRun
+from sgmjax.training.runs import LoadedRun, load_run
 
 COLUMNS = 8  # images of an interpolation, and inputs shown beside one another
 
@@ -210,6 +210,22 @@ class Control:
         return pictures.picture(np.concatenate([above, samples]), limit=12 * len(x0), columns=len(x0))
 
 
+def load_classifier(path: str, problem: Problem, **options: Any) -> LoadedRun:
+    """The run of a classifier for the score network of `problem`.
+
+    Args:
+        path: its folder.
+        problem: of the score network's run.
+        options: as `load_run`.
+
+    Raises:
+        ConfigError: it is not one, or belongs to other data or another process. And as `load_run`.
+    """
+    run = load_run(path, **options)
+    _check_classifier(problem, run.problem)
+    return run
+
+
 def read_mask(word: str, event_shape: tuple[int, ...]) -> np.ndarray:
     """The mask, 1 where the input is kept.
 
@@ -292,7 +308,7 @@ def _check_classifier(problem: Problem, classifier: Any) -> None:
     """Raise ConfigError unless the classifier's noised data are those of the score network."""
     if not isinstance(classifier, Classifier):
         raise ConfigError(
-            "--classifier: this run is a score network; train a classifier, as configs/classifier_digits.py"
+            "--classifier: this is the run of a score network; give that of a classifier, as configs/classifier_digits.py"
         )
     if classifier.event_shape != problem.event_shape or classifier.centered != problem.centered:
         raise ConfigError(

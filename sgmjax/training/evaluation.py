@@ -104,8 +104,9 @@ def accuracy_by_time(
     for i in range(math.ceil(num / size)):
         mine = i * size + jax.process_index() * local + np.arange(local)
         placed = sh.put_batch(dataset.read(mine % dataset.num_examples), sh.batch_sharding(mesh))
-        key = jax.device_put(jax.random.key(i), sh.replicated(mesh))
-        table.append([run(params, key, placed, t) for t in times.astype(np.float32)])
+        keys = jax.random.split(jax.random.key(i), len(times))
+        keys = [jax.device_put(key, sh.replicated(mesh)) for key in keys]
+        table.append([run(params, key, placed, t) for key, t in zip(keys, times.astype(np.float32), strict=True)])
     return times, np.mean(jax.device_get(table), axis=0)
 
 
