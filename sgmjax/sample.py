@@ -151,7 +151,9 @@ def draw(values: Any) -> None:
     else:
         how = f"{sampling.steps} steps, {sampling.grid} grid"
         name = f"{sampling.sampler}_{sampling.steps}_{sampling.grid}"
-    say(f"drawing {sampling.num} samples with {sampling.sampler} ({how}) from step {step} of {path} ...")
+    how = "the probability flow, there and back" if values.interpolate else f"{sampling.sampler} ({how})"
+    name = "ode" if values.interpolate else name
+    say(f"drawing {sampling.num} samples with {how} from step {step} of {path} ...")
     start = time.perf_counter()
     key = jax.device_put(jax.random.key(values.seed), everywhere)
     show = _progress(sampling.num, start)

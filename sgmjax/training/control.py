@@ -308,7 +308,7 @@ def _check_classifier(problem: Problem, classifier: Any) -> None:
     """Raise ConfigError unless the classifier's noised data are those of the score network."""
     if not isinstance(classifier, Classifier):
         raise ConfigError(
-            "--classifier: this is the run of a score network; give that of a classifier, as configs/classifier_digits.py"
+            "--classifier: this is the run of a score network; train a classifier, as configs/classifier_digits.py does"
         )
     if classifier.event_shape != problem.event_shape or classifier.centered != problem.centered:
         raise ConfigError(

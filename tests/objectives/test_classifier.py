@@ -135,7 +135,7 @@ BAD = [
     (["classifier"], "is a classifier's run"),
     (["plain", "--guidance=2"], "towards which class? give --labels=3"),
     (["plain", "--guidance=2", "--labels=3"], "knows no classes"),
-    (["plain", "--classifier=PLAIN", "--labels=3"], "is the run of a score network"),
+    (["plain", "--classifier=PLAIN", "--labels=3"], "is the run of a score network; train a classifier"),
     (["plain", "--classifier=CLASSIFIER"], "towards which class?"),
     (["plain", "--classifier=CLASSIFIER", "--labels=8"], "they are 0 to 7"),
     (["plain", "--inpaint=half", "--sampler=ode"], "'ode' chooses its own steps"),
@@ -224,6 +224,34 @@ def test_classifier_free_guidance_of_a_network_is_the_line_through_its_two_score
         p.score_fn(params, **kwargs)(z, t) for kwargs in ({"labels": labels}, {}, {"labels": labels, "guidance": 3.0})
     )
     np.testing.assert_allclose(both, none + 3 * (cond - none), rtol=1e-4, atol=1e-5)
+
+
+def test_colour_images_are_colorized_and_inpainted():
+    """Through what the command calls, with a stand-in for the network's score."""
+    from sgmjax.training.control import Control, read_mask
+
+    model = {"name": "ncsnpp", "nf": 4, "ch_mult": (1,), "num_res_blocks": 1, "attn_resolutions": ()}
+    settings = {"data": {"name": "cifar10"}, "model": model, "sampling": {"steps": 5, "sampler": "em"}}
+    plain = build.problem(from_dict(settings), (4, 4, 3), 10)
+
+    class Stub(build.Problem):
+        def score_fn(self, params, *, labels=None, guidance=1.0):
+            return lambda z, t: -z
+
+    stub = Stub(**{field.name: getattr(plain, field.name) for field in dataclasses.fields(plain)})
+    x0 = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (2, 4, 4, 3)), jnp.float32)
+    for control in (Control(colorize=True), Control(mask=read_mask("center", (4, 4, 3)))):
+        control.check(stub, None)
+        draw = jax.jit(lambda key: control.sample_fn(stub)({"score": None}, key, 2, x0=x0)[0])  # noqa: B023
+        x = draw(jax.random.key(0))
+        same = np.isclose(x, x0, atol=1e-6).all(axis=(0, 3))
+        if control.colorize:
+            np.testing.assert_allclose(x.mean(-1), x0.mean(-1), atol=1e-5)
+            assert not same.any()
+        else:
+            np.testing.assert_array_equal(same, np.pad(np.zeros((2, 2), bool), 1, constant_values=True))
+        picture = control.picture(stub, np.zeros((2, 4, 4, 3), np.uint8), {"x0": np.asarray(x0)})
+        assert picture.dtype == np.uint8 and picture.shape[-1] == 3
 
 
 SETTINGS = [
