@@ -14,6 +14,7 @@ from flax import linen as nn
 from jax.sharding import PartitionSpec
 
 from sgmjax import data, models, objectives, samplers, score, sdes
+from sgmjax.data.dequantize import dequantize
 from sgmjax.samplers import registry
 from sgmjax.samplers.editing import start_at
 from sgmjax.samplers.guidance import cfg_score
@@ -132,7 +133,11 @@ class Problem(_Learnt):
         """Mean loss of a batch {"x": uint8 or float32 (batch, *event), "label": (batch,)}, and metrics (none)."""
         objective = self.config.objective
         loss_key, dropout_key = jax.random.split(key)
-        x0 = data.to_float(batch["x"], self.centered)
+        if self.config.data.uniform_dequantization and self.is_image:
+            loss_key, noise_key = jax.random.split(loss_key)
+            x0 = dequantize(noise_key, batch["x"], centered=self.centered)
+        else:
+            x0 = data.to_float(batch["x"], self.centered)
         labels = batch["label"] if self.num_classes is not None else None
         if labels is not None and train and objective.label_dropout:
             hide_key, dropout_key = jax.random.split(dropout_key)

@@ -51,6 +51,7 @@ class DataConfig:
     image_size: PositiveInt | None = None  # square; None keeps the size of the data (which must then be one size)
     flip: bool = False  # random horizontal flips, training only
     centered: bool = True  # True: network sees [-1, 1]; False: [0, 1]
+    uniform_dequantization: bool = False  # train on (x + u) / 256, u uniform: the density that bits/dim are about
     in_memory: bool | None = None  # None: held in memory when it fits memory_limit_gb
     memory_limit_gb: NonNegativeFloat = 2.0
     num_samples: PositiveInt = 50_000  # size of generated 2-D sets

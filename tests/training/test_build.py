@@ -79,6 +79,26 @@ def test_images_are_scaled_as_configured():
     assert problem.is_image and not problem.centered and not problem.network.centered
 
 
+def test_training_on_dequantised_images():
+    """The network then sees (x + u) / 128 - 1: seen here at t = t_min, where the kernel adds almost nothing."""
+    model = {"name": "ncsnpp", "nf": 4, "ch_mult": (1,), "num_res_blocks": 1, "attn_resolutions": ()}
+    seen = {}
+    for dequantized in (False, True):
+        settings = {"data": {"uniform_dequantization": dequantized}, "model": model, "sde": {"name": "vp"}}
+        problem = build.problem(from_dict(settings), (4, 4, 1))
+        times = build.objectives.uniform(1e-7, 2e-7)
+
+        class Probe(type(problem)):
+            def eps_fn(self, params, **options):
+                return lambda z, t: seen.setdefault(dequantized, z) * 0.0  # noqa: B023
+
+        probe = Probe(problem.config, problem.sde, problem.network, times, problem.event_shape, None)
+        probe.loss_fn({}, jax.random.key(0), {"x": np.full((64, 4, 4, 1), 100, np.uint8)}, False)
+    assert np.abs(np.asarray(seen[False]) - (100 / 127.5 - 1)).max() < 2e-3
+    inside = (np.asarray(seen[True]) + 1) * 128 - 100
+    assert inside.min() < 0.1 and inside.max() > 0.9 and np.abs(inside - 0.5).max() < 0.7
+
+
 BAD = [
     ({"sde": {"gamma": 4.01}}, "sde: gamma = nu"),
     ({"sde": {**RECIPE, "D": ((1.0, 2.0), (2.0, 1.0))}}, "sde: D is not positive semi-definite"),
