@@ -94,8 +94,9 @@ def setup(
     path = workdir.prepare(folder)
     workdir.check_config(path, config)
     if _complete(path, config.train.steps):
-        found = path / ACCURACY if (path / ACCURACY).exists() else path / "samples" / "final.npz"
-        say(f"{path} is complete: {config.train.steps} steps, results in {found}")
+        accuracy = path / ACCURACY
+        found = f"accuracy in {accuracy}" if accuracy.exists() else f"samples in {path / 'samples' / 'final.npz'}"
+        say(f"{path} is complete: {config.train.steps} steps, {found}")
         return Result("complete", config.train.steps, path)
     if dataset is None:
         from sgmjax import data

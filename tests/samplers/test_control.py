@@ -127,18 +127,20 @@ def fill_in(key, sde, *, repeats: int):
 def test_resampling_tends_to_the_conditional_law(name: str):
     """The other pixel is N(1.35, 0.19). Replacing depends too little on the known one; repeating helps.
 
-    4,000 samples: standard errors 0.01 of the mean, 2% of the variance.
+    4,000 samples: standard errors 0.01 of the mean, 2% of the variance. What noise reaches through two integrations
+    moves little in a stretch, so third order takes more repetitions.
     """
+    many = 24 if name == "third_order" else 8
     sde = PROCESSES[name][0]
     right = 1.5 * CORRELATION, 1 - CORRELATION**2
     off = {}
-    for repeats in (1, 8):
+    for repeats in (1, many):
         x, nfe = fill_in(jax.random.key(0), sde, repeats=repeats)
         assert nfe == 49 * repeats + 1
         np.testing.assert_array_equal(x[:, 0], 1.5)
         off[repeats] = float(right[0] - jnp.mean(x[:, 1])), float(jnp.var(x[:, 1]) - right[1])
     assert 0.2 < off[1][0] < 0.6 and 0.05 < off[1][1] < 0.3  # the known bias
-    assert abs(off[8][0]) < 0.7 * off[1][0] and abs(off[8][1]) < 0.7 * off[1][1], off
+    assert abs(off[many][0]) < 0.7 * off[1][0] and abs(off[many][1]) < 0.7 * off[1][1], off
 
 
 def test_the_order_of_repeated_steps():
