@@ -62,7 +62,7 @@ BAD_TRAIN = [
     (["--config.sde.name=recipe", "--config.sde.D=((1,0),(0,-1))", "--config.sde.Q=((0,-1),(1,0))"], "sde: "),
     (["--config.data.name=nonsense"], "nonsense"),
     (["--config.data.name=folder", "--config.data.data_dir=/nowhere"], "/nowhere"),
-    (["--config.sampling.sampler=magic"], "sampling.sampler: 'magic' is unknown; choose one of em, ode, sscs"),
+    (["--config.sampling.sampler=magic"], "sampling.sampler: 'magic' is unknown; choose one of adaptive_sde"),
     (["--workdir=/dev/null/run"], "cannot write in the run folder /dev/null/run"),
     (["--steps=5"], "Unknown command line flag 'steps'"),
     (["steps=5"], "unexpected argument 'steps=5'"),
@@ -169,13 +169,25 @@ def test_sampling_from_a_run(finished, capsys):
     assert (finished / "again.png").exists()
 
 
+def test_sampling_with_a_samplers_own_settings(finished, capsys):
+    """9 evaluations: 3 steps of a predictor and two corrections each."""
+    options = "--options=corrector_steps=2,snr=0.1,predictor=ancestral"
+    command = ["sample", f"--workdir={finished}", "--num=8", "--sampler=pc", "--steps=9", "--denoise=False", options]
+    assert sample.main(command) == 0
+    assert "NFE 9" in capsys.readouterr().out
+
+
 BAD_SAMPLE = [
     ([], "--workdir: which run?"),
     (["--workdir=/nowhere"], "no run in /nowhere"),
     (["--workdir=RUN", "--steps=-5"], "--steps: must be positive, got -5"),
     (["--workdir=RUN", "--num=0"], "--num: must be positive, got 0"),
-    (["--workdir=RUN", "--sampler=magic"], "sampling.sampler: 'magic' is unknown; choose one of em, ode, sscs"),
-    (["--workdir=RUN", "--grid=cubic"], "sampling.grid: expected one of uniform, quadratic, got 'cubic'"),
+    (["--workdir=RUN", "--sampler=magic"], "sampling.sampler: 'magic' is unknown; choose one of adaptive_sde"),
+    (["--workdir=RUN", "--grid=cubic"], "sampling.grid: expected one of uniform, quadratic, power, rho, "),
+    (["--workdir=RUN", "--options=snr"], "--options: 'snr' is no setting; write name=value, as snr=0.2"),
+    (["--workdir=RUN", "--sampler=pc", "--options=srn=0.2"], "sampling.options.srn: sampler 'pc' has no such setting"),
+    (["--workdir=RUN", "--sampler=pc", "--options=corrector=mala"], "sampling: corrector must be one of"),
+    (["--workdir=RUN", "--denoise=tweedy"], "sampling.denoise: expected True, False or one of"),
     (["--workdir=RUN", "--labels=3"], "--labels: the network of this run knows no classes"),
     (["--workdir=RUN", "--steps=few"], "few"),
 ]
