@@ -176,11 +176,13 @@ def test_solvers_converge_to_the_solution_on_the_path(name, solver):
     """Strong convergence, with control and all, to an independent solution on the same path.
 
     The order is read from error against evaluations; 0.4 below theory is left to twelve samples and a noisy control.
+    The tolerance bounds the errors of single steps: those of order 1 need a finer one for the same error at the end,
+    while those of order 1.5 would soon meet the error of the reference, 1.5e-3.
     """
     _, exact = on_the_path(name, 5, SHAPE)
     called: list = []
     run, errors, counts = solver_run(name, solver, called), [], []
-    for tolerance in (0.2, 0.005):
+    for tolerance in (0.2, 0.001 if SDE_SOLVERS[solver] == 1 else 0.005):
         state, nfe = run(tolerance)
         assert nfe == len(called)
         errors.append(np.sqrt(np.mean((state - exact) ** 2)) / exact.std())
