@@ -110,7 +110,13 @@ GOOD = [
 ]
 
 
-@pytest.mark.parametrize("words, prefix, num", GOOD, ids=[" ".join(words) for words, _, _ in GOOD])
+@pytest.mark.parametrize(
+    "words, prefix, num",
+    [
+        pytest.param(*case, id=" ".join(case[0]), marks=[] if i in (1, 3) else pytest.mark.slow)
+        for i, case in enumerate(GOOD)
+    ],
+)
 def test_steering_by_the_command(runs, capsys, words, prefix, num):
     run, *flags = (word.replace("CLASSIFIER", str(runs / "classifier")) for word in words)
     before = {path.name for path in (runs / run / "samples").iterdir()}

@@ -43,7 +43,29 @@ def draw(label: str, key, sde, *, called=None, batch=BATCH, event=EVENT, **optio
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("label, name", [(label, name) for label, case in CASES.items() for name in case.processes])
+BASIC = ("em", "sscs", "pc", "deis", "exponential_midpoint", "ode")  # one of each kind, for more processes
+
+
+def in_turn(*others: str):
+    """All of the table: with PSLD (or what comes first) at once, BASIC with `others` too, the rest slow."""
+    found = []
+    for label, case in CASES.items():
+        at_once = {"psld" if "psld" in case.processes else case.processes[0]} | set(others if label in BASIC else ())
+        found += [
+            pytest.param(label, name, marks=[] if name in at_once else pytest.mark.slow) for name in case.processes
+        ]
+    return pytest.mark.parametrize("label, name", found)
+
+
+def one_of_each_kind(*more: str):
+    """All samplers of the table, BASIC and more at once, the rest slow."""
+    at_once = BASIC + more
+    return pytest.mark.parametrize(
+        "label", [pytest.param(label, marks=[] if label in at_once else pytest.mark.slow) for label in CASES]
+    )
+
+
+@in_turn("ve", "oblique")
 def test_samples_counts_and_compilations(label: str, name: str):
     """One compiled function serves a process of other parameters, and reports the evaluations it makes."""
     sde, other = PROCESSES[name]
@@ -68,7 +90,7 @@ def test_samples_counts_and_compilations(label: str, name: str):
     assert np.array_equal(again, results[1])
 
 
-@pytest.mark.parametrize("label", CASES)
+@one_of_each_kind("conjugate", "edm", "splitting")
 def test_jit_equals_eager(label: str):
     name = CASES[label].processes[-1]
     sde, _ = PROCESSES[name]
@@ -81,14 +103,7 @@ def test_jit_equals_eager(label: str):
 RING = exact.ring(std=0.3)
 
 
-LAW_CASES = [
-    pytest.param(label, name, marks=[] if name in ("ve", "psld") else pytest.mark.slow)
-    for label, case in CASES.items()
-    for name in case.processes
-]
-
-
-@pytest.mark.parametrize("label, name", LAW_CASES)
+@in_turn("ve")
 def test_law_of_a_mixture(label: str, name: str):
     """Exact score of a ring of eight Gaussians, 2,000 samples: their sliced distance to true draws.
 
@@ -200,7 +215,7 @@ def test_a_sample_of_its_own_steps_does_not_depend_on_the_batch():
     assert results["ode"][0] > 1e-7  # while shared steps differ, within the tolerance
 
 
-@pytest.mark.parametrize("label", CASES)
+@one_of_each_kind("adaptive_sde", "ggf_per_sample")
 def test_work_is_split_over_devices(label: str):
     """Read in the compiled module: no array on a device has the batch's full size anywhere, so neither in the loop."""
     name = "psld" if "psld" in CASES[label].processes else CASES[label].processes[0]

@@ -124,6 +124,20 @@ def test_ends_and_steps_of_every_grid(name: str):
     assert all(np.array_equal(outside[k], grids[k]) for k in grids)
 
 
+def test_after_a_float32_function_has_closed_over_the_process():
+    """JAX 0.10 then keeps float32 buffers of the process's numpy arrays, and would hand them to a float64 program."""
+    sde = sdes.vp()
+
+    @jax.jit
+    def closes_over(z):
+        step = lambda z, _: (sde.transition(jnp.full(2, 0.5)).perturb(z, z), None)  # noqa: E731
+        return jax.lax.scan(step, z, None, length=2)[0]
+
+    jax.block_until_ready(closes_over(jnp.ones((2, 1, 3))))
+    grid = samplers.time_grid("logsnr", 5, sde=sde)
+    np.testing.assert_allclose(np.diff(np.log(sigma_by_formula(sde, grid)), 2), 0.0, atol=1e-9)
+
+
 def test_bad_input_is_refused_in_one_line():
     grid = samplers.time_grid
     bad = [
