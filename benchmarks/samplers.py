@@ -551,7 +551,7 @@ def report(results: dict[str, Any], out: Path, images: Path) -> None:
         ]
         text += [table(rows, floor), ""]
         if name in PROBLEMS:
-            same_grid = [r for r in results.get("same_grid", []) if r["problem"] == name]
+            same_grid = [r for r in results["same_grid"] if r["problem"] == name]
             text += ["```", *checks(rows, again, same_grid, floor), "```", ""]
         plot(rows, floor, f"{name}: {problem['measure']}", problem["measure"], images / f"samplers_{name}.png")
     (out / "samplers.md").write_text("\n".join(text))
@@ -605,6 +605,7 @@ def main(argv) -> int:
         "problems": {},
         "rows": [],
         "again": [],
+        "same_grid": [],
     }
     start = time.perf_counter()
     for problem in problems:
@@ -620,6 +621,7 @@ def main(argv) -> int:
             num = min(given.seeds, FEW_SEEDS) if few else given.seeds
             row = measure(problem, seeds=[first_seed + i for i in range(num if known else 1)], **point)  # noqa: B023
             results[where].append(row)
+            (given.out / "samplers.json").write_text(json.dumps(results, indent=1) + "\n")  # nothing is lost on the way
             print(
                 f"{time.perf_counter() - start:7.0f} s  {row['problem']:10} {row['process']:12} {row['sampler']:24} "
                 f"{row['grid']:22} NFE {row['nfe']:6.1f}  {mean(row):.4f} +- {standard_error(row):.4f} "
@@ -636,7 +638,6 @@ def main(argv) -> int:
             if row is not None:
                 chosen = layout(row["sampler"], process, problem.processes[process], 10)
                 take("same_grid", 1, label="em", process=process, nfe=10, chosen=chosen)
-        (given.out / "samplers.json").write_text(json.dumps(results, indent=1) + "\n")
     report(results, given.out, given.images)
     return 0
 

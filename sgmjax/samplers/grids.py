@@ -134,6 +134,8 @@ def _on_host(function, sde: SDE, values: np.ndarray) -> np.ndarray:
     padded = np.ones(-(-max(len(values), 1) // _PADDING) * _PADDING)
     padded[: len(values)] = values
     with jax.ensure_compile_time_eval(), jax.enable_x64(True):
+        # copies: jit remembers the float32 form of a numpy array that an earlier function has closed over
+        sde = jax.tree.map(lambda v: jnp.asarray(np.array(v, np.float64)), sde)
         return np.asarray(_compiled[function](sde, jnp.asarray(padded)))[: len(values)]
 
 
