@@ -393,7 +393,7 @@ def table(rows: list[dict[str, Any]], floor: float) -> str:
     """Errors in units of the floor: a line for each sampler of each process; the best of each process in bold."""
     fixed = [r for r in rows if r["budget"]]
     budgets = sorted({r["budget"] for r in fixed})
-    lines = ["| process | sampler | grid | " + " | ".join(f"{n} NFE" for n in budgets) + " |"]
+    lines = ["| process | sampler | grid (fewest NFE) | " + " | ".join(f"{n} NFE" for n in budgets) + " |"]
     lines.append("|---|---|---|" + "--:|" * len(budgets))
     for process in dict.fromkeys(r["process"] for r in fixed):
         here = [r for r in fixed if r["process"] == process]
