@@ -82,6 +82,8 @@ class Moments(NamedTuple):
 
 def moments(sde, times, mu: float, s: float) -> list[Moments]:
     """`Moments` at each time, in float64 (needs x64). At most NODES times, so that all calls share a compilation."""
+    # jax 0.10.2 may hand an array that a program in single precision has closed over to this one as float32
+    sde = jax.tree.map(lambda leaf: np.array(leaf, np.float64), sde)
     padded = np.full(NODES, times[0], np.float64)
     padded[: len(times)] = times
     E, mean, factor = (np.asarray(v) for v in _marginal(sde, padded, mu, s))

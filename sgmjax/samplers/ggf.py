@@ -70,8 +70,8 @@ def ggf(
         rejected: what becomes of the noise of a rejected step. "keep" tries a shorter step on the same Brownian path (a
             virtual Brownian tree, see `adaptive_sde`). "redraw", as the official code, draws afresh. The error grows
             with z' - z, so the noise that is accepted opposes the drift, a bias that no tolerance removes: with the
-            exact score of four Gaussian elements under VP the variance came out 1.2 times too large at every tolerance
-            (it fades with the size of the event, as the norm concentrates). For published numbers.
+            exact score of four Gaussian elements under VP the variance came out 1.1 to 1.2 times too large at every
+            tolerance (it fades with the size of the event, as the norm concentrates). For published numbers.
         denoise: see `common.denoise_step`. The paper uses "tweedie".
         per_sample: steps of its own for each sample; False: the norm runs over the batch, which shares its steps.
         initial: state at the start; None draws from the prior.
