@@ -103,7 +103,8 @@ def float64_process(sde: SDE) -> SDE:
             "the process is traced (an argument of jit): compute samplers.exponential_coefficients(sde, times, ...) "
             "outside and pass it as coefficients=."
         )
-    return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), sde)
+    # copies: jax 0.10.2 remembers the float32 form of a numpy array that a program has closed over
+    return jax.tree.map(lambda leaf: np.array(leaf, np.float64), sde)
 
 
 def evaluate(sde: SDE, tau: np.ndarray) -> HostProcess:

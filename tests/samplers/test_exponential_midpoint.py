@@ -115,3 +115,14 @@ def test_bad_input(case: str):
     run, message = BAD[case]
     with pytest.raises(ValueError, match=message):
         run()
+
+
+def test_coefficients_after_a_float32_program_has_closed_over_the_process():
+    """Which used to leave its float32 arrays behind in jax 0.10.2, to be taken for the float64 ones."""
+    sde, grid = sdes.vp(), samplers.time_grid("quadratic", 4)
+    fresh = samplers.midpoint_coefficients(sdes.vp(), grid)
+    jax.jit(lambda key: samplers.ode(key, lambda z, t: -z, sde, (2, 3), times=grid, solver="Heun")[0])(
+        jax.random.key(0)
+    )
+    for ours, wanted in zip(samplers.midpoint_coefficients(sde, grid), fresh):
+        np.testing.assert_array_equal(ours, wanted)
