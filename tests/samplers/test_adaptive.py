@@ -139,7 +139,7 @@ SDE_SOLVERS = {
     "SEA": 1.0, "Euler": 1.0, "EulerHeun": 1.0, "Heun": 1.0, "Midpoint": 1.0, "Ralston": 1.0,
     "ShARK": 1.5, "SRA1": 1.5, "SPaRK": 1.5, "GeneralShARK": 1.5, "SlowRK": 1.5,
 }  # fmt: skip
-FAST = [("psld", "ShARK"), ("psld", "SEA")]
+FAST = [("psld", "ShARK")]
 SHAPE = (4, 3)
 
 
