@@ -10,6 +10,7 @@ import logging
 import os
 import platform
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -37,6 +38,41 @@ def run(main: Callable[[Sequence[str]], int], argv: Sequence[str]) -> NoReturn:
         status = 130
     sys.stdout.flush()
     sys.exit(status)
+
+
+def serve(argv: Sequence[str], read_flags: Callable[[Sequence[str]], Any], work: Callable[[Any], None]) -> int:
+    """What a command on a finished run does: `work(read_flags(argv))`; returns the exit status.
+
+    What the user can mend is one line: wrong flags, settings, files, and checkpoints that cannot be read.
+    """
+    try:
+        values = read_flags(argv)
+        use_compilation_cache()
+        from sgmjax.training.sharding import initialize_distributed
+
+        initialize_distributed()
+        work(values)
+    except (ValueError, OSError, ImportError) as error:
+        return fail(error)
+    except RuntimeError as error:
+        from sgmjax.training.checkpoint import CheckpointError
+
+        if isinstance(error, CheckpointError):
+            return fail(error)
+        raise
+    return 0
+
+
+def progress(total: int, unit: str = "") -> Callable[[int], None]:
+    """show(done): a line on stderr, rewritten with each call and with the rate since now; silent without a terminal."""
+    start = time.perf_counter()
+
+    def show(done: int) -> None:
+        if sys.stderr.isatty():
+            rate = done / (time.perf_counter() - start)
+            print(f"\r{done}/{total}  {rate:,.1f}{unit}/s", end="\n" if done == total else "", file=sys.stderr)
+
+    return show
 
 
 def fail(error: BaseException, status: int = USER_ERROR) -> int:

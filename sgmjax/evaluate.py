@@ -30,22 +30,7 @@ _POSITIVE = ("num", "batch_size", "probes", "momenta", "dequantizations", "draws
 
 def main(argv: Sequence[str]) -> int:
     """The command; returns the exit status."""
-    try:
-        values = read_flags(argv)
-        _cli.use_compilation_cache()
-        from sgmjax.training.sharding import initialize_distributed
-
-        initialize_distributed()
-        evaluate(values)
-    except (ValueError, OSError, ImportError) as error:
-        return _cli.fail(error)
-    except RuntimeError as error:
-        from sgmjax.training.checkpoint import CheckpointError
-
-        if isinstance(error, CheckpointError):
-            return _cli.fail(error)
-        raise
-    return 0
+    return _cli.serve(argv, read_flags, evaluate)
 
 
 def read_flags(argv: Sequence[str]) -> Any:
@@ -168,7 +153,7 @@ def likelihood(values: Any, run: Any, dataset: Any, mesh: Any) -> tuple[list[str
         mesh=mesh,
         shardings=jax.tree.map(lambda _: everywhere, run.params),
         seed=values.seed,
-        progress=_progress(num * settings["dequantizations"], time.perf_counter()),
+        progress=_cli.progress(num * settings["dequantizations"]),
     )
     size = math.prod(problem.event_shape)
     results = {"ode": found.ode, "variational_bound": found.bound}
@@ -214,7 +199,7 @@ def frechet(values: Any, run: Any, dataset: Any, mesh: Any) -> tuple[list[str], 
     shardings = jax.tree.map(lambda _: everywhere, run.params)
     sampler = evaluation.Sampler(problem.sample_fn, mesh, shardings, batch_size)
     key = jax.device_put(jax.random.key(values.seed), everywhere)
-    drawn = sampler(run.params, key, num, progress=_progress(num, time.perf_counter()))
+    drawn = sampler(run.params, key, num, progress=_cli.progress(num))
     assert drawn is not None
     samples = pictures.to_arrays(drawn[0], problem.is_image, problem.centered)
     real = dataset.read(np.arange(dataset.num_examples))["x"]
@@ -250,15 +235,6 @@ def _finite(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _progress(total: int, start: float):
-    def show(done: int) -> None:
-        if sys.stderr.isatty():
-            rate = done / (time.perf_counter() - start)
-            print(f"\r{done}/{total}  {rate:,.1f}/s", end="\n" if done == total else "", file=sys.stderr)
-
-    return show
 
 
 if __name__ == "__main__":

@@ -27,22 +27,7 @@ from sgmjax import _cli
 
 def main(argv: Sequence[str]) -> int:
     """The command; returns the exit status."""
-    try:
-        values = read_flags(argv)
-        _cli.use_compilation_cache()
-        from sgmjax.training.sharding import initialize_distributed
-
-        initialize_distributed()
-        draw(values)
-    except (ValueError, OSError, ImportError) as error:
-        return _cli.fail(error)
-    except RuntimeError as error:
-        from sgmjax.training.checkpoint import CheckpointError
-
-        if isinstance(error, CheckpointError):
-            return _cli.fail(error)
-        raise
-    return 0
+    return _cli.serve(argv, read_flags, draw)
 
 
 def read_flags(argv: Sequence[str]) -> Any:
@@ -156,7 +141,7 @@ def draw(values: Any) -> None:
     say(f"drawing {sampling.num} samples with {how} from step {step} of {path} ...")
     start = time.perf_counter()
     key = jax.device_put(jax.random.key(values.seed), everywhere)
-    show = _progress(sampling.num, start)
+    show = _cli.progress(sampling.num, " samples")
     drawn = sampler(params, key, sampling.num, labels=labels, inputs=inputs, progress=show)
     assert drawn is not None
     samples = pictures.to_arrays(drawn[0], problem.is_image, problem.centered)
@@ -205,15 +190,6 @@ def read_labels(words: list[str] | None, num_classes: int | None, num: int):
         if not word.isdigit() or int(word) >= num_classes:
             raise _cli.UsageError(f"--labels: {word!r} is no class; they are 0 to {num_classes - 1}")
     return np.resize(np.asarray([int(word) for word in words], np.int32), num)
-
-
-def _progress(num: int, start: float):
-    def show(done: int) -> None:
-        if sys.stderr.isatty():
-            rate = done / (time.perf_counter() - start)
-            print(f"\r{done}/{num}  {rate:,.1f} samples/s", end="\n" if done == num else "", file=sys.stderr)
-
-    return show
 
 
 if __name__ == "__main__":

@@ -68,7 +68,8 @@ def read_flags(argv: Sequence[str]) -> tuple[Config, str]:
         raise SystemExit(0)
     path, argument = _cli.find_config(values.config)
     config = from_dict(_cli.override(_cli.load_config(path, argument), overrides))
-    return config, values.workdir or str(Path("runs") / path.stem)
+    name = path.stem if argument is None else f"{path.stem}_{argument}"
+    return config, values.workdir or str(Path("runs") / name)
 
 
 if __name__ == "__main__":

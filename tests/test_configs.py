@@ -18,7 +18,8 @@ from sgmjax.training import config as settings
 
 FILES = sorted((refdata.ROOT / "configs").glob("*.py"))
 NAMES = {
-    "psld_digits", "psld_toy", "psld_mnist", "psld_cifar", "psld_cifar_ablation", "psld_celeba64", "psld_afhqv2",
+    "digits", "psld_digits", "psld_toy", "psld_mnist", "psld_cifar", "psld_cifar_ablation", "psld_celeba64",
+    "psld_afhqv2",
     "cld_toy", "cld_mnist", "cld_cifar", "cld_celebahq256", "vp_mnist", "vp_cifar", "subvp_cifar", "ve_cifar",
     "ve_celebahq256", "recipe_toy", "classifier_digits", "classifier_mnist", "psld_cifar_classifier",
 }  # fmt: skip
@@ -104,7 +105,16 @@ def test_settings_are_valid_and_survive_a_round_trip(path: Path):
     assert settings.from_dict(settings.to_dict(config)) == config
     settings.validate_for_devices(config, 8)  # every batch splits over one TPU host
     build.check_sampling(config.sampling, build.process(config.sde))  # traces the sampler with every step
-    assert config.sde.name == path.stem.split("_")[0].replace("classifier", "psld")
+    first = path.stem.split("_")[0]
+    assert config.sde.name == {"classifier": "psld", "digits": "psld", "ncsnv2": "ve", "ncsn": "ve"}.get(first, first)
+
+
+@pytest.mark.parametrize("process", ["vp", "subvp", "ve", "cld", "psld", "third_order"])
+def test_digits_of_any_process(process: str):
+    settings_of = runpy.run_path(str(refdata.ROOT / "configs" / "digits.py"))["get_config"](process)
+    config = settings.from_dict(settings_of)
+    assert config.sde.name == process
+    build.problem(config, (8, 8, 1), 10)  # all sections fit together
 
 
 @pytest.mark.parametrize("name", sorted(OFFICIAL_PARAMETERS))
