@@ -116,17 +116,21 @@ def evaluate(sde: SDE, tau: np.ndarray) -> HostProcess:
         ggT[:, : sde.k - sde.num_noised], ggT[:, :, : sde.k - sde.num_noised] = 0.0, 0.0
         if sde.k == 1:
             mean = np.exp(sde.F * B[:, None, None])
-            factor = np.sqrt(sde.D / sde.F * np.expm1(2 * sde.F * B[:, None, None]))
+            factor = np.sqrt(sde.D / sde.F * np.expm1(2 * sde.F * B[:, None, None]) + sde.sigma2_0 * mean**2)
         else:
             mean, factor = host_kernel(sde.forward, B, sde.initial_in_frame)
         return HostProcess(f, ggT, mean @ T[:, 0], factor, inverse_lower(factor))
     if isinstance(sde, SubVP):
         B, beta = np.asarray(sde.schedule.integral(tau)), np.asarray(sde.schedule.beta(tau))
-        f, variance_rate, mean, std = -0.5 * beta, beta * -np.expm1(-2 * B), np.exp(-0.5 * B), -np.expm1(-B)
+        f, variance_rate, mean = -0.5 * beta, beta * -np.expm1(-2 * B), np.exp(-0.5 * B)
+        std = np.sqrt(np.expm1(-B) ** 2 + sde.sigma2_0 * np.exp(-B))
     elif isinstance(sde, VE):
         ratio = np.log(sde.sigma_max / sde.sigma_min)
-        std = sde.sigma_min * np.exp(tau * ratio)
-        f, variance_rate, mean = np.zeros_like(tau), 2 * ratio * std**2, np.ones_like(tau)
+        level = sde.sigma_min * np.exp(tau * ratio)
+        std = level
+        if sde.sigma2_0 is not None:
+            std = np.sqrt(sde.sigma2_0 + sde.sigma_min**2 * np.expm1(2 * tau * ratio))
+        f, variance_rate, mean = np.zeros_like(tau), 2 * ratio * level**2, np.ones_like(tau)
     else:
         raise TypeError(f"exponential integrators know recipes, VP, sub-VP and VE, not a {type(sde).__name__}.")
     f, variance_rate, std = (v[:, None, None] for v in (f, variance_rate, std))

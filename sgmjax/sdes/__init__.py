@@ -8,12 +8,15 @@
 Processes are pytrees: pass them through jit, vmap and grad; changing beta_max does not recompile.
 """
 
+from sgmjax.sdes import noise_levels
 from sgmjax.sdes.base import SDE, Kernel
-from sgmjax.sdes.processes import VE, SubVP, cld, psld, subvp, third_order, ve, vp
+from sgmjax.sdes.noise_levels import geometric_levels, level_times
+from sgmjax.sdes.processes import VE, SubVP, cld, geometric_vp, psld, subvp, third_order, ve, vp
 from sgmjax.sdes.recipe import Recipe, recipe
-from sgmjax.sdes.schedules import LinearSchedule
+from sgmjax.sdes.schedules import GeometricSchedule, LinearSchedule, Schedule
 
 __all__ = [
-    "SDE", "VE", "Kernel", "LinearSchedule", "Recipe", "SubVP", "cld", "psld", "recipe", "subvp", "third_order", "ve",
+    "SDE", "VE", "GeometricSchedule", "Kernel", "LinearSchedule", "Recipe", "Schedule", "SubVP", "cld",
+    "geometric_levels", "geometric_vp", "level_times", "noise_levels", "psld", "recipe", "subvp", "third_order", "ve",
     "vp",
 ]  # fmt: skip

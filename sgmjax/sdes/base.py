@@ -176,7 +176,26 @@ class SDE(abc.ABC):
     # ---- ends
     @abc.abstractmethod
     def initial_factor(self):
-        """(k, k) factor of the covariance of z_0 given x_0 (the auxiliaries' initial law; first row zero)."""
+        """(k, k) factor of the covariance of z_0 given x_0: the auxiliaries' initial law, and sqrt(sigma2_0) for x."""
+
+    @abc.abstractmethod
+    def initial_variance(self):
+        """sigma2_0, the variance of the data variable given x_0 at t = 0: zero, or LSGM's small positive number."""
+
+    def inverse_variance(self, variance):
+        """The time at which the kernel has this variance, for processes of one variable. (batch,) -> (batch,).
+
+        Raises:
+            ValueError: for a process without a closed form, or of more than one variable.
+        """
+        raise ValueError("the kernel's variance has a closed inverse for VP, sub-VP without sigma2_0 and VE alone.")
+
+    @abc.abstractmethod
+    def distance_to_prior(self, t):
+        """1 - (kernel variance of x at t) / (its variance in the prior), (batch,), without cancellation.
+
+        VP: (1 - sigma2_0) e^{-B}. 1 for a process without a stationary law (VE), whose prior is as wide as wanted.
+        """
 
     @abc.abstractmethod
     def prior_factor(self):

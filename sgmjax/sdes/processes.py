@@ -17,7 +17,7 @@ import numpy as np
 from sgmjax.sdes import linalg
 from sgmjax.sdes.base import SDE, Kernel, Matching
 from sgmjax.sdes.recipe import Recipe, recipe
-from sgmjax.sdes.schedules import LinearSchedule
+from sgmjax.sdes.schedules import LinearSchedule, geometric
 
 
 def _positive(**values) -> None:
@@ -26,11 +26,41 @@ def _positive(**values) -> None:
             raise ValueError(f"{name} = {value:g}: must be positive.")
 
 
-def vp(*, beta_min=0.1, beta_max=20.0) -> Recipe:
-    """Variance preserving SDE, dx = -beta x / 2 dt + sqrt(beta) dw. Reference: Song et al. 2021, eq. (11)."""
-    return recipe(
-        D=[[0.5]], Q=[[0.0]], schedule=LinearSchedule(beta_min=beta_min, beta_max=beta_max), name="vp"
-    )  # fmt: skip
+def _below_one(**values) -> None:
+    for name, value in values.items():
+        if linalg.is_concrete(value) and not 0 <= value < 1:
+            raise ValueError(f"{name} = {value:g}: must be at least 0 and below 1.")
+
+
+def vp(*, beta_min=0.1, beta_max=20.0, sigma2_0=0.0) -> Recipe:
+    """Variance preserving SDE, dx = -beta x / 2 dt + sqrt(beta) dw. Reference: Song et al. 2021, eq. (11).
+
+    Args:
+        beta_min, beta_max: rate at t = 0 and t = 1.
+        sigma2_0: variance of the kernel at t = 0, below 1: 1 - (1 - sigma2_0) e^{-B} (Vahdat et al. 2021, app. B.1).
+    """
+    _below_one(sigma2_0=sigma2_0)
+    schedule = LinearSchedule(beta_min=beta_min, beta_max=beta_max)
+    return recipe(D=[[0.5]], Q=[[0.0]], schedule=schedule, sigma2_0=sigma2_0, name="vp")
+
+
+def geometric_vp(*, sigma2_min=3e-5, sigma2_max=0.999, sigma2_0=None) -> Recipe:
+    """VP with a rate that lets the kernel's variance grow geometrically (LSGM's geometric VPSDE).
+
+    sigma_t^2 = sigma2_min (sigma2_max / sigma2_min)^t - sigma2_min + sigma2_0.
+
+    Args:
+        sigma2_min, sigma2_max: ends of the progression. Concrete numbers: the schedule is computed in float64.
+        sigma2_0: variance at t = 0; None: sigma2_min, the published choice, under which t_min may be 0.
+
+    Raises:
+        ValueError: see `schedules.geometric`.
+
+    Reference: Vahdat et al. 2021, app. B.3.
+    """
+    sigma2_0 = sigma2_min if sigma2_0 is None else sigma2_0
+    schedule = geometric(sigma2_min=sigma2_min, sigma2_max=sigma2_max, sigma2_0=sigma2_0)
+    return recipe(D=[[0.5]], Q=[[0.0]], schedule=schedule, sigma2_0=sigma2_0, name="geometric_vp")
 
 
 def cld(*, beta_min=4.0, beta_max=4.0, m_inv=4.0, kappa=0.04, numerical_eps: float = 0.0) -> Recipe:
@@ -143,18 +173,33 @@ class _Scalar(SDE):
     frame = None
 
     def initial_factor(self):
-        return np.zeros((1, 1))
+        return jnp.reshape(jnp.sqrt(self.initial_variance()), (1, 1))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class SubVP(_Scalar):
     """Sub-variance preserving SDE, dx = -beta x / 2 dt + sqrt(beta (1 - e^{-2B})) dw.
 
-    Reference: Song et al. 2021, eq. (12).
+    The kernel's variance is (1 - e^{-B})^2 + sigma2_0 e^{-B}.
+
+    Reference: Song et al. 2021, eq. (12); Vahdat et al. 2021, app. B.4 (sigma2_0).
     """
 
     schedule: LinearSchedule
+    sigma2_0: Any = 0.0
     name = "subvp"
+
+    def initial_variance(self):
+        return self.sigma2_0
+
+    def inverse_variance(self, variance):
+        if not linalg.is_concrete(self.sigma2_0) or self.sigma2_0 != 0:
+            raise ValueError("sub-VP's variance first falls when sigma2_0 > 0: it has no inverse.")
+        return self.schedule.inverse(-jnp.log1p(-jnp.sqrt(variance)))
+
+    def distance_to_prior(self, t):
+        decay = jnp.exp(-self.schedule.integral(t))
+        return decay * (2 - decay - self.sigma2_0)
 
     def drift_matrix(self, t):
         return -0.5 * self.schedule.beta(t)[:, None, None]
@@ -168,7 +213,9 @@ class SubVP(_Scalar):
 
     def transition(self, t, matching: Matching = "hsm") -> Kernel:
         B = self.schedule.integral(t)
-        return _scalar_kernel(jnp.exp(-0.5 * B), -jnp.expm1(-B))
+        variance = jnp.expm1(-B) ** 2 + self.sigma2_0 * jnp.exp(-B)
+        positive = variance > 0
+        return _scalar_kernel(jnp.exp(-0.5 * B), jnp.where(positive, jnp.sqrt(jnp.where(positive, variance, 1.0)), 0.0))
 
     def transition_between(self, s, t) -> Kernel:
         # Var = 1 + e^{-2 B_t} - e^{-(B_t - B_s)} - e^{-(B_t + B_s)} = (1 - e^{-(B_t - B_s)}) (1 - e^{-(B_t + B_s)})
@@ -200,20 +247,32 @@ class SubVP(_Scalar):
 class VE(_Scalar):
     """Variance exploding SDE, dx = sqrt(d sigma^2 / dt) dw, sigma(t) = sigma_min (sigma_max / sigma_min)^t.
 
-    As in the official code the kernel from the data has standard deviation sigma(t), sigma_min at t = 0.
+    The kernel from the data has variance sigma2_0 + sigma_min^2 ((sigma_max / sigma_min)^{2t} - 1). At t = 0 that is, as
+    in the official codes, sigma_min^2 (sigma2_0 None), so that the standard deviation is sigma(t).
 
-    Reference: Song et al. 2021, eq. (9) and app. C.
+    Reference: Song et al. 2021, eq. (9) and app. C; Vahdat et al. 2021, app. B.2 (sigma2_0).
     """
 
     sigma_min: Any
     sigma_max: Any
+    sigma2_0: Any = None
     name = "ve"
+
+    def initial_variance(self):
+        return self.sigma_min**2 if self.sigma2_0 is None else self.sigma2_0
+
+    def inverse_variance(self, variance):
+        rise = (variance - self.initial_variance()) / self.sigma_min**2
+        return jnp.log1p(rise) / (2 * self._log_ratio())
+
+    def distance_to_prior(self, t):
+        return jnp.ones_like(t)
 
     def _log_ratio(self):
         return jnp.log(self.sigma_max) - jnp.log(self.sigma_min)
 
     def sigma(self, t):
-        """Noise level at t, same shape as t."""
+        """Noise level sigma_min (sigma_max / sigma_min)^t, same shape as t."""
         return self.sigma_min * jnp.exp(t * self._log_ratio())
 
     def drift_matrix(self, t):
@@ -226,7 +285,12 @@ class VE(_Scalar):
         return (self.sigma(s) ** 2 * jnp.expm1(2 * (t - s) * self._log_ratio()))[:, None, None]
 
     def transition(self, t, matching: Matching = "hsm") -> Kernel:
-        return _scalar_kernel(jnp.ones_like(t), self.sigma(t))
+        std = self.sigma(t)
+        if self.sigma2_0 is not None:
+            variance = self.sigma2_0 + self.sigma_min**2 * jnp.expm1(2 * t * self._log_ratio())
+            positive = variance > 0
+            std = jnp.where(positive, jnp.sqrt(jnp.where(positive, variance, 1.0)), 0.0)
+        return _scalar_kernel(jnp.ones_like(t), std)
 
     def transition_between(self, s, t) -> Kernel:
         return _scalar_kernel(jnp.ones_like(t), self.sigma(s) * jnp.sqrt(jnp.expm1(2 * (t - s) * self._log_ratio())))
@@ -238,27 +302,32 @@ class VE(_Scalar):
         return np.zeros((1, 1))
 
     def prior_factor(self):
-        return jnp.reshape(jnp.asarray(self.sigma_max), (1, 1))
+        if self.sigma2_0 is None:
+            return jnp.reshape(jnp.asarray(self.sigma_max), (1, 1))
+        return jnp.reshape(jnp.sqrt(self.sigma_max**2 - self.sigma_min**2 + self.sigma2_0), (1, 1))
 
 
-jax.tree_util.register_dataclass(SubVP, ["schedule"], [])
-jax.tree_util.register_dataclass(VE, ["sigma_min", "sigma_max"], [])
+jax.tree_util.register_dataclass(SubVP, ["schedule", "sigma2_0"], [])
+jax.tree_util.register_dataclass(VE, ["sigma_min", "sigma_max", "sigma2_0"], [])
 
 
-def subvp(*, beta_min=0.1, beta_max=20.0) -> SubVP:
+def subvp(*, beta_min=0.1, beta_max=20.0, sigma2_0=0.0) -> SubVP:
     """Sub-VP SDE; see `SubVP`."""
+    _below_one(sigma2_0=sigma2_0)
     if linalg.is_concrete(beta_min, beta_max) and not (beta_min >= 0 and beta_max >= 0 and beta_min + beta_max > 0):
         raise ValueError(f"beta_min = {beta_min:g}, beta_max = {beta_max:g}: both must be >= 0 and one positive.")
-    return SubVP(schedule=LinearSchedule(beta_min=beta_min, beta_max=beta_max))
+    return SubVP(schedule=LinearSchedule(beta_min=beta_min, beta_max=beta_max), sigma2_0=sigma2_0)
 
 
-def ve(*, sigma_min=0.01, sigma_max=50.0) -> VE:
+def ve(*, sigma_min=0.01, sigma_max=50.0, sigma2_0=None) -> VE:
     """VE SDE; see `VE`.
 
     Raises:
-        ValueError: unless 0 < sigma_min < sigma_max.
+        ValueError: unless 0 < sigma_min < sigma_max; a negative sigma2_0.
     """
+    if sigma2_0 is not None and linalg.is_concrete(sigma2_0) and not (np.isfinite(sigma2_0) and sigma2_0 >= 0):
+        raise ValueError(f"sigma2_0 = {sigma2_0:g}: a variance must be zero or positive.")
     _positive(sigma_min=sigma_min, sigma_max=sigma_max)
     if linalg.is_concrete(sigma_min, sigma_max) and not sigma_min < sigma_max:
         raise ValueError(f"sigma_min = {sigma_min:g} must be below sigma_max = {sigma_max:g}.")
-    return VE(sigma_min=sigma_min, sigma_max=sigma_max)
+    return VE(sigma_min=sigma_min, sigma_max=sigma_max, sigma2_0=sigma2_0)

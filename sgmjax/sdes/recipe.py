@@ -20,10 +20,11 @@ import numpy as np
 
 from sgmjax.sdes import linalg
 from sgmjax.sdes.base import SDE, Kernel, Matching
-from sgmjax.sdes.schedules import LinearSchedule
+from sgmjax.sdes.schedules import LinearSchedule, Schedule
 
 _DATA = [
     "D", "Q", "Sigma_inf", "schedule", "F", "G", "initial", "prior", "frame", "forward", "backward", "initial_in_frame",
+    "sigma2_0",
 ]  # fmt: skip
 _META = ["k", "num_noised", "numerical_eps", "name"]
 
@@ -36,7 +37,7 @@ class Recipe(SDE):
         D, Q, Sigma_inf: the recipe, (k, k) each.
         schedule: beta(t) and its integral.
         F, G: drift matrix and diffusion factor, (k, k).
-        initial: (k, k) factor of Cov[z_0 | x_0].
+        initial: (k, k) factor of Cov[z_0 | x_0]: sigma2_0 for the data variable, Sigma_0 for the others.
         prior: (k, k) factor of Sigma_inf.
         frame: None, or an orthogonal T whose last `num_noised` rows span the range of D.
         forward: dynamics of the process in the frame, (T F T^-1, T G), with their table.
@@ -44,12 +45,13 @@ class Recipe(SDE):
         initial_in_frame: T initial.
         numerical_eps: added to the diagonal of the perturbation kernel's covariance, as the official CLD and PSLD
             codes do. Not needed for precision here; so that their checkpoints sample identically.
+        sigma2_0: variance of the data variable at t = 0 (LSGM's small noise on the latent); otherwise zero.
     """
 
     D: Any
     Q: Any
     Sigma_inf: Any
-    schedule: LinearSchedule
+    schedule: Schedule
     F: Any
     G: Any
     initial: Any
@@ -62,6 +64,7 @@ class Recipe(SDE):
     num_noised: int
     numerical_eps: float = 0.0
     name: str = "recipe"
+    sigma2_0: Any = 0.0
 
     @property
     def GGT(self):
@@ -83,7 +86,7 @@ class Recipe(SDE):
     def transition(self, t, matching: Matching = "hsm") -> Kernel:
         if matching not in ("hsm", "dsm"):
             raise ValueError(f"matching must be 'hsm' or 'dsm', not {matching!r}.")
-        initial = self.initial_in_frame if matching == "hsm" and self.k > 1 else None
+        initial = self.initial_in_frame if matching == "hsm" or self.k == 1 else None
         kernel = self._kernel(self.forward, self.schedule.integral(t), initial)
         return kernel.with_ridge(self.numerical_eps) if self.numerical_eps else kernel
 
@@ -100,8 +103,28 @@ class Recipe(SDE):
     def initial_factor(self):
         return self.initial
 
+    def initial_variance(self):
+        return self.sigma2_0
+
     def prior_factor(self):
         return self.prior
+
+    def inverse_variance(self, variance):
+        if self.k > 1:
+            raise ValueError(f"{self.name} has {self.k} phase variables: the inverse variance is for one.")
+        stationary, first = jnp.asarray(self.Sigma_inf)[0, 0], self.sigma2_0
+        decay = -(variance - first) / (stationary - first)  # e^{2 F B} - 1
+        return self.schedule.inverse(jnp.log1p(decay) / (2 * jnp.asarray(self.F)[0, 0]))
+
+    def distance_to_prior(self, t):
+        # Sigma_inf - Sigma_t = E (Sigma_inf - Sigma_0) E^T, in its data entry
+        row = linalg.linear_transition(self.forward, self.schedule.integral(t))[0]
+        if self.frame is not None:
+            row = linalg.conjugate(jnp.transpose(self.frame), row)
+        row, stationary = row[:, :1], jnp.asarray(self.Sigma_inf, t.dtype)
+        initial = jnp.asarray(self.initial, t.dtype)
+        excess = (stationary - linalg.matmul(initial, initial.T))[None]
+        return linalg.matmul(linalg.matmul(row, excess), jnp.swapaxes(row, 1, 2))[:, 0, 0] / stationary[0, 0]
 
     def _kernel(self, dynamics: linalg.LinearDynamics, B, initial=None) -> Kernel:
         """Mean and factor over the process's own time B."""
@@ -119,8 +142,9 @@ def recipe(
     D,
     Q,
     Sigma_inf=None,
-    schedule: LinearSchedule | None = None,
+    schedule: Schedule | None = None,
     Sigma_0=None,
+    sigma2_0=0.0,
     frame="auto",
     num_noised: int | None = None,
     numerical_eps: float = 0.0,
@@ -136,6 +160,7 @@ def recipe(
         schedule: None: `LinearSchedule(beta_min=4, beta_max=4)`.
         Sigma_0: (k-1, k-1) covariance of the auxiliary variables at t = 0, independent of the data; None: 0.04 of
             their stationary covariance, the published choice of CLD and PSLD.
+        sigma2_0: variance of the data variable about x_0 at t = 0, as in LSGM.
         frame: "auto" puts the variables without noise first, so that the score of the noised ones depends on their
             own eps alone; "lower" and "upper" force a lower or upper triangular factor in the given order.
         num_noised: needed only when D is traced (inside jit or grad), where it cannot be looked at.
@@ -158,7 +183,7 @@ def recipe(
             raise ValueError(f"{label} is {value.shape[0]} x {value.shape[0]} but D is {k} x {k}: give equal sizes.")
     schedule = LinearSchedule(beta_min=4.0, beta_max=4.0) if schedule is None else schedule
     variables = list(variables or ["data"] + [f"auxiliary {i}" for i in range(1, k)])
-    concrete = linalg.is_concrete(D, Q, Sigma_inf, Sigma_0)
+    concrete = linalg.is_concrete(D, Q, Sigma_inf, Sigma_0, sigma2_0)
     Sigma_0 = 0.04 * Sigma_inf[1:, 1:] if Sigma_0 is None else _matrix(Sigma_0)
     if Sigma_0.shape != (k - 1, k - 1):
         raise ValueError(f"Sigma_0 covers the {k - 1} auxiliary variables: give a {k - 1} x {k - 1} matrix.")
@@ -171,6 +196,9 @@ def recipe(
         F = -(D + Q) @ precision
         G = linalg.semidefinite_factor(2 * D)
         initial = np.zeros((k, k))
+        if not (np.isfinite(sigma2_0) and sigma2_0 >= 0):
+            raise ValueError(f"sigma2_0 = {sigma2_0:g}: a variance must be zero or positive.")
+        initial[0, 0] = np.sqrt(float(sigma2_0))
         try:
             initial[1:, 1:] = linalg.semidefinite_factor(Sigma_0) if k > 1 else 0.0
         except ValueError:
@@ -184,7 +212,10 @@ def recipe(
         precision = jnp.linalg.inv(jnp.asarray(Sigma_inf))
         F = -linalg.matmul(D + Q, precision)
         G = _traced_factor(2 * D)
-        initial = jnp.zeros((k, k), G.dtype).at[1:, 1:].set(_traced_factor(jnp.asarray(Sigma_0))) if k > 1 else None
+        initial = (
+            jnp.zeros((k, k), G.dtype).at[:1, :1].set(_traced_factor(jnp.reshape(sigma2_0, (1, 1)).astype(G.dtype)))
+        )
+        initial = initial.at[1:, 1:].set(_traced_factor(jnp.asarray(Sigma_0))) if k > 1 else initial
 
     xp = np if concrete else jnp
     T = xp.eye(k) if frame is None else xp.asarray(frame)
@@ -198,8 +229,8 @@ def recipe(
         D=D, Q=Q, Sigma_inf=Sigma_inf, schedule=schedule, F=F, G=G, initial=initial, prior=prior, frame=frame,
         forward=linalg.linear_dynamics(-(D_in_frame + Q_in_frame) @ precision, G_in_frame, B_max),
         backward=linalg.linear_dynamics(-(D_in_frame - Q_in_frame) @ precision, G_in_frame, B_max),
-        initial_in_frame=None if initial is None else T @ initial,
-        k=k, num_noised=num_noised, numerical_eps=float(numerical_eps), name=name,
+        initial_in_frame=T @ initial,
+        k=k, num_noised=num_noised, numerical_eps=float(numerical_eps), name=name, sigma2_0=sigma2_0,
     )  # fmt: skip
 
 

@@ -37,6 +37,7 @@ def process(config: Any) -> sdes.SDE:
         settings = {key: value for key, value in settings.items() if value is not None} | {"schedule": schedule}
     makers = {
         "vp": sdes.vp,
+        "geometric_vp": sdes.geometric_vp,
         "subvp": sdes.subvp,
         "ve": sdes.ve,
         "cld": sdes.cld,

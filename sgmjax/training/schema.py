@@ -63,6 +63,17 @@ class VPConfig:
     name: Literal["vp"] = "vp"
     beta_min: NonNegativeFloat = 0.1
     beta_max: PositiveFloat = 20.0
+    sigma2_0: Fraction = 0.0  # variance of the kernel at t = 0 (LSGM)
+
+
+@_section
+class GeometricVPConfig:
+    """VP whose variance grows geometrically (Vahdat et al. 2021): sigma2_min (max / min)^t - sigma2_min + sigma2_0."""
+
+    name: Literal["geometric_vp"] = "geometric_vp"
+    sigma2_min: OpenUnit = 3e-5
+    sigma2_max: OpenUnit = 0.999
+    sigma2_0: Fraction | None = None  # None: sigma2_min
 
 
 @_section
@@ -70,6 +81,7 @@ class SubVPConfig:
     name: Literal["subvp"] = "subvp"
     beta_min: NonNegativeFloat = 0.1
     beta_max: PositiveFloat = 20.0
+    sigma2_0: Fraction = 0.0  # as of vp
 
 
 @_section
@@ -77,6 +89,7 @@ class VEConfig:
     name: Literal["ve"] = "ve"
     sigma_min: PositiveFloat = 0.01
     sigma_max: PositiveFloat = 50.0
+    sigma2_0: NonNegativeFloat | None = None  # variance of the kernel at t = 0; None: sigma_min^2
 
 
 @_section
@@ -131,9 +144,19 @@ class RecipeConfig:
     numerical_eps: NonNegativeFloat = 0.0
 
 
-SDEConfig = VPConfig | SubVPConfig | VEConfig | CLDConfig | PSLDConfig | ThirdOrderConfig | RecipeConfig
+SDEConfig = (
+    VPConfig
+    | GeometricVPConfig
+    | SubVPConfig
+    | VEConfig
+    | CLDConfig
+    | PSLDConfig
+    | ThirdOrderConfig
+    | RecipeConfig
+)
 SDES: dict[str, type] = {
     "vp": VPConfig,
+    "geometric_vp": GeometricVPConfig,
     "subvp": SubVPConfig,
     "ve": VEConfig,
     "cld": CLDConfig,
@@ -187,6 +210,30 @@ class DDPMConfig:
     scale_by_sigma: bool = False
     nonlinearity: Literal["swish", "elu", "relu", "lrelu"] = "swish"
     num_classes: PositiveInt | None = None
+
+
+@_section
+class NCSNConfig:
+    """NCSN (Song & Ermon 2019), told the index of the noise level by its norms."""
+
+    name: Literal["ncsn"] = "ncsn"
+    variant: Literal["standard", "deeper", "deepest"] = "standard"  # for images up to 64, up to 128, of 256
+    ngf: PositiveInt = 128
+    num_levels: PositiveInt = 10
+    nonlinearity: Literal["swish", "elu", "relu", "lrelu"] = "elu"
+    remat: bool = False  # recompute blocks in the backward pass: less memory, more time
+
+
+@_section
+class NCSNv2Config:
+    """NCSNv2 (Song & Ermon 2020): unconditional, the output divided by sigma."""
+
+    name: Literal["ncsnv2"] = "ncsnv2"
+    variant: Literal["standard", "deeper", "deepest"] = "standard"  # for images up to 64, up to 128, of 256
+    ngf: PositiveInt = 128
+    scale_by_sigma: bool = True
+    nonlinearity: Literal["swish", "elu", "relu", "lrelu"] = "elu"
+    remat: bool = False
 
 
 @_section
@@ -253,6 +300,8 @@ class MLPClassifierConfig:
 ModelConfig = (
     NCSNppConfig
     | DDPMConfig
+    | NCSNConfig
+    | NCSNv2Config
     | MLPConfig
     | CLDToyMLPConfig
     | CLDToyResNetConfig
@@ -262,6 +311,8 @@ ModelConfig = (
 MODELS: dict[str, type] = {
     "ncsnpp": NCSNppConfig,
     "ddpm": DDPMConfig,
+    "ncsn": NCSNConfig,
+    "ncsnv2": NCSNv2Config,
     "mlp": MLPConfig,
     "cld_toy_mlp": CLDToyMLPConfig,
     "cld_toy_resnet": CLDToyResNetConfig,
@@ -296,8 +347,10 @@ class ObjectiveConfig:
 
 @_section
 class OptimizerConfig:
-    name: Literal["adam", "adamw"] = "adam"
+    name: Literal["adam", "adamw", "adamax"] = "adam"
     learning_rate: PositiveFloat = 2e-4
+    # After the warmup the learning rate falls by half a cosine to this at the end of the run; None: it stays.
+    learning_rate_min: NonNegativeFloat | None = None
     beta1: Fraction = 0.9
     beta2: Fraction = 0.999
     eps: PositiveFloat = 1e-8
