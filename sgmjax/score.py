@@ -22,7 +22,7 @@ Network: TypeAlias = Callable[..., Any]  # (x, cond) -> out
 EpsFn: TypeAlias = Callable[..., Any]  # (z, t) -> (batch, r, *event)
 ScoreFn: TypeAlias = Callable[..., Any]  # (z, t) -> (batch, k, *event)
 Parameterization = Literal["eps", "mixed", "score"]
-TimeConditioning = Literal["t", "t999", "sigma"]
+TimeConditioning = Literal["t", "t999", "sigma", "level"]
 
 
 def to_channels(z):
@@ -39,15 +39,23 @@ def from_channels(x, k: int):
     return jnp.moveaxis(split, -2, 1)
 
 
-def condition(sde: SDE, t, time_conditioning: TimeConditioning):
-    """What the network is given for time, (batch,): t; 999 t (score_sde's VP); sigma(t) (score_sde's VE)."""
+def condition(sde: SDE, t, time_conditioning: TimeConditioning, num_levels: int | None = None):
+    """What the network is given for time, (batch,).
+
+    "t"; "t999": 999 t (score_sde's VP); "sigma": sigma(t) (score_sde's VE, NCSNv2); "level": the index of the nearest
+    of `num_levels` noise levels, int32, 0 for the largest (NCSN, whose norms have parameters for each level).
+    """
     if time_conditioning == "t":
         return t
     if time_conditioning == "t999":
         return 999 * t
     if time_conditioning == "sigma":
         return sde.transition(t).factor[:, 0, 0]
-    raise ValueError(f"time_conditioning must be 't', 't999' or 'sigma', not {time_conditioning!r}.")
+    if time_conditioning == "level":
+        if num_levels is None:
+            raise ValueError("time_conditioning 'level' needs num_levels, the number of noise levels.")
+        return jnp.round((1 - t) * (num_levels - 1)).astype(jnp.int32)
+    raise ValueError(f"time_conditioning must be 't', 't999', 'sigma' or 'level', not {time_conditioning!r}.")
 
 
 def gaussian_variance(sde: SDE, t):
@@ -67,6 +75,7 @@ def eps_from_network(
     *,
     parameterization: Parameterization = "eps",
     time_conditioning: TimeConditioning = "t",
+    num_levels: int | None = None,
     matching: Matching = "hsm",
 ) -> EpsFn:
     """The eps prediction of a network.
@@ -77,7 +86,7 @@ def eps_from_network(
         parameterization: what the network's output is. "eps": eps itself. "mixed": the residual over the score of a
             Gaussian, score = -z / variance - L^-T out (Dockhorn et al. 2022, sec. 3.3; Vahdat et al. 2021). "score":
             the score of the noised variables (score_sde's VE networks, whose last layer divides by sigma).
-        time_conditioning: see `condition`.
+        time_conditioning, num_levels: see `condition`.
         matching: the kernel the prediction refers to.
 
     Returns:
@@ -89,7 +98,7 @@ def eps_from_network(
         raise ValueError("mixed score needs the noised variables to come last: use parameterization='eps'.")
 
     def eps_fn(z, t):
-        out = network(to_channels(z), condition(sde, t, time_conditioning))
+        out = network(to_channels(z), condition(sde, t, time_conditioning, num_levels))
         out = from_channels(out, sde.num_noised).astype(z.dtype)
         if out.shape != (z.shape[0], sde.num_noised, *z.shape[2:]):
             raise ValueError(

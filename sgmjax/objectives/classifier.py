@@ -14,7 +14,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from sgmjax.objectives.times import TimeSampler
+from sgmjax.objectives.times import Times
 from sgmjax.sdes import SDE
 from sgmjax.sdes.base import Matching
 
@@ -41,13 +41,13 @@ def classifier_loss(logits_fn: Callable, sde: SDE, z0, labels, t, eps, *, matchi
     return loss, jnp.argmax(log_probs, axis=-1) == labels
 
 
-def classifier(key, logits_fn: Callable, sde: SDE, x0, labels, *, times: TimeSampler, matching: Matching = "hsm"):
+def classifier(key, logits_fn: Callable, sde: SDE, x0, labels, *, times: Times, matching: Matching = "hsm"):
     """`classifier_loss` at drawn times and noises.
 
     Args:
         key: typed PRNG key.
         x0: (batch, *event) data.
-        times: a `TimeSampler`; the losses carry its importance weights.
+        times: a `TimeSampler` or `DiscreteTimes`; the losses carry its importance weights.
         logits_fn, sde, labels, matching: see `classifier_loss`.
     """
     time_key, momentum_key, noise_key = jax.random.split(key, 3)

@@ -1,20 +1,20 @@
-"""How training times are drawn: uniformly, or from a density that flattens the loss over t.
+"""How training times are drawn: uniformly, from a density that flattens the loss over t, or at discrete noise levels.
 
-A `TimeSampler` is a pytree; `sample(u)` turns uniform numbers into times and the importance weights that keep the
+A `TimeSampler` (or `DiscreteTimes`) is a pytree; `sample(u)` turns uniform numbers into times and the importance weights that keep the
 expectation of the loss that of uniform sampling.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from sgmjax.objectives.score_matching import Weighting, expected_loss
-from sgmjax.sdes import SDE
+from sgmjax.sdes import SDE, level_times
 from sgmjax.sdes.base import Matching
 
 
@@ -43,7 +43,27 @@ class TimeSampler:
         return self.sample(jax.random.uniform(key, (batch,), dtype))
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class DiscreteTimes:
+    """One of `times` (n,), all equally likely."""
+
+    times: Any
+
+    def sample(self, u) -> TimeDraw:
+        """Inverse CDF. u: (batch,) uniform on [0, 1)."""
+        times = jnp.asarray(self.times, u.dtype)
+        index = jnp.minimum((u * len(times)).astype(jnp.int32), len(times) - 1)
+        return TimeDraw(times[index], jnp.ones_like(u))
+
+    def draw(self, key, batch: int, dtype=jnp.float32) -> TimeDraw:
+        """`sample` of fresh uniform numbers."""
+        return self.sample(jax.random.uniform(key, (batch,), dtype))
+
+
+Times: TypeAlias = TimeSampler | DiscreteTimes
+
 jax.tree_util.register_dataclass(TimeSampler, ["edges", "cdf"], [])
+jax.tree_util.register_dataclass(DiscreteTimes, ["times"], [])
 
 
 def _check_range(t_min: float, t_max: float) -> None:
@@ -57,6 +77,11 @@ def uniform(t_min: float = 1e-5, t_max: float = 1.0) -> TimeSampler:
     return TimeSampler(edges=np.array([t_min, t_max]), cdf=np.array([0.0, 1.0]))
 
 
+def levels(num_levels: int) -> DiscreteTimes:
+    """The times of VE at which its noise levels are geometric, as NCSN and NCSNv2 train: see `sdes.noise_levels`."""
+    return DiscreteTimes(times=level_times(num_levels))
+
+
 def importance(
     sde: SDE,
     *,
@@ -65,6 +90,7 @@ def importance(
     t_min: float = 1e-5,
     t_max: float = 1.0,
     bins: int = 1000,
+    anneal_power: float = 2.0,
 ) -> TimeSampler:
     """Density proportional to the loss of a network whose eps is off by unit noise, for any process and weighting.
 
@@ -78,7 +104,9 @@ def importance(
     edges = np.geomspace(t_min, t_max, bins + 1)
     edges[0], edges[-1] = t_min, t_max
     middle = np.sqrt(edges[1:] * edges[:-1])
-    density = np.asarray(expected_loss(sde, jnp.asarray(middle, jnp.float32), weighting, matching), dtype=np.float64)
+    density = np.asarray(
+        expected_loss(sde, jnp.asarray(middle, jnp.float32), weighting, matching, anneal_power), dtype=np.float64
+    )
     mass = density * np.diff(edges)
     cdf = np.concatenate([[0.0], np.cumsum(mass)])
     return TimeSampler(edges=edges, cdf=cdf / cdf[-1])
