@@ -1,0 +1,495 @@
+"""NVAE: a hierarchical VAE whose latent variables come in groups, on one or more scales, each group given the last.
+
+A bottom-up encoder sees the image; a top-down decoder starts from a learned constant, and at each group the posterior
+`q(eps_g | x, eps_<g)` is a normal of what the encoder saw and what the decoder has made so far. In LSGM's variant the
+prior of every group is N(0, I), or a score-based prior for the coarsest scale; a convolution maps eps to what the
+decoder reads.
+
+The groups of one scale have the same shapes, so that each scale is one `scan` over its groups, with parameters stacked
+along a leading axis: the program that XLA compiles does not grow with the number of groups.
+
+Reference: Vahdat & Kautz 2020 (NVAE); Vahdat, Kreis & Kautz 2021 (LSGM), section 5 and appendix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from sgmjax.models import distributions
+from sgmjax.models.nvae.cells import CELLS, BNSwishConv, Cell, Conv, wide
+from sgmjax.models.nvae.flows import FlowPair
+
+# Branch of a cell by architecture and place.
+_BRANCHES = {
+    "res_bnswish": {"encoder": "res_bnswish", "decoder": "res_bnswish", "post": "res_bnswish"},
+    "res_bnswish2": {"encoder": "res_bnswish2", "decoder": "res_bnswish2", "post": "res_bnswish2"},
+    "res_mbconv": {"encoder": "res_bnswish", "decoder": "mbconv6", "post": "mbconv3"},
+}
+
+
+class NVAEOutput(NamedTuple):
+    """What encoding and decoding of a batch gives.
+
+    Attributes:
+      logits: parameters of the output distribution, (batch, H, W, parameters) of the padded image.
+      eps: for each group, coarsest first, a sample of the posterior, (batch, h, w, latents). The prior acts on these.
+      log_q: for each group the log-density of the posterior at eps, by element, nats.
+    """
+
+    logits: jax.Array
+    eps: tuple[jax.Array, ...]
+    log_q: tuple[jax.Array, ...]
+
+
+class _EncoderGroup(nn.Module):
+    """Cells of one group of the encoder. Returns the features twice: to go on with, and for the decoder."""
+
+    features: int
+    cells: int
+    branch: str
+    common: dict[str, Any]
+
+    @nn.compact
+    def __call__(self, h: jax.Array, _: None) -> tuple[jax.Array, jax.Array]:
+        for i in range(self.cells):
+            h = Cell(self.features, self.branch, name=f"cell_{i}", **self.common)(h)
+        return h, h
+
+
+class _DecoderGroup(nn.Module):
+    """Posterior of one group, its latent variables, and the cells that read them.
+
+    Called with the state h and `(encoded, noise, eps)`: the encoder's features and noise to draw from the posterior,
+    or, where these are None, the latent variables themselves. Returns h and (eps, log_q), or h and None.
+    """
+
+    features: int
+    encoder_features: int
+    cells: int
+    branch: str
+    latents: int
+    num_flows: int
+    log_sigma_bound: float
+    first: bool  # nothing decoded so far that the posterior could see
+    common: dict[str, Any]
+
+    @nn.compact
+    def __call__(self, h: jax.Array, inputs: tuple[Any, Any, Any]) -> tuple[jax.Array, Any]:
+        encoded, noise, eps = inputs
+        dtype = self.common["dtype"]
+        drawn = None
+        if eps is None:
+            if not self.first:
+                encoded = encoded + Conv(self.encoder_features, 1, dtype=dtype, name="combine_encoded")(h)
+            eps, log_q = self._posterior(encoded, noise)
+            drawn = (eps, log_q)
+        z = Conv(self.latents, dtype=dtype, name="eps_conv")(eps)
+        h = Conv(self.features, 1, dtype=dtype, name="combine_latent")(jnp.concatenate([h, z], axis=-1))
+        for i in range(self.cells):
+            h = Cell(self.features, self.branch, name=f"cell_{i}", **self.common)(h)
+        return h, drawn
+
+    def _posterior(self, encoded: jax.Array, noise: jax.Array) -> tuple[jax.Array, jax.Array]:
+        dtype = wide(self.common["dtype"])
+        parameters = Conv(2 * self.latents, dtype=dtype, name="posterior")(nn.elu(encoded))
+        mean, log_sigma = jnp.split(parameters, 2, axis=-1)
+        mean = distributions.soft_clamp(mean)
+        log_sigma = distributions.soft_clamp(log_sigma, self.log_sigma_bound)
+        noise = noise.astype(dtype)
+        eps = mean + jnp.exp(log_sigma) * noise
+        log_q = distributions.standard_normal_log_prob(noise) - log_sigma
+        for i in range(self.num_flows):  # of determinant one
+            eps = FlowPair(dtype=dtype, name=f"flow_{i}")(eps)
+        return eps, log_q
+
+
+class NVAE(nn.Module):
+    """The VAE of LSGM. Fields are those of `NVAEConfig`, plus
+
+      image_size: side of the (square) data.
+      channels: of the data.
+      dtype: type of the convolutions, float32 or bfloat16; norms' statistics, the posterior's parameters, log-densities
+        and the output are float32.
+
+    Build it with `build_nvae`, which checks the settings. With
+    `variables = {"params": ..., "batch_stats": ...}`:
+
+      module.init(key, x, key)                                     parameters and statistics
+      module.apply(variables, x, key)                              `NVAEOutput`, evaluation
+      module.apply(variables, x, key, train=True, mutable=["batch_stats"])     the same and the new statistics
+      module.apply(variables, eps, key=key, method=NVAE.decode)    logits from latent variables
+
+    `latent_shape`, `output_distribution`, `reconstruction_loss`, `concat_eps_per_scale`, `decompose_eps` and the other
+    methods below need no parameters.
+    """
+
+    image_size: int = 32
+    channels: int = 3
+    pad: int = 0
+    encoder_channels: int = 128
+    decoder_channels: int = 128
+    ch_mult: tuple[int, ...] = (1, 2)
+    num_scales: int = 1
+    groups_per_scale: int = 20
+    latents_per_group: int = 9
+    num_blocks: int = 1
+    preprocess_cells: int = 2
+    postprocess_cells: int = 2
+    encoder_cells: int = 2
+    decoder_cells: int = 2
+    cells: str = "res_bnswish"
+    squeeze_excite: bool = True
+    num_flows: int = 0
+    progressive_input: str = "none"
+    log_sigma_bound: float = 5.0
+    decoder: str = "dml"
+    num_bits: int = 8
+    num_mixtures: int = 10
+    approximate_tails: bool = False
+    remat: bool = False
+    dtype: Any = jnp.float32
+
+    # ------------------------------------------------------------------------------------------- shapes, known before
+    @property
+    def padded_size(self) -> int:
+        """Side of what the network sees."""
+        return self.image_size + 2 * self.pad
+
+    @property
+    def num_groups(self) -> int:
+        return self.num_scales * self.groups_per_scale
+
+    @property
+    def latent_shapes(self) -> tuple[tuple[int, int, int], ...]:
+        """(h, w, channels) of the latent variables of each scale, coarsest first, all groups of it together."""
+        channels = self.groups_per_scale * self.latents_per_group
+        sides = [self.padded_size // 2 ** (self.num_blocks + s) for s in reversed(range(self.num_scales))]
+        return tuple((side, side, channels) for side in sides)
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(h, w, channels) of the coarsest scale: what the score-based prior models."""
+        return self.latent_shapes[0]
+
+    @property
+    def dimensions(self) -> int:
+        """Of an image, without padding: what bits/dim are counted by."""
+        return self.image_size**2 * self.channels
+
+    def group_shapes(self, batch: int) -> tuple[tuple[int, int, int, int], ...]:
+        """Shape of eps of each group, coarsest first."""
+        latents = self.latents_per_group
+        return tuple((batch, h, w, latents) for h, w, _ in self.latent_shapes for _ in range(self.groups_per_scale))
+
+    def check_prior_shape(self, shape: Sequence[int]) -> None:
+        """Refuses a prior for latent variables of another shape.
+
+        Raises:
+          ValueError: naming both shapes.
+        """
+        if tuple(shape) != self.latent_shape:
+            raise ValueError(
+                f"the prior is for latent variables of shape {tuple(shape)} and this VAE's are {self.latent_shape} "
+                f"(side {self.padded_size} / 2^{self.num_blocks + self.num_scales - 1}, {self.groups_per_scale} groups "
+                f"of {self.latents_per_group})"
+            )
+
+    # --------------------------------------------------------------------------------------------------- latents, data
+    def pad_images(self, x: jax.Array) -> jax.Array:
+        """Images of side `image_size`, in [-1, 1], with a black border; padded ones are returned as they are.
+
+        Raises:
+          ValueError: for images of another shape.
+        """
+        if x.ndim != 4 or x.shape[-1] != self.channels:
+            raise ValueError(f"this VAE is for images (batch, H, W, {self.channels}); got shape {x.shape}")
+        if x.shape[1:3] == (self.padded_size, self.padded_size):
+            return x
+        if x.shape[1:3] != (self.image_size, self.image_size):
+            raise ValueError(f"this VAE is for images of side {self.image_size}; got shape {x.shape}")
+        border = (self.pad, self.pad)
+        return jnp.pad(x, ((0, 0), border, border, (0, 0)), constant_values=-1.0)
+
+    def crop(self, x: jax.Array) -> jax.Array:
+        """(batch, H, W, ...) without the border that `pad_images` makes."""
+        return x[:, self.pad : x.shape[1] - self.pad, self.pad : x.shape[2] - self.pad]
+
+    def noise(self, key: jax.Array, batch: int, *, dtype: Any = jnp.float32) -> tuple[jax.Array, ...]:
+        """Standard normal noise for all groups."""
+        shapes = self.group_shapes(batch)
+        keys = jax.random.split(key, len(shapes))
+        return tuple(jax.random.normal(k, s, dtype) for k, s in zip(keys, shapes, strict=True))
+
+    def concat_eps_per_scale(self, groups: Sequence[jax.Array]) -> tuple[jax.Array, ...]:
+        """The groups of each scale joined along the channels, coarsest scale first."""
+        n = self.groups_per_scale
+        return tuple(jnp.concatenate(groups[i : i + n], axis=-1) for i in range(0, len(groups), n))
+
+    def decompose_eps(self, latent: jax.Array) -> tuple[jax.Array, ...]:
+        """One scale's latent variables, (batch, h, w, channels), to its groups: undoes `concat_eps_per_scale`."""
+        if latent.shape[-1] != self.latent_shape[-1]:
+            raise ValueError(f"latent variables of shape {latent.shape} are not (batch, *{self.latent_shape})")
+        return tuple(jnp.split(latent, self.groups_per_scale, axis=-1))
+
+    # ---------------------------------------------------------------------------------------------- output distribution
+    def output_distribution(self, logits: jax.Array) -> distributions.Decoder:
+        """Distribution of the (padded) image."""
+        return distributions.decoder_distribution(
+            self.decoder,
+            logits,
+            num_bits=self.num_bits,
+            num_mixtures=self.num_mixtures,
+            approximate=self.approximate_tails,
+        )
+
+    def reconstruction_loss(self, logits: jax.Array, x: jax.Array) -> jax.Array:
+        """-log p(x | eps) of each image in nats, (batch,), without the border; x as for `__call__`."""
+        if x.shape[1] == self.padded_size:
+            x = self.crop(x)
+        return distributions.reconstruction_loss(self.output_distribution(self.crop(logits)), x)
+
+    def mean_image(self, logits: jax.Array) -> jax.Array:
+        """The picture to show: the distribution's mean in [-1, 1], without the border."""
+        return jnp.clip(self.output_distribution(self.crop(logits)).mean(), -1.0, 1.0)
+
+    # --------------------------------------------------------------------------------------------------------- network
+    def __call__(
+        self,
+        x: jax.Array,
+        key: jax.Array | None = None,
+        *,
+        noise: Sequence[jax.Array] | None = None,
+        train: bool = False,
+    ) -> NVAEOutput:
+        """Encodes and decodes.
+
+        Args:
+          x: (batch, H, W, C) in [-1, 1], of side `image_size`, or already padded.
+          key: draws the posterior's noise; or give
+          noise: standard normal noise for each group, shapes as `group_shapes`.
+          train: whether batch norm uses the batch's statistics.
+
+        Raises:
+          ValueError: for shapes that do not fit, or without key and noise.
+        """
+        x = self.pad_images(x)
+        if noise is None:
+            if key is None:
+                raise ValueError("NVAE needs a key, or the noise of each group")
+            noise = self.noise(key, x.shape[0], dtype=wide(self.dtype))
+        self._check_groups(noise, x.shape[0], "noise")
+        logits, drawn = self._run(x, noise, None, train)
+        return NVAEOutput(logits, tuple(eps for eps, _ in drawn), tuple(log_q for _, log_q in drawn))
+
+    def decode(
+        self,
+        eps: Sequence[jax.Array] | jax.Array | None = None,
+        *,
+        key: jax.Array | None = None,
+        batch: int | None = None,
+        temperature: float = 1.0,
+        train: bool = False,
+    ) -> jax.Array:
+        """Parameters of the output distribution from latent variables.
+
+        Args:
+          eps: groups, coarsest first, all or the first few of them; or the latent variables of the coarsest scale as
+            one array (batch, *latent_shape); or None.
+          key: draws the groups that eps does not have from N(0, temperature^2).
+          batch: number of images if eps is None.
+          temperature: of what is drawn; of eps that is given nothing is changed.
+          train: batch statistics instead of the running ones.
+
+        Returns:
+          logits, (batch, H, W, parameters).
+
+        Raises:
+          ValueError: for shapes that do not fit, or groups that nothing tells.
+        """
+        if eps is None:
+            groups: list[jax.Array] = []
+        elif isinstance(eps, Sequence):
+            groups = list(eps)
+        else:
+            groups = list(self.decompose_eps(eps))
+        size = groups[0].shape[0] if groups else batch
+        if size is None:
+            raise ValueError("decode needs latent variables, or the number of images as batch")
+        if len(groups) < self.num_groups:
+            if key is None:
+                raise ValueError(
+                    f"{len(groups)} of {self.num_groups} groups are given: decode needs a key for the rest"
+                )
+            drawn = self.noise(key, size, dtype=wide(self.dtype))
+            groups += [temperature * e for e in drawn[len(groups) :]]
+        self._check_groups(groups, size, "latent variables")
+        return self._run(None, None, groups, train)[0]
+
+    def _check_groups(self, groups: Sequence[jax.Array], batch: int, what: str) -> None:
+        expected = self.group_shapes(batch)
+        shapes = tuple(tuple(g.shape) for g in groups)
+        if len(shapes) != len(expected):
+            raise ValueError(f"this VAE has {len(expected)} groups; got {what} of {len(shapes)}")
+        for i, (shape, wanted) in enumerate(zip(shapes, expected, strict=True)):
+            if shape != wanted:
+                raise ValueError(f"{what} of group {i} must have shape {wanted}; got {shape}")
+
+    @nn.compact
+    def _run(
+        self,
+        x: jax.Array | None,
+        noise: Sequence[jax.Array] | None,
+        eps: Sequence[jax.Array] | None,
+        train: bool,
+    ) -> tuple[jax.Array, list[tuple[jax.Array, jax.Array]]]:
+        """Logits, and (eps, log_q) of each group if x is given rather than eps."""
+        common = {"train": train, "squeeze_excite": self.squeeze_excite, "dtype": self.dtype}
+        branches = _BRANCHES[self.cells]
+        encoded = None if x is None else self._encode(x, common, branches["encoder"])
+        drawn: list[tuple[jax.Array, jax.Array]] = []
+        n = self.groups_per_scale
+        batch = (noise if eps is None else eps)[0].shape[0]  # type: ignore[index]
+        level = len(self.ch_mult) - 1
+
+        side = self.latent_shape[0]
+        constant_shape = (side, side, self.decoder_channels * self.ch_mult[-1])
+        h = self.param("initial_state", nn.initializers.uniform(1.0), constant_shape)
+        h = jnp.broadcast_to(h.astype(self.dtype)[None], (batch, *constant_shape))
+        for scale in range(self.num_scales):
+            features = self.decoder_channels * self.ch_mult[level]
+            settings = {
+                "features": features,
+                "encoder_features": self.encoder_channels * self.ch_mult[level],
+                "cells": self.decoder_cells,
+                "branch": branches["decoder"],
+                "latents": self.latents_per_group,
+                "num_flows": self.num_flows,
+                "log_sigma_bound": self.log_sigma_bound,
+                "common": common,
+            }
+            # (encoded, noise, eps) of the groups, stacked; of the coarsest scale the first group is by itself.
+            inputs = tuple(
+                None if part is None else jnp.stack([part[i] for i in range(scale * n, (scale + 1) * n)])
+                for part in (None, noise, eps)
+            )
+            inputs = (None if encoded is None else encoded[scale], *inputs[1:])
+            start = 0
+            if scale == 0:
+                group = self._remat(_DecoderGroup)(first=True, name="decoder_0_first", **settings)
+                h, found = group(h, jax.tree.map(lambda a: a[0], inputs))
+                drawn += [] if found is None else [found]
+                start = 1
+            if n > start:
+                group = self._scan(_DecoderGroup, n - start)(first=False, name=f"decoder_{scale}", **settings)
+                h, found = group(h, jax.tree.map(lambda a, start=start: a[start:], inputs))
+                drawn += [] if found is None else [(found[0][i], found[1][i]) for i in range(n - start)]
+            if scale < self.num_scales - 1:
+                level -= 1
+                features = self.decoder_channels * self.ch_mult[level]
+                up = Cell(features, branches["decoder"], resample="up", name=f"decoder_{scale}_up", **common)
+                h = up(h)
+        for block in range(self.num_blocks):
+            for i in range(self.postprocess_cells):
+                level -= i == 0
+                features = self.decoder_channels * self.ch_mult[level]
+                resample = "up" if i == 0 else "none"
+                name = f"post_{block}_{i}"
+                h = Cell(features, branches["post"], resample=resample, name=name, **common)(h)
+        outputs = distributions.decoder_channels(self.decoder, self.channels, self.num_mixtures)
+        # In float32: bfloat16 cannot tell neighbouring levels of an 8-bit image apart.
+        return Conv(outputs, dtype=wide(self.dtype), name="output")(nn.elu(h)), drawn
+
+    def _remat(self, cls: Any) -> Any:
+        return nn.remat(cls) if self.remat else cls
+
+    def _scan(self, cls: type[nn.Module], length: int) -> Any:
+        axes = {"params": 0, "batch_stats": 0}
+        # Within a scan remat needs no barrier against common-subexpression elimination.
+        cls = nn.remat(cls, prevent_cse=False) if self.remat else cls
+        return nn.scan(cls, variable_axes=axes, split_rngs={"params": True}, length=length)
+
+    def _encode(self, x: jax.Array, common: dict[str, Any], branch: str) -> list[jax.Array]:
+        """Features for each scale, coarsest first: (groups, batch, h, w, C), in the order in which they are decoded."""
+        h = Conv(self.encoder_channels, dtype=self.dtype, name="stem")(x)
+        level = 0
+        for block in range(self.num_blocks):
+            for i in range(self.preprocess_cells):
+                last = i == self.preprocess_cells - 1
+                level += last
+                features = self.encoder_channels * self.ch_mult[level]
+                name = f"pre_{block}_{i}"
+                h = Cell(features, branch, resample="down" if last else "none", name=name, **common)(h)
+        pyramid = h
+        scales = []
+        for scale in range(self.num_scales):
+            features = self.encoder_channels * self.ch_mult[level]
+            name = f"encoder_{scale}"
+            groups = self._scan(_EncoderGroup, self.groups_per_scale)
+            h, every = groups(features, self.encoder_cells, branch, common, name=name)(h, None)
+            scales.append(every[::-1])
+            if scale == self.num_scales - 1:
+                break
+            level += 1
+            features = self.encoder_channels * self.ch_mult[level]
+            h = Cell(features, branch, resample="down", name=f"{name}_down", **common)(h)
+            if self.progressive_input == "input_skip":
+                settings = {"train": common["train"], "resample": "down", "dtype": self.dtype}
+                pyramid = BNSwishConv(features, name=f"{name}_input", **settings)(pyramid)
+                h = h + pyramid
+        return scales[::-1]
+
+
+def build_nvae(vae_config: Any, *, image_size: int, channels: int, dtype: Any = jnp.float32) -> NVAE:
+    """The VAE that a `vae` section of a configuration describes.
+
+    Args:
+      vae_config: a frozen dataclass (`NVAEConfig`); fields that are not the module's are those of the training.
+      image_size: side of the data.
+      channels: of the data.
+      dtype: type of the arithmetic, float32 or bfloat16.
+
+    Raises:
+      ValueError: one line naming the key and the fix, for settings that no network can have.
+    """
+    accepted = [name for name in NVAE.__dataclass_fields__ if hasattr(vae_config, name)]
+    settings = {name: getattr(vae_config, name) for name in accepted}
+    settings |= {"image_size": image_size, "channels": channels, "dtype": jnp.dtype(dtype)}
+    settings["ch_mult"] = tuple(settings.get("ch_mult", NVAE.ch_mult))
+    module = NVAE(**settings)
+    _check(module)
+    return module
+
+
+def _check(m: NVAE) -> None:
+    if m.cells not in CELLS:
+        raise ValueError(f"vae.cells: '{m.cells}' is unknown; choose one of {', '.join(CELLS)}")
+    if m.progressive_input not in ("none", "input_skip"):
+        raise ValueError(f"vae.progressive_input: '{m.progressive_input}' is unknown; choose one of none, input_skip")
+    if len(m.ch_mult) != m.num_blocks + m.num_scales:
+        raise ValueError(
+            f"vae.ch_mult: {m.num_blocks} blocks and {m.num_scales} scales need {m.num_blocks + m.num_scales} "
+            f"multipliers; got {m.ch_mult}"
+        )
+    counts = ("num_scales", "groups_per_scale", "latents_per_group", "num_blocks", "preprocess_cells", "encoder_cells")
+    for name in (*counts, "postprocess_cells", "decoder_cells", "encoder_channels", "decoder_channels"):
+        if getattr(m, name) < 1:
+            raise ValueError(f"vae.{name}: {getattr(m, name)} must be positive")
+    halvings = 2 ** (m.num_blocks + m.num_scales - 1)
+    if m.padded_size % halvings:
+        raise ValueError(
+            f"vae.pad: side {m.image_size} + 2 * {m.pad} must be a multiple of {halvings}, because {m.num_blocks} "
+            f"blocks and {m.num_scales} scales halve it; set vae.pad or data.image_size"
+        )
+    for multiplier in m.ch_mult:
+        if m.encoder_channels * multiplier < 4:
+            raise ValueError(f"vae.encoder_channels: {m.encoder_channels} is too small; use 4 or more")
+    if m.num_bits != 8 and m.decoder in ("bin", "normal"):
+        raise ValueError(f"vae.num_bits: the decoder '{m.decoder}' has no levels, so {m.num_bits} bits mean nothing")
+    if not 1 <= m.num_bits <= 8:
+        raise ValueError(f"vae.num_bits: {m.num_bits} must be from 1 to 8")
+    distributions.decoder_channels(m.decoder, m.channels, m.num_mixtures)
