@@ -11,6 +11,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from flax import linen as nn
 
 from sgmjax.models import DDPM, CLDToyMLP, CLDToyResNet, NCSNpp, NCSNppClassifier
@@ -23,10 +24,13 @@ class OfficialNetwork:
     Attributes:
       module: called as `module.apply({"params": params}, x, cond)`.
       event_shape: shape of one input, (H, W, C) or (D,).
+      sigmas: the noise levels, largest first, (L,) float32, of networks that are given the index of one officially
+        (NCSN, NCSNv2); else None.
     """
 
     module: nn.Module
     event_shape: tuple[int, ...]
+    sigmas: np.ndarray | None = None
 
 
 def _get(section: Mapping[str, Any], key: str, where: str) -> Any:

@@ -18,7 +18,7 @@ from flax import linen as nn
 from flax import traverse_util
 
 from sgmjax.interop.configs import OfficialNetwork
-from sgmjax.models import DDPM, CLDToyMLP, CLDToyResNet, NCSNppClassifier, layers
+from sgmjax.models import DDPM, NCSN, CLDToyMLP, CLDToyResNet, NCSNppClassifier, NCSNv2, layers
 from sgmjax.models.ncsnpp import noise_table
 
 # Official name of a sub-layer -> ours, by the type of the layer it is in.
@@ -39,7 +39,7 @@ _SUBLAYERS: dict[type, dict[str, str]] = {
 }
 
 
-def _record_calls(network: OfficialNetwork) -> tuple[list[nn.Module], dict[tuple[str, ...], Any]]:
+def record_calls(network: OfficialNetwork) -> tuple[list[nn.Module], dict[tuple[str, ...], Any]]:
     """Direct children of the module in the order of their calls, and the shapes of all parameters by path."""
     module = network.module.clone(remat=False) if hasattr(network.module, "remat") else network.module
     calls: list[nn.Module] = []
@@ -63,7 +63,7 @@ def strip_prefix(state_dict: Mapping[str, Any], prefix: str = "module.") -> dict
     return dict(state_dict)
 
 
-def _leaf(key: str, value: np.ndarray, ours: tuple[str, ...]) -> tuple[tuple[str, ...], np.ndarray]:
+def leaf(key: str, value: np.ndarray, ours: tuple[str, ...]) -> tuple[tuple[str, ...], np.ndarray]:
     """Official parameter name and array -> path below the layer and array in our layout."""
     kind = key.rsplit(".", 1)[-1]
     if kind in ("bias", "b"):
@@ -90,7 +90,7 @@ def convert_weights(network: OfficialNetwork, state_dict: Mapping[str, Any]) -> 
     """Our parameters from an official state dict.
 
     Args:
-      network: from `from_scoresde_config`, `from_psld_config` or `from_cld_config`.
+      network: from `from_scoresde_config`, `from_psld_config`, `from_cld_config` or `from_ncsnv2_config`.
       state_dict: official keys, with or without a `module.` prefix, to arrays (numpy, or tensors on the CPU).
 
     Returns:
@@ -101,8 +101,12 @@ def convert_weights(network: OfficialNetwork, state_dict: Mapping[str, Any]) -> 
         shape that does not fit.
     """
     module = network.module
+    if isinstance(module, NCSN | NCSNv2):
+        from sgmjax.interop import ncsnv2  # which uses this file
+
+        return ncsnv2.convert(network, state_dict)
     arrays = {key: np.asarray(value) for key, value in strip_prefix(state_dict).items()}
-    calls, shapes = _record_calls(network)
+    calls, shapes = record_calls(network)
     vector = isinstance(module, CLDToyMLP | CLDToyResNet)
     sigmas = arrays.pop("sigmas", None)
     if sigmas is not None:
@@ -130,16 +134,27 @@ def convert_weights(network: OfficialNetwork, state_dict: Mapping[str, Any]) -> 
         path = (str(layer.name), names[sublayer]) if sublayer else (str(layer.name),)
         if isinstance(module, NCSNppClassifier) and layer.name == "head" and value.ndim == 2:
             value = _channels_last_features(value, network)
-        path, value = _leaf(key, value, path)
-        if path not in shapes:
-            raise ValueError(f"state dict key '{key}' has no counterpart '{'/'.join(path)}' in this network")
-        if value.shape != shapes[path].shape:
-            raise ValueError(
-                f"state dict key '{key}' has shape {value.shape} in our layout and '{'/'.join(path)}' needs "
-                f"{shapes[path].shape}"
-            )
-        params[path] = np.ascontiguousarray(value, dtype=np.float32)
+        path, value = leaf(key, value, path)
+        place(params, shapes, key, path, value)
+    return finish(params, shapes)
 
+
+def place(
+    params: dict[tuple[str, ...], np.ndarray], shapes: Mapping[tuple[str, ...], Any], key: str, path: tuple, value: Any
+) -> None:
+    """Puts an array of the state dict at its path, if the network has such a parameter of such a shape."""
+    if path not in shapes:
+        raise ValueError(f"state dict key '{key}' has no counterpart '{'/'.join(path)}' in this network")
+    if value.shape != shapes[path].shape:
+        raise ValueError(
+            f"state dict key '{key}' has shape {value.shape} in our layout and '{'/'.join(path)}' needs "
+            f"{shapes[path].shape}"
+        )
+    params[path] = np.ascontiguousarray(value, dtype=np.float32)
+
+
+def finish(params: Mapping[tuple[str, ...], np.ndarray], shapes: Mapping[tuple[str, ...], Any]) -> dict[str, Any]:
+    """The nested parameters, if none is missing."""
     missing = sorted("/".join(path) for path in shapes if path not in params)
     if missing:
         raise ValueError(f"the state dict lacks {len(missing)} parameters, the first being '{missing[0]}'")

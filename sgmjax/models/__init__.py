@@ -4,15 +4,22 @@ from sgmjax.models.build import build, count_parameters, trainable_mask
 from sgmjax.models.ddpm import DDPM
 from sgmjax.models.mlp import MLP, CLDToyMLP, CLDToyResNet
 from sgmjax.models.ncsnpp import NCSNpp, NCSNppClassifier
+from sgmjax.models.ncsnv2 import NCSN, NCSNv2
+from sgmjax.models.nvae import NVAE, NVAEOutput, build_nvae
 
 __all__ = [
     "DDPM",
     "MLP",
+    "NCSN",
+    "NVAE",
     "CLDToyMLP",
     "CLDToyResNet",
     "NCSNpp",
     "NCSNppClassifier",
+    "NCSNv2",
+    "NVAEOutput",
     "build",
+    "build_nvae",
     "count_parameters",
     "trainable_mask",
 ]

@@ -15,8 +15,15 @@ from sgmjax.models.ddpm import DDPM
 from sgmjax.models.fir import normalized_kernel
 from sgmjax.models.mlp import MLP, CLDToyMLP, CLDToyResNet
 from sgmjax.models.ncsnpp import NCSNpp, NCSNppClassifier
+from sgmjax.models.ncsnv2 import NCSN, VARIANTS, NCSNv2, check_image_size
 
-IMAGE_NETWORKS: dict[str, type[nn.Module]] = {"ncsnpp": NCSNpp, "ddpm": DDPM, "ncsnpp_classifier": NCSNppClassifier}
+IMAGE_NETWORKS: dict[str, type[nn.Module]] = {
+    "ncsnpp": NCSNpp,
+    "ddpm": DDPM,
+    "ncsn": NCSN,
+    "ncsnv2": NCSNv2,
+    "ncsnpp_classifier": NCSNppClassifier,
+}
 VECTOR_NETWORKS: dict[str, type[nn.Module]] = {
     "mlp": MLP,
     "cld_toy_mlp": CLDToyMLP,
@@ -31,6 +38,7 @@ _CHOICES = {
     "progressive_combine": ("sum", "cat"),
     "embedding_type": ("positional", "fourier"),
     "nonlinearity": tuple(layers.ACTIVATIONS),
+    "variant": tuple(VARIANTS),
 }
 _POSITIVE = (
     "nf",
@@ -41,6 +49,7 @@ _POSITIVE = (
     "hidden_dim",
     "num_hidden_layers",
     "fourier_scale",
+    "num_levels",
 )
 
 
@@ -58,6 +67,8 @@ def _check_fields(settings: dict[str, Any]) -> None:
         raise ValueError(f"model.init_scale: {settings['init_scale']} must not be negative")
     if "nf" in settings and settings["nf"] < 4:
         raise ValueError(f"model.nf: {settings['nf']} is too small for the time embedding; use 4 or more")
+    if "ngf" in settings and settings["ngf"] < 2:
+        raise ValueError(f"model.ngf: InstanceNorm++ compares channels, so it must be 2 or more; got {settings['ngf']}")
     if "ch_mult" in settings and (not settings["ch_mult"] or min(settings["ch_mult"]) < 1):
         raise ValueError(f"model.ch_mult: {settings['ch_mult']} must be one positive integer for each resolution")
     if settings.get("fir"):
@@ -68,6 +79,12 @@ def _check_fields(settings: dict[str, Any]) -> None:
 
 
 def _check_resolutions(settings: dict[str, Any], image_size: int) -> None:
+    if "variant" in settings:
+        try:
+            check_image_size(settings["variant"], image_size)
+        except ValueError as error:
+            raise ValueError(f"model.variant: {error}; choose another variant or set data.image_size") from None
+        return
     levels = len(settings["ch_mult"])
     halvings = 2 ** (levels - 1)
     if image_size % halvings:

@@ -28,8 +28,10 @@ from sgmjax.training.schema import (
     MLPClassifierConfig,
     MLPConfig,
     ModelConfig,
+    NCSNConfig,
     NCSNppClassifierConfig,
     NCSNppConfig,
+    NCSNv2Config,
     ObjectiveConfig,
     OptimizerConfig,
     Options,
@@ -47,8 +49,8 @@ from sgmjax.training.schema import (
 
 __all__ = [
     "CLASSIFIERS", "MODELS", "SDES", "CLDConfig", "Config", "ConfigError", "DataConfig", "DDPMConfig",
-    "MLPClassifierConfig", "MLPConfig", "ModelConfig", "NCSNppClassifierConfig", "NCSNppConfig", "ObjectiveConfig",
-    "OptimizerConfig", "PSLDConfig", "RecipeConfig", "SamplingConfig", "SDEConfig",
+    "MLPClassifierConfig", "MLPConfig", "ModelConfig", "NCSNConfig", "NCSNppClassifierConfig", "NCSNppConfig",
+    "NCSNv2Config", "ObjectiveConfig", "OptimizerConfig", "PSLDConfig", "RecipeConfig", "SamplingConfig", "SDEConfig",
     "SubVPConfig", "ThirdOrderConfig", "TrainConfig", "VEConfig", "VPConfig", "check", "complete", "differences",
     "from_dict", "to_dict", "validate_for_devices",
 ]  # fmt: skip
