@@ -1,4 +1,4 @@
-"""What is minimised: denoising, hybrid and annealed score matching, a classifier's cross entropy; how times are drawn."""
+"""What is minimised: denoising, hybrid and annealed score matching, a classifier's cross entropy; times."""
 
 from sgmjax.objectives.annealed_dsm import annealed_dsm, annealed_dsm_loss
 from sgmjax.objectives.classifier import classifier, classifier_loss

@@ -1,7 +1,7 @@
 """How training times are drawn: uniformly, from a density that flattens the loss over t, or at discrete noise levels.
 
-A `TimeSampler` (or `DiscreteTimes`) is a pytree; `sample(u)` turns uniform numbers into times and the importance weights that keep the
-expectation of the loss that of uniform sampling.
+A `TimeSampler` (or `DiscreteTimes`) is a pytree; `sample(u)` turns uniform numbers into times and the importance
+weights that keep the expectation of the loss that of uniform sampling.
 """
 
 from __future__ import annotations
@@ -104,9 +104,7 @@ def importance(
     edges = np.geomspace(t_min, t_max, bins + 1)
     edges[0], edges[-1] = t_min, t_max
     middle = np.sqrt(edges[1:] * edges[:-1])
-    density = np.asarray(
-        expected_loss(sde, jnp.asarray(middle, jnp.float32), weighting, matching, anneal_power), dtype=np.float64
-    )
-    mass = density * np.diff(edges)
+    density = expected_loss(sde, jnp.asarray(middle, jnp.float32), weighting, matching, anneal_power)
+    mass = np.asarray(density, dtype=np.float64) * np.diff(edges)
     cdf = np.concatenate([[0.0], np.cumsum(mass)])
     return TimeSampler(edges=edges, cdf=cdf / cdf[-1])
