@@ -76,15 +76,14 @@ class Checkpointer:
             "bad_steps": state.bad_steps,
             "bad_streak": state.bad_streak,
         }
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                train=ocp.args.StandardSave(train),
-                ema=ocp.args.StandardSave(state.ema_params),
-                meta=ocp.args.JsonSave(meta),
-            ),
-            force=True,
-        )
+        items = {
+            "train": ocp.args.StandardSave(train),
+            "ema": ocp.args.StandardSave(state.ema_params),
+            "meta": ocp.args.JsonSave(meta),
+        }
+        if jax.tree.leaves(state.model_state):
+            items["model_state"] = ocp.args.StandardSave(state.model_state)
+        self._manager.save(step, args=ocp.args.Composite(**items), force=True)
         self._unsealed = step
 
     def poll(self) -> None:
@@ -130,23 +129,32 @@ class Checkpointer:
             "bad_steps": abstract.bad_steps,
             "bad_streak": abstract.bad_streak,
         }
-        found = self._newest(
-            {
-                "train": ocp.args.StandardRestore(train),
-                "ema": ocp.args.StandardRestore(abstract.ema_params),
-                "meta": ocp.args.JsonRestore(),
-            },
-            say,
-        )
+        wanted = {
+            "train": ocp.args.StandardRestore(train),
+            "ema": ocp.args.StandardRestore(abstract.ema_params),
+            "meta": ocp.args.JsonRestore(),
+        }
+        if jax.tree.leaves(abstract.model_state):
+            wanted["model_state"] = ocp.args.StandardRestore(abstract.model_state)
+        found = self._newest(wanted, say)
         if found is None:
             return None
         _, items = found
-        return TrainState(ema_params=items["ema"], **items["train"]), items["meta"]
+        state = TrainState(ema_params=items["ema"], model_state=items.get("model_state", {}), **items["train"])
+        return state, items["meta"]
 
-    def restore_ema(self, abstract: PyTree, say: Callable[[str], None] = print) -> tuple[int, PyTree] | None:
-        """The averaged parameters alone, with their step; otherwise as `restore`."""
-        found = self._newest({"ema": ocp.args.StandardRestore(abstract)}, say)
-        return None if found is None else (found[0], found[1]["ema"])
+    def restore_ema(
+        self, abstract: PyTree, say: Callable[[str], None] = print, *, model_state: PyTree = None
+    ) -> tuple[int, PyTree, PyTree] | None:
+        """The step, the averaged parameters and the model's state ({} unless asked for); otherwise as `restore`."""
+        wanted = {"ema": ocp.args.StandardRestore(abstract)}
+        if jax.tree.leaves(model_state):
+            wanted["model_state"] = ocp.args.StandardRestore(model_state)
+        found = self._newest(wanted, say)
+        if found is None:
+            return None
+        step, items = found
+        return step, items["ema"], items.get("model_state", {})
 
     def _newest(self, args: dict[str, Any], say: Callable[[str], None]) -> tuple[int, Any] | None:
         steps = self.steps()

@@ -27,9 +27,9 @@ from sgmjax.training.checkpoint import Checkpointer
 from sgmjax.training.config import Config, ConfigError, check, to_dict, validate_for_devices
 from sgmjax.training.interrupt import Interrupt
 from sgmjax.training.logging import MetricsWriter, Progress, say
-from sgmjax.training.packing import Packing
-from sgmjax.training.state import TrainState, create, make_optimizer
-from sgmjax.training.step import make_train_step, step_batch_sharding
+from sgmjax.training.packing import GroupedPacking, Packing
+from sgmjax.training.state import TrainState, create, make_grouped_optimizer, make_optimizer
+from sgmjax.training.step import make_train_step, stateless, step_batch_sharding
 
 # What the random keys of a run are for; each use has its own.
 _INIT, _TRAIN, _EVAL, _SAMPLE, _FINAL = range(5)
@@ -129,8 +129,28 @@ def _complete(path: Path, steps: int) -> bool:
     return False
 
 
+@dataclasses.dataclass(frozen=True)
+class _Stage:
+    """What is done from step `first` until step `end`; nearly all runs have one."""
+
+    problem: Any
+    first: int
+    end: int
+    step_fn: Any
+    eval_loss: Any
+    preview: evaluation.Sampler
+    fresh: Any  # the state with new moments: how this stage begins where another one ended
+
+
 class Run:
-    """A run that passed all checks; `execute` does it."""
+    """A run that passed all checks; `execute` does it.
+
+    A problem may have more than `build.Problem` has, and then
+        stages(steps): parts of the run, ((end, problem), ...), over the same parameters.
+        optimizers: settings by group, where its parameters {group: parameters} have optimisers of their own.
+        init_state(key), train_loss(params, key, batch, context): of networks that carry a state; its `loss_fn` and
+            `sample_fn` take {"params": parameters, "state": that state} in place of parameters.
+    """
 
     def __init__(self, config: Config, path: Path, problem: Any, dataset: Any, eval_dataset: Any):
         self.config, self.path, self.problem = config, path, problem
@@ -139,37 +159,104 @@ class Run:
         self.key = jax.random.key(config.seed)
 
         shapes = jax.eval_shape(problem.init, self.key)
-        pack = self._packing = Packing(shapes)
-        optimizer = make_optimizer(config.optimizer, pack.pack_scalars(trainable_mask(shapes)))
+        grouped = hasattr(problem, "optimizers")
+        self._packing = GroupedPacking(shapes) if grouped else Packing(shapes)
+        stateful = hasattr(problem, "init_state")
+        state_shapes = jax.eval_shape(problem.init_state, self.key) if stateful else {}
+        self._state_packing = Packing(state_shapes) if stateful else None
+        parts = problem.stages(config.train.steps) if hasattr(problem, "stages") else ((config.train.steps, problem),)
+        optimizers, first = [], 0
+        decayed = self._packing.pack_scalars(trainable_mask(shapes))
+        for end, part in parts:
+            if grouped:
+                optimizers.append(make_grouped_optimizer(part.optimizers, decayed, steps=end - first))
+            else:
+                optimizers.append(make_optimizer(config.optimizer, decayed, steps=end - first))
+            first = end
 
         def initial(key):
-            return create(key, lambda key: pack.pack(problem.init(key)), optimizer)
-
-        def loss(params, key, batch, train):
-            return problem.loss_fn(pack.unpack(params), key, batch, train)
-
-        def sample(params, key, num, **labels):
-            return problem.sample_fn(pack.unpack(params), key, num, **labels)
+            packed = self._state_packing.pack(problem.init_state(key)) if self._state_packing else {}
+            return create(key, lambda key: self._packing.pack(problem.init(key)), optimizers[0], packed)
 
         state = jax.eval_shape(initial, self.key)
         shardings = sh.state_shardings(self.mesh, state)
         self._initial = jax.jit(initial, out_shardings=shardings)
-        self._pack = jax.jit(pack.pack, out_shardings=shardings.params)
+        self._pack = jax.jit(self._packing.pack, out_shardings=shardings.params)
+        if self._state_packing is not None:
+            self._pack_model_state = jax.jit(self._state_packing.pack, out_shardings=shardings.model_state)
         # what checkpoints hold: the same with trees of parameters
-        trees = dataclasses.replace(state, params=shapes, ema_params=shapes)
+        trees = dataclasses.replace(state, params=shapes, ema_params=shapes, model_state=state_shapes)
         self.abstract: TrainState = jax.tree.map(
             lambda s, place: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place),
             trees,
             sh.state_shardings(self.mesh, trees),
         )
-        self.step_fn = make_train_step(problem.loss_fn, config, optimizer, self.mesh, shardings, pack)
         self._batch_sharding = step_batch_sharding(config, self.mesh)
-        sampling = config.sampling
-        places = shardings.ema_params
-        self._eval_loss = evaluation.make_eval_loss(loss, self.mesh, places)
         self._draws = hasattr(problem, "sample_fn")  # a classifier does not
-        self._preview = evaluation.Sampler(sample, self.mesh, places, sampling.grid_images)
-        self._final = evaluation.Sampler(sample, self.mesh, places, min(sampling.batch_size, sampling.num))
+        places = self._weights(shardings)
+        self.stages = self._build_stages(parts, optimizers, shardings, places)
+        self.step_fn = self.stages[0].step_fn
+        sampling = config.sampling
+        size = min(sampling.batch_size, sampling.num)
+        self._final = evaluation.Sampler(self._sample_fn(parts[-1][1]), self.mesh, places, size)
+
+    def _build_stages(self, parts: Any, optimizers: list[Any], shardings: TrainState, places: Any) -> list[_Stage]:
+        config, stages, first = self.config, [], 0
+        for (end, problem), optimizer in zip(parts, optimizers, strict=True):
+            step_fn = make_train_step(
+                problem.train_loss if hasattr(problem, "train_loss") else stateless(problem.loss_fn),
+                config,
+                optimizer,
+                self.mesh,
+                shardings,
+                self._packing,
+                state_packing=self._state_packing,
+                optimizer_config=getattr(problem, "optimizers", None),
+            )
+
+            def fresh(state, optimizer=optimizer):
+                return dataclasses.replace(state, opt_state=optimizer.init(state.params))
+
+            def loss(weights, key, batch, train, problem=problem):
+                return problem.loss_fn(self._unpack(weights), key, batch, train)
+
+            stages.append(
+                _Stage(
+                    problem=problem,
+                    first=first,
+                    end=end,
+                    step_fn=step_fn,
+                    eval_loss=evaluation.make_eval_loss(loss, self.mesh, places),
+                    preview=evaluation.Sampler(
+                        self._sample_fn(problem), self.mesh, places, config.sampling.grid_images
+                    ),
+                    fresh=jax.jit(fresh, donate_argnums=0, in_shardings=(shardings,), out_shardings=shardings),
+                )
+            )
+            first = end
+        return stages
+
+    def _weights(self, state: TrainState) -> Any:
+        """What evaluation takes of a state: the averaged parameters, with the networks' state if there is one."""
+        if self._state_packing is None:
+            return state.ema_params
+        return {"params": state.ema_params, "state": state.model_state}
+
+    def _unpack(self, weights: Any) -> Any:
+        if self._state_packing is None:
+            return self._packing.unpack(weights)
+        params = self._packing.unpack(weights["params"])
+        return {"params": params, "state": self._state_packing.unpack(weights["state"])}
+
+    def _sample_fn(self, problem: Any) -> Any:
+        def sample(weights, key, num, **labels):
+            return problem.sample_fn(self._unpack(weights), key, num, **labels)
+
+        return sample
+
+    def _stage(self, step: int) -> _Stage:
+        """The stage that takes the step after `step`."""
+        return next((stage for stage in self.stages if step < stage.end), self.stages[-1])
 
     # ------------------------------------------------------------------------------------------------ beginning, end
     def execute(self) -> Result:
@@ -200,6 +287,8 @@ class Run:
             return state, 0, iterator, []
         state, meta = found
         state = dataclasses.replace(state, params=self._pack(state.params), ema_params=self._pack(state.ema_params))
+        if self._state_packing is not None:
+            state = dataclasses.replace(state, model_state=self._pack_model_state(state.model_state))
         self.key = jax.random.wrap_key_data(jnp.asarray(meta["key"], jnp.uint32), impl=meta["key_impl"])
         step = int(sh.fetch(state.step))
         iterator.set_state(meta["data"])  # the same in all processes, and good for any number of them
@@ -222,7 +311,7 @@ class Run:
         train = self.config.train
         stride = train.steps_per_dispatch
         key = self._place(jax.random.fold_in(self.key, _TRAIN))
-        first = step
+        first, stage = step, self._stage(step)
         host_seconds, host_steps = 0.0, 0
         pending: collections.deque[jax.Array] = collections.deque()
         writer = MetricsWriter(self.path, step)
@@ -233,9 +322,14 @@ class Run:
         gc.freeze()  # what lives until now is not searched again: a full collection would take longer than many steps
         try:
             while step < train.steps:
+                if self._stage(step) is not stage:
+                    stage, first = self._stage(step), step
+                    say(f"step {step}: compiling the next stage ...")
+                if step == stage.first > 0:
+                    state = stage.fresh(state)
                 start, busy = time.perf_counter(), time.thread_time()
                 batch = sh.put_batch(self._next(iterator), self._batch_sharding)
-                state, metrics = self.step_fn(state, batch, key)
+                state, metrics = stage.step_fn(state, batch, key)
                 window.append(metrics)
                 pending.append(metrics["loss"])
                 busy = time.thread_time() - busy
@@ -256,7 +350,7 @@ class Run:
                     start = time.perf_counter()
                     window = self._report(state, step, window, writer, progress, host_seconds / max(host_steps, 1))
                     self._health(state, step, checkpointer)
-                    if stopping or self._due(step, train.checkpoint_every):
+                    if stopping or step == stage.end or self._due(step, train.checkpoint_every):
                         self._save(checkpointer, state, step, iterator, window)
                     checkpointer.poll()
                     progress.pause(start)
@@ -281,7 +375,8 @@ class Run:
     def _occasion(self, step: int, stopping: bool) -> bool:
         train = self.config.train
         every = (train.log_every, train.eval_every, train.sample_every, train.checkpoint_every)
-        return stopping or any(self._due(step, n) for n in every)
+        ends = any(step == stage.end for stage in self.stages)  # metrics of two stages do not mix
+        return stopping or ends or any(self._due(step, n) for n in every)
 
     def _report(
         self,
@@ -293,9 +388,9 @@ class Run:
         host_seconds: float,
     ) -> list[Any]:
         """Logs, evaluates and draws what is due; returns the metrics that wait for the next log line."""
-        train = self.config.train
+        train, stage = self.config.train, self._stage(step - 1)
         row: dict[str, float] = {}
-        if self._due(step, train.log_every):
+        if self._due(step, train.log_every) or step == stage.end:
             row = _means(window)
             rate = progress.update(step, row["loss"])
             row |= {
@@ -306,8 +401,8 @@ class Run:
             window = []
         if self.eval_dataset is not None and self._due(step, train.eval_every):
             held_out = evaluation.held_out_metrics(
-                self._eval_loss,
-                state.ema_params,
+                stage.eval_loss,
+                self._weights(state),
                 self._place(jax.random.fold_in(self.key, _EVAL)),
                 self.eval_dataset,
                 train.batch_size,
@@ -321,7 +416,7 @@ class Run:
             writer.write(step, row)
         if self._draws and train.sample_every and step % train.sample_every == 0 and step < train.steps:
             key = jax.random.fold_in(jax.random.fold_in(self.key, _SAMPLE), step)
-            drawn = self._preview(state.ema_params, self._place(key), self.config.sampling.grid_images)
+            drawn = stage.preview(self._weights(state), self._place(key), self.config.sampling.grid_images)
             assert drawn is not None
             image = pictures.picture(pictures.to_arrays(drawn[0], self.problem.is_image, self.problem.centered))
             if jax.process_index() == 0:
@@ -339,6 +434,7 @@ class Run:
             f"the loss or its gradient was not finite in {limit} steps in a row, up to step {step - streak + limit}; "
             "lower optimizer.learning_rate, lengthen optimizer.warmup_steps, set optimizer.grad_clip, or use "
             "train.compute_dtype=float32; "
+            + getattr(self._stage(step - 1).problem, "remedies", "")
             + (f"the last good checkpoint, step {good[-1]}, is intact" if good else "there is no checkpoint yet")
         )
 
@@ -352,6 +448,8 @@ class Run:
             "window": jax.tree.map(lambda x: np.asarray(x).tolist(), window),
         }
         trees = {name: self._packing.unpack(getattr(state, name)) for name in ("params", "ema_params")}
+        if self._state_packing is not None:
+            trees["model_state"] = self._state_packing.unpack(state.model_state)
         checkpointer.save(step, dataclasses.replace(state, **trees), meta)
 
     # -------------------------------------------------------------------------------------------------------- samples
@@ -364,7 +462,7 @@ class Run:
         say(f"drawing {num} samples ...")
         start = time.perf_counter()
         key = self._place(jax.random.fold_in(self.key, _FINAL))
-        drawn = self._final(state.ema_params, key, num, stop=lambda: interrupt.check(step))
+        drawn = self._final(self._weights(state), key, num, stop=lambda: interrupt.check(step))
         if drawn is None:
             return False
         samples = pictures.to_arrays(drawn[0], self.problem.is_image, self.problem.centered)

@@ -66,3 +66,22 @@ class Packing:
             leaves.append(packed["small"][start : start + size].reshape(shape))
             start += size
         return self._structure.unflatten(leaves)
+
+
+class GroupedPacking:
+    """`Packing` of each group by itself: for trees {group: parameters} whose groups have optimisers of their own."""
+
+    def __init__(self, like: dict[str, PyTree]):
+        self._groups = {name: Packing(tree) for name, tree in like.items()}
+
+    def pack(self, tree: dict[str, PyTree]) -> dict[str, Any]:
+        """{group: packed}."""
+        return {name: packing.pack(tree[name]) for name, packing in self._groups.items()}
+
+    def pack_scalars(self, tree: dict[str, PyTree]) -> dict[str, Any]:
+        """{group: packed scalars}."""
+        return {name: packing.pack_scalars(tree[name]) for name, packing in self._groups.items()}
+
+    def unpack(self, packed: dict[str, Any]) -> dict[str, PyTree]:
+        """The tree that was packed."""
+        return {name: packing.unpack(packed[name]) for name, packing in self._groups.items()}

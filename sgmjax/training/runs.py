@@ -26,7 +26,8 @@ class LoadedRun(NamedTuple):
     Attributes:
         problem: the functions of the run: `sde`, `eps_fn`, `score_fn`, `sample_fn`, `loss_fn`; of a classifier's run
             `sde`, `logits_fn`, `loss_fn`.
-        params: the averaged parameters of the newest readable checkpoint.
+        params: the averaged parameters of the newest readable checkpoint; with the networks' state, where they have
+            one, {"params": parameters, "state": state}.
         step: steps taken until then.
     """
 
@@ -63,16 +64,25 @@ def load_run(
     options = dict(settings["sampling"]["options"]) | dict(given.pop("options", {}))
     settings["sampling"] |= given | {"options": options}
     shape, num_classes = workdir.read_data_shape(path)
-    problem = build.problem(from_dict(settings), shape, num_classes)
+    problem: Any = build.problem(from_dict(settings), shape, num_classes)
     if sharding is None:
         sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    stateful = hasattr(problem, "init_state")
     shapes = jax.eval_shape(problem.init, jax.random.key(0))
-    abstract = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding), shapes)
+    state_shapes = jax.eval_shape(problem.init_state, jax.random.key(0)) if stateful else {}
+    abstract, state = jax.tree.map(
+        lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding), (shapes, state_shapes)
+    )
     with _quiet_orbax():
-        found = Checkpointer(path, read_only=True).restore_ema(abstract, say)
+        found = Checkpointer(path, read_only=True).restore_ema(abstract, say, model_state=state)
     if found is None:
         raise workdir.WorkdirError(f"no checkpoint in {path} yet; let the run go on until its first one")
-    step, params = found
+    step, params, state = found
+    if stateful:
+        params = {"params": params, "state": state}
+    if hasattr(problem, "stages"):
+        steps = problem.config.train.steps
+        problem = next(part for end, part in problem.stages(steps) if step <= end)
     return LoadedRun(problem, params, step)
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,12 +12,39 @@ from jax import Array
 from jax.sharding import Mesh, NamedSharding
 
 from sgmjax.training import sharding as sh
-from sgmjax.training.config import Config
+from sgmjax.training.config import Config, OptimizerConfig
 from sgmjax.training.packing import Packing
 from sgmjax.training.state import TrainState, apply_gradients
 
 PyTree = Any
-LossFn = Callable[[PyTree, Array, dict[str, Array], bool], tuple[Array, dict[str, Array]]]
+
+
+class Context(NamedTuple):
+    """What a training loss may see of the state besides the parameters.
+
+    Attributes:
+        step: () int32, steps taken.
+        ema_params: averaged parameters.
+        model_state: see `TrainState`.
+    """
+
+    step: Array
+    ema_params: PyTree
+    model_state: PyTree
+
+
+# (params, key, batch, context) -> loss, (metrics, the new model_state)
+LossFn = Callable[[PyTree, Array, dict[str, Array], Context], tuple[Array, tuple[dict[str, Array], PyTree]]]
+
+
+def stateless(loss_fn: Callable[..., tuple[Array, dict[str, Array]]]) -> LossFn:
+    """A `Problem.loss_fn(params, key, batch, train)` as the loss of a training step."""
+
+    def loss(params, key, batch, context):
+        value, metrics = loss_fn(params, key, batch, True)
+        return value, (metrics, context.model_state)
+
+    return loss
 
 
 def make_train_step(
@@ -26,7 +53,10 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     mesh: Mesh,
     shardings: PyTree,
-    packing: Packing | None = None,
+    packing: Any = None,
+    *,
+    state_packing: Packing | None = None,
+    optimizer_config: OptimizerConfig | Mapping[str, OptimizerConfig] | None = None,
 ) -> Callable[[TrainState, dict[str, Array], Array], tuple[TrainState, dict[str, Array]]]:
     """The jitted `step(state, batch, key) -> (state, metrics)`; it consumes (donates) the state it is given.
 
@@ -36,12 +66,14 @@ def make_train_step(
     `train.max_bad_steps` in a row nothing is updated any more (`bad_streak` only grows), until the host notices.
 
     Args:
-        loss_fn: `Problem.loss_fn`.
+        loss_fn: `stateless(Problem.loss_fn)`, or one that uses the context.
         config: the run's.
         optimizer: `make_optimizer(config.optimizer)`.
         mesh: from `make_mesh`.
         shardings: of the state, from `state_shardings`.
         packing: how the parameters of the state are packed; None: not at all.
+        state_packing: how its `model_state` is packed.
+        optimizer_config: the settings of `optimizer`, where they are not `config.optimizer`.
 
     Returns:
         The function. `batch` is (batch, ...), or (steps, batch, ...) when `train.steps_per_dispatch` > 1. `metrics`
@@ -50,19 +82,25 @@ def make_train_step(
     train = config.train
     microbatch_sharding = sh.batch_sharding(mesh, axis=1)
 
-    def gradients(params, batch, key):
+    def gradients(params, batch, key, context):
         if train.grad_accumulation == 1:
-            return jax.value_and_grad(loss_fn, has_aux=True)(params, key, batch, True)
-        return accumulate(params, batch, key, loss_fn, train.grad_accumulation, microbatch_sharding)
+            return jax.value_and_grad(loss_fn, has_aux=True)(params, key, batch, context)
+        return accumulate(params, batch, key, context, loss_fn, train.grad_accumulation, microbatch_sharding)
+
+    def unpacked(packing, tree):
+        return tree if packing is None else packing.unpack(tree)
 
     def one_step(state: TrainState, batch, key):
         key = jax.random.fold_in(key, state.step)
-        params = state.params if packing is None else packing.unpack(state.params)
-        (loss, metrics), grads = gradients(params, batch, key)
+        params = unpacked(packing, state.params)
+        context = Context(state.step, unpacked(packing, state.ema_params), unpacked(state_packing, state.model_state))
+        (loss, (metrics, model_state)), grads = gradients(params, batch, key, context)
         grads = grads if packing is None else packing.pack(grads)
+        model_state = model_state if state_packing is None else state_packing.pack(model_state)
         norm = optax.tree.norm(grads)
         healthy = jnp.isfinite(loss) & jnp.isfinite(norm) & (state.bad_streak < train.max_bad_steps)
-        state = apply_gradients(state, grads, healthy, config.optimizer, optimizer)
+        settings = config.optimizer if optimizer_config is None else optimizer_config
+        state = apply_gradients(state, grads, healthy, settings, optimizer, model_state)
         metrics = {**metrics, "loss": loss, "grad_norm": norm}
         return state, jax.tree.map(lambda m: m.astype(jnp.float32), metrics)
 
@@ -87,17 +125,25 @@ def step_batch_sharding(config: Config, mesh: Mesh) -> NamedSharding:
 
 
 def accumulate(
-    params: PyTree, batch: dict[str, Array], key: Array, loss_fn: LossFn, count: int, sharding: NamedSharding | None
-) -> tuple[tuple[Array, dict[str, Array]], PyTree]:
+    params: PyTree,
+    batch: dict[str, Array],
+    key: Array,
+    context: Context,
+    loss_fn: LossFn,
+    count: int,
+    sharding: NamedSharding | None,
+) -> tuple[tuple[Array, tuple[dict[str, Array], PyTree]], PyTree]:
     """Loss, metrics and gradient of a batch, as means over `count` microbatches taken one after the other.
 
-    Microbatch i holds the examples i, i + count, ...: every device takes its part from the examples that it has.
+    Microbatch i holds the examples i, i + count, ...: every device takes its part from the examples that it has. The
+    model's state goes from one microbatch to the next.
 
     Args:
         params: parameters.
         batch: (batch, ...) arrays; `count` divides batch.
         key: microbatch i draws from `fold_in(key, i)`.
-        loss_fn: `Problem.loss_fn`.
+        context: of the step.
+        loss_fn: as for `make_train_step`.
         count: microbatches.
         sharding: of (count, batch / count, ...) arrays; None without a mesh.
 
@@ -109,18 +155,28 @@ def accumulate(
         x = jnp.swapaxes(x.reshape(x.shape[0] // count, count, *x.shape[1:]), 0, 1)
         return x if sharding is None else jax.lax.with_sharding_constraint(x, sharding)
 
-    def evaluate(i, part):
-        return jax.value_and_grad(loss_fn, has_aux=True)(params, jax.random.fold_in(key, i), part, True)
+    def evaluate(i, part, model_state):
+        own = context._replace(model_state=model_state)
+        (loss, (metrics, model_state)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
+            params, jax.random.fold_in(key, i), part, own
+        )
+        return (loss, metrics, grads), model_state
 
-    def body(total, inputs):
-        return jax.tree.map(jnp.add, total, evaluate(*inputs)), None
+    def body(carry, inputs):
+        total, model_state = carry
+        i, part = inputs
+        found, model_state = evaluate(i, part, model_state)
+        return (jax.tree.map(jnp.add, total, found), model_state), None
 
     parts = jax.tree.map(split, batch)
     inputs = (jnp.arange(count), parts)
-    shapes = jax.eval_shape(evaluate, *jax.tree.map(lambda x: x[0], inputs))
+    first, part = jax.tree.map(lambda x: x[0], inputs)
+    shapes, _ = jax.eval_shape(evaluate, first, part, context.model_state)
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-    total, _ = jax.lax.scan(body, zeros, inputs, unroll=_unroll(params, count))
-    return jax.tree.map(lambda x: x / count, total)
+    carry = (zeros, context.model_state)
+    (total, model_state), _ = jax.lax.scan(body, carry, inputs, unroll=_unroll(params, count))
+    loss, metrics, grads = jax.tree.map(lambda x: x / count, total)
+    return (loss, (metrics, model_state)), grads
 
 
 def _unroll(params: PyTree, count: int) -> int:

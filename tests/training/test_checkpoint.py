@@ -68,7 +68,7 @@ def test_restored_on_other_devices(tmp_path, saved, restored):
 
 def test_averaged_parameters_alone(folder):
     state, abstract = make(seed=3)
-    step, ema = Checkpointer(folder, read_only=True).restore_ema(abstract.ema_params)
+    step, ema, _ = Checkpointer(folder, read_only=True).restore_ema(abstract.ema_params)
     assert step == 3 and equal(ema, state.ema_params)
 
 

@@ -147,7 +147,8 @@ def test_held_out_loss_is_of_all_data(tmp_path):
     params = run._initial(jax.random.key(3)).ema_params
     tree = problem.init(jax.random.key(3))
     held_out = tiny.dataset(48)
-    found = loop.evaluation.held_out_metrics(run._eval_loss, params, jax.random.key(0), held_out, 16, None, run.mesh)
+    eval_loss = run.stages[0].eval_loss
+    found = loop.evaluation.held_out_metrics(eval_loss, params, jax.random.key(0), held_out, 16, None, run.mesh)
     expected = problem.loss_fn(tree, jax.random.key(0), {"x": held_out.arrays()["x"]}, False)[0]
     assert found == {"loss": pytest.approx(float(expected), rel=1e-5), "mse": found["loss"]}
 

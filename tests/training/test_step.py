@@ -12,7 +12,7 @@ from training import tiny
 from sgmjax.training import sharding as sh
 from sgmjax.training.packing import Packing
 from sgmjax.training.state import create, make_optimizer
-from sgmjax.training.step import make_train_step, step_batch_sharding
+from sgmjax.training.step import make_train_step, stateless, step_batch_sharding
 
 
 def run(config, problem, devices=1, fsdp=1, steps=6, batches=None, min_size=1, packing=None):
@@ -26,7 +26,7 @@ def run(config, problem, devices=1, fsdp=1, steps=6, batches=None, min_size=1, p
 
     shardings = sh.state_shardings(mesh, jax.eval_shape(initial, jax.random.key(0)), min_size)
     state = jax.jit(initial, out_shardings=shardings)(jax.random.key(0))
-    step_fn = make_train_step(problem.loss_fn, config, optimizer, mesh, shardings, packing)
+    step_fn = make_train_step(stateless(problem.loss_fn), config, optimizer, mesh, shardings, packing)
     iterator = tiny.dataset().iterator(config.train.batch_size, seed=0)
     key, losses = jax.random.key(1), []
     for i in range(0, steps, config.train.steps_per_dispatch):
