@@ -475,10 +475,12 @@ def _check(m: NVAE) -> None:
             f"vae.ch_mult: {m.num_blocks} blocks and {m.num_scales} scales need {m.num_blocks + m.num_scales} "
             f"multipliers; got {m.ch_mult}"
         )
-    counts = ("num_scales", "groups_per_scale", "latents_per_group", "num_blocks", "preprocess_cells", "encoder_cells")
+    counts = ("num_scales", "groups_per_scale", "latents_per_group", "preprocess_cells", "encoder_cells")
     for name in (*counts, "postprocess_cells", "decoder_cells", "encoder_channels", "decoder_channels"):
         if getattr(m, name) < 1:
             raise ValueError(f"vae.{name}: {getattr(m, name)} must be positive")
+    if m.num_blocks < 0 or m.pad < 0 or m.num_flows < 0:
+        raise ValueError("vae.num_blocks, vae.pad and vae.num_flows must not be negative")
     halvings = 2 ** (m.num_blocks + m.num_scales - 1)
     if m.padded_size % halvings:
         raise ValueError(
