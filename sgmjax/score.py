@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal, TypeAlias
 
+import jax
 import jax.numpy as jnp
 
 from sgmjax.sdes import SDE, linalg
@@ -117,6 +118,83 @@ def eps_from_network(
         return out + kernel.restrict(-kernel.eps(gaussian))
 
     return eps_fn
+
+
+def normal_eps(sde: SDE) -> EpsFn:
+    """The exact eps of standard normal data: eps(z, t) = -L_t^T grad log p_t(z), p_t the law of z_t if z_0 ~ N(0, I).
+
+    z_0's data variable has unit variance, the small sigma2_0 of the process included, and its auxiliaries have their own
+    law, so Sigma_N = L L^T + (1 - sigma2_0) E_0 E_0^T with E_0 the data column of the kernel's mean, and
+
+        eps = L^T Sigma_N^-1 z          (VP: sigma_t z; VE: sigma_t z / (1 - sigma2_0 + sigma_t^2)).
+
+    Sigma_N enters through its factor: it is well conditioned where L is not. Any process, any frame: the noised
+    variables' part of eps depends on their score alone.
+
+    Reference: Vahdat et al. 2021, sec. 3.2 and app. C (VP, sub-VP, VE).
+
+    Raises:
+        ValueError: if sigma2_0 is not below 1.
+    """
+    first = sde.initial_variance()
+    if linalg.is_concrete(first) and not first < 1:
+        raise ValueError(f"the kernel starts with variance {float(first):g}: normal data of variance 1 cannot hold it.")
+
+    def eps_fn(z, t):
+        kernel = sde.transition(t)
+        data = jnp.sqrt(jnp.asarray(1 - first, z.dtype)) * kernel.mean[:, :, :1]
+        factor = linalg.triangular_factor(jnp.concatenate([data, kernel.factor], axis=-1))
+        inverse = linalg.inverse_transpose(factor)
+        score = -linalg.apply(inverse, linalg.apply(jnp.swapaxes(inverse, 1, 2), z))
+        return kernel.restrict(kernel.eps(score))
+
+    return eps_fn
+
+
+INACTIVE_LOGIT = -15.0  # sigmoid 3e-7: the normal prior alone
+
+
+def initial_mixing_logit(sde: SDE, channels: int, *, init: float = -3.0, active=None):
+    """The trained parameter of `learned_mixed_eps` at its start, (r, channels) float32.
+
+    Args:
+        sde: the process, of r noised variables.
+        channels: channels of the latent.
+        init: the same for all; LSGM takes -3 (CIFAR-10) or -6: a nearly normal prior.
+        active: None or (channels,) of bools: the others are left to the normal prior.
+    """
+    logit = jnp.full((sde.num_noised, channels), init, jnp.float32)
+    return logit if active is None else jnp.where(jnp.asarray(active, bool)[None], logit, INACTIVE_LOGIT)
+
+
+def learned_mixed_eps(eps_fn: EpsFn, mixing_logit, sde: SDE, *, active=None) -> EpsFn:
+    """LSGM's mixed score: (1 - a) eps_normal(z, t) + a eps_fn(z, t), a = sigmoid(mixing_logit) for each channel.
+
+    Args:
+        eps_fn: the network's prediction, (z, t) -> (batch, r, *event).
+        mixing_logit: (r, channels), trained beside the network; channels the last axis of the event.
+        sde: the process.
+        active: None or (channels,): latent channels that the network sees; the others reach it as zeros.
+
+    Raises:
+        ValueError: a mixing_logit of another shape, when the prediction is made.
+
+    Reference: Vahdat et al. 2021, sec. 3.2, "mixing normal and neural score functions".
+    """
+    normal = normal_eps(sde)
+
+    def mixed(z, t):
+        logit = jnp.asarray(mixing_logit, z.dtype)
+        if logit.shape != (sde.num_noised, z.shape[-1]):
+            raise ValueError(
+                f"mixing_logit has shape {logit.shape}: a latent of {z.shape[-1]} channels and {sde.num_noised} noised "
+                f"variables needs {(sde.num_noised, z.shape[-1])}."
+            )
+        logit = logit.reshape(1, logit.shape[0], *(1,) * (z.ndim - 3), logit.shape[1])
+        seen = z if active is None else z * jnp.asarray(active, z.dtype).reshape((1,) * (z.ndim - 1) + (-1,))
+        return jax.nn.sigmoid(-logit) * normal(z, t) + jax.nn.sigmoid(logit) * eps_fn(seen, t)
+
+    return mixed
 
 
 def score_from_eps(eps_fn: EpsFn, sde: SDE, *, matching: Matching = "hsm") -> ScoreFn:

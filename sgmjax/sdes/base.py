@@ -179,10 +179,10 @@ class SDE(abc.ABC):
         """(k, k) factor of the covariance of z_0 given x_0: the auxiliaries' initial law, and sqrt(sigma2_0) for x."""
 
     @abc.abstractmethod
-    def initial_variance(self):
+    def initial_variance(self) -> Any:
         """sigma2_0, the variance of the data variable given x_0 at t = 0: zero, or LSGM's small positive number."""
 
-    def inverse_variance(self, variance):
+    def inverse_variance(self, variance) -> Any:
         """The time at which the kernel has this variance, for processes of one variable. (batch,) -> (batch,).
 
         Raises:
@@ -191,7 +191,7 @@ class SDE(abc.ABC):
         raise ValueError("the kernel's variance has a closed inverse for VP, sub-VP without sigma2_0 and VE alone.")
 
     @abc.abstractmethod
-    def distance_to_prior(self, t):
+    def distance_to_prior(self, t) -> Any:
         """1 - (kernel variance of x at t) / (its variance in the prior), (batch,), without cancellation.
 
         VP: (1 - sigma2_0) e^{-B}. 1 for a process without a stationary law (VE), whose prior is as wide as wanted.

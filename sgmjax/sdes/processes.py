@@ -247,8 +247,8 @@ class SubVP(_Scalar):
 class VE(_Scalar):
     """Variance exploding SDE, dx = sqrt(d sigma^2 / dt) dw, sigma(t) = sigma_min (sigma_max / sigma_min)^t.
 
-    The kernel from the data has variance sigma2_0 + sigma_min^2 ((sigma_max / sigma_min)^{2t} - 1). At t = 0 that is, as
-    in the official codes, sigma_min^2 (sigma2_0 None), so that the standard deviation is sigma(t).
+    The kernel from the data has variance sigma2_0 + sigma_min^2 ((sigma_max / sigma_min)^{2t} - 1). At t = 0 that is,
+    as in the official codes, sigma_min^2 (sigma2_0 None), so that the standard deviation is sigma(t).
 
     Reference: Song et al. 2021, eq. (9) and app. C; Vahdat et al. 2021, app. B.2 (sigma2_0).
     """
