@@ -8,6 +8,7 @@ to choose: docs/samplers.md. What steers them: `guidance`, `inpainting`, `editin
 """
 
 from sgmjax.samplers.adaptive_sde import adaptive_sde
+from sgmjax.samplers.annealed_langevin import annealed_langevin, annealed_langevin_interpolation, technique_4
 from sgmjax.samplers.common import SampleInfo, reverse_drift
 from sgmjax.samplers.conjugate import ConjugateCoefficients, conjugate, conjugate_coefficients
 from sgmjax.samplers.ddim import ddim, gddim
@@ -33,9 +34,10 @@ from sgmjax.samplers.variational_bound import BoundInfo, variational_bound
 
 __all__ = [
     "SAMPLERS", "BoundInfo", "ConjugateCoefficients", "ExponentialCoefficients", "LikelihoodInfo",
-    "MidpointCoefficients", "SampleInfo", "adaptive_sde", "cfg_score", "colorize", "conjugate",
+    "MidpointCoefficients", "SampleInfo", "adaptive_sde", "annealed_langevin",
+    "annealed_langevin_interpolation", "cfg_score", "colorize", "conjugate",
     "conjugate_coefficients", "ddim", "deis", "dpm_solver_pp", "edm", "em", "encode", "exponential_coefficients",
     "exponential_midpoint", "gddim", "ggf", "guided_score", "inpaint", "interpolate", "likelihood",
     "midpoint_coefficients", "noised", "ode", "pc", "reverse_drift", "score_sde_times", "slerp", "splitting", "sscs",
-    "start_at", "time_grid", "variational_bound",
+    "start_at", "technique_4", "time_grid", "variational_bound",
 ]  # fmt: skip

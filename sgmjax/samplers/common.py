@@ -73,14 +73,16 @@ def start_state(key, sde: SDE, shape: tuple[int, ...], initial, dtype):
     return z
 
 
-def check_times(times) -> np.ndarray:
+def check_times(times, *, stays: bool = False) -> np.ndarray:
     """A usable grid as float64.
 
     Raises:
-        ValueError: unless it is 1-D, has two entries, and decreases within [0, 1].
+        ValueError: unless it is 1-D, has two entries, and decreases (`stays`: does not increase) within [0, 1].
     """
     times = np.asarray(times, dtype=np.float64)
-    if times.ndim != 1 or len(times) < 2 or not (np.diff(times) < 0).all() or times[0] > 1 or times[-1] < 0:
+    steps = np.diff(times) if times.ndim == 1 else np.zeros(0)
+    falls = (steps <= 0).all() if stays else (steps < 0).all()
+    if len(steps) < 1 or not falls or times[0] > 1 or times[-1] < 0:
         raise ValueError("times must be a 1-D grid of at least two entries that decreases within [0, 1].")
     return times
 
@@ -138,6 +140,8 @@ def scan_grid(
     evaluations: int | Sequence[int] = 1,
     memory: Any = None,
     per_step: Any = None,
+    stays: bool = False,
+    every: int = 1,
     constraint: Constraint | None = None,
     initial=None,
     noise=None,
@@ -148,8 +152,8 @@ def scan_grid(
 ):
     """Run `step(z, memory, node) -> (z, memory)` over a grid, then denoise.
 
-    The first eleven arguments are the samplers' own; what follows `per_step` is what every fixed-grid sampler accepts
-    and hands on as `**options`.
+    What stands before `constraint` is the samplers' own; what follows is what every fixed-grid sampler accepts and
+    hands on as `**options`.
 
     Args:
         step: takes z (batch, k, *event), what the last step remembered, and a `Node`.
@@ -160,6 +164,8 @@ def scan_grid(
         evaluations: score evaluations a step makes, or one number for each step.
         memory: what the first step is given (a pytree of arrays, or a function of the first z that makes it).
         per_step: a pytree of arrays (steps, ...), such as coefficients computed on the host.
+        stays: whether the grid may name a time several times, for steps that stay at it.
+        every: keep every so-manieth state only, where `trajectory` keeps them; divides the number of steps.
         constraint: see `Constraint`.
         initial: state at times[0]; None draws from the prior.
         noise: (steps, draws, batch, k, *event) to use in place of fresh draws: couples runs, replays recorded ones.
@@ -169,7 +175,7 @@ def scan_grid(
         sharding: a sharding for the state; without it every device would compute the whole batch.
         progress: called on the host with the number of finished steps.
     """
-    times = check_times(times)
+    times = check_times(times, stays=stays)
     prior_key, scan_key, last_key = jax.random.split(key, 3)
     check_denoise(sde, denoise)
     z = start_state(prior_key, sde, shape, initial, dtype)
@@ -180,6 +186,7 @@ def scan_grid(
     visits = plan_visits(len(times) - 1, constraint)
     count, resampled = len(visits.step), len(visits.step) > len(times) - 1
     total_draws = draws + (constraint.draws if constraint else 0) + resampled
+    strides = every > 1 and trajectory and not resampled
     if noise is not None and noise.shape != (count, total_draws, *z.shape):
         expected = (count, total_draws, *z.shape)
         raise ValueError(f"noise has shape {noise.shape}, expected {expected} (steps, draws, batch, k, *event).")
@@ -204,7 +211,11 @@ def scan_grid(
         z, memory = once(z, memory, Node(i, t, s, noises, extra))
         if progress is not None:
             jax.debug.callback(progress, visit + 1)
-        return (z, memory, kept), (z if trajectory else None)
+        return (z, memory, kept), (z if trajectory and not strides else None)
+
+    def stride(carry, xs):
+        carry, _ = jax.lax.scan(body, carry, xs)
+        return carry, carry[0]
 
     source = jax.random.split(scan_key, count) if noise is None else jnp.asarray(noise, dtype)
     t, s, since = (jnp.asarray(times[i], dtype) for i in (visits.step, visits.step + 1, visits.since))
@@ -212,7 +223,9 @@ def scan_grid(
     xs = (jnp.arange(count), jnp.asarray(visits.step), t, s, source, per_step, (since, jnp.asarray(visits.opens)))
     start = z
     memory = memory(z) if callable(memory) else memory
-    (final, _, _), path = jax.lax.scan(body, (z, memory, memory if resampled else None), xs)
+    if strides:
+        xs = jax.tree.map(lambda a: a.reshape(count // every, every, *a.shape[1:]), xs)
+    (final, _, _), path = jax.lax.scan(stride if strides else body, (z, memory, memory if resampled else None), xs)
     nfe = count * evaluations if isinstance(evaluations, int) else sum(evaluations[i] for i in visits.step)
     if denoise:
         last = jnp.full((shape[0],), times[-1], dtype)
@@ -223,7 +236,8 @@ def scan_grid(
             final = constrain(constraint.project(final, at, noises))
         nfe += 1
     if path is not None:
-        path = jnp.concatenate([start[None], jnp.asarray(path)[visits.final]], axis=0)
+        path = path if strides else jnp.asarray(path)[visits.final][every - 1 :: every]
+        path = jnp.concatenate([start[None], path], axis=0)
     return final[:, 0], SampleInfo(nfe=nfe, state=final, trajectory=path)
 
 

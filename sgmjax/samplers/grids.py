@@ -129,6 +129,11 @@ def time_at_noise_level(sde: SDE, sigma):
 _compiled = {f: jax.jit(f) for f in (noise_level, time_at_noise_level)}
 
 
+def host_noise_level(sde: SDE, times) -> np.ndarray:
+    """`noise_level` in float64, outside of any trace. times: (n,), the parameters of the process known."""
+    return _on_host(noise_level, sde, np.asarray(times, np.float64))
+
+
 def _on_host(function, sde: SDE, values: np.ndarray) -> np.ndarray:
     """function(sde, values) in float64, whatever the precision and the trace around it. values: (n,), n >= 0."""
     padded = np.ones(-(-max(len(values), 1) // _PADDING) * _PADDING)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from sgmjax.samplers.adaptive_sde import adaptive_sde
+from sgmjax.samplers.annealed_langevin import annealed_langevin
 from sgmjax.samplers.conjugate import EVALUATIONS, conjugate
 from sgmjax.samplers.ddim import ddim, gddim
 from sgmjax.samplers.deis import deis
@@ -29,6 +30,7 @@ SAMPLERS: dict[str, Callable[..., Any]] = {
     "sscs": sscs,
     "exponential_midpoint": exponential_midpoint,
     "pc": pc,
+    "annealed_langevin": annealed_langevin,
     "ddim": ddim,
     "gddim": gddim,
     "deis": deis,
@@ -61,7 +63,9 @@ def is_adaptive(sampler: str) -> bool:
 
 
 def evaluations_per_step(sampler: str, options: Mapping[str, Any]) -> int:
-    """Score evaluations a step of a sampler on a grid makes, from which the length of the grid follows.
+    """Score evaluations of one step of a sampler on a grid, from which the length of the grid follows.
+
+    Of annealed Langevin dynamics, of one level.
 
     Args:
         sampler: its name.
@@ -74,6 +78,8 @@ def evaluations_per_step(sampler: str, options: Mapping[str, Any]) -> int:
     if sampler == "pc":
         corrections = 0 if chosen["corrector"] == "none" else chosen["corrector_steps"]
         return max(1, (chosen["predictor"] != "none") + corrections)
+    if sampler == "annealed_langevin":
+        return max(1, chosen["steps_per_level"])
     if sampler == "edm":
         return 2 if chosen["second_order"] else 1
     if sampler == "splitting":
