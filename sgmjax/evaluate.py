@@ -7,6 +7,8 @@
     bpd      bits/dim of held-out images with uniform dequantisation (nats per example of vectors), by the
              probability-flow ODE; and beside it the variational bound, which is of the generative SDE
     frechet  Frechet distance in pixel space of samples, drawn as the run's config says, to the data: for small images
+    neighbours  how near such samples are to their nearest training images, against how near held-out images are: has
+             the model memorised? With a picture, each row a sample and its nearest training images
 
 Takes the averaged parameters of the newest checkpoint. Writes `<workdir>/metrics/<metric>_step<step>.json` with all
 settings that matter. --t_min is by default the time where the run's training ended.
@@ -24,8 +26,8 @@ from typing import Any
 
 from sgmjax import _cli
 
-METRICS = ("bpd", "frechet")
-_POSITIVE = ("num", "batch_size", "probes", "momenta", "dequantizations", "draws", "rtol", "atol")
+METRICS = ("bpd", "frechet", "neighbours")
+_POSITIVE = ("num", "batch_size", "probes", "momenta", "dequantizations", "draws", "rtol", "atol", "nearest")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -62,6 +64,7 @@ def read_flags(argv: Sequence[str]) -> Any:
     flags.DEFINE_enum("truncation", "ignore", kinds, "of t_min > 0; ignore: as published", flag_values=values)
     flags.DEFINE_integer("dequantizations", 1, "draws of the noise on discrete data", flag_values=values)
     flags.DEFINE_integer("draws", 16, "times drawn for the variational bound of an example", flag_values=values)
+    flags.DEFINE_integer("nearest", 8, "neighbours of a sample to show", flag_values=values)
     flags.DEFINE_string("out", None, "file of the result; for one metric only", flag_values=values)
     flags.DEFINE_bool("help", False, "show this help", flag_values=values, short_name="h")
     _cli.parse_flags(values, argv)
@@ -100,25 +103,29 @@ def evaluate(values: Any) -> None:
     from sgmjax import data
     from sgmjax.training import sharding as sh
     from sgmjax.training.logging import say
+    from sgmjax.training.pictures import save_picture
     from sgmjax.training.runs import load_run
 
     path = Path(values.workdir)
     mesh = sh.make_mesh()
     run = load_run(path, sharding=sh.replicated(mesh), say=say)
-    if "frechet" in values.metrics and not run.problem.is_image:
-        raise _cli.UsageError("--metrics: frechet is for images, and this run has vectors")
+    for name in ("frechet", "neighbours"):
+        if name in values.metrics and not run.problem.is_image:
+            raise _cli.UsageError(f"--metrics: {name} is for images, and this run has vectors")
     dataset = data.load(run.problem.config.data, "eval" if values.split == "test" else "train")
     for name in values.metrics:
-        measure = {"bpd": likelihood, "frechet": frechet}[name]
+        measure = {"bpd": likelihood, "frechet": frechet, "neighbours": neighbours}[name]
         say(f"{name} on {dataset.name}, step {run.step} of {path} ...")
         start = time.perf_counter()
-        lines, result = measure(values, run, dataset, mesh)
+        lines, result, *shown = measure(values, run, dataset, mesh)
         seconds = time.perf_counter() - start
         out = Path(values.out) if values.out else path / "metrics" / f"{name}_step{run.step}.json"
         common = {"metric": name, "workdir": str(path), "step": run.step, "parameters": "ema", "split": values.split}
         common |= {"data": dataset.name, "seed": values.seed}
         if jax.process_index() == 0:
             write(out, common | result | {"seconds": round(seconds, 2)})
+            for image in shown:
+                save_picture(out.with_suffix(".png"), image)
         for line in lines:
             say(line)
         say(f"{seconds:.1f} s, {out}")
@@ -180,14 +187,12 @@ def likelihood(values: Any, run: Any, dataset: Any, mesh: Any) -> tuple[list[str
     return lines, result
 
 
-def frechet(values: Any, run: Any, dataset: Any, mesh: Any) -> tuple[list[str], dict[str, Any]]:
-    """Lines to print and what to write, of the metric `frechet`."""
+def draw(values: Any, run: Any, mesh: Any) -> tuple[Any, dict[str, Any]]:
+    """Samples as the run's config says, as they are saved, and what to write about them."""
     import dataclasses
 
     import jax
-    import numpy as np
 
-    from sgmjax import metrics
     from sgmjax.training import evaluation, pictures
     from sgmjax.training import sharding as sh
 
@@ -201,13 +206,55 @@ def frechet(values: Any, run: Any, dataset: Any, mesh: Any) -> tuple[list[str], 
     key = jax.device_put(jax.random.key(values.seed), everywhere)
     drawn = sampler(run.params, key, num, progress=_cli.progress(num))
     assert drawn is not None
+    settings = dataclasses.asdict(sampling) | {"num": num, "batch_size": sampler.batch_size}
     samples = pictures.to_arrays(drawn[0], problem.is_image, problem.centered)
+    return samples, {"num": num, "nfe": drawn[1], "settings": settings}
+
+
+def frechet(values: Any, run: Any, dataset: Any, mesh: Any) -> tuple[list[str], dict[str, Any]]:
+    """Lines to print and what to write, of the metric `frechet`."""
+    import numpy as np
+
+    from sgmjax import metrics
+
+    samples, about = draw(values, run, mesh)
     real = dataset.read(np.arange(dataset.num_examples))["x"]
     distance = metrics.pixel_frechet(samples, real)
-    line = f"pixel-space Frechet distance: {distance:.4f}, {num} samples to {len(real)} images, NFE {drawn[1]}"
-    settings = dataclasses.asdict(sampling) | {"num": num, "batch_size": sampler.batch_size}
-    results = {"pixel_frechet": distance}
-    return [line], {"num": num, "real": len(real), "results": results, "nfe": drawn[1], "settings": settings}
+    line = f"pixel-space Frechet distance: {distance:.4f}, {about['num']} samples to {len(real)} images"
+    return [f"{line}, NFE {about['nfe']}"], about | {"real": len(real), "results": {"pixel_frechet": distance}}
+
+
+def neighbours(values: Any, run: Any, dataset: Any, mesh: Any) -> tuple[list[str], dict[str, Any], Any]:
+    """Lines to print, what to write, and a picture, of the metric `neighbours`; it needs both parts of the data."""
+    import dataclasses
+
+    import numpy as np
+
+    from sgmjax import data, metrics
+    from sgmjax.training import pictures
+
+    config = run.problem.config.data
+    training, held_out = data.load(config, "train"), data.load(config, "eval")
+    samples, about = draw(values, run, mesh)
+    k = min(values.nearest, training.num_examples)
+    options = {"mirrored": config.flip}  # a mirrored copy is a copy where mirrored images were trained on
+    near = metrics.nearest(samples, training, k, **options)
+    # As many held-out images as there are samples, at most: the search takes as long for them.
+    order = np.random.default_rng(values.seed).permutation(held_out.num_examples)[: max(len(samples), 1000)]
+    reference = metrics.nearest(held_out.read(np.sort(order))["x"], training, **options)
+    found = metrics.memorisation(near.distances[:, 0], reference.distances[:, 0])
+    lines = [
+        f"distance to the nearest of {training.num_examples} training images, median: {found.sample_median:.4f} of "
+        f"{len(samples)} samples, {found.held_out_median:.4f} of {len(order)} held-out images, ratio "
+        f"{found.median_ratio:.3f}",
+        f"nearer than {found.threshold:.4f}, as 1% of the held-out images are: {100 * found.share_below:.2f}% +- "
+        f"{100 * found.share_error:.2f}% of the samples",
+    ]
+    nearest = int(np.argmin(near.distances[:, 0]))
+    result = about | {"training": training.num_examples, "held_out": len(order), "mirrored": config.flip, "nearest": k}
+    result["results"] = dataclasses.asdict(found) | {"smallest": float(near.distances[nearest, 0])}
+    rows = metrics.picture_rows(samples, training, near)
+    return lines, result, pictures.picture(rows, limit=len(rows), columns=1 + k)
 
 
 def mean_and_error(values: Any) -> dict[str, float | None]:

@@ -139,6 +139,8 @@ BAD = [
     (["--workdir=/nowhere"], "no run in /nowhere"),
     (["--workdir=RUN", "--metrics=fid"], "--metrics: no metric called 'fid'; there are bpd, frechet"),
     (["--workdir=RUN", "--metrics=bpd,frechet"], "--metrics: frechet is for images"),
+    (["--workdir=RUN", "--metrics=neighbours"], "--metrics: neighbours is for images"),
+    (["--workdir=RUN", "--nearest=0"], "--nearest: must be positive"),
     (["--workdir=RUN", "--num=0"], "--num: must be positive, got 0"),
     (["--workdir=RUN", "--rtol=-1"], "--rtol: must be positive"),
     (["--workdir=RUN", "--t_min=2"], "--t_min: must lie between 0 and 1"),
