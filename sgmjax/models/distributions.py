@@ -339,8 +339,8 @@ def check_binary(images: Any, decoder: str = "bin") -> None:
         allowed = [(0.0, 1.0), (-1.0, 1.0)]
     if any(set(values.tolist()) <= set(pair) for pair in allowed):
         return
-    grey = next(float(v) for v in values if not any(v in pair for pair in allowed))
     raise ValueError(
-        f"vae.decoder: 'bin' is for binary images and the data have grey values such as {grey:g}; binarise the data "
+        "vae.decoder: 'bin' is for binary images and the data have grey values such as "
+        f"{float(values[len(values) // 2]):g}; binarise the data "
         "or use 'dl', 'dml' or 'normal'"
     )
