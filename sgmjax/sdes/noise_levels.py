@@ -21,6 +21,7 @@ Reference: Song & Ermon 2020, "Improved techniques for training score-based gene
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import brentq
@@ -138,8 +139,8 @@ def ratio_of_overlap(dimension: float, overlap: float = PUBLISHED_OVERLAP) -> fl
     # where the overlap is largest: the positive solution of 6 s x (1 + x) = log((s + 3) / (s - 3)), x = gamma - 1
     peak = math.log((root + 3) / (root - 3)) / (6 * root)
     low = 2 * peak / (1 + math.sqrt(1 + 4 * peak))
-    # C < Phi(3 gamma - s (gamma - 1)), which is the overlap asked for here:
-    high = (3 - float(ndtri(overlap))) / (root - 3)
+    # C < Phi(3 gamma - s (gamma - 1)), which is the overlap asked for just before:
+    high = 1.001 * (3 - float(ndtri(overlap))) / (root - 3)
     if high <= low or _overlap(low, root) <= overlap:
         raise ValueError(f"overlap = {overlap:g}: levels of {dimension:g} dimensions overlap by less at any ratio.")
     excess = brentq(lambda x: _overlap(x, root) - overlap, low, high, xtol=1e-300, rtol=4 * np.finfo(float).eps)
@@ -242,3 +243,64 @@ def _check_ends(sigma_max: float, sigma_min: float) -> None:
         raise ValueError(
             f"sigma_1 = {sigma_max:g} (sigma_max) must be above sigma_L = {sigma_min:g} (sigma_min), both positive."
         )
+
+
+# ---- all at once
+
+
+class Recommendation(NamedTuple):
+    """What techniques 2 and 4 make of the ends and the dimension.
+
+    Attributes:
+        overlap: C that was asked for.
+        solution: gamma at which it is reached.
+        num_levels: L.
+        ratio: gamma of L levels between the ends, a little larger than `solution`.
+        steps_per_level: T.
+        step_size: eps.
+        variance_ratio: what technique 4 brings near 1.
+        nearest: None, or the dimension whose `solution` was taken because the data's own has none.
+    """
+
+    overlap: float
+    solution: float
+    num_levels: int
+    ratio: float
+    steps_per_level: int
+    step_size: float
+    variance_ratio: float
+    nearest: int | None = None
+
+
+def recommend(
+    *,
+    sigma_max: float,
+    sigma_min: float,
+    dimension: int,
+    steps_per_level: int = 5,
+    overlap: float = PUBLISHED_OVERLAP,
+    nearest: bool = False,
+) -> Recommendation:
+    """Levels and step size for data of `dimension` numbers whose largest distance is `sigma_max`.
+
+    Args:
+        sigma_max, sigma_min: sigma_1 and sigma_L.
+        dimension: D.
+        steps_per_level: T.
+        overlap: C.
+        nearest: where D is too small for technique 2, take the ratio of the nearest dimension that is not.
+
+    Raises:
+        ValueError: sigma_1 not above sigma_L; C or D for which technique 2 has no solution (D: unless `nearest`).
+    """
+    _check_ends(sigma_max, sigma_min)
+    replaced = nearest and dimension < SMALLEST_DIMENSION
+    solution = ratio_of_overlap(SMALLEST_DIMENSION if replaced else dimension, overlap)
+    num_levels = levels_of_ratio(sigma_max, sigma_min, solution)
+    ratio = ratio_of_levels(sigma_max, sigma_min, num_levels)
+    ends = {"sigma_min": sigma_min, "ratio": ratio, "steps": steps_per_level}
+    step_size = best_step_size(**ends)
+    return Recommendation(
+        overlap, solution, num_levels, ratio, steps_per_level, step_size, float(variance_ratio(step_size, **ends)),
+        SMALLEST_DIMENSION if replaced else None,
+    )  # fmt: skip
