@@ -18,7 +18,15 @@ from sgmjax.data.dequantize import dequantize
 from sgmjax.samplers import registry
 from sgmjax.samplers.editing import start_at
 from sgmjax.samplers.guidance import cfg_score
-from sgmjax.training.config import CLASSIFIERS, Config, ConfigError, ObjectiveConfig, SamplingConfig
+from sgmjax.training.config import (
+    CLASSIFIERS,
+    Config,
+    ConfigError,
+    NCSNConfig,
+    NCSNv2Config,
+    ObjectiveConfig,
+    SamplingConfig,
+)
 from sgmjax.training.sharding import BATCH_AXES
 
 PyTree = Any
@@ -58,7 +66,7 @@ class _Learnt:
     config: Config
     sde: sdes.SDE
     network: nn.Module
-    times: objectives.TimeSampler
+    times: objectives.Times
     event_shape: tuple[int, ...]
     num_classes: int | None
 
@@ -108,6 +116,7 @@ class Problem(_Learnt):
             self.sde,
             parameterization=objective.parameterization,
             time_conditioning=objective.time_conditioning,
+            num_levels=objective.num_levels,
             matching=objective.matching,
         )
 
@@ -154,6 +163,7 @@ class Problem(_Learnt):
             times=self.times,
             matching=objective.matching,
             weighting=objective.weighting,
+            anneal_power=objective.anneal_power,
             reduce=objective.reduce,
         )
         return jnp.mean(losses), {}
@@ -186,7 +196,8 @@ class Classifier(_Learnt):
         network = self._apply(params, dropout_key)
 
         def logits(z, t):
-            cond = score.condition(self.sde, t, self.config.objective.time_conditioning)
+            objective = self.config.objective
+            cond = score.condition(self.sde, t, objective.time_conditioning, objective.num_levels)
             return network(score.to_channels(z), cond).astype(z.dtype)
 
         return logits
@@ -258,15 +269,27 @@ def sampling_times(config: SamplingConfig, sde: sdes.SDE):
         num_scales = config.options.get("num_scales") or config.steps // evaluations
         return samplers.score_sde_times(num_scales, t_min=config.t_min), {"num_scales": num_scales}
     last = bool(config.denoise) and config.denoise != "x_mean"  # which takes no evaluation of its own
+    annealed = config.sampler == "annealed_langevin"  # which takes its steps at the last time too
+    nfe = config.steps
+    if annealed or config.grid == "levels":
+        spans = (config.steps - last) // evaluations - annealed
+        if spans < 1:
+            least = (1 + annealed) * evaluations + last
+            raise ValueError(f"steps = {config.steps}: at least {least} evaluations are needed for two noise levels")
+        if config.grid == "levels":
+            if not isinstance(sde, sdes.VE):
+                raise ValueError("grid 'levels' ends at VE's sigma_min: for sde.name 've'; others have 'logsnr'")
+            return sdes.level_times(spans + 1), {}
+        nfe, evaluations = spans + last, 1
     times = samplers.time_grid(
-        config.grid, config.steps, t_min=config.t_min, denoise=last, evaluations=evaluations, sde=sde, rho=config.rho,
+        config.grid, nfe, t_min=config.t_min, denoise=last, evaluations=evaluations, sde=sde, rho=config.rho,
         power=config.power,
     )  # fmt: skip
     return times, {}
 
 
-def problem(config: Config, data_shape: tuple[int, ...], num_classes: int | None = None) -> Problem | Classifier:
-    """The functions of a run: a `Classifier` where the model is one.
+def problem(config: Config, data_shape: tuple[int, ...], num_classes: int | None = None) -> Any:
+    """The functions of a run: a `Problem`, a `Classifier` where the model is one, `latent.LatentProblem` with a VAE.
 
     Args:
         config: the settings.
@@ -278,6 +301,10 @@ def problem(config: Config, data_shape: tuple[int, ...], num_classes: int | None
     """
     sde = process(config.sde)
     _check(config, sde, num_classes)
+    if config.vae is not None:
+        from sgmjax.training.latent import latent_problem
+
+        return latent_problem(config, sde, data_shape)
     is_image = len(data_shape) == 3
     if is_image and data_shape[0] != data_shape[1]:
         raise ConfigError(f"data: images of {data_shape[0]} x {data_shape[1]}; set data.image_size for square ones")
@@ -297,10 +324,14 @@ def problem(config: Config, data_shape: tuple[int, ...], num_classes: int | None
     objective = config.objective
     if objective.time_sampling == "uniform":
         times = objectives.uniform(objective.t_min)
+    elif objective.time_sampling == "levels":
+        assert objective.num_levels is not None
+        times = objectives.levels(objective.num_levels)
     else:
         times = objectives.importance(
-            sde, weighting=objective.weighting, matching=objective.matching, t_min=objective.t_min
-        )
+            sde, weighting=objective.weighting, matching=objective.matching, t_min=objective.t_min,
+            anneal_power=objective.anneal_power,
+        )  # fmt: skip
     if classifies:
         return Classifier(config, sde, network, times, tuple(data_shape), num_classes)
     return Problem(config, sde, network, times, tuple(data_shape), getattr(config.model, "num_classes", None))
@@ -324,6 +355,7 @@ def _check(config: Config, sde: sdes.SDE, num_classes: int | None) -> None:
             "model.scale_by_sigma: with a positional embedding the network takes an index into discrete noise levels, "
             "and training is in continuous time; use embedding_type 'fourier'"
         )
+    _check_levels(config, sde)
     wanted = getattr(config.model, "num_classes", None)
     if wanted is not None and wanted != num_classes:
         have = "no labels" if num_classes is None else f"{num_classes} classes"
@@ -332,6 +364,42 @@ def _check(config: Config, sde: sdes.SDE, num_classes: int | None) -> None:
         raise ConfigError("objective.label_dropout: the network knows no classes; set model.num_classes, or leave it 0")
     if config.model.name in CLASSIFIERS:
         _check_classifier(objective, num_classes)
+
+
+def _check_levels(config: Config, sde: sdes.SDE) -> None:
+    """The settings of NCSN and NCSNv2: discrete noise levels, and networks that are told which."""
+    objective, sampling, model = config.objective, config.sampling, config.model
+    levels = objective.num_levels
+    if objective.weighting == "annealed" and sde.k > 1:
+        raise ConfigError("objective.weighting: 'annealed' needs one noise level, so sde.name vp, subvp or ve")
+    if levels is not None and levels < 2:
+        raise ConfigError(f"objective.num_levels: {levels}, but annealing needs at least two noise levels")
+    if objective.time_sampling == "levels":
+        if config.sde.name != "ve":
+            raise ConfigError("objective.time_sampling: 'levels' are those of sde.name 've'; use 'uniform'")
+        if levels is None:
+            raise ConfigError(
+                "objective.num_levels: time_sampling 'levels' needs their number; `python -m sgmjax.noise_levels` "
+                "recommends one"
+            )
+    if objective.time_conditioning == "level" and objective.time_sampling != "levels":
+        raise ConfigError("objective.time_conditioning: 'level' is for discrete levels; set time_sampling 'levels'")
+    if isinstance(model, NCSNConfig) and (objective.time_conditioning != "level" or model.num_levels != levels):
+        raise ConfigError(
+            "model.name: 'ncsn' has parameters for each noise level: set objective.time_conditioning 'level' and "
+            f"objective.num_levels to model.num_levels={model.num_levels}, not {levels}"
+        )
+    scores = isinstance(model, NCSNConfig) or (isinstance(model, NCSNv2Config) and model.scale_by_sigma)
+    if scores and objective.parameterization != "score":
+        raise ConfigError(f"objective.parameterization: the output of {model.name!r} is the score; use 'score'")
+    if objective.time_conditioning == "level" and sampling.sampler == "annealed_langevin":
+        assert levels is not None
+        each = registry.evaluations_per_step(sampling.sampler, sampling.options)
+        if sampling.grid != "levels" or (sampling.steps - bool(sampling.denoise)) // each != levels:
+            raise ConfigError(
+                f"sampling.steps: the network knows {levels} noise levels, so with {each} steps at each use "
+                f"{levels * each + bool(sampling.denoise)} and grid 'levels'"
+            )
 
 
 def check_sampling(sampling: SamplingConfig, sde: sdes.SDE) -> None:

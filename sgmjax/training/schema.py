@@ -52,6 +52,8 @@ class DataConfig:
     flip: bool = False  # random horizontal flips, training only
     centered: bool = True  # True: network sees [-1, 1]; False: [0, 1]
     uniform_dequantization: bool = False  # train on (x + u) / 256, u uniform: the density that bits/dim are about
+    # Grey images as binary ones, each pixel on with the probability of its value: drawn once, or anew at every use.
+    binarize: Literal["none", "static", "dynamic"] = "none"
     in_memory: bool | None = None  # None: held in memory when it fits memory_limit_gb
     memory_limit_gb: NonNegativeFloat = 2.0
     num_samples: PositiveInt = 50_000  # size of generated 2-D sets
@@ -369,12 +371,15 @@ class Options(dict):
 @_section
 class ObjectiveConfig:
     matching: Literal["hsm", "dsm"] = "hsm"
-    weighting: Literal["simple", "likelihood", "reweightedv1", "reweightedv2"] = "simple"
+    weighting: Literal["simple", "likelihood", "reweightedv1", "reweightedv2", "annealed"] = "simple"
+    anneal_power: float = 2.0  # of "annealed": sigma^anneal_power on the squared error of the score (NCSN, NCSNv2)
     parameterization: Literal["eps", "mixed", "score"] = "eps"  # what the network's output is
-    # What the network is given for time: t, t * 999, sigma(t).
-    time_conditioning: Literal["t", "t999", "sigma"] = "t"
-    time_sampling: Literal["uniform", "importance"] = "uniform"
-    t_min: OpenUnit = 1e-5
+    # What the network is given for time: t, t * 999, sigma(t), the index of the nearest of num_levels noise levels.
+    time_conditioning: Literal["t", "t999", "sigma", "level"] = "t"
+    # "levels": at num_levels geometric noise levels from sde.sigma_max to sde.sigma_min, as NCSN and NCSNv2 train.
+    time_sampling: Literal["uniform", "importance", "levels"] = "uniform"
+    num_levels: PositiveInt | None = None  # `python -m sgmjax.noise_levels` recommends one
+    t_min: Fraction = 1e-5  # 0 only for a latent prior whose process has sigma2_0 > 0
     reduce: Literal["mean", "sum", "half_sum"] = "mean"  # over event dimensions; always the mean over the batch
     # Share of the training examples whose class is hidden from the network (model.num_classes), so that it also learns
     # the score of all classes together: for classifier-free guidance.
@@ -395,6 +400,49 @@ class OptimizerConfig:
     grad_clip: PositiveFloat | None = 1.0  # global norm
     ema_decay: Fraction = 0.9999
     ema_warmup: bool = False  # True: min(decay, (1 + n) / (10 + n)), as score_sde and CLD
+
+
+LatentMode = Literal[
+    "ll_uniform", "ll_iw", "drop_all_uniform", "drop_all_iw", "drop_sigma2t_uniform", "drop_sigma2t_iw",
+    "rescale_uniform", "rescale_iw",
+]  # fmt: skip
+
+
+@_section
+class LatentConfig:
+    """LSGM (Vahdat et al. 2021): how the VAE of section `vae` and the prior in its latent space are trained.
+
+    The prior is what the sections `sde`, `model`, `objective` (t_min and the network's time) and `optimizer` say, for
+    latent variables of the coarsest scale. In brackets: the official option.
+    """
+
+    # Of train.steps, the first ones train the VAE alone, with a normal prior; the others both, end to end.
+    vae_steps: NonNegativeInt = 0
+    vae_from: str | None = None  # run folder whose VAE is the beginning [vae_checkpoint]
+    vae_optimizer: OptimizerConfig = OptimizerConfig(
+        name="adamax", learning_rate=1e-2, learning_rate_min=1e-4, eps=1e-3, weight_decay=3e-4, warmup_steps=1000,
+        grad_clip=None, ema_decay=0.0,
+    )  # fmt: skip
+    # From here on: the second stage.
+    train_vae: bool = True  # False: frozen, only the prior is trained
+    vae_finetune: OptimizerConfig = OptimizerConfig(
+        name="adamw", learning_rate=1e-4, learning_rate_min=1e-5, eps=1e-3, weight_decay=3e-4, warmup_steps=1000,
+        grad_clip=None, ema_decay=0.0,
+    )  # fmt: skip
+    p_weighting: LatentMode = "ll_iw"  # of the prior's objective [iw_sample_p]
+    q_weighting: Literal["reweight_p_samples", "ll_uniform", "ll_iw"] = "reweight_p_samples"  # of the VAE's
+    q_ema: bool = False  # the VAE sees the prior's averaged parameters [update_q_ema]
+    mixing_logit_init: float = -6.0
+    drop_inactive: bool = False  # leave latent channels that the VAE does not use to the normal prior
+    # KL coefficient in this stage, as of `vae`; 1 and 1: the bound itself [kl_*_vada, cont_kl_anneal].
+    kl_min: NonNegativeFloat = 0.7
+    kl_max: NonNegativeFloat = 1.0
+    kl_const_portion: NonNegativeFloat = 0.0
+    kl_anneal_portion: NonNegativeFloat = 0.1
+    kl_balance: Literal["none", "equal", "linear", "sqrt", "square"] = "none"
+    vae_spectral_weight: NonNegativeFloat = 0.01  # [weight_decay_norm_vae]
+    prior_spectral_weight: NonNegativeFloat = 0.0  # [weight_decay_norm_dae]
+    prior_spectral_convolutions: bool = True  # False: norm gains only, as published for CIFAR-10 [custom_conv_dae]
 
 
 @_section
@@ -425,7 +473,9 @@ class SamplingConfig:
     options: Options = Options()
     steps: PositiveInt = 50  # network evaluations, the denoising one included
     # "score_sde" is that of the official program, for `pc`: with its discrete noise levels, one for each step.
-    grid: Literal["uniform", "quadratic", "power", "rho", "logsnr", "score_sde"] = "quadratic"
+    # "levels" is geometric in sigma, from VE's sigma_max down to sigma_min itself (t = 0): for `annealed_langevin`,
+    # which takes options.steps_per_level of the `steps` at each of its (steps - denoise) / steps_per_level levels.
+    grid: Literal["uniform", "quadratic", "power", "rho", "logsnr", "score_sde", "levels"] = "quadratic"
     rho: PositiveFloat = 7.0  # of grid "rho"
     power: PositiveFloat = 2.0  # of grid "power"
     t_min: OpenUnit = 1e-3
@@ -448,3 +498,5 @@ class Config:
     optimizer: OptimizerConfig = OptimizerConfig()
     train: TrainConfig = TrainConfig()
     sampling: SamplingConfig = SamplingConfig()
+    vae: NVAEConfig | None = None  # given: the model is an LSGM, `model` its prior
+    latent: LatentConfig = LatentConfig()
