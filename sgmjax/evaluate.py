@@ -234,7 +234,8 @@ def neighbours(values: Any, run: Any, dataset: Any, mesh: Any) -> tuple[list[str
     from sgmjax.training import pictures
 
     config = run.problem.config.data
-    training, held_out = data.load(config, "train"), data.load(config, "eval")
+    other = data.load(config, "train" if values.split == "test" else "eval")
+    training, held_out = (other, dataset) if values.split == "test" else (dataset, other)
     samples, about = draw(values, run, mesh)
     k = min(values.nearest, training.num_examples)
     options = {"mirrored": config.flip}  # a mirrored copy is a copy where mirrored images were trained on

@@ -141,7 +141,7 @@ def test_metric_of_evaluate(monkeypatch):
     config = types.SimpleNamespace(sampling=SamplingConfig(batch_size=24), data=DataConfig())
     problem = types.SimpleNamespace(sample_fn=sample_fn, is_image=True, centered=True, config=config)
     run = types.SimpleNamespace(problem=problem, params=jnp.zeros(()))
-    values = types.SimpleNamespace(num=24, batch_size=None, seed=0, nearest=3)
+    values = types.SimpleNamespace(num=24, batch_size=None, seed=0, nearest=3, split="test")
     lines, result, image = evaluate.neighbours(values, run, held_out, sh.make_mesh())
     assert "of 24 samples" in lines[0] and "of 40 held-out images" in lines[0] and "of the samples" in lines[1]
     assert result["results"]["share_below"] >= 0.5 and result["results"]["smallest"] == 0.0
