@@ -3,6 +3,7 @@
 from sgmjax.interop.checkpoints import OfficialCheckpoint, read_cld, read_psld, read_scoresde
 from sgmjax.interop.configs import OfficialNetwork, from_cld_config, from_psld_config, from_scoresde_config
 from sgmjax.interop.lsgm import OfficialLSGM, convert_lsgm_vae, from_lsgm_vae_config, read_lsgm
+from sgmjax.interop.lsgm_prior import convert_lsgm_prior, from_lsgm_prior_config
 from sgmjax.interop.ncsnv2 import from_ncsnv2_config, read_ncsnv2
 from sgmjax.interop.weights import convert_weights
 
@@ -10,9 +11,11 @@ __all__ = [
     "OfficialCheckpoint",
     "OfficialLSGM",
     "OfficialNetwork",
+    "convert_lsgm_prior",
     "convert_lsgm_vae",
     "convert_weights",
     "from_cld_config",
+    "from_lsgm_prior_config",
     "from_lsgm_vae_config",
     "from_ncsnv2_config",
     "from_psld_config",

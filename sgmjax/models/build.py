@@ -49,6 +49,7 @@ _POSITIVE = (
     "hidden_dim",
     "num_hidden_layers",
     "fourier_scale",
+    "embedding_scale",
     "num_levels",
 )
 
@@ -67,6 +68,8 @@ def _check_fields(settings: dict[str, Any]) -> None:
         raise ValueError(f"model.init_scale: {settings['init_scale']} must not be negative")
     if "nf" in settings and settings["nf"] < 4:
         raise ValueError(f"model.nf: {settings['nf']} is too small for the time embedding; use 4 or more")
+    if settings.get("embedding_dim") is not None and settings["embedding_dim"] < 4:
+        raise ValueError(f"model.embedding_dim: {settings['embedding_dim']} is too small; use 4 or more, or None")
     if "ngf" in settings and settings["ngf"] < 2:
         raise ValueError(f"model.ngf: InstanceNorm++ compares channels, so it must be 2 or more; got {settings['ngf']}")
     if "ch_mult" in settings and (not settings["ch_mult"] or min(settings["ch_mult"]) < 1):

@@ -129,6 +129,8 @@ def resize(x: jax.Array, how: str, fir_kernel: Sequence[float] | None) -> jax.Ar
 class FourierEmbedding(nn.Module):
     """Random Fourier features of the noise level: `[sin, cos](2 pi W log(cond))`, W ~ N(0, scale^2) fixed.
 
+    `log=False` takes cond itself, as LSGM does.
+
     W is drawn at initialisation, belongs to the network (a checkpoint without it is worthless), and is not trained: it
     is the parameter `frequencies`, behind a `stop_gradient`. Its gradient is exactly zero, so that Adam leaves it where
     it is; for optimisers that move parameters without a gradient (weight decay) there is
@@ -139,13 +141,14 @@ class FourierEmbedding(nn.Module):
 
     features: int
     scale: float = 16.0
+    log: bool = True
 
     @nn.compact
     def __call__(self, cond: jax.Array) -> jax.Array:
         """(batch,) positive -> (batch, 2 * features)."""
         init = nn.initializers.normal(self.scale)
         frequencies = jax.lax.stop_gradient(self.param("frequencies", init, (self.features,)))
-        turns = jnp.log(cond)[:, None] * frequencies.astype(cond.dtype)[None, :]
+        turns = (jnp.log(cond) if self.log else cond)[:, None] * frequencies.astype(cond.dtype)[None, :]
         angles = 2 * math.pi * (turns - jnp.round(turns))  # whole turns go first: sin of a small angle is exact
         return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 

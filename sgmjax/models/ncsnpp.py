@@ -57,6 +57,9 @@ class _Encoder(nn.Module):
     fourier_scale: float = 16.0
     nonlinearity: str = "swish"
     num_classes: int | None = None
+    embedding_dim: int | None = None  # size of the time embedding; None: nf, and 2 nf with Fourier features
+    embedding_scale: float = 1.0  # factor of the conditioning before a positional embedding; LSGM takes 1000
+    fourier_log: bool = True  # Fourier features of log cond; LSGM's are of cond itself
     remat: bool = False
     centered: bool = True
     dtype: Any = jnp.float32
@@ -100,19 +103,20 @@ class _Encoder(nn.Module):
         return layers.resize(x, how, self.fir_kernel if self.fir else None)
 
     def _embed(self, cond: jax.Array, labels: jax.Array | None) -> jax.Array | None:
-        """Embedding of the conditioning and of the class, (batch, 4 nf), or None for an unconditional network."""
+        """Embedding of the conditioning and of the class, (batch, 4 nf) or 4 embedding_dim; None: unconditional."""
         act = layers.activation(self.nonlinearity)
-        temb = None
+        temb, width = None, 4 * (self.embedding_dim or self.nf)
         if self.embedding_type == "fourier":
-            features = layers.FourierEmbedding(self.nf, self.fourier_scale, name="fourier")(cond)
+            count = self.nf if self.embedding_dim is None else self.embedding_dim // 2
+            features = layers.FourierEmbedding(count, self.fourier_scale, log=self.fourier_log, name="fourier")(cond)
         else:
-            features = layers.timestep_embedding(cond, self.nf)
+            features = layers.timestep_embedding(self.embedding_scale * cond, self.embedding_dim or self.nf)
         if self.conditional:
-            temb = layers.dense(4 * self.nf, name="time_dense_0", dtype=self._wide)(features)
-            temb = layers.dense(4 * self.nf, name="time_dense_1", dtype=self._wide)(act(temb))
+            temb = layers.dense(width, name="time_dense_0", dtype=self._wide)(features)
+            temb = layers.dense(width, name="time_dense_1", dtype=self._wide)(act(temb))
         if self.num_classes is not None:
             labels = label_or_none(labels, self.num_classes, cond.shape[0])
-            table = nn.Embed(self.num_classes + 1, 4 * self.nf, dtype=self._wide, name="label_embed")
+            table = nn.Embed(self.num_classes + 1, width, dtype=self._wide, name="label_embed")
             temb = table(labels) if temb is None else temb + table(labels)
         elif labels is not None:
             raise ValueError("labels were given to a network without classes; set model.num_classes")

@@ -23,6 +23,7 @@ Reference: Vahdat et al. 2021, sec. 3.3 and app. B.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from typing import Any, Literal, NamedTuple, cast, get_args
 
@@ -192,6 +193,7 @@ def _has_clock(sde: SDE, weighting: Weighting) -> bool:
     return weighting in ("ll", "drop_sigma2t")
 
 
+@functools.partial(jax.jit, static_argnames="weighting")
 def normal_data_loss(sde: SDE, t, weighting: Weighting):
     """The weighted squared error of the exact score of normal data, per latent variable. (batch,) -> (batch,)."""
     kernel = sde.transition(t)
@@ -207,9 +209,7 @@ def _tabulate(sde: SDE, weighting: Weighting, t_min: float, t_max: float) -> Tab
     low = max(t_min, _FINEST)
     grid = np.unique(np.concatenate([np.geomspace(low, t_max, 2048), np.linspace(low, t_max, 2048), [t_min, t_max]]))
     grid = grid[(grid >= t_min) & (grid <= t_max)]
-    values = jax.jit(normal_data_loss, static_argnums=2)(
-        sde, jnp.asarray(np.maximum(grid, low), jnp.float32), weighting
-    )
+    values = normal_data_loss(sde, jnp.asarray(np.maximum(grid, low), jnp.float32), weighting)
     values = np.nan_to_num(np.maximum(np.asarray(values, np.float64), 0.0), posinf=0.0)
     cdf = np.concatenate([[0.0], np.cumsum(0.5 * (values[1:] + values[:-1]) * np.diff(grid))])
     cdf = (1 - DEFENSIVE) * cdf / cdf[-1] + DEFENSIVE * (grid - t_min) / (t_max - t_min)

@@ -1,0 +1,115 @@
+"""The score-based prior of NVlabs/LSGM: its settings to our NCSN++, its state dict to our parameters.
+
+It is NCSN++ on the latents of the VAE's top scale, of as many channels out as in, with a time embedding of a size and a
+scale of its own, and beside the network one trained number for each channel, `mixing_logit`
+(`sgmjax.score.learned_mixed_eps`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from sgmjax.interop.configs import OfficialNetwork, _get
+from sgmjax.interop.weights import convert_weights, strip_prefix
+from sgmjax.models import NCSNpp
+
+# Width multipliers by data set and number of scales; CelebA-HQ, FFHQ and LSUN church share theirs.
+_CH_MULT = {3: (1, 1, 1), 4: (1, 2, 2, 2), 5: (1, 1, 2, 2, 2)}
+
+
+def _sides_and_widths(dataset: str, scales: int) -> tuple[int, tuple[int, ...]]:
+    """Side of the (padded) images and the width multipliers."""
+    if dataset in ("cifar10", "omniglot", "mnist"):
+        most = 2 if dataset == "mnist" else 3
+        if not 1 <= scales <= most:
+            raise ValueError(f"num_scales_dae: {scales}; the official prior for {dataset} has at most {most}")
+        return 32, (1,) * scales
+    if dataset in ("celeba_256", "ffhq", "lsun_church_256"):
+        if scales not in _CH_MULT:
+            raise ValueError(f"num_scales_dae: {scales}; the official prior for {dataset} has 3, 4 or 5")
+        return 256, _CH_MULT[scales]
+    raise ValueError(f"dataset: the official prior knows no '{dataset}'")
+
+
+def from_lsgm_prior_config(config: Mapping[str, Any], *, num_input_channels: int | None = None) -> OfficialNetwork:
+    """The prior's network from the official settings (the checkpoint's `args` as a dict).
+
+    Args:
+      config: the official settings.
+      num_input_channels: channels of the latent; None: the config's, or those of the VAE's top scale.
+
+    Raises:
+      ValueError: for a missing key, another architecture, or a data set or number of scales it has no widths for.
+    """
+    architecture = config.get("dae_arch", "ncsnpp")
+    if architecture != "ncsnpp":
+        raise ValueError(f"dae_arch: no conversion for LSGM's '{architecture}'; there is one for ncsnpp")
+    scales = int(_get(config, "num_scales_dae", ""))
+    side, ch_mult = _sides_and_widths(str(_get(config, "dataset", "")), scales)
+    side //= 2 ** (int(_get(config, "num_preprocess_blocks", "")) + int(_get(config, "num_latent_scales", "")) - 1)
+    channels = num_input_channels or config.get("num_input_channels")
+    if channels is None:
+        channels = int(_get(config, "num_latent_per_group", "")) * int(_get(config, "num_groups_per_scale", ""))
+    embedding, scale = str(_get(config, "embedding_type", "")), float(_get(config, "embedding_scale", ""))
+    fourier = embedding == "fourier"
+    module = NCSNpp(
+        out_channels=int(channels),
+        nf=int(_get(config, "num_channels_dae", "")),
+        ch_mult=ch_mult,
+        num_res_blocks=int(_get(config, "num_cell_per_scale_dae", "")),
+        attn_resolutions=(16,),
+        dropout=float(_get(config, "dropout", "")),
+        fir=bool(_get(config, "fir", "")),
+        progressive=str(_get(config, "progressive", "")),
+        progressive_input=str(_get(config, "progressive_input", "")),
+        progressive_combine=str(_get(config, "progressive_combine", "")),
+        embedding_type=embedding,
+        embedding_dim=int(_get(config, "embedding_dim", "")),
+        embedding_scale=1.0 if fourier else scale,
+        fourier_scale=scale if fourier else 16.0,
+        fourier_log=False,
+    )
+    return OfficialNetwork(module, (side, side, int(channels)))
+
+
+def convert_lsgm_prior(network: OfficialNetwork, state_dict: Mapping[str, Any]) -> dict[str, Any]:
+    """Our parameters of the prior, {"network": ..., "mixing_logit": (1, channels)}, from an official state dict.
+
+    Args:
+      network: from `from_lsgm_prior_config`.
+      state_dict: official keys, with or without a `module.` prefix, to arrays (numpy, or tensors on the CPU).
+
+    Returns:
+      float32 numpy arrays; without "mixing_logit" where the network was trained without the normal part.
+
+    Raises:
+      ValueError: naming the key, for one that is not used, a parameter that is missing, or a shape that does not fit.
+    """
+    arrays = {key: np.asarray(value) for key, value in strip_prefix(state_dict).items()}
+    logit, frequencies = arrays.pop("mixing_logit", None), arrays.pop("temb_fun.w", None)
+    if (frequencies is not None) != (network.module.embedding_type == "fourier"):  # type: ignore[attr-defined]
+        has = "lacks" if frequencies is None else "has"
+        raise ValueError(f"the state dict {has} the Fourier frequencies 'temb_fun.w'; is it of this prior?")
+    if frequencies is not None:  # here they are the first layer, there they stand outside of the list
+        arrays = {_shifted(key): value for key, value in arrays.items()} | {"all_modules.0.W": frequencies.reshape(-1)}
+    params: dict[str, Any] = {"network": convert_weights(network, arrays)}
+    if logit is not None:
+        channels = network.event_shape[-1]
+        if logit.size != channels:
+            raise ValueError(
+                f"state dict key 'mixing_logit' has {logit.size} entries and the latent {channels} channels"
+            )
+        params["mixing_logit"] = logit.reshape(1, channels).astype(np.float32)
+    return params
+
+
+def _shifted(key: str) -> str:
+    """`all_modules.3.x` -> `all_modules.4.x`."""
+    root, _, rest = key.partition(".")
+    index, _, inner = rest.partition(".")
+    if root != "all_modules" or not index.isdigit():
+        raise ValueError(f"state dict key '{key}' is not used by this network")
+    return f"{root}.{int(index) + 1}.{inner}"
