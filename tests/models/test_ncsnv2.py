@@ -144,6 +144,11 @@ def small():
     return module, _draw(module, x), x
 
 
+def _jit(function):
+    """Compiled quickly rather than well."""
+    return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
+
+
 def _draw(module, x):
     """Parameters N(0, 1 / fan_in); quicker than a compiled `init`."""
     rng = np.random.default_rng(0)
@@ -155,11 +160,11 @@ def test_output_is_divided_by_sigma(small):
     """Technique 3, at levels that no table holds; and data in [0, 1] are mapped to [-1, 1]."""
     module, params, x = small
     sigma = jnp.array([0.01, 1.7, 50.0])
-    plain = jax.jit(module.clone(scale_by_sigma=False).apply)({"params": params}, x, sigma)
-    divided = jax.jit(module.apply)({"params": params}, x, sigma)
+    plain = _jit(module.clone(scale_by_sigma=False).apply)({"params": params}, x, sigma)
+    divided = _jit(module.apply)({"params": params}, x, sigma)
     assert divided.shape == (3, 8, 8, 2)
     np.testing.assert_allclose(divided * sigma[:, None, None, None], plain, rtol=1e-5, atol=1e-6)
-    unit = jax.jit(module.clone(centered=False).apply)({"params": params}, (x + 1) / 2, sigma)
+    unit = _jit(module.clone(centered=False).apply)({"params": params}, (x + 1) / 2, sigma)
     np.testing.assert_allclose(unit, divided, rtol=1e-3, atol=1e-3)
     with pytest.raises(ValueError, match="labels were given to a network without classes"):
         module.apply({"params": params}, x, sigma, labels=jnp.zeros(3, jnp.int32))
@@ -176,8 +181,8 @@ def test_remat_and_bfloat16_change_the_network_as_they_should(small):
     plain, again = (jax.jit(jax.grad(loss(m)))(params) for m in (module, module.clone(remat=True)))
     scale = max(np.abs(leaf).max() for leaf in jax.tree.leaves(plain))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * scale), plain, again)
-    wide = jax.jit(module.apply)({"params": params}, x, sigma)
-    narrow = jax.jit(module.clone(dtype=jnp.bfloat16).apply)({"params": params}, x, sigma)
+    wide = _jit(module.apply)({"params": params}, x, sigma)
+    narrow = _jit(module.clone(dtype=jnp.bfloat16).apply)({"params": params}, x, sigma)
     assert narrow.dtype == jnp.float32
     assert 0 < np.abs(narrow - wide).max() < 0.2 * np.abs(wide).max()  # 8 bits, some forty layers
 
@@ -187,7 +192,7 @@ def test_levels_of_ncsn_as_integers_or_floats():
     module = NCSN(ngf=2, num_levels=3, out_channels=1)
     x = jnp.repeat(jax.random.uniform(jax.random.key(1), (1, 4, 4, 1)), 3, axis=0)
     params = _draw(module, x)
-    apply = jax.jit(module.apply)
+    apply = _jit(module.apply)
     whole = apply({"params": params}, x, jnp.arange(3))
     assert np.array_equal(whole, apply({"params": params}, x, jnp.arange(3.0)))
     assert len({image.tobytes() for image in np.asarray(whole)}) == 3
@@ -239,7 +244,7 @@ def _output(network, params, arrays):
     """Our output, (batch, H, W, C), at the recorded inputs."""
     labels = arrays["labels"]
     cond = jnp.asarray(network.sigmas[labels]) if isinstance(network.module, NCSNv2) else jnp.asarray(labels, jnp.int32)
-    apply = jax.jit(network.module.apply, compiler_options={"xla_backend_optimization_level": 0})
+    apply = _jit(network.module.apply)
     return np.asarray(apply({"params": params}, jnp.asarray(np.moveaxis(arrays["input"], 1, -1)), cond))
 
 
