@@ -38,6 +38,8 @@ from sgmjax.sdes.noise_levels import best_relative_step, check_step
 
 Start = Literal["prior", "uniform"]
 
+_NEARLY_ZERO = 1e-30
+
 
 def annealed_langevin(
     key,
@@ -172,7 +174,8 @@ def _chains(
     key, score_fn, sde, shape, mix, *, times, alpha, steps_per_level, denoise, trajectory: Any = False, **options
 ):
     """`scan_grid` over levels x steps; mix(noises (draws, batch, k, *event)) is the noise of a step."""
-    levels = check_times(times)
+    # not quite 0, where a constraint would take known data to have no noise, while VE's last level has sigma_min
+    levels = np.maximum(check_times(times), _NEARLY_ZERO)
     # each step stays at its level, except that the last one of a level leads to the next
     grid = np.append(np.repeat(levels, steps_per_level), levels[-1])
 
