@@ -7,7 +7,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from sgmjax.data import digits, toy
+from sgmjax.data import binarize, digits, toy
 from sgmjax.data.base import DataError, Dataset
 from sgmjax.data.folder import FolderSource
 from sgmjax.data.source import as_dataset
@@ -35,6 +35,8 @@ class _Settings(Protocol):
     def memory_limit_gb(self) -> float: ...
     @property
     def num_samples(self) -> int: ...
+    @property
+    def binarize(self) -> str: ...
 
 
 def load(config: _Settings, split: Literal["train", "eval"] = "train") -> Dataset:
@@ -59,6 +61,11 @@ def load(config: _Settings, split: Literal["train", "eval"] = "train") -> Datase
         raise DataError(f"split must be 'train' or 'eval', got {split!r}")
     if split == "eval" and config.eval_split is None:
         raise DataError("data.eval_split is None: no held-out data; name a split to evaluate on")
+    dataset = _load(config, split)
+    return binarize.static(dataset, split) if config.binarize == "static" else dataset
+
+
+def _load(config: _Settings, split: Literal["train", "eval"]) -> Dataset:
     flip = config.flip and split == "train"
     if config.name == "digits":
         return digits.load(split, image_size=config.image_size, flip=flip)

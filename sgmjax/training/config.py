@@ -25,6 +25,7 @@ from sgmjax.training.schema import (
     Config,
     DataConfig,
     DDPMConfig,
+    LatentConfig,
     MLPClassifierConfig,
     MLPConfig,
     ModelConfig,
@@ -32,6 +33,7 @@ from sgmjax.training.schema import (
     NCSNppClassifierConfig,
     NCSNppConfig,
     NCSNv2Config,
+    NVAEConfig,
     ObjectiveConfig,
     OptimizerConfig,
     Options,
@@ -48,11 +50,11 @@ from sgmjax.training.schema import (
 )
 
 __all__ = [
-    "CLASSIFIERS", "MODELS", "SDES", "CLDConfig", "Config", "ConfigError", "DataConfig", "DDPMConfig",
+    "CLASSIFIERS", "MODELS", "SDES", "CLDConfig", "Config", "ConfigError", "DataConfig", "DDPMConfig", "LatentConfig",
     "MLPClassifierConfig", "MLPConfig", "ModelConfig", "NCSNConfig", "NCSNppClassifierConfig", "NCSNppConfig",
-    "NCSNv2Config", "ObjectiveConfig", "OptimizerConfig", "PSLDConfig", "RecipeConfig", "SamplingConfig", "SDEConfig",
-    "SubVPConfig", "ThirdOrderConfig", "TrainConfig", "VEConfig", "VPConfig", "check", "complete", "differences",
-    "from_dict", "to_dict", "validate_for_devices",
+    "NCSNv2Config", "NVAEConfig", "ObjectiveConfig", "OptimizerConfig", "PSLDConfig", "RecipeConfig", "SamplingConfig",
+    "SDEConfig", "SubVPConfig", "ThirdOrderConfig", "TrainConfig", "VEConfig", "VPConfig", "check", "complete",
+    "differences", "from_dict", "to_dict", "validate_for_devices",
 ]  # fmt: skip
 
 
@@ -94,6 +96,21 @@ def check(config: Config) -> Config:
             )
     if sampling.steps <= int(sampling.denoise is True):
         raise ConfigError("sampling.steps: 1 leaves nothing beside the denoising step; use 2 or more, or denoise=False")
+    latent = config.latent
+    if config.vae is None and (latent.vae_steps or latent.vae_from):
+        raise ConfigError("latent: without a section vae there is no latent space; add one, or leave latent out")
+    if latent.vae_steps > train.steps:
+        raise ConfigError(
+            f"latent.vae_steps: {latent.vae_steps} is above train.steps={train.steps}, which counts both stages; "
+            "raise train.steps"
+        )
+    if latent.vae_steps % train.steps_per_dispatch:
+        raise ConfigError(
+            f"latent.vae_steps: {latent.vae_steps} is not a multiple of train.steps_per_dispatch="
+            f"{train.steps_per_dispatch}; use {_nearest_multiples(latent.vae_steps, train.steps_per_dispatch)}"
+        )
+    if config.objective.t_min == 0 and config.vae is None:
+        raise ConfigError("objective.t_min: 0 is for a latent prior; use 1e-5")
     sde = config.sde
     for low, high in (("beta_min", "beta_max"), ("sigma_min", "sigma_max")):
         if hasattr(sde, low) and getattr(sde, low) > getattr(sde, high):

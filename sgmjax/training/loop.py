@@ -113,6 +113,10 @@ def setup(
         from sgmjax.training import build
 
         problem = build.problem(config, dataset.shape, dataset.num_classes)
+    if config.vae is not None:
+        from sgmjax.training.latent import check_images
+
+        check_images(config, dataset)
     run = Run(config, path, problem, dataset, eval_dataset)
     workdir.check_space(path, run.abstract, config.train.keep_checkpoints, dataset.shape, config.sampling.num)
     return run
@@ -284,6 +288,15 @@ class Run:
         found = checkpointer.restore(self.abstract, say)
         if found is None:
             state = self._initial(self._place(jax.random.fold_in(self.key, _INIT)))
+            if hasattr(self.problem, "start_from") and self._state_packing is not None:
+                trees = self._packing.unpack(state.params), self._state_packing.unpack(state.model_state)
+                params, model_state = self.problem.start_from(*trees)
+                state = dataclasses.replace(
+                    state,
+                    params=self._pack(params),
+                    ema_params=self._pack(params),
+                    model_state=self._pack_model_state(model_state),
+                )
             return state, 0, iterator, []
         state, meta = found
         state = dataclasses.replace(state, params=self._pack(state.params), ema_params=self._pack(state.ema_params))

@@ -411,7 +411,9 @@ class NVAE(nn.Module):
         axes = {"params": 0, "batch_stats": 0}
         # Within a scan remat needs no barrier against common-subexpression elimination.
         cls = nn.remat(cls, prevent_cse=False) if self.remat else cls
-        return nn.scan(cls, variable_axes=axes, split_rngs={"params": True}, length=length)
+        # Inside a loop XLA's CPU backend takes some 60 times as long for the gradient of a convolution.
+        unroll = length if jax.default_backend() == "cpu" else 1
+        return nn.scan(cls, variable_axes=axes, split_rngs={"params": True}, length=length, unroll=unroll)
 
     def _encode(self, x: jax.Array, common: dict[str, Any], branch: str) -> list[jax.Array]:
         """Features for each scale, coarsest first: (groups, batch, h, w, C), in the order in which they are decoded."""
