@@ -55,7 +55,8 @@ class OfficialLSGM:
 
     Attributes:
       vae_variables: `params` and `batch_stats` for `NVAE.apply`.
-      prior_params: of the score-based prior as trained, or None in a checkpoint of the VAE alone.
+      prior_params: of the score-based prior as trained, {"network", "mixing_logit"} (see `convert_lsgm_prior`), or None
+        in a checkpoint of the VAE alone.
       prior_ema_params: their moving average, or None where the file has none. In the official `checkpoint_fid.pt` and
         `checkpoint_nll.pt`, which have no optimiser, `prior_params` are the averages already.
       step: optimiser steps taken.
@@ -245,7 +246,8 @@ def convert_lsgm_vae(module: NVAE, state_dict: Mapping[str, Any]) -> dict[str, A
     arrays = {key: _numpy(value) for key, value in strip_prefix(state_dict).items()}
     side = (1, module.padded_size, module.padded_size, module.channels)
     x = jax.ShapeDtypeStruct(side, jnp.float32)
-    shapes = traverse_util.flatten_dict(dict(jax.eval_shape(module.init, jax.random.key(0), x, jax.random.key(0))))
+    tree = jax.eval_shape(module.init, jax.random.key(0), x, jax.random.key(0))
+    shapes: dict[Any, Any] = traverse_util.flatten_dict(dict(tree))
     where = {name: (path, index) for name, path, index in _layers(module)}
     out: dict[Path, np.ndarray] = {}
     filled: dict[Path, set[int | None]] = {}
@@ -315,7 +317,7 @@ def read_lsgm(
     Args:
       path: the file. It holds an argparse namespace, so that it can only be opened with trust_pickle.
       vae: from `from_lsgm_vae_config`; None: from the file's own `args`.
-      prior: the module of the prior, from `from_lsgm_prior_config`; None: from the file's own `args`.
+      prior: the network of the prior, from `from_lsgm_prior_config`; None: from the file's own `args`.
       trust_pickle: allow the file to run code when it is opened.
 
     Raises:

@@ -141,6 +141,28 @@ def test_checkpoint(path):
         read_lsgm(path.with_suffix(".pt"), wrong, trust_pickle=True)
 
 
+@pytest.mark.parametrize("path", refdata.files("checkpoints/lsgm_*.json"))
+def test_checkpoint_with_its_optimiser_has_the_averages_too(path, tmp_path):
+    """As train_vada.py saves it: the average of each parameter of the prior in the optimiser's state."""
+    torch = pytest.importorskip("torch")
+    checkpoint = torch.load(path.with_suffix(".pt"), weights_only=False)
+    state = checkpoint["dae_state_dict"]
+    entries = {i: {"step": 3, "ema": value + i + 1} for i, value in enumerate(state.values())}
+    checkpoint["dae_optimizer"] = {"state": entries, "param_groups": [{"lr": 1e-4, "params": list(entries)}]}
+    torch.save(checkpoint, tmp_path / "checkpoint.pt")
+    got = read_lsgm(tmp_path / "checkpoint.pt", trust_pickle=True)
+    raw = read_lsgm(path.with_suffix(".pt"), trust_pickle=True)
+    assert raw.prior_ema_params is None
+    jax.tree.map(np.testing.assert_array_equal, got.prior_params, raw.prior_params)
+    offsets = jax.tree.map(lambda a, b: np.unique(np.round(a - b, 3)), got.prior_ema_params, got.prior_params)
+    found = np.concatenate(jax.tree.leaves(offsets))
+    np.testing.assert_allclose(np.sort(found), 1 + np.arange(len(state)), rtol=1e-5)
+    del checkpoint["dae_optimizer"]["param_groups"][0]["params"][-1]
+    torch.save(checkpoint, tmp_path / "checkpoint.pt")
+    with pytest.raises(ValueError, match="'dae_optimizer' has .* parameters and 'dae_state_dict'"):
+        read_lsgm(tmp_path / "checkpoint.pt", trust_pickle=True)
+
+
 # -------------------------------------------------------------------------------------------------------- distributions
 def _decoder(name, parameters, **options):
     return distributions.decoder_distribution(name, _nhwc(parameters), approximate=True, **options)

@@ -12,7 +12,6 @@ Reference: Vahdat & Kautz 2020 (NVAE), section 3; Vahdat, Kreis & Kautz 2021 (LS
 from __future__ import annotations
 
 import functools
-import functools
 import math
 from typing import Any
 
@@ -46,17 +45,6 @@ def normalize_kernel(kernel: jax.Array, log_norm: jax.Array, mask: np.ndarray | 
         kernel = kernel * jnp.asarray(mask, kernel.dtype).reshape((1,) * (kernel.ndim - 4) + mask.shape)
     norm = jnp.sqrt(jnp.sum(jnp.square(kernel), axis=(-4, -3, -2), keepdims=True))
     return jnp.exp(log_norm)[..., None, None, None, :] * kernel / (norm + 1e-5)
-
-
-def _shift_and_add(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Convolution of each channel by itself, stride 1, zero padding; kernel (k, k, 1, C)."""
-    k, (height, width) = kernel.shape[0], x.shape[1:3]
-    border = (k // 2, k // 2)
-    x = jnp.pad(x, ((0, 0), border, border, (0, 0)))
-    terms = [
-        x[:, i : i + height, j : j + width] * kernel[i, j].reshape(1, 1, 1, -1) for i in range(k) for j in range(k)
-    ]
-    return functools.reduce(jnp.add, terms)
 
 
 class Conv(nn.Module):
@@ -235,7 +223,7 @@ class BNSwishConvTwice(nn.Module):
         x = BatchNorm(self.train, swish=True, dtype=self.dtype, name="norm_0")(x)
         x = upsample_nearest(x) if self.resample == "up" else x
         strides = 2 if self.resample == "down" else 1
-        plain = {"use_bias": False, "weight_norm": False}
+        plain: dict[str, Any] = {"use_bias": False, "weight_norm": False}
         x = Conv(self.features, strides=strides, dtype=self.dtype, name="conv_0", **plain)(x)
         x = BatchNorm(self.train, swish=True, dtype=self.dtype, name="norm_1")(x)
         return Conv(self.features, dtype=self.dtype, name="conv_1")(x)
@@ -253,7 +241,7 @@ class InvertedResidual(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         hidden = x.shape[-1] * self.expansion
-        plain = {"use_bias": False, "weight_norm": False, "dtype": self.dtype}
+        plain: dict[str, Any] = {"use_bias": False, "weight_norm": False, "dtype": self.dtype}
         strides = 2 if self.resample == "down" else 1
 
         def norm(name: str, swish: bool, h: jax.Array) -> jax.Array:

@@ -408,7 +408,7 @@ class NVAE(nn.Module):
         return nn.remat(cls) if self.remat else cls
 
     def _scan(self, cls: type[nn.Module], length: int) -> Any:
-        axes = {"params": 0, "batch_stats": 0}
+        axes: dict[Any, Any] = {"params": 0, "batch_stats": 0}
         # Within a scan remat needs no barrier against common-subexpression elimination.
         cls = nn.remat(cls, prevent_cse=False) if self.remat else cls
         # Inside a loop XLA's CPU backend takes some 60 times as long for the gradient of a convolution.

@@ -45,7 +45,7 @@ def kernel_matrices(params: Any, select: Select | None = None) -> dict[str, jax.
     Returns:
       Stacks (n, out, in * height * width), by "out x columns".
     """
-    flat = traverse_util.flatten_dict(dict(params))
+    flat: dict[Any, Any] = traverse_util.flatten_dict(dict(params))
     stacks: dict[str, list[jax.Array]] = {}
     for path in sorted(flat):
         kernel = flat[path]
@@ -134,6 +134,6 @@ def norm_gain(params: Any) -> jax.Array:
 
     A norm layer is a leaf `scale`, its last axis the channels, axes before it a stack.
     """
-    flat = traverse_util.flatten_dict(dict(params))
+    flat: dict[Any, Any] = traverse_util.flatten_dict(dict(params))
     gains = [jnp.sum(jnp.max(jnp.abs(leaf), axis=-1)) for path, leaf in flat.items() if path[-1] == "scale"]
     return jnp.sum(jnp.stack(gains)) if gains else jnp.zeros(())
