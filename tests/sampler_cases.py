@@ -61,6 +61,10 @@ def _midpoint(sde, times):
     return {"coefficients": samplers.midpoint_coefficients(sde, times)}
 
 
+def _technique_4(sde, times):
+    return {"step_size": samplers.technique_4(sde, times, steps_per_level=2)}
+
+
 _LAM = {"lam": 0.5, "B": "ones"}
 _HEUN = {"lam": 0.5, "scheme": "heun"}
 _VERLET = {"scheme": "velocity_verlet", "prediction": "cholesky"}
@@ -99,6 +103,14 @@ CASES: dict[str, Case] = {
     "pc": Case("pc", {"times": GRID}, nfe=2 * STEPS - 1),
     "pc_ancestral": Case("pc", {"times": GRID} | _ANCESTRAL, SCALAR + ("psld",)),
     "pc_em_annealed": Case("pc", {"times": GRID} | _EM_ALD, ("ve", "psld", "oblique"), nfe=3 * STEPS - 2),
+    # times are its levels, at the last of which it takes steps too
+    "annealed_langevin": Case(
+        "annealed_langevin",
+        {"times": GRID, "steps_per_level": 2},
+        SCALAR + ("psld",),
+        nfe=2 * STEPS + 1,
+        prepare=_technique_4,
+    ),
     "splitting": Case("splitting", {"times": GRID}, PHASE_SPACE[::-1], nfe=2 * STEPS - 1),
     "splitting_oba": Case("splitting", {"times": GRID, "scheme": "reduced_oba"}, PHASE_SPACE[::-1]),
     "splitting_naive": Case("splitting", {"times": GRID, "scheme": "naive_obab"}, ("cld", "psld"), nfe=3 * STEPS - 2),

@@ -22,6 +22,8 @@ NAMES = {
     "psld_afhqv2",
     "cld_toy", "cld_mnist", "cld_cifar", "cld_celebahq256", "vp_mnist", "vp_cifar", "subvp_cifar", "ve_cifar",
     "ve_celebahq256", "recipe_toy", "classifier_digits", "classifier_mnist", "psld_cifar_classifier",
+    "ncsnv2_digits", "ncsnv2_mnist", "ncsnv2_cifar", "ncsnv2_celeba64", "ncsnv2_church96", "ncsnv2_bedroom128",
+    "ncsnv2_tower128", "ncsnv2_ffhq256", "ncsn_cifar",
 }  # fmt: skip
 
 # Trainable parameters of the official PyTorch networks, counted by building them (Fourier frequencies are fixed).
@@ -37,6 +39,13 @@ OFFICIAL_PARAMETERS = {
     "subvp_cifar": 106_632_579,
     "ve_cifar": 107_586_947,
     "ve_celebahq256": 65_574_421,
+    "ncsn_cifar": 30_117_635,
+    "ncsnv2_cifar": 29_694_083,
+    "ncsnv2_celeba64": 29_694_083,
+    "ncsnv2_church96": 83_445_379,
+    "ncsnv2_bedroom128": 83_445_379,
+    "ncsnv2_tower128": 83_445_379,
+    "ncsnv2_ffhq256": 94_132_611,
 }
 IMAGES = {"cifar10": (32, 3), "mnist": (28, 1), "digits": (8, 1)}  # side and colours where the data decide the side
 
