@@ -450,8 +450,11 @@ def test_remat_changes_no_gradient(example):
     )
     moved = jax.tree.map(lambda a, b: bool(jnp.any(a != b)), statistics, example.variables["batch_stats"])
     assert all(jax.tree.leaves(moved))  # every norm layer saw the batch
-    # Sums in another order: rounding relative to the largest gradient of a layer.
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * float(jnp.abs(a).max())), plain, again)
+
+    def close(a, b):  # sums in another order; biases before a batch norm have gradient zero up to rounding
+        np.testing.assert_allclose(a, b, atol=1e-5 * max(1.0, float(jnp.abs(a).max())))
+
+    jax.tree.map(close, plain, again)
 
 
 @pytest.mark.slow
