@@ -129,7 +129,8 @@ def flows() -> list:
             return [pytest.param(None, None, marks=pytest.mark.skip(reason=refdata.NO_REFERENCE))]
         parts = prefix.split("/")
         found.add((parts[1], "gauss") if parts[0] == "gauss" else (parts[0], parts[-1]))
-    return sorted(found)
+    slow = lambda kind: [pytest.mark.slow] if kind == "mixed0" else []  # noqa: E731
+    return [pytest.param(name, kind, marks=slow(kind)) for name, kind in sorted(found)]
 
 
 @pytest.mark.parametrize(("name", "kind"), flows())
