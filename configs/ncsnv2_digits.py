@@ -16,7 +16,7 @@ def get_config():
     return complete(
         {
             "data": {"name": "digits", "centered": False},
-            "sde": {"name": "ve", "sigma_min": 0.01, "sigma_max": 4.8},
+            "sde": {"name": "ve", "sigma_min": 0.01, "sigma_max": 4.82},
             "model": {"name": "ncsnv2", "ngf": 32},
             "objective": {
                 "matching": "dsm",
