@@ -70,6 +70,11 @@ def _check_fields(settings: dict[str, Any]) -> None:
         raise ValueError(f"model.nf: {settings['nf']} is too small for the time embedding; use 4 or more")
     if settings.get("embedding_dim") is not None and settings["embedding_dim"] < 4:
         raise ValueError(f"model.embedding_dim: {settings['embedding_dim']} is too small; use 4 or more, or None")
+    fourier = settings.get("embedding_type") == "fourier"
+    if fourier and settings.get("embedding_scale", 1.0) != 1.0:
+        raise ValueError("model.embedding_scale: is of the positional embedding; fourier has model.fourier_scale")
+    if not fourier and not settings.get("fourier_log", True):
+        raise ValueError("model.fourier_log: the positional embedding has no Fourier features; leave it True")
     if "ngf" in settings and settings["ngf"] < 2:
         raise ValueError(f"model.ngf: InstanceNorm++ compares channels, so it must be 2 or more; got {settings['ngf']}")
     if "ch_mult" in settings and (not settings["ch_mult"] or min(settings["ch_mult"]) < 1):

@@ -184,6 +184,9 @@ class NCSNppConfig:
     embedding_type: Literal["positional", "fourier"] = "positional"
     init_scale: NonNegativeFloat = 0.0
     fourier_scale: PositiveFloat = 16.0
+    embedding_dim: PositiveInt | None = None  # size of the time embedding; None: nf, and 2 nf with Fourier features
+    embedding_scale: PositiveFloat = 1.0  # factor of time before the positional embedding; 1000 for LSGM's priors
+    fourier_log: bool = True  # Fourier features of the logarithm of time; LSGM's are of time itself
     scale_by_sigma: bool = False
     nonlinearity: Literal["swish", "elu", "relu", "lrelu"] = "swish"
     num_classes: PositiveInt | None = None  # class conditioning
