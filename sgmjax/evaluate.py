@@ -4,6 +4,8 @@
     python -m sgmjax.evaluate --workdir=runs/cld_cifar --metrics=bpd --num=1000 --momenta=8 --probes=4
     python -m sgmjax.evaluate --workdir=runs/psld_digits --metrics=bpd,frechet
 
+    nelbo    of runs with a VAE: the negative bound in nats (binary images) or bits/dim, by the probability-flow ODE of
+             the prior, by the weighted objective, and with a normal prior; KL per group, active units
     bpd      bits/dim of held-out images with uniform dequantisation (nats per example of vectors), by the
              probability-flow ODE; and beside it the variational bound, which is of the generative SDE
     frechet  Frechet distance in pixel space of samples, drawn as the run's config says, to the data: for small images
@@ -26,8 +28,19 @@ from typing import Any
 
 from sgmjax import _cli
 
-METRICS = ("bpd", "frechet", "neighbours")
-_POSITIVE = ("num", "batch_size", "probes", "momenta", "dequantizations", "draws", "rtol", "atol", "nearest")
+METRICS = ("bpd", "frechet", "neighbours", "nelbo")
+_POSITIVE = (
+    "posterior_samples",
+    "num",
+    "batch_size",
+    "probes",
+    "momenta",
+    "dequantizations",
+    "draws",
+    "rtol",
+    "atol",
+    "nearest",
+)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -64,6 +77,7 @@ def read_flags(argv: Sequence[str]) -> Any:
     flags.DEFINE_enum("truncation", "ignore", kinds, "of t_min > 0; ignore: as published", flag_values=values)
     flags.DEFINE_integer("dequantizations", 1, "draws of the noise on discrete data", flag_values=values)
     flags.DEFINE_integer("draws", 16, "times drawn for the variational bound of an example", flag_values=values)
+    flags.DEFINE_integer("posterior_samples", 1, "draws of an image's latent variables, of nelbo", flag_values=values)
     flags.DEFINE_integer("nearest", 8, "neighbours of a sample to show", flag_values=values)
     flags.DEFINE_string("out", None, "file of the result; for one metric only", flag_values=values)
     flags.DEFINE_bool("help", False, "show this help", flag_values=values, short_name="h")
@@ -112,9 +126,14 @@ def evaluate(values: Any) -> None:
     for name in ("frechet", "neighbours"):
         if name in values.metrics and not run.problem.is_image:
             raise _cli.UsageError(f"--metrics: {name} is for images, and this run has vectors")
+    has_vae = run.problem.config.vae is not None
+    if "nelbo" in values.metrics and not has_vae:
+        raise _cli.UsageError("--metrics: nelbo is for runs with a VAE; use bpd")
+    if "bpd" in values.metrics and has_vae:
+        raise _cli.UsageError("--metrics: bpd is of models of the data themselves; for a run with a VAE use nelbo")
     dataset = data.load(run.problem.config.data, "eval" if values.split == "test" else "train")
     for name in values.metrics:
-        measure = {"bpd": likelihood, "frechet": frechet, "neighbours": neighbours}[name]
+        measure = {"bpd": likelihood, "frechet": frechet, "neighbours": neighbours, "nelbo": nelbo}[name]
         say(f"{name} on {dataset.name}, step {run.step} of {path} ...")
         start = time.perf_counter()
         lines, result, *shown = measure(values, run, dataset, mesh)
@@ -209,6 +228,62 @@ def draw(values: Any, run: Any, mesh: Any) -> tuple[Any, dict[str, Any]]:
     settings = dataclasses.asdict(sampling) | {"num": num, "batch_size": sampler.batch_size}
     samples = pictures.to_arrays(drawn[0], problem.is_image, problem.centered)
     return samples, {"num": num, "nfe": drawn[1], "settings": settings}
+
+
+def nelbo(values: Any, run: Any, dataset: Any, mesh: Any) -> tuple[list[str], dict[str, Any]]:
+    """Lines to print and what to write, of the metric `nelbo`."""
+    import dataclasses
+
+    import jax
+
+    from sgmjax.models.distributions import bits_per_dim
+    from sgmjax.training import sharding as sh
+    from sgmjax.training.nelbo import NelboSettings, held_out_nelbo
+
+    problem = run.problem
+    settings = {field.name: getattr(values, field.name) for field in dataclasses.fields(NelboSettings)}
+    settings["t_min"] = values.t_min or problem.config.sampling.t_min
+    num = min(values.num or dataset.num_examples, dataset.num_examples)
+    everywhere = sh.replicated(mesh)
+    found = held_out_nelbo(
+        problem,
+        run.params,
+        jax.device_put(jax.random.key(values.seed), everywhere),
+        dataset,
+        num=num,
+        batch_size=values.batch_size or min(problem.config.sampling.batch_size, num),
+        settings=NelboSettings(**settings),
+        mesh=mesh,
+        shardings=jax.tree.map(lambda _: everywhere, run.params),
+        seed=values.seed,
+        progress=_cli.progress(num, " images"),
+    )
+    binary = problem.vae.decoder == "bin"
+    unit = "nats" if binary else "bits/dim"
+    scale = 1.0 if binary else float(bits_per_dim(1.0, problem.vae.dimensions))
+    words = {
+        "normal": "NELBO with a normal prior",
+        "ode": "NELBO, prior by the probability-flow ODE",
+        "weighted": "NELBO, prior by the weighted objective",
+    }
+    results = {name: mean_and_error(scale * nats) for name, nats in found.nelbo.items()}
+    results["reconstruction"] = mean_and_error(scale * found.reconstruction)
+    lines = [
+        f"{words[n]}: {r['mean']:.4f} +- {r['standard_error']:.4f} {unit}" for n, r in results.items() if n in words
+    ]
+    if "ode" in results:
+        lines[1] += f", NFE {found.nfe.mean():.0f} on average, {found.nfe.max():.0f} at most"
+        results["normal_minus_ode"] = mean_and_error(scale * (found.nelbo["normal"] - found.nelbo["ode"]))
+        results["weighted_minus_ode"] = mean_and_error(scale * (found.nelbo["weighted"] - found.nelbo["ode"]))
+    groups = found.kl_per_group.mean(axis=0)
+    lines.append(
+        f"reconstruction {results['reconstruction']['mean']:.4f} {unit}, KL per group "
+        + ", ".join(f"{kl:.2f}" for kl in groups)
+        + f" nats, {found.active_units} active units of {len(groups) * problem.vae.latents_per_group}, {num} images"
+    )
+    result = {"unit": unit, "num": num, "results": results, "settings": settings}
+    result |= {"kl_per_group_nats": groups.tolist(), "active_units": found.active_units}
+    return lines, result | {"nfe": {"mean": float(found.nfe.mean()), "max": int(found.nfe.max())}}
 
 
 def frechet(values: Any, run: Any, dataset: Any, mesh: Any) -> tuple[list[str], dict[str, Any]]:

@@ -78,7 +78,8 @@ class _Latent:
         return self.vae.latent_shape
 
     # ------------------------------------------------------------------------------------------------------- beginning
-    def _variables(self, key) -> tuple[PyTree, PyTree]:
+    def init_with_state(self, key) -> tuple[PyTree, PyTree]:
+        """Fresh parameters and the networks' state."""
         vae_key, noise_key, prior_key, spectral_key, prior_spectral_key = jax.random.split(key, 5)
         variables = self.vae.init(vae_key, jnp.zeros((1, *self.event_shape)), noise_key)
         h, w, channels = self.latent_shape
@@ -95,11 +96,11 @@ class _Latent:
 
     def init(self, key) -> PyTree:
         """Fresh parameters."""
-        return self._variables(key)[0]
+        return self.init_with_state(key)[0]
 
     def init_state(self, key) -> PyTree:
         """The networks' state that belongs to `init(key)`."""
-        return self._variables(key)[1]
+        return self.init_with_state(key)[1]
 
     @property
     def _select_prior(self) -> Callable[[tuple[str, ...]], bool] | None:
@@ -126,7 +127,7 @@ class _Latent:
             return params, state
         from sgmjax.training.runs import load_run
 
-        weights = load_run(path).params
+        weights = jax.device_get(load_run(path).params)
         kept = {name: weights["state"][name] for name in ("batch_stats", "spectral")}
         return {**params, "vae": weights["params"]["vae"]}, {**state, **kept}
 
@@ -143,7 +144,7 @@ class _Latent:
         """Posterior samples and decoder parameters of images in [-1, 1], with the averages of batch norm."""
         return self._apply_vae(self._vae_variables(weights), x, key)
 
-    def decode(self, weights: PyTree, key, z=None, *, num: int | None = None, mean: bool | None = None) -> jax.Array:
+    def decode(self, weights: PyTree, key, z=None, *, num: int | None = None, mean: bool = True) -> jax.Array:
         """Images (batch, H, W, C) in [-1, 1] from latent variables.
 
         Args:
@@ -151,11 +152,11 @@ class _Latent:
             key: of the variables that z does not have (finer scales, drawn from N(0, I)), and of the pixels.
             z: (batch, *latent_shape); None draws it from N(0, I).
             num: how many, if z is None.
-            mean: the output distribution's mean rather than a draw; None: the mean for binary images, as published.
+            mean: the output distribution's mean, as published, rather than a draw of every pixel.
         """
         rest_key, pixel_key = jax.random.split(key)
         logits = self._apply_vae(self._vae_variables(weights), z, key=rest_key, batch=num, method=nvae.NVAE.decode)
-        if self.vae.decoder == "bin" if mean is None else mean:
+        if mean:
             return self.vae.mean_image(logits)
         return jnp.clip(self.vae.output_distribution(self.vae.crop(logits)).sample(pixel_key), -1.0, 1.0)
 

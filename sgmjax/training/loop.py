@@ -152,8 +152,8 @@ class Run:
     A problem may have more than `build.Problem` has, and then
         stages(steps): parts of the run, ((end, problem), ...), over the same parameters.
         optimizers: settings by group, where its parameters {group: parameters} have optimisers of their own.
-        init_state(key), train_loss(params, key, batch, context): of networks that carry a state; its `loss_fn` and
-            `sample_fn` take {"params": parameters, "state": that state} in place of parameters.
+        init_with_state(key), init_state(key), train_loss(params, key, batch, context): of networks that carry a state;
+            its `loss_fn` and `sample_fn` take {"params": parameters, "state": that state} in place of parameters.
     """
 
     def __init__(self, config: Config, path: Path, problem: Any, dataset: Any, eval_dataset: Any):
@@ -179,8 +179,11 @@ class Run:
             first = end
 
         def initial(key):
-            packed = self._state_packing.pack(problem.init_state(key)) if self._state_packing else {}
-            return create(key, lambda key: self._packing.pack(problem.init(key)), optimizers[0], packed)
+            if self._state_packing is None:
+                return create(key, lambda key: self._packing.pack(problem.init(key)), optimizers[0])
+            params, model_state = problem.init_with_state(key)
+            packed = self._state_packing.pack(model_state)
+            return create(key, lambda _: self._packing.pack(params), optimizers[0], packed)
 
         state = jax.eval_shape(initial, self.key)
         shardings = sh.state_shardings(self.mesh, state)

@@ -1,0 +1,200 @@
+"""The negative bound on the log-likelihood (NELBO) of held-out images under a run with a VAE.
+
+    NELBO = E_q(eps | x) [ -log p(x | eps) + log q(eps | x) - log p(eps) ]
+
+averaged over posterior samples, log p(eps) of the coarsest scale once by the probability-flow ODE of the prior and once
+by the weighted score-matching objective (whose expectation is a bound on it, an equality for k = 1 and the exact
+score), and of finer scales by N(0, I). For a prior in phase space the ODE gives log p(z, m) - log q(m) of drawn momenta
+m, in expectation a bound, with several momenta the tighter importance-weighted one.
+
+Reference: Vahdat et al. 2021, sec. 3.1 and app. F; docs/latent_prior.md for phase space.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.sharding import Mesh
+
+from sgmjax import samplers
+from sgmjax.models import distributions
+from sgmjax.models.nvae.terms import ACTIVE_NATS
+from sgmjax.objectives.lsgm import lsgm
+from sgmjax.objectives.lsgm_weighting import LatentTimes, latent_times
+from sgmjax.samplers.likelihood import Probing, Trace
+from sgmjax.training import sharding as sh
+from sgmjax.training.latent import LatentProblem
+
+PyTree = Any
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NelboSettings:
+    """How `held_out_nelbo` evaluates; of the ODE see `samplers.likelihood`.
+
+    Attributes:
+        t_min: where the ODE starts. In phase space the momenta leave their initial law at once (PSLD: 0.07 nats a latent
+            variable at 1e-3, 2e-5 at 1e-5), so it must be small.
+        posterior_samples: draws of the latent variables of an image, averaged.
+        draws: times drawn for the weighted objective of one of them.
+    """
+
+    t_min: float = 1e-5
+    rtol: float = 1e-5
+    atol: float = 1e-5
+    solver: str = "Dopri5"
+    trace: Trace = "rademacher"
+    probes: int = 1
+    probing: Probing = "blocks"
+    momenta: int = 1
+    posterior_samples: int = 1
+    draws: int = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Nelbo:
+    """Means over posterior samples for every image, float64; nats.
+
+    Attributes:
+        indices: (num,) which images.
+        nelbo: of each prior, (num,): `normal` (N(0, I)), and with a score-based prior `ode` and `weighted`.
+        reconstruction: (num,) -log p(x | eps).
+        kl_per_group: (num, groups), from N(0, I), or from the score-based prior by the weighted objective.
+        active_units: latent channels with more than 0.1 nats.
+        nfe: (num,) score evaluations of the ODE.
+    """
+
+    indices: np.ndarray
+    nelbo: dict[str, np.ndarray]
+    reconstruction: np.ndarray
+    kl_per_group: np.ndarray
+    active_units: int
+    nfe: np.ndarray
+
+
+def example_nelbo(problem: Any, settings: NelboSettings, times: LatentTimes, weights: PyTree, key, x) -> dict[str, Any]:
+    """The terms of `Nelbo` of one image x (H, W, C), each averaged over posterior samples; "kl" by latent channel."""
+    data_key, key = jax.random.split(key)
+    x = problem.images(data_key, x[None])
+
+    def one(i):
+        posterior_key, ode_key, weighted_key = jax.random.split(jax.random.fold_in(key, i), 3)
+        output = problem.encode(weights, posterior_key, x)
+        reconstruction = problem.vae.reconstruction_loss(output.logits, x)[0]
+        normal = [-distributions.standard_normal_log_prob(e) for e in output.eps]
+        log_q, finer = _total(output.log_q), normal[problem.vae.groups_per_scale :]
+        found = {"reconstruction": reconstruction, "normal": reconstruction + log_q + _total(normal)}
+        if not isinstance(problem, LatentProblem):
+            return found | {"kl": _by_channel(output.log_q, normal)}
+        z = problem.latents(output)
+        log_prob, info = samplers.likelihood(
+            ode_key,
+            problem.score_fn(weights),
+            problem.sde,
+            z,
+            t_min=settings.t_min,
+            rtol=settings.rtol,
+            atol=settings.atol,
+            solver=settings.solver,
+            trace=settings.trace,
+            probes=settings.probes,
+            probing=settings.probing,
+            momenta=settings.momenta,
+            per_sample=False,
+        )
+        many = jnp.broadcast_to(z, (settings.draws, *z.shape[1:]))
+        losses = lsgm(
+            weighted_key,
+            lambda params, z, t: problem.prior_eps(params)(z, t),
+            weights["params"]["prior"],
+            problem.sde,
+            many,
+            p=times,
+        )
+        cross_entropy = jnp.mean(losses.cross_entropy, axis=0, keepdims=True)
+        neg_log_p = [*problem.vae.decompose_eps(cross_entropy), *finer]
+        rest = reconstruction + log_q + _total(finer)
+        found |= {"ode": rest - log_prob[0], "weighted": rest + jnp.sum(cross_entropy), "nfe": jnp.squeeze(info.nfe)}
+        return found | {"kl": _by_channel(output.log_q, neg_log_p)}
+
+    drawn = jax.lax.map(one, jnp.arange(settings.posterior_samples))
+    return jax.tree.map(lambda v: jnp.mean(v.astype(jnp.float32), axis=0), drawn)
+
+
+def _total(parts) -> Any:
+    return sum((jnp.sum(part) for part in parts), jnp.zeros(()))
+
+
+def _by_channel(log_q, neg_log_p) -> Any:
+    """KL of each group and latent channel of one image, (groups, channels)."""
+    return jnp.stack([jnp.sum(q + p, axis=(0, 1, 2)) for q, p in zip(log_q, neg_log_p, strict=True)])
+
+
+def held_out_nelbo(
+    problem: Any,
+    weights: PyTree,
+    key: Array,
+    dataset: Any,
+    *,
+    num: int,
+    batch_size: int,
+    settings: NelboSettings,
+    mesh: Mesh,
+    shardings: PyTree,
+    seed: int = 0,
+    progress: Callable[[int], None] = lambda done: None,
+) -> Nelbo:
+    """The NELBO of `num` images drawn without replacement; the work is split over all devices.
+
+    An image's result depends on the key and on its place in the data, not on the batch size or its batch-mates.
+
+    Args:
+        problem: `latent.VAEStage` or `latent.LatentProblem`.
+        weights: its {"params", "state"}.
+        key: of all that is random but the choice of the images.
+        dataset: has `num_examples` and `read`.
+        num: how many images; all of the data if it has fewer.
+        batch_size: images at a time; rounded up to a multiple of the number of devices.
+        settings: how.
+        mesh: from `make_mesh`.
+        shardings: of the weights.
+        seed: which images, when not all are taken.
+        progress: told after each batch how many images are done.
+    """
+    num = min(num, dataset.num_examples)
+    indices = np.sort(np.random.default_rng(seed).permutation(dataset.num_examples)[:num])
+    unit = math.lcm(mesh.size, jax.process_count())
+    batch_size = math.ceil(min(batch_size, num) / unit) * unit
+    local = batch_size // jax.process_count()
+    everywhere, split = sh.replicated(mesh), sh.batch_sharding(mesh)
+    t_min = problem.config.objective.t_min
+    times = latent_times(problem.sde, "ll_iw", t_min=t_min)
+
+    def batch_of(weights, key, batch):
+        keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(batch["index"])
+        return jax.vmap(lambda key, x: example_nelbo(problem, settings, times, weights, key, x))(keys, batch["x"])
+
+    run = jax.jit(batch_of, in_shardings=(shardings, everywhere, split), out_shardings=split)
+    parts = []
+    for start in range(0, num, batch_size):
+        mine = start + jax.process_index() * local + np.arange(local)
+        chosen = indices[mine % num]
+        batch = {"x": dataset.read(chosen)["x"], "index": chosen.astype(np.int32)}
+        parts.append(sh.fetch(run(weights, key, sh.put_batch(batch, split))))
+        progress(min(start + batch_size, num))
+    found = {name: np.concatenate([part[name] for part in parts])[:num].astype(np.float64) for name in parts[0]}
+    return Nelbo(
+        indices=indices,
+        nelbo={name: found[name] for name in ("normal", "ode", "weighted") if name in found},
+        reconstruction=found["reconstruction"],
+        kl_per_group=found["kl"].sum(axis=2),
+        active_units=int((found["kl"].mean(axis=0) > ACTIVE_NATS).sum()),
+        nfe=found.get("nfe", np.zeros(num)),
+    )

@@ -1,0 +1,217 @@
+"""LSGM as a run: both stages, resume in either, what reaches which parameters, the bound, and settings that clash."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sgmjax import evaluate
+from sgmjax.data import DataError, load
+from sgmjax.data.base import DataError as BaseDataError
+from sgmjax.data.binarize import dynamic
+from sgmjax.objectives.lsgm_weighting import latent_times
+from sgmjax.training import build, latent, loop
+from sgmjax.training.checkpoint import Checkpointer
+from sgmjax.training.config import ConfigError, DataConfig, from_dict, to_dict
+from sgmjax.training.nelbo import NelboSettings, example_nelbo
+from sgmjax.training.runs import load_run
+
+OPTIMIZER = {"name": "adamax", "learning_rate": 1e-2, "learning_rate_min": 1e-3, "warmup_steps": 1, "ema_decay": 0.0}
+SETTINGS = {
+    "data": {"name": "digits", "binarize": "static", "eval_split": None},
+    "vae": {
+        "encoder_channels": 4, "decoder_channels": 4, "ch_mult": (1, 1), "groups_per_scale": 2, "latents_per_group": 2,
+        "preprocess_cells": 1, "postprocess_cells": 1, "encoder_cells": 1, "decoder_cells": 1, "decoder": "bin",
+    },
+    "sde": {"name": "vp"},
+    "model": {"name": "ncsnpp", "nf": 4, "ch_mult": (1,), "num_res_blocks": 1, "attn_resolutions": (), "dropout": 0.1},
+    "objective": {"t_min": 0.01, "time_conditioning": "t999"},
+    "optimizer": {"name": "adamw", "learning_rate": 1e-2, "warmup_steps": 1, "weight_decay": 1e-4},
+    "latent": {
+        "vae_steps": 3, "vae_optimizer": OPTIMIZER, "vae_finetune": OPTIMIZER | {"name": "adamw"},
+        "prior_spectral_weight": 1e-3, "q_ema": True,
+    },
+    "train": {"steps": 6, "batch_size": 8, "log_every": 1, "eval_every": 0, "sample_every": 0, "checkpoint_every": 2},
+    "sampling": {"sampler": "em", "steps": 2, "num": 8, "batch_size": 8},
+}  # fmt: skip
+
+
+def config(**sections):
+    names = {*SETTINGS, *sections}
+    return from_dict({name: {**SETTINGS.get(name, {}), **sections.get(name, {})} for name in names})
+
+
+def problem(**sections):
+    return build.problem(config(**sections), (8, 8, 1), 10)
+
+
+def state_of(folder, run):
+    checkpointer = Checkpointer(folder, read_only=True)
+    state, _ = checkpointer.restore(run.abstract)
+    return jax.tree.map(np.asarray, state)
+
+
+def assert_equal(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+class Stop:
+    """Interrupts a run after `step`, as a signal would."""
+
+    name = "SIGTERM"
+    step = 0
+
+    def __enter__(self):
+        self.received = False
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def check(self, step):
+        self.received = step >= Stop.step
+        return self.received
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("lsgm")
+    assert loop.train(config(), folder).status == "finished"
+    return folder
+
+
+@pytest.mark.parametrize("step", [2, 3, 4])  # in the first stage, between both, in the second
+def test_a_run_goes_on_bitwise_in_either_stage(finished, tmp_path, monkeypatch, step):
+    """All of the state, averages of batch norm and vectors of power iterations included, over eight devices."""
+    monkeypatch.setattr(Stop, "step", step)
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "Interrupt", Stop)
+        assert loop.train(config(), tmp_path).status == "interrupted"
+    assert loop.train(config(), tmp_path).status == "finished"
+    run = loop.setup(config(train={"steps": 7}), tmp_path / "other")
+    ours, theirs = state_of(tmp_path, run), state_of(finished, run)
+    assert jax.tree.leaves(ours.model_state["batch_stats"])
+    assert jax.tree.leaves(ours.model_state["spectral"])
+    assert_equal(ours, theirs)
+    with np.load(tmp_path / "samples" / "final.npz") as a, np.load(finished / "samples" / "final.npz") as b:
+        np.testing.assert_array_equal(a["samples"], b["samples"])
+
+
+def test_the_first_stage_leaves_the_prior_alone_and_a_frozen_vae_stays(finished, tmp_path):
+    """And `latent.vae_from` begins with the VAE of another run."""
+    frozen = {"vae_from": str(finished), "vae_steps": 0, "train_vae": False, "q_ema": False}
+    settings = config(latent=frozen, train={"steps": 2})
+    loop.train(settings, tmp_path)
+    before, after = load_run(finished), load_run(tmp_path)
+    assert_equal(before.params["params"]["vae"], after.params["params"]["vae"])
+    assert_equal(before.params["state"]["batch_stats"], after.params["state"]["batch_stats"])
+    fresh = after.problem.init(jax.random.fold_in(jax.random.key(0), 0))["prior"]["mixing_logit"]
+    assert np.abs(after.params["params"]["prior"]["mixing_logit"] - fresh).max() > 0
+    only = config(latent={"vae_steps": 2}, train={"steps": 2})
+    loop.train(only, tmp_path / "vae")
+    run = load_run(tmp_path / "vae")
+    assert isinstance(run.problem, latent.VAEStage)
+    initial = run.problem.init(jax.random.fold_in(jax.random.key(0), 0))
+    assert_equal(run.params["params"]["prior"], jax.tree.map(np.asarray, initial["prior"]))
+    assert any(
+        np.abs(np.asarray(a) - np.asarray(b)).max() > 1e-4
+        for a, b in zip(jax.tree.leaves(run.params["params"]["vae"]), jax.tree.leaves(initial["vae"]), strict=True)
+    )
+
+
+@pytest.mark.parametrize("process", ["vp", "psld"])
+def test_bound_with_a_normal_prior_in_closed_form(process):
+    """With all of the mixing on the normal score the prior is N(0, I): ODE and weighted objective give its bound."""
+    p = problem(sde={"name": process}, model={"dropout": 0.0}, latent={"mixing_logit_init": -40.0})
+    params, state = p.init_with_state(jax.random.key(0))
+    weights = {"params": params, "state": state}
+    x = load(p.config.data).read(np.arange(1))["x"][0]
+    settings = NelboSettings(trace="exact", posterior_samples=2, draws=256, t_min=1e-5)
+    times = latent_times(p.sde, "ll_iw", t_min=1e-3)
+    found = jax.jit(lambda key: example_nelbo(p, settings, times, weights, key, x))(jax.random.key(1))
+    assert found["ode"] == pytest.approx(float(found["normal"]), abs=0.02)
+    assert found["weighted"] == pytest.approx(float(found["normal"]), abs=0.5)
+    kl = float(jnp.sum(found["kl"]))
+    assert kl + float(found["reconstruction"]) == pytest.approx(float(found["weighted"]), rel=1e-4)
+
+
+def test_metric_nelbo_and_refusals_of_the_command(finished, capsys):
+    assert evaluate.main(["evaluate", f"--workdir={finished}", "--metrics=nelbo", "--split=train", "--num=8"]) == 0
+    assert "NELBO, prior by the probability-flow ODE" in capsys.readouterr().out
+    assert evaluate.main(["evaluate", f"--workdir={finished}", "--metrics=bpd"]) == 2
+    assert "use nelbo" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("sections", "words"),
+    [
+        ({"data": {"binarize": "none"}}, "binary decoder|grey values"),
+        ({"vae": {"decoder": "dl"}}, "need vae.decoder='bin'"),
+        ({"model": {"ch_mult": (1, 1, 1, 1)}}, "latent variables of"),
+        ({"model": {"attn_resolutions": (16,)}}, "latent variables of"),
+        ({"vae": {"pad": 1, "num_scales": 2, "ch_mult": (1, 1, 1)}}, "vae.pad"),
+        ({"objective": {"t_min": 0.0}}, "sigma2_0"),
+        ({"data": {"centered": False}}, "data.centered"),
+        ({"objective": {"parameterization": "mixed"}}, "predicts eps"),
+    ],
+)
+def test_settings_that_clash_are_refused_in_one_line(sections, words):
+    with pytest.raises(ConfigError, match=words) as error:
+        problem(**sections)
+    assert "\n" not in str(error.value)
+
+
+def test_a_vae_of_another_architecture_is_refused(finished):
+    with pytest.raises(ConfigError, match="vae.latents_per_group: 2 there, 3 here"):
+        problem(vae={"latents_per_group": 3}, latent={"vae_from": str(finished)})
+
+
+def test_grey_data_of_any_set_are_refused_by_a_binary_decoder():
+    settings = dataclasses.replace(config(), data=DataConfig(name="digits"))
+    with pytest.raises(ConfigError, match="grey values"):
+        latent.check_images(settings, load(settings.data))
+    latent.check_images(config(), load(config().data))
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"latent": {"vae_steps": 7}, "train": {"steps": 6}, "vae": {}}, "latent.vae_steps: 7 is above"),
+        ({"latent": {"vae_steps": 1}}, "without a section vae"),
+        ({"objective": {"t_min": 0.0}}, "objective.t_min: 0"),
+    ],
+)
+def test_stages_that_cannot_be(settings, words):
+    with pytest.raises(ConfigError, match=words):
+        from_dict(settings)
+
+
+def test_settings_survive_a_round_trip():
+    assert from_dict(to_dict(config())) == config()
+
+
+def test_static_binarisation_is_one_draw_with_the_right_mean():
+    grey = load(DataConfig(name="digits")).arrays()["x"].astype(np.float64) / 255
+    first, again = (load(DataConfig(name="digits", binarize="static")).arrays()["x"] for _ in range(2))
+    np.testing.assert_array_equal(first, again)
+    assert set(np.unique(first)) == {0, 255}
+    error = (first / 255.0 - grey).mean()
+    spread = np.sqrt((grey * (1 - grey)).sum()) / grey.size
+    assert abs(error) < 4 * spread
+    assert np.all(first[grey == 0] == 0)
+    assert np.all(first[grey == 1] == 255)
+    with pytest.raises(BaseDataError, match="vectors"):
+        load(DataConfig(name="ring", binarize="static"))
+    assert DataError is BaseDataError
+
+
+def test_dynamic_binarisation_has_the_mean_of_the_image():
+    x = jnp.asarray([0, 51, 255], jnp.uint8).reshape(1, 3, 1, 1)
+    drawn = dynamic(jax.random.key(0), jnp.broadcast_to(x, (4000, 3, 1, 1)))
+    mean = np.asarray(drawn).mean(axis=0).ravel()
+    np.testing.assert_allclose(mean[[0, 2]], [-1, 1])
+    assert abs(mean[1] - (2 * 0.2 - 1)) < 4 * 2 * np.sqrt(0.2 * 0.8 / 4000)
