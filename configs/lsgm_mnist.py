@@ -1,0 +1,119 @@
+"""LSGM on MNIST, binarised anew at every use (Vahdat et al. 2021).
+
+Command:   python -m sgmjax.train --config=configs/lsgm_mnist.py
+Data:      TFDS `mnist`, prepared once: python -m sgmjax.data.prepare mnist
+Hardware:  published: 2 GPUs of 16 GB for the VAE, 4 for the second stage, mixed precision; not trained to the end with
+           this code
+Expected:  published: NELBO 78.47 nats (python -m sgmjax.evaluate --metrics=nelbo)
+
+Values of the commands in NVlabs/LSGM's README: the VAE for 200 epochs, then both for 800, at 468 steps of 128 images an
+epoch. One thing differs: the VAE was published with batches of 200, and one run has one batch size. As published:
+
+    python -m sgmjax.train --config=configs/lsgm_mnist.py:vae
+    python -m sgmjax.train --config=configs/lsgm_mnist.py --config.latent.vae_from=runs/lsgm_mnist_vae \\
+        --config.latent.vae_steps=0 --config.train.steps=374400
+
+For likelihoods of one fixed binary set add --config.data.binarize=static.
+"""
+
+from sgmjax.training.config import complete
+
+
+def get_config(stages: str = "both"):
+    if stages not in ("both", "vae"):
+        raise ValueError(f"lsgm_mnist.py:{stages}: choose both or vae")
+    alone = stages == "vae"
+    batch_size, epoch = (200, 300) if alone else (128, 468)  # steps an epoch
+    vae_steps = 200 * epoch
+    steps = vae_steps if alone else vae_steps + 800 * epoch
+    return complete(
+        {
+            "data": {"name": "mnist", "binarize": "dynamic"},
+            "vae": {
+                "pad": 2,
+                "encoder_channels": 64,
+                "decoder_channels": 64,
+                "ch_mult": (1, 2, 2),
+                "num_blocks": 2,
+                "num_scales": 1,
+                "groups_per_scale": 2,
+                "latents_per_group": 20,
+                "preprocess_cells": 3,
+                "postprocess_cells": 3,
+                "encoder_cells": 1,
+                "decoder_cells": 1,
+                "cells": "res_mbconv",
+                "squeeze_excite": True,
+                "num_flows": 0,
+                "decoder": "bin",
+                "kl_max": 0.7,
+                "kl_anneal_portion": 1.0,
+                "kl_balance": "square",
+                "spectral_weight": 0.01,
+            },
+            "sde": {"name": "vp", "beta_min": 0.1, "beta_max": 20.0},
+            "model": {
+                "name": "ncsnpp",
+                "nf": 256,
+                "ch_mult": (1, 1),
+                "num_res_blocks": 8,
+                "attn_resolutions": (),
+                "dropout": 0.2,
+                "fir": False,
+                "embedding_type": "positional",
+                "embedding_dim": 128,
+                "embedding_scale": 1000.0,
+            },
+            "objective": {"t_min": 0.01, "time_conditioning": "t"},
+            "optimizer": {
+                "name": "adamw",
+                "learning_rate": 3e-4,
+                "eps": 1e-4,
+                "weight_decay": 3e-4,
+                "warmup_steps": 9360,
+                "grad_clip": None,
+                "ema_decay": 0.9999,
+            },
+            "latent": {
+                "vae_steps": vae_steps,
+                "vae_optimizer": {
+                    "name": "adamax",
+                    "learning_rate": 0.01,
+                    "learning_rate_min": 1e-4,
+                    "eps": 1e-3,
+                    "weight_decay": 3e-4,
+                    "warmup_steps": 5 * epoch,
+                    "grad_clip": None,
+                    "ema_decay": 0.0,
+                },
+                "vae_finetune": {
+                    "name": "adamw",
+                    "learning_rate": 1e-4,
+                    "learning_rate_min": 1e-5,
+                    "eps": 1e-3,
+                    "weight_decay": 3e-4,
+                    "warmup_steps": 9360,
+                    "grad_clip": None,
+                    "ema_decay": 0.0,
+                },
+                "p_weighting": "ll_iw",
+                "q_weighting": "reweight_p_samples",
+                "mixing_logit_init": -6.0,
+                "drop_inactive": True,
+                "vae_spectral_weight": 0.01,
+                "prior_spectral_weight": 0.0,
+                "kl_min": 0.7,
+                "kl_max": 1.0,
+                "kl_anneal_portion": 0.1,
+            },
+            "train": {
+                "steps": steps,
+                "batch_size": batch_size,
+                "log_every": 100,
+                "eval_every": 5000,
+                "sample_every": 10_000,
+                "checkpoint_every": 10_000,
+            },
+            "sampling": {"sampler": "ode", "t_min": 1e-5, "denoise": False, "rtol": 1e-5, "atol": 1e-5},
+        }
+    )
