@@ -40,8 +40,8 @@ class NelboSettings:
     """How `held_out_nelbo` evaluates; of the ODE see `samplers.likelihood`.
 
     Attributes:
-        t_min: where the ODE starts. In phase space the momenta leave their initial law at once (PSLD: 0.07 nats a latent
-            variable at 1e-3, 2e-5 at 1e-5), so it must be small.
+        t_min: where the ODE starts. In phase space the momenta leave their initial law at once (PSLD: 0.07 nats a
+            latent variable at 1e-3, 2e-5 at 1e-5), so it must be small.
         posterior_samples: draws of the latent variables of an image, averaged.
         draws: times drawn for the weighted objective of one of them.
     """

@@ -123,18 +123,20 @@ def test_the_first_stage_leaves_the_prior_alone_and_a_frozen_vae_stays(finished,
     )
 
 
-@pytest.mark.parametrize("process", ["vp", "psld"])
+@pytest.mark.parametrize("process", [pytest.param("vp", marks=pytest.mark.slow), "psld"])
 def test_bound_with_a_normal_prior_in_closed_form(process):
     """With all of the mixing on the normal score the prior is N(0, I): ODE and weighted objective give its bound."""
     p = problem(sde={"name": process}, model={"dropout": 0.0}, latent={"mixing_logit_init": -40.0})
     params, state = p.init_with_state(jax.random.key(0))
     weights = {"params": params, "state": state}
     x = load(p.config.data).read(np.arange(1))["x"][0]
-    settings = NelboSettings(trace="exact", posterior_samples=2, draws=256, t_min=1e-5)
-    times = latent_times(p.sde, "ll_iw", t_min=1e-3)
+    settings = NelboSettings(trace="exact", posterior_samples=2, draws=4096, t_min=1e-5)
+    times = latent_times(p.sde, "ll_iw", t_min=1e-5)
     found = jax.jit(lambda key: example_nelbo(p, settings, times, weights, key, x))(jax.random.key(1))
     assert found["ode"] == pytest.approx(float(found["normal"]), abs=0.02)
-    assert found["weighted"] == pytest.approx(float(found["normal"]), abs=0.5)
+    # One draw has a standard deviation of some 80 (VP) to 100 nats (PSLD) with 64 latent variables; 8,192 of them are
+    # averaged. At t_min = 0.01 PSLD's bound would be 60 nats above: its momenta have left their initial law by then.
+    assert found["weighted"] == pytest.approx(float(found["normal"]), abs=5.0)
     kl = float(jnp.sum(found["kl"]))
     assert kl + float(found["reconstruction"]) == pytest.approx(float(found["weighted"]), rel=1e-4)
 
