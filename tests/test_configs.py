@@ -24,6 +24,9 @@ NAMES = {
     "ve_celebahq256", "recipe_toy", "classifier_digits", "classifier_mnist", "psld_cifar_classifier",
     "ncsnv2_digits", "ncsnv2_mnist", "ncsnv2_cifar", "ncsnv2_celeba64", "ncsnv2_church96", "ncsnv2_bedroom128",
     "ncsnv2_tower128", "ncsnv2_ffhq256", "ncsn_cifar",
+    "lsgm_digits", "lsgm_psld_digits", "lsgm_cld_digits", "lsgm_mnist", "lsgm_psld_mnist", "lsgm_cld_mnist",
+    "lsgm_omniglot", "lsgm_cifar_fid", "lsgm_cifar_balanced", "lsgm_cifar_nll", "lsgm_psld_cifar", "lsgm_celebahq256",
+    "lsgm_celebahq256_qualitative",
 }  # fmt: skip
 
 # Trainable parameters of the official PyTorch networks, counted by building them (Fourier frequencies are fixed).
@@ -47,11 +50,39 @@ OFFICIAL_PARAMETERS = {
     "ncsnv2_tower128": 83_445_379,
     "ncsnv2_ffhq256": 94_132_611,
 }
+# Of the VAE and of its prior, mixing logits included; None for the priors that nobody published.
+OFFICIAL_LATENT = {
+    "lsgm_mnist": (3_005_822, 63_774_544),
+    "lsgm_mnist:vae": (3_005_822, 63_774_544),
+    "lsgm_psld_mnist": (3_005_822, None),
+    "lsgm_cld_mnist": (3_005_822, None),
+    "lsgm_omniglot": (5_384_190, 97_804_152),
+    "lsgm_cifar_fid": (100_867_740, 375_561_064),
+    "lsgm_cifar_balanced": (100_867_740, 375_561_064),
+    "lsgm_cifar_nll": (130_622_772, 375_561_064),
+    "lsgm_psld_cifar": (100_867_740, None),
+    "lsgm_celebahq256": (51_296_572, 408_367_680),
+    "lsgm_celebahq256_qualitative": (17_789_540, 440_116_368),
+    "lsgm_celebahq256_qualitative:prior": (17_789_540, 680_827_984),
+}
+ALIKE = {  # another one has nearly the same networks
+    "lsgm_mnist:vae", "lsgm_cld_mnist", "lsgm_cifar_balanced", "lsgm_psld_cifar", "lsgm_celebahq256_qualitative:prior",
+}  # fmt: skip
+PROCESSES = {"classifier": "psld", "digits": "psld", "ncsnv2": "ve", "ncsn": "ve"}  # by the first word of the name
+LATENT_PROCESSES = {
+    "lsgm_psld": "psld",
+    "lsgm_cld": "cld",
+    "lsgm_cifar_nll": "geometric_vp",
+    "lsgm_celebahq256_qualitative": "geometric_vp",
+    "lsgm": "vp",
+}  # by the beginning of the name
 IMAGES = {"cifar10": (32, 3), "mnist": (28, 1), "digits": (8, 1)}  # side and colours where the data decide the side
 
 
 def load(name: str) -> settings.Config:
-    return settings.from_dict(runpy.run_path(str(refdata.ROOT / "configs" / f"{name}.py"))["get_config"]())
+    """The settings of `configs/<name>.py`, or with an argument of `<name>:<argument>`."""
+    stem, *argument = name.split(":")
+    return settings.from_dict(runpy.run_path(str(refdata.ROOT / "configs" / f"{stem}.py"))["get_config"](*argument))
 
 
 def phases(sde) -> tuple[int, int]:
@@ -96,6 +127,15 @@ def parameters(config: settings.Config) -> int:
     return models.count_parameters(variables["params"])
 
 
+def latent_parameters(config: settings.Config) -> tuple[int, int]:
+    """Of the VAE, and of the prior with its mixing logits."""
+    side, colours = IMAGES.get(config.data.name, (config.data.image_size, 1 if config.data.binarize != "none" else 3))
+    config = dataclasses.replace(config, latent=dataclasses.replace(config.latent, vae_from=None))
+    problem = build.problem(config, (side, side, colours), None)
+    params = jax.eval_shape(problem.init, jax.random.key(0))
+    return models.count_parameters(params["vae"]), models.count_parameters(params["prior"])
+
+
 def test_the_runs_that_the_project_promises_are_there():
     assert {path.stem for path in FILES} == NAMES
 
@@ -115,7 +155,8 @@ def test_settings_are_valid_and_survive_a_round_trip(path: Path):
     settings.validate_for_devices(config, 8)  # every batch splits over one TPU host
     build.check_sampling(config.sampling, build.process(config.sde))  # traces the sampler with every step
     first = path.stem.split("_")[0]
-    assert config.sde.name == {"classifier": "psld", "digits": "psld", "ncsnv2": "ve", "ncsn": "ve"}.get(first, first)
+    latent = next((process for name, process in LATENT_PROCESSES.items() if path.stem.startswith(name)), None)
+    assert config.sde.name == (latent or PROCESSES.get(first, first))
 
 
 @pytest.mark.parametrize("process", ["vp", "subvp", "ve", "cld", "psld", "third_order"])
@@ -131,9 +172,50 @@ def test_published_networks_have_the_official_number_of_parameters(name: str):
     assert parameters(load(name)) == OFFICIAL_PARAMETERS[name]
 
 
-@pytest.mark.parametrize("name", sorted(NAMES - set(OFFICIAL_PARAMETERS)))
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in ALIKE else ()) for name in sorted(OFFICIAL_LATENT)]
+)
+def test_published_vaes_and_priors_have_the_official_number_of_parameters(name: str):
+    vae, prior = latent_parameters(load(name))
+    official_vae, official_prior = OFFICIAL_LATENT[name]
+    assert vae == official_vae
+    assert prior == official_prior if official_prior is not None else prior > 10**7
+
+
+@pytest.mark.parametrize("name", sorted(NAMES - set(OFFICIAL_PARAMETERS) - set(OFFICIAL_LATENT)))
 def test_networks_for_two_cores_build_and_are_small(name: str):
-    assert 10_000 < parameters(load(name)) < 3_000_000
+    config = load(name)
+    assert 10_000 < (parameters(config) if config.vae is None else sum(latent_parameters(config))) < 3_000_000
+
+
+@pytest.mark.parametrize(
+    ("name", "other", "differ"),
+    [
+        ("lsgm_digits", "lsgm_psld_digits", {"sde", "sampling"}),
+        ("lsgm_digits:grey", "lsgm_psld_digits:grey", {"sde", "sampling"}),
+        ("lsgm_digits", "lsgm_cld_digits", {"sde", "sampling"}),
+        ("lsgm_mnist", "lsgm_psld_mnist", {"sde", "sampling"}),
+        ("lsgm_mnist", "lsgm_cld_mnist", {"sde", "sampling"}),
+        ("lsgm_cifar_fid", "lsgm_psld_cifar", {"sde", "sampling"}),
+    ],
+)
+def test_phase_space_priors_differ_in_the_process_only(name: str, other: str, differ: set[str]):
+    one, two = load(name), load(other)
+    sections = {field.name for field in dataclasses.fields(settings.Config)}
+    assert {key for key in sections if getattr(one, key) != getattr(two, key)} == differ
+    assert dataclasses.replace(two.sampling, t_min=one.sampling.t_min) == one.sampling
+
+
+def test_stages_of_lsgm_that_were_published_apart():
+    mnist = load("lsgm_mnist:vae")
+    assert mnist.latent.vae_steps == mnist.train.steps and mnist.vae == load("lsgm_mnist").vae
+    first, last = load("lsgm_celebahq256_qualitative"), load("lsgm_celebahq256_qualitative:prior")
+    assert last.vae == first.vae and not last.latent.train_vae and last.sde.name == "vp"
+    assert last.latent.vae_from == "runs/lsgm_celebahq256_qualitative" and last.latent.vae_steps == 0
+    settings.validate_for_devices(last, 8)
+    for name in ("lsgm_mnist", "lsgm_celebahq256_qualitative", "lsgm_digits"):
+        with pytest.raises(ValueError, match="choose .* or "):
+            load(f"{name}:nothing")
 
 
 def test_gamma_zero_is_the_official_cld_of_the_ablation():
