@@ -6,6 +6,7 @@
     python -m sgmjax.sample --workdir=runs/psld_digits --classifier=runs/classifier_digits --labels=3 --guidance=2
     python -m sgmjax.sample --workdir=runs/psld_digits --inpaint=half
     python -m sgmjax.sample --workdir=runs/psld_digits --interpolate
+    python -m sgmjax.sample --workdir=runs/lsgm_digits --reconstruct
 
 Takes the averaged parameters of the newest checkpoint. What is not said is as in the run's config. Writes
 `<out>.npz` (`samples`: uint8 (num, H, W, C), or float32 (num, D); `nfe`, `step`) and a picture, `<out>.png`. With
@@ -57,6 +58,7 @@ def read_flags(argv: Sequence[str]) -> Any:
     flags.DEFINE_bool("colorize", False, "keep the grey part of colour images", flag_values=values)
     flags.DEFINE_integer("resample", 1, "times each step of --inpaint or --colorize is taken", flag_values=values)
     flags.DEFINE_float("start_time", None, "start from inputs noised to this time", flag_values=values)
+    flags.DEFINE_bool("reconstruct", False, "inputs through the VAE and back; for runs with one", flag_values=values)
     flags.DEFINE_bool("interpolate", False, "rows of images between two inputs", flag_values=values)
     flags.DEFINE_string("input", "test", "test (held-out data), or an .npz of images", flag_values=values)
     flags.DEFINE_string("out", None, "path without ending; default <workdir>/samples/...", flag_values=values)
@@ -103,7 +105,7 @@ def draw(values: Any) -> None:
     everywhere = sh.replicated(mesh)
     if "num" not in given and (values.inpaint or values.colorize or values.start_time is not None):
         given["num"] = 4 * control.COLUMNS
-    if "num" not in given and values.interpolate:
+    if "num" not in given and (values.interpolate or values.reconstruct):
         given["num"] = control.COLUMNS
     problem, params, step = load_run(path, sampling=given, sharding=everywhere, say=say)
     if not hasattr(problem, "sample_fn"):
@@ -122,6 +124,7 @@ def draw(values: Any) -> None:
         repeats=values.resample,
         start_time=values.start_time,
         interpolate=values.interpolate,
+        reconstruct=values.reconstruct,
     )
     steer.check(problem, labels)
     inputs, labels = steer.inputs(values.input, problem, sampling.num, labels)
@@ -136,8 +139,12 @@ def draw(values: Any) -> None:
     else:
         how = f"{sampling.steps} steps, {sampling.grid} grid"
         name = f"{sampling.sampler}_{sampling.steps}_{sampling.grid}"
-    how = "the probability flow, there and back" if values.interpolate else f"{sampling.sampler} ({how})"
-    name = "ode" if values.interpolate else name
+    if values.interpolate:
+        how, name = "the probability flow, there and back", "ode"
+    elif values.reconstruct:
+        how, name = "the VAE", "vae"
+    else:
+        how = f"{sampling.sampler} ({how})"
     say(f"drawing {sampling.num} samples with {how} from step {step} of {path} ...")
     start = time.perf_counter()
     key = jax.device_put(jax.random.key(values.seed), everywhere)

@@ -123,8 +123,8 @@ def eps_from_network(
 def normal_eps(sde: SDE) -> EpsFn:
     """The exact eps of standard normal data: eps(z, t) = -L_t^T grad log p_t(z), p_t the law of z_t if z_0 ~ N(0, I).
 
-    z_0's data variable has unit variance, the small sigma2_0 of the process included, and its auxiliaries have their own
-    law, so Sigma_N = L L^T + (1 - sigma2_0) E_0 E_0^T with E_0 the data column of the kernel's mean, and
+    z_0's data variable has unit variance, the small sigma2_0 of the process included, and its auxiliaries have their
+    own law, so Sigma_N = L L^T + (1 - sigma2_0) E_0 E_0^T with E_0 the data column of the kernel's mean, and
 
         eps = L^T Sigma_N^-1 z          (VP: sigma_t z; VE: sigma_t z / (1 - sigma2_0 + sigma_t^2)).
 

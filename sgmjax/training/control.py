@@ -41,6 +41,7 @@ class Control:
         repeats: times each step is taken under `mask` or `colorize`; see `samplers.inpaint`.
         start_time: start from the input noised to this time.
         interpolate: draw rows of images between input 2 i and input 2 i + 1.
+        reconstruct: the inputs through the VAE and back, in place of samples.
     """
 
     guidance: float | None = None
@@ -50,20 +51,23 @@ class Control:
     repeats: int = 1
     start_time: float | None = None
     interpolate: bool = False
+    reconstruct: bool = False
 
     @property
     def needs_input(self) -> bool:
-        return self.mask is not None or self.colorize or self.start_time is not None or self.interpolate
+        steered = self.mask is not None or self.colorize or self.start_time is not None
+        return steered or self.interpolate or self.reconstruct
 
     @property
     def strength(self) -> float:
         """Of the guidance; 1 where nothing is said: the score of the class itself."""
         return 1.0 if self.guidance is None else self.guidance
 
-    def check(self, problem: Problem, labels: np.ndarray | None) -> None:
+    def check(self, problem: Any, labels: np.ndarray | None) -> None:
         """Raise ConfigError, in one line, for what does not fit the run or cannot be done together."""
         settings = problem.config.sampling
         constrained = self.mask is not None or self.colorize
+        self._check_latent(problem, constrained)
         if self.mask is not None and self.colorize:
             raise ConfigError("--inpaint and --colorize: choose one of them")
         if self.interpolate and (constrained or self.start_time is not None):
@@ -85,6 +89,23 @@ class Control:
         if self.interpolate and labels is not None and len(set(labels.tolist())) > 1:
             raise ConfigError("--interpolate: between images of one class; give one in --labels")
         self._check_guidance(problem, labels)
+
+    def _check_latent(self, problem: Any, constrained: bool) -> None:
+        """What concerns runs with a VAE, or needs one."""
+        if problem.config.vae is None:
+            if self.reconstruct:
+                raise ConfigError("--reconstruct: the run has no VAE to reconstruct images with")
+            return
+        guided = self.guidance is not None or self.classifier is not None
+        if constrained or guided or self.start_time is not None:
+            raise ConfigError(
+                "--inpaint, --colorize, --start_time, --guidance: act on the images, and the prior of this run models "
+                "latent variables; use a run without a VAE"
+            )
+        if self.reconstruct and self.interpolate:
+            raise ConfigError("--reconstruct, --interpolate: choose one of them")
+        if self.interpolate and not hasattr(problem, "interpolate"):
+            raise ConfigError("--interpolate: along the flow of the prior, which this run has not trained yet")
 
     def _check_guidance(self, problem: Problem, labels: np.ndarray | None) -> None:
         if self.classifier is None and self.guidance is None:
@@ -125,7 +146,7 @@ class Control:
         classifier = {} if self.classifier is None else {"classifier": self.classifier.params}
         return {"score": params, **classifier}
 
-    def sample_fn(self, problem: Problem) -> Callable[..., Any]:
+    def sample_fn(self, problem: Any) -> Callable[..., Any]:
         """sample_fn(params, key, num, *, labels=None, x0=None, x1=None) -> samples and a `SampleInfo`.
 
         x0 are the inputs (num, *event), x1 the other ends of an interpolation, whose samples are
@@ -140,6 +161,9 @@ class Control:
             if labels is None and problem.num_classes is not None:
                 labels = jax.random.randint(label_key, (num,), 0, problem.num_classes)
             settings, sde = problem.config.sampling, problem.sde
+            if self.reconstruct:
+                x = problem.reconstruct(params["score"], key, x0)
+                return x, samplers.SampleInfo(nfe=0, state=None)
             if self.interpolate:
                 one = None if labels is None else labels[:1]  # one class for any number of states
 
@@ -149,7 +173,10 @@ class Control:
 
                 tolerances = {"rtol": settings.rtol, "atol": settings.atol}
                 options = {"t_min": settings.t_min, **{k: v for k, v in tolerances.items() if v is not None}}
-                x, nfe = samplers.interpolate(key, along, sde, x0, x1, num=COLUMNS, **options)
+                if problem.config.vae is not None:
+                    x, nfe = problem.interpolate(params["score"], key, x0, x1, COLUMNS, **options)
+                else:
+                    x, nfe = samplers.interpolate(key, along, sde, x0, x1, num=COLUMNS, **options)
                 return x, samplers.SampleInfo(nfe=nfe, state=None)
             score_fn = self._score_fn(problem, params, labels)
             options = {}
@@ -188,6 +215,7 @@ class Control:
             "colorize": self.colorize,
             f"from_{self.start_time or 0:g}": self.start_time is not None,
             "interpolate": self.interpolate,
+            "reconstruct": self.reconstruct,
             f"guided_{self.strength:g}": self.guidance is not None or self.classifier is not None,
         }
         return "".join(f"{part}_" for part, there in parts.items() if there)

@@ -26,13 +26,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from sgmjax import data, models, score, sdes
+from sgmjax import data, models, samplers, score, sdes
 from sgmjax.data.binarize import dynamic
 from sgmjax.models import distributions, nvae
 from sgmjax.models.nvae import regularization, terms
 from sgmjax.objectives.lsgm import cross_entropy_constant, lsgm
 from sgmjax.objectives.lsgm_weighting import LatentTimes, latent_times
-from sgmjax.samplers import SampleInfo
 from sgmjax.training.config import Config, ConfigError, OptimizerConfig, differences, to_dict
 
 PyTree = Any
@@ -160,6 +159,10 @@ class _Latent:
             return self.vae.mean_image(logits)
         return jnp.clip(self.vae.output_distribution(self.vae.crop(logits)).sample(pixel_key), -1.0, 1.0)
 
+    def reconstruct(self, weights: PyTree, key, x) -> jax.Array:
+        """Images in [-1, 1] through the VAE and back: the mean of p(x | eps) for one posterior sample."""
+        return self.vae.mean_image(self.encode(weights, key, x).logits)
+
     def latents(self, output: nvae.NVAEOutput) -> jax.Array:
         """What the prior models, (batch, *latent_shape)."""
         return self.vae.concat_eps_per_scale(output.eps)[0]
@@ -254,9 +257,9 @@ class VAEStage(_Latent):
         output = self.encode(weights, noise_key, x)
         return self._bound(output, x, self._normal_prior(output.eps), 1.0, "none")
 
-    def sample_fn(self, weights: PyTree, key, num: int, *, labels=None) -> tuple[jax.Array, SampleInfo]:
+    def sample_fn(self, weights: PyTree, key, num: int, *, labels=None) -> tuple[jax.Array, samplers.SampleInfo]:
         """`num` images by latent variables from N(0, I)."""
-        return self.decode(weights, key, num=num), SampleInfo(nfe=0, state=None)
+        return self.decode(weights, key, num=num), samplers.SampleInfo(nfe=0, state=None)
 
 
 class LatentProblem(_Latent):
@@ -343,7 +346,7 @@ class LatentProblem(_Latent):
         )
         return self._bound(output, x, self._neg_log_p(losses.cross_entropy, output.eps), 1.0, "none")
 
-    def sample_fn(self, weights: PyTree, key, num: int, *, labels=None) -> tuple[jax.Array, SampleInfo]:
+    def sample_fn(self, weights: PyTree, key, num: int, *, labels=None) -> tuple[jax.Array, samplers.SampleInfo]:
         """`num` images: latent variables by `config.sampling`, then the decoder."""
         from sgmjax.training.build import run_sampler
 
@@ -351,6 +354,27 @@ class LatentProblem(_Latent):
         shape = (num, *self.latent_shape)
         z, info = run_sampler(self.config.sampling, latent_key, self.score_fn(weights), self.sde, shape)
         return self.decode(weights, decoder_key, z), info
+
+    def interpolate(self, weights: PyTree, key, a, b, num: int, **options: Any) -> tuple[jax.Array, Any]:
+        """Images between two images: their latent variables encoded by the prior's flow, between them an arc, decoded.
+
+        Args:
+            weights: {"params", "state"}.
+            key: of the posterior samples and of the variables of finer scales, the same along a row.
+            a, b: (batch, H, W, C) in [-1, 1].
+            num: images a row.
+            options: t_min, rtol, atol of the flow, see `samplers.interpolate`.
+
+        Returns:
+            (batch, num, H, W, C), and the score evaluations a row took.
+        """
+        posterior_key, flow_key, decoder_key = jax.random.split(key, 3)
+        z = self.latents(self.encode(weights, posterior_key, jnp.concatenate([a, b])))
+        path, nfe = samplers.interpolate(
+            flow_key, self.score_fn(weights), self.sde, z[: len(a)], z[len(a) :], num=num, **options
+        )
+        images = jax.vmap(lambda z: self.decode(weights, decoder_key, z), in_axes=1, out_axes=1)(path)
+        return images, nfe
 
 
 def latent_problem(config: Config, sde: sdes.SDE, data_shape: tuple[int, ...]) -> _Latent:
