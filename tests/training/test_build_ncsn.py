@@ -61,7 +61,11 @@ def with_network(problem, network):
     return probe
 
 
-@pytest.mark.parametrize("name, whole", [(name, False) for name in VARIANTS] + WHOLE)
+AT_ONCE = ("ncsnv2", "ncsn", "continuous")
+STUBS = [pytest.param(n, False, marks=[] if n in AT_ONCE else pytest.mark.slow) for n in VARIANTS]
+
+
+@pytest.mark.parametrize("name, whole", STUBS + WHOLE)
 def test_trains_and_samples(name: str, whole: bool):
     problem = build.problem(config(**VARIANTS[name]), SHAPE)
     told = []
