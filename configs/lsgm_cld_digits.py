@@ -6,8 +6,10 @@ Hardware:  two CPU cores
 Expected:  samples/final.png shows digits that a person can read
 
 Ours, not published: lsgm_digits.py with the process of Dockhorn et al. 2022 as its prior, and the cross-entropy
-bound of docs/latent_prior.md. To compare priors on one VAE, train lsgm_digits.py first and add
---config.latent.vae_from=runs/lsgm_digits --config.latent.vae_steps=0 --config.train.steps=2000
+bound of docs/latent_prior.md. To compare priors on one VAE, train it alone and give it to all:
+
+    python -m sgmjax.train --config=configs/lsgm_digits.py --workdir=runs/vae_digits --config.train.steps=1500
+    (each) --config.latent.vae_from=runs/vae_digits --config.latent.vae_steps=0 --config.train.steps=2000
 """
 
 from sgmjax.training.config import complete

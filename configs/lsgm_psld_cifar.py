@@ -6,8 +6,10 @@ Hardware:  as lsgm_cifar_fid.py, whose settings they are but for the process; no
 Expected:  samples
 
 Ours, not published: LSGM (Vahdat et al. 2021) with the process of Pandey & Mandt 2023 as its prior and the
-cross-entropy bound of docs/latent_prior.md. To compare priors on one VAE, train lsgm_cifar_fid.py first and add
---config.latent.vae_from=runs/lsgm_cifar_fid --config.latent.vae_steps=0 --config.train.steps=365625
+cross-entropy bound of docs/latent_prior.md. To compare priors on one VAE, train it alone and give it to both:
+
+    python -m sgmjax.train --config=configs/lsgm_cifar_fid.py --workdir=runs/vae_cifar --config.train.steps=78000
+    (each) --config.latent.vae_from=runs/vae_cifar --config.latent.vae_steps=0 --config.train.steps=365625
 """
 
 from sgmjax.training.config import complete

@@ -6,8 +6,10 @@ Hardware:  as lsgm_mnist.py, whose settings they are but for the process; not tr
 Expected:  samples; --metrics=nelbo of sgmjax.evaluate for the bound
 
 Ours, not published: LSGM (Vahdat et al. 2021) with the process of Pandey & Mandt 2023 as its prior and the
-cross-entropy bound of docs/latent_prior.md. To compare priors on one VAE, train lsgm_mnist.py first and add
---config.latent.vae_from=runs/lsgm_mnist --config.latent.vae_steps=0 --config.train.steps=374400
+cross-entropy bound of docs/latent_prior.md. To compare priors on one VAE, train it alone and give it to all:
+
+    python -m sgmjax.train --config=configs/lsgm_mnist.py:vae
+    (each) --config.latent.vae_from=runs/lsgm_mnist_vae --config.latent.vae_steps=0 --config.train.steps=374400
 """
 
 from sgmjax.training.config import complete
