@@ -7,7 +7,7 @@ import re
 import numpy as np
 import refdata
 
-from sgmjax.training.config import Config
+from sgmjax.training.config import MODELS, SDES, Config
 
 README = (refdata.ROOT / "README.md").read_text()
 EXAMPLE, OWN_PROCESS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
@@ -55,4 +55,5 @@ def test_every_file_and_setting_that_the_pages_name_exists():
         for name in re.findall(r"`?((?:configs|docs|launch|notebooks|sgmjax)/[\w/]+\.\w+)", text):
             assert (refdata.ROOT / name).is_file(), (page.name, name)
         for section, key in re.findall(r"--config\.(\w+)\.(\w+)", text):
-            assert hasattr(getattr(Config(), section), key), (page.name, section, key)
+            kinds = {"model": MODELS, "sde": SDES}.get(section, {section: type(getattr(Config(), section))})
+            assert any(hasattr(kind, key) for kind in kinds.values()), (page.name, section, key)
