@@ -2,8 +2,10 @@
 
 Command:   python -m sgmjax.train --config=configs/ncsnv2_digits.py
 Data:      inside scikit-learn, nothing to download or prepare
-Hardware:  two CPU cores, minutes
-Expected:  samples/final.png shows digits that a person can read
+Hardware:  two CPU cores, 0.25 seconds of CPU time a step: about six minutes with compilation and sampling if they are
+           idle (measured with several other programs on them: 16 minutes)
+Expected:  samples/final.png shows digits, most of which a person can read; pixel-space Frechet distance of 500 samples
+           to the training set 0.141, where 500 images of that set are 0.046 away; held-out loss 8.7
 
 Ours, not published; the levels are those that `python -m sgmjax.noise_levels --config=configs/ncsnv2_digits.py`
 recommends: sigma_1 by technique 1, 22 of them by technique 2, and the step size by technique 4 (left to the sampler).
@@ -28,8 +30,9 @@ def get_config():
                 "reduce": "half_sum",
             },
             "optimizer": {
-                "learning_rate": 1e-3,
-                "warmup_steps": 0,
+                "learning_rate": 2e-3,
+                "learning_rate_min": 1e-5,
+                "warmup_steps": 100,
                 "grad_clip": None,
                 "ema_decay": 0.999,
                 "ema_warmup": True,
