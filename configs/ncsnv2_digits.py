@@ -2,8 +2,8 @@
 
 Command:   python -m sgmjax.train --config=configs/ncsnv2_digits.py
 Data:      inside scikit-learn, nothing to download or prepare
-Hardware:  two CPU cores, 0.25 seconds of CPU time a step: about six minutes with compilation and sampling if they are
-           idle (measured with several other programs on them: 16 minutes)
+Hardware:  two CPU cores, 0.25 seconds of CPU time a step: an estimated six minutes with compilation and sampling if
+           they are idle (measured with several other programs on them: 18 minutes)
 Expected:  samples/final.png shows digits, most of which a person can read; pixel-space Frechet distance of 500 samples
            to the training set 0.141, where 500 images of that set are 0.046 away; held-out loss 8.7
 
