@@ -33,6 +33,7 @@ from sgmjax.models.nvae import regularization, terms
 from sgmjax.objectives.lsgm import cross_entropy_constant, lsgm
 from sgmjax.objectives.lsgm_weighting import LatentTimes, latent_times
 from sgmjax.training.config import Config, ConfigError, OptimizerConfig, differences, to_dict
+from sgmjax.training.logging import say
 
 PyTree = Any
 Metrics = dict[str, jax.Array]
@@ -90,6 +91,7 @@ class _Latent:
             "batch_stats": variables["batch_stats"],
             "spectral": regularization.init_spectral(spectral_key, params["vae"]),
             "prior_spectral": regularization.init_spectral(prior_spectral_key, network, select=self._select_prior),
+            "active": jnp.ones((channels,)),  # latent channels that the prior's network sees
         }
         return params, state
 
@@ -208,20 +210,30 @@ class _Latent:
         return [-distributions.standard_normal_log_prob(e) for e in eps]
 
     # ----------------------------------------------------------------------------------------------------------- prior
-    def prior_eps(self, params: PyTree, *, dropout_key=None) -> score.EpsFn:
-        """The prior's prediction of the noised variables' eps; params {"network", "mixing_logit"}."""
+    def prior_eps(self, params: PyTree, active, *, dropout_key=None) -> score.EpsFn:
+        """The prior's prediction of the noised variables' eps.
+
+        Args:
+            params: {"network", "mixing_logit"}.
+            active: of the networks' state, (channels,).
+            dropout_key: means training.
+        """
 
         def network(x, cond):
             rngs = {} if dropout_key is None else {"dropout": dropout_key}
             return self.prior.apply({"params": params["network"]}, x, cond, train=dropout_key is not None, rngs=rngs)
 
         eps_fn = score.eps_from_network(network, self.sde, time_conditioning=self.config.objective.time_conditioning)
-        return score.learned_mixed_eps(eps_fn, params["mixing_logit"], self.sde)
+        return score.learned_mixed_eps(eps_fn, params["mixing_logit"], self.sde, active=active)
+
+    def weighted_eps(self, weights: PyTree) -> score.EpsFn:
+        """`prior_eps` of {"params", "state"}."""
+        return self.prior_eps(weights["params"]["prior"], weights["state"]["active"])
 
     def score_fn(self, weights: PyTree, *, labels=None, guidance: float = 1.0) -> score.ScoreFn:
         """The prior's score, score_fn(z, t) -> (batch, k, *latent_shape)."""
         del labels, guidance  # there are no classes
-        return score.score_from_eps(self.prior_eps(weights["params"]["prior"]), self.sde)
+        return score.score_from_eps(self.weighted_eps(weights), self.sde)
 
 
 class VAEStage(_Latent):
@@ -271,6 +283,35 @@ class LatentProblem(_Latent):
         settings = {"prior": self.config.optimizer}
         return settings | ({"vae": self.config.latent.vae_finetune} if self.config.latent.train_vae else {})
 
+    def begin(self, params: PyTree, state: PyTree, dataset: Any) -> tuple[PyTree, PyTree]:
+        """What is done once before the first step: with `latent.drop_inactive`, idle latent channels are left out.
+
+        A channel is idle if its KL from N(0, I), over up to 2,048 images, is below 0.1 nats. The prior of such a one
+        stays normal, and the network does not see it.
+        """
+        if not self.config.latent.drop_inactive:
+            return params, state
+        weights = {"params": params, "state": state}
+
+        @jax.jit
+        def divergence(key, x):
+            data_key, posterior_key = jax.random.split(key)
+            output = self.encode(weights, posterior_key, self.images(data_key, x))
+            groups = terms.normal_prior_terms(output.log_q, output.eps).per_channel[: self.vae.groups_per_scale]
+            return jnp.concatenate(groups)
+
+        num, size = min(2048, dataset.num_examples), min(128, dataset.num_examples)
+        starts = range(0, num - size + 1, size)
+        keys = jax.random.split(jax.random.key(0), len(starts))
+        found = [divergence(k, dataset.read(np.arange(s, s + size))["x"]) for k, s in zip(keys, starts, strict=True)]
+        active = terms.active_channels(jnp.mean(jnp.stack(found), axis=0))
+        logit = score.initial_mixing_logit(
+            self.sde, len(active), init=self.config.latent.mixing_logit_init, active=active
+        )
+        say(f"{int(active.sum())} of {len(active)} latent channels are active")
+        prior = {**params["prior"], "mixing_logit": logit}
+        return {**params, "prior": prior}, {**state, "active": active.astype(jnp.float32)}
+
     @property
     def times(self) -> tuple[LatentTimes, Any]:
         """Weighting and times of the prior's objective, and those of the VAE's (see `objectives.lsgm`)."""
@@ -291,7 +332,7 @@ class LatentProblem(_Latent):
         p, q = self.times
         losses = lsgm(
             prior_key,
-            lambda params, z, t: self.prior_eps(params, dropout_key=dropout_key)(z, t),
+            lambda params, z, t: self.prior_eps(params, state["active"], dropout_key=dropout_key)(z, t),
             params["prior"],
             self.sde,
             self.latents(output),
@@ -338,7 +379,7 @@ class LatentProblem(_Latent):
         times = latent_times(self.sde, "ll_iw", t_min=self.config.objective.t_min)
         losses = lsgm(
             prior_key,
-            lambda params, z, t: self.prior_eps(params)(z, t),
+            lambda params, z, t: self.prior_eps(params, weights["state"]["active"])(z, t),
             weights["params"]["prior"],
             self.sde,
             self.latents(output),

@@ -152,6 +152,8 @@ class Run:
     A problem may have more than `build.Problem` has, and then
         stages(steps): parts of the run, ((end, problem), ...), over the same parameters.
         optimizers: settings by group, where its parameters {group: parameters} have optimisers of their own.
+        start_from(params, state), begin(params, state, dataset): what is done before the first step of the run, of a
+            stage, as new parameters and state.
         init_with_state(key), init_state(key), train_loss(params, key, batch, context): of networks that carry a state;
             its `loss_fn` and `sample_fn` take {"params": parameters, "state": that state} in place of parameters.
     """
@@ -291,16 +293,9 @@ class Run:
         found = checkpointer.restore(self.abstract, say)
         if found is None:
             state = self._initial(self._place(jax.random.fold_in(self.key, _INIT)))
-            if hasattr(self.problem, "start_from") and self._state_packing is not None:
-                trees = self._packing.unpack(state.params), self._state_packing.unpack(state.model_state)
-                params, model_state = self.problem.start_from(*trees)
-                state = dataclasses.replace(
-                    state,
-                    params=self._pack(params),
-                    ema_params=self._pack(params),
-                    model_state=self._pack_model_state(model_state),
-                )
-            return state, 0, iterator, []
+            if hasattr(self.problem, "start_from"):
+                state = self._changed(state, self.problem.start_from)
+            return self._begin_stage(state, self.stages[0]), 0, iterator, []
         state, meta = found
         state = dataclasses.replace(state, params=self._pack(state.params), ema_params=self._pack(state.ema_params))
         if self._state_packing is not None:
@@ -310,6 +305,26 @@ class Run:
         iterator.set_state(meta["data"])  # the same in all processes, and good for any number of them
         say(f"going on from step {step} of {self.config.train.steps} in {self.path}")
         return state, step, iterator, meta["window"]
+
+    def _begin_stage(self, state: TrainState, stage: _Stage) -> TrainState:
+        if not hasattr(stage.problem, "begin"):
+            return state
+        return self._changed(state, lambda params, model_state: stage.problem.begin(params, model_state, self.dataset))
+
+    def _changed(self, state: TrainState, change: Any) -> TrainState:
+        """The state with the parameters and the networks' state that `change` makes of them."""
+        assert self._state_packing is not None
+        before = self._packing.unpack(state.params), self._state_packing.unpack(state.model_state)
+        params, model_state = change(*before)
+        if params is before[0] and model_state is before[1]:
+            return state
+        packed = self._pack(params)
+        return dataclasses.replace(
+            state,
+            params=packed,
+            ema_params=jax.tree.map(jnp.copy, packed),
+            model_state=self._pack_model_state(model_state),
+        )
 
     def _place(self, key: jax.Array) -> jax.Array:
         return jax.device_put(key, sh.replicated(self.mesh))
@@ -342,7 +357,7 @@ class Run:
                     stage, first = self._stage(step), step
                     say(f"step {step}: compiling the next stage ...")
                 if step == stage.first > 0:
-                    state = stage.fresh(state)
+                    state = self._begin_stage(stage.fresh(state), stage)
                 start, busy = time.perf_counter(), time.thread_time()
                 batch = sh.put_batch(self._next(iterator), self._batch_sharding)
                 state, metrics = stage.step_fn(state, batch, key)

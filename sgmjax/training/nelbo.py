@@ -112,7 +112,7 @@ def example_nelbo(problem: Any, settings: NelboSettings, times: LatentTimes, wei
         many = jnp.broadcast_to(z, (settings.draws, *z.shape[1:]))
         losses = lsgm(
             weighted_key,
-            lambda params, z, t: problem.prior_eps(params)(z, t),
+            lambda params, z, t: problem.prior_eps(params, weights["state"]["active"])(z, t),
             weights["params"]["prior"],
             problem.sde,
             many,

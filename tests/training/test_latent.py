@@ -141,6 +141,27 @@ def test_bound_with_a_normal_prior_in_closed_form(process):
     assert kl + float(found["reconstruction"]) == pytest.approx(float(found["weighted"]), rel=1e-4)
 
 
+def test_idle_latent_channels_are_left_to_the_normal_prior():
+    p = problem(latent={"drop_inactive": True})
+    params, state = p.init_with_state(jax.random.key(0))
+    # a posterior of mean and log-sigma 0, that of the prior, for the first channel of the first group
+    posterior = params["vae"]["decoder_0_first"]["posterior"]
+    latents = p.vae.latents_per_group
+    idle = jnp.arange(2 * latents) % latents == 0
+    posterior["log_weight_norm"] = jnp.where(idle, -40.0, posterior["log_weight_norm"])
+    posterior["bias"] = jnp.where(idle, 0.0, posterior["bias"] + 1.0)
+    after, new = p.begin(params, state, load(p.config.data))
+    assert new["active"][0] == 0
+    assert new["active"][1] == 1
+    assert after["prior"]["mixing_logit"][0, 0] == -15
+    assert after["prior"]["mixing_logit"][0, 1] == p.config.latent.mixing_logit_init
+    z = jax.random.normal(jax.random.key(1), (2, 1, *p.latent_shape))
+    moved = z.at[..., 0].add(1.0)
+    eps = p.weighted_eps({"params": after, "state": new})
+    a, b = eps(z, jnp.full(2, 0.5)), eps(moved, jnp.full(2, 0.5))
+    np.testing.assert_array_equal(a[..., 1:], b[..., 1:])  # what the network says does not depend on an idle channel
+
+
 def test_metric_nelbo_and_refusals_of_the_command(finished, capsys):
     assert evaluate.main(["evaluate", f"--workdir={finished}", "--metrics=nelbo", "--split=train", "--num=8"]) == 0
     assert "NELBO, prior by the probability-flow ODE" in capsys.readouterr().out
