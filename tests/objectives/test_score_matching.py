@@ -59,7 +59,9 @@ def exact(sde, times, matching: str) -> list[Exact]:
     """Sigma = C - E Cov(what is conditioned on) E^T, harmless in float64 at these times (needs x64)."""
     conditioned = np.diag(np.append(S**2, np.zeros(sde.k - 1)))
     if matching == "dsm":
-        conditioned = conditioned + np.asarray(sde.initial_factor()) @ np.asarray(sde.initial_factor()).T
+        auxiliary = np.array(sde.initial_factor())
+        auxiliary[0] = 0.0  # the data variable's own initial variance (of VE, sigma_min^2) is in the kernel either way
+        conditioned = conditioned + auxiliary @ auxiliary.T
     T = np.eye(sde.k) if sde.frame is None else np.asarray(sde.frame)
     rates = np.asarray(sde.diffusion_squared(jnp.asarray(times, jnp.float64)))
     out = []

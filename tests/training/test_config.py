@@ -88,7 +88,7 @@ BAD = [
     ({"train": {"batch_size": 0}}, "train.batch_size: must be positive, got 0"),
     ({"seed": -1}, "seed: must be zero or positive, got -1"),
     ({"optimizer": {"ema_decay": 1.0}}, "optimizer.ema_decay: must be at least 0 and below 1, got 1.0"),
-    ({"objective": {"t_min": 0.0}}, "objective.t_min: must be between 0 and 1, both excluded, got 0.0"),
+    ({"objective": {"t_min": 0.0}}, "objective.t_min: 0 is for a latent prior; use 1e-5"),
     ({"optimizer": {"grad_clip": -1.0}}, "optimizer.grad_clip: must be positive, got -1.0"),
     ({"data": {"image_size": 0}}, "data.image_size: must be positive, got 0"),
     ({"sde": {"name": "plsd"}}, "sde.name: no sde called 'plsd'; choose one of vp, "),
