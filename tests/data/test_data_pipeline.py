@@ -25,6 +25,7 @@ DEFAULTS = {
     "in_memory": None,
     "memory_limit_gb": 2.0,
     "num_samples": 1000,
+    "binarize": "none",
 }
 
 
