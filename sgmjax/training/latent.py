@@ -493,7 +493,10 @@ def _check_vae_from(config: Config) -> None:
         return
     from sgmjax.training import workdir
 
-    there = workdir.read_config(path)
+    try:
+        there = workdir.read_config(path)
+    except workdir.WorkdirError as error:
+        raise ConfigError(f"latent.vae_from: {error}") from None
     if there.vae is None:
         raise ConfigError(f"latent.vae_from: the run in {path} has no VAE")
     changed = [
