@@ -26,6 +26,7 @@ def config(folder, **settings):
         "in_memory": None,
         "memory_limit_gb": 2.0,
         "num_samples": 1,
+        "binarize": "none",
     }
     return SimpleNamespace(**{**defaults, **settings})
 

@@ -31,6 +31,7 @@ def config(folder, **settings):
         "in_memory": None,
         "memory_limit_gb": 2.0,
         "num_samples": 1,
+        "binarize": "none",
     }
     return SimpleNamespace(**{**defaults, **settings})
 
@@ -123,7 +124,7 @@ def test_reading_imports_no_tensorflow(data_dir):
     program = (
         "import sys; from types import SimpleNamespace as N; from sgmjax import data\n"
         f"c = N(name='mnist', data_dir={str(data_dir)!r}, split='test[:64]', eval_split=None, image_size=None,"
-        " flip=False, in_memory=False, memory_limit_gb=1, num_samples=1)\n"
+        " flip=False, in_memory=False, memory_limit_gb=1, num_samples=1, binarize='none')\n"
         "it = data.load(c).iterator(8, seed=0); assert next(it)['x'].shape == (8, 28, 28, 1); it.close()\n"
         "assert 'grain' in sys.modules and 'tensorflow' not in sys.modules"
     )
