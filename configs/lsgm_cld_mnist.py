@@ -54,7 +54,7 @@ def get_config():
                 "embedding_dim": 128,
                 "embedding_scale": 1000.0,
             },
-            "objective": {"t_min": 0.01, "time_conditioning": "t"},
+            "objective": {"t_min": 1e-5, "time_conditioning": "t"},
             "optimizer": {
                 "name": "adamw",
                 "learning_rate": 3e-4,
@@ -104,6 +104,6 @@ def get_config():
                 "sample_every": 10_000,
                 "checkpoint_every": 10_000,
             },
-            "sampling": {"sampler": "ode", "t_min": 1e-3, "denoise": False, "rtol": 1e-5, "atol": 1e-5},
+            "sampling": {"sampler": "ode", "t_min": 1e-5, "denoise": False, "rtol": 1e-5, "atol": 1e-5},
         }
     )

@@ -60,7 +60,7 @@ def get_config():
                 "embedding_dim": 128,
                 "embedding_scale": 1000.0,
             },
-            "objective": {"t_min": 0.01, "time_conditioning": "t"},
+            "objective": {"t_min": 1e-5, "time_conditioning": "t"},
             "optimizer": {
                 "name": "adamw",
                 "learning_rate": 1e-4,
@@ -112,7 +112,7 @@ def get_config():
             },
             "sampling": {
                 "sampler": "ode",
-                "t_min": 1e-3,
+                "t_min": 1e-5,
                 "denoise": False,
                 "rtol": 1e-5,
                 "atol": 1e-5,

@@ -48,7 +48,7 @@ def get_config(kind: str = "binary"):
                 "attn_resolutions": (2,),
                 "dropout": 0.1,
             },
-            "objective": {"t_min": 0.01, "time_conditioning": "t999"},
+            "objective": {"t_min": 1e-5, "time_conditioning": "t999"},
             "optimizer": {
                 "name": "adamw",
                 "learning_rate": 1e-3,
@@ -93,6 +93,6 @@ def get_config(kind: str = "binary"):
                 "sample_every": 500,
                 "checkpoint_every": 500,
             },
-            "sampling": {"sampler": "ode", "t_min": 1e-3, "denoise": False, "rtol": 1e-5, "atol": 1e-5, "num": 1000},
+            "sampling": {"sampler": "ode", "t_min": 1e-5, "denoise": False, "rtol": 1e-5, "atol": 1e-5, "num": 1000},
         }
     )
