@@ -12,8 +12,9 @@
     neighbours  how near such samples are to their nearest training images, against how near held-out images are: has
              the model memorised? With a picture, each row a sample and its nearest training images
 
-Takes the averaged parameters of the newest checkpoint. Writes `<workdir>/metrics/<metric>_step<step>.json` with all
-settings that matter. --t_min is by default the time where the run's training ended.
+Takes the averaged parameters of the newest checkpoint, with --params=raw those being trained. Writes
+`<workdir>/metrics/<metric>_step<step>.json` with all settings that matter. --t_min is by default the time where the
+run's training ended.
 """
 
 from __future__ import annotations
@@ -60,6 +61,9 @@ def read_flags(argv: Sequence[str]) -> Any:
     flags.DEFINE_string("workdir", None, "the run folder", flag_values=values)
     flags.DEFINE_list("metrics", ["bpd"], f"what to measure: {', '.join(METRICS)}", flag_values=values)
     flags.DEFINE_enum("split", "test", ["test", "train"], "held-out or training data", flag_values=values)
+    flags.DEFINE_enum(
+        "params", "ema", ["ema", "raw"], "averaged parameters, or those being trained", flag_values=values
+    )
     flags.DEFINE_integer("num", None, "examples or samples; default all examples", flag_values=values)
     flags.DEFINE_integer("batch_size", None, "examples at a time", flag_values=values)
     flags.DEFINE_integer("seed", 0, "of all that is random, and of which examples", flag_values=values)
@@ -122,7 +126,7 @@ def evaluate(values: Any) -> None:
 
     path = Path(values.workdir)
     mesh = sh.make_mesh()
-    run = load_run(path, sharding=sh.replicated(mesh), say=say)
+    run = load_run(path, sharding=sh.replicated(mesh), say=say, averaged=values.params == "ema")
     for name in ("frechet", "neighbours"):
         if name in values.metrics and not run.problem.is_image:
             raise _cli.UsageError(f"--metrics: {name} is for images, and this run has vectors")
@@ -138,8 +142,18 @@ def evaluate(values: Any) -> None:
         start = time.perf_counter()
         lines, result, *shown = measure(values, run, dataset, mesh)
         seconds = time.perf_counter() - start
-        out = Path(values.out) if values.out else path / "metrics" / f"{name}_step{run.step}.json"
-        common = {"metric": name, "workdir": str(path), "step": run.step, "parameters": "ema", "split": values.split}
+        out = (
+            Path(values.out)
+            if values.out
+            else path / "metrics" / f"{name}_step{run.step}{'' if values.params == 'ema' else '_raw'}.json"
+        )
+        common = {
+            "metric": name,
+            "workdir": str(path),
+            "step": run.step,
+            "parameters": values.params,
+            "split": values.split,
+        }
         common |= {"data": dataset.name, "seed": values.seed}
         if jax.process_index() == 0:
             write(out, common | result | {"seconds": round(seconds, 2)})

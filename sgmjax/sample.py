@@ -8,7 +8,8 @@
     python -m sgmjax.sample --workdir=runs/psld_digits --interpolate
     python -m sgmjax.sample --workdir=runs/lsgm_digits --reconstruct
 
-Takes the averaged parameters of the newest checkpoint. What is not said is as in the run's config. Writes
+Takes the averaged parameters of the newest checkpoint, with --params=raw those being trained. What is not said is as in
+the run's config. Writes
 `<out>.npz` (`samples`: uint8 (num, H, W, C), or float32 (num, D); `nfe`, `step`) and a picture, `<out>.png`. With
 --inpaint, --colorize or --start_time the samples come from eight inputs in turn, which are in the .npz too (`inputs`);
 the picture shows the inputs, what was kept of them, and rows of samples. With --interpolate each row goes from one
@@ -49,6 +50,9 @@ def read_flags(argv: Sequence[str]) -> Any:
     flags.DEFINE_string("denoise", None, "last step: True, False, tweedie, ode, x_mean", flag_values=values)
     flags.DEFINE_float("rtol", None, "relative tolerance of adaptive samplers", flag_values=values)
     flags.DEFINE_float("atol", None, "absolute tolerance of adaptive samplers", flag_values=values)
+    flags.DEFINE_enum(
+        "params", "ema", ["ema", "raw"], "averaged parameters, or those being trained", flag_values=values
+    )
     flags.DEFINE_integer("seed", 0, "of the samples", flag_values=values)
     flags.DEFINE_integer("batch_size", None, "samples drawn at a time", flag_values=values)
     flags.DEFINE_list("labels", None, "classes, as 3 or 0,1,2: used in turn", flag_values=values)
@@ -107,7 +111,9 @@ def draw(values: Any) -> None:
         given["num"] = 4 * control.COLUMNS
     if "num" not in given and (values.interpolate or values.reconstruct):
         given["num"] = control.COLUMNS
-    problem, params, step = load_run(path, sampling=given, sharding=everywhere, say=say)
+    problem, params, step = load_run(
+        path, sampling=given, sharding=everywhere, say=say, averaged=values.params == "ema"
+    )
     if not hasattr(problem, "sample_fn"):
         raise _cli.UsageError(f"--workdir: {path} is a classifier's run; give that of a score network")
     sampling = problem.config.sampling
@@ -152,7 +158,7 @@ def draw(values: Any) -> None:
     drawn = sampler(params, key, sampling.num, labels=labels, inputs=inputs, progress=show)
     assert drawn is not None
     samples = pictures.to_arrays(drawn[0], problem.is_image, problem.centered)
-    name = f"{steer.name}{name}_seed{values.seed}"
+    name = f"{steer.name}{name}{'' if values.params == 'ema' else '_raw'}_seed{values.seed}"
     out = Path(values.out.removesuffix(".npz")) if values.out else path / "samples" / name
     if jax.process_index() == 0:
         out.parent.mkdir(parents=True, exist_ok=True)

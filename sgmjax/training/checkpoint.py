@@ -144,17 +144,26 @@ class Checkpointer:
         return state, items["meta"]
 
     def restore_ema(
-        self, abstract: PyTree, say: Callable[[str], None] = print, *, model_state: PyTree = None
+        self, abstract: PyTree, say: Callable[[str], None] = print, *, model_state: PyTree = None, averaged: bool = True
     ) -> tuple[int, PyTree, PyTree] | None:
-        """The step, the averaged parameters and the model's state ({} unless asked for); otherwise as `restore`."""
-        wanted = {"ema": ocp.args.StandardRestore(abstract)}
+        """The step, the averaged parameters and the model's state ({} unless asked for); otherwise as `restore`.
+
+        With `averaged=False` the parameters being trained in place of their average.
+        """
+        if averaged:
+            wanted: dict[str, Any] = {"ema": ocp.args.StandardRestore(abstract)}
+        else:
+            part = {"params": abstract}
+            places = ocp.checkpoint_utils.construct_restore_args(part)
+            wanted = {"train": ocp.args.PyTreeRestore(item=part, restore_args=places, partial_restore=True)}
         if jax.tree.leaves(model_state):
             wanted["model_state"] = ocp.args.StandardRestore(model_state)
         found = self._newest(wanted, say)
         if found is None:
             return None
         step, items = found
-        return step, items["ema"], items.get("model_state", {})
+        params = items["ema"] if averaged else items["train"]["params"]
+        return step, params, items.get("model_state", {})
 
     def _newest(self, args: dict[str, Any], say: Callable[[str], None]) -> tuple[int, Any] | None:
         steps = self.steps()

@@ -42,6 +42,7 @@ def load_run(
     sampling: Mapping[str, Any] | None = None,
     sharding: jax.sharding.Sharding | None = None,
     say: Callable[[str], None] = say_on_stdout,
+    averaged: bool = True,
 ) -> LoadedRun:
     """Reads the config and the averaged parameters of a run folder; writes nothing.
 
@@ -51,6 +52,7 @@ def load_run(
             added to the run's, unless the sampler is another one.
         sharding: where the parameters shall lie; None: on the first device.
         say: receives a line for every damaged checkpoint that is passed over.
+        averaged: False takes the parameters being trained, without their moving average.
 
     Raises:
         WorkdirError: there is no run, or it has no checkpoint yet.
@@ -74,7 +76,7 @@ def load_run(
         lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding), (shapes, state_shapes)
     )
     with _quiet_orbax():
-        found = Checkpointer(path, read_only=True).restore_ema(abstract, say, model_state=state)
+        found = Checkpointer(path, read_only=True).restore_ema(abstract, say, model_state=state, averaged=averaged)
     if found is None:
         raise workdir.WorkdirError(f"no checkpoint in {path} yet; let the run go on until its first one")
     step, params, state = found

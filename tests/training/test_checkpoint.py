@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -70,6 +71,17 @@ def test_averaged_parameters_alone(folder):
     state, abstract = make(seed=3)
     step, ema, _ = Checkpointer(folder, read_only=True).restore_ema(abstract.ema_params)
     assert step == 3 and equal(ema, state.ema_params)
+
+
+def test_trained_parameters_alone(tmp_path):
+    """Those of the same checkpoint that are not averaged, without reading the optimiser's state."""
+    state, abstract = make(seed=3)
+    state = dataclasses.replace(state, params=jax.tree.map(lambda p: p + 1, state.params))
+    writer = Checkpointer(tmp_path)
+    writer.save(4, state, {})
+    writer.close()
+    step, params, _ = Checkpointer(tmp_path, read_only=True).restore_ema(abstract.params, averaged=False)
+    assert step == 4 and equal(params, state.params) and not equal(params, state.ema_params)
 
 
 def test_nothing_to_restore(tmp_path):
