@@ -16,9 +16,9 @@ The problems:
 
 Errors are sliced 2-Wasserstein distances to as many true draws, mean over seeds, beside the floor: the mean distance
 of two independent sets of true draws. For a run they are pixel-space Frechet distances to its training data, beside
-those of two halves of the data; of the tuned and the plain grid the better one counts. Every fixed-step sampler takes the grid that suits it (`--tune` looks for it on the
-ring, on seeds of its own, and keeps what it finds in `samplers_grids.json`); adaptive ones are run at several
-tolerances and shown at the evaluations they took.
+those of two halves of the data; of the tuned and the plain grid the better one counts. Every fixed-step sampler takes
+the grid that suits it (`--tune` looks for it on the ring, on seeds of its own, and keeps what it finds in
+`samplers_grids.json`); adaptive ones are run at several tolerances and shown at the evaluations they took.
 """
 
 from __future__ import annotations

@@ -136,6 +136,7 @@ def test_phase_space_prior_and_bad_options():
             models.build(dataclasses.replace(Section(), **change), in_channels=6, out_channels=6, image_size=4)
 
 
+@pytest.mark.slow
 def test_embedding_scale_is_a_scale_of_time():
     """Scale 1000 at t is scale 1 at 1000 t: score_sde's discrete time."""
     make = lambda scale: models.build(  # noqa: E731

@@ -285,6 +285,7 @@ def test_batch_norm_is_synchronised_over_devices():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), whole, parts)
 
 
+@pytest.mark.slow
 def test_low_precision_keeps_densities_and_statistics_wide(example):
     m = build_nvae(TINY, image_size=6, channels=1, dtype=jnp.bfloat16)
     step = lambda v: m.apply(v, example.x, noise=example.noise, train=True, mutable=["batch_stats"])  # noqa: E731

@@ -84,7 +84,8 @@ def finished(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("step", [2, 3, 4])  # in the first stage, between both, in the second
+# In the first stage, between both, in the second.
+@pytest.mark.parametrize("step", [2, *(pytest.param(step, marks=pytest.mark.slow) for step in (3, 4))])
 def test_a_run_goes_on_bitwise_in_either_stage(finished, tmp_path, monkeypatch, step):
     """All of the state, averages of batch norm and vectors of power iterations included, over eight devices."""
     monkeypatch.setattr(Stop, "step", step)
@@ -101,6 +102,7 @@ def test_a_run_goes_on_bitwise_in_either_stage(finished, tmp_path, monkeypatch, 
         np.testing.assert_array_equal(a["samples"], b["samples"])
 
 
+@pytest.mark.slow
 def test_the_first_stage_leaves_the_prior_alone_and_a_frozen_vae_stays(finished, tmp_path):
     """And `latent.vae_from` begins with the VAE of another run."""
     frozen = {"vae_from": str(finished), "vae_steps": 0, "train_vae": False, "q_ema": False}
