@@ -110,6 +110,47 @@ def accuracy_by_time(
     return times, np.mean(jax.device_get(table), axis=0)
 
 
+def map_examples(
+    function: Callable[[dict[str, Array]], PyTree],
+    dataset: Any,
+    num: int,
+    batch_size: int,
+    mesh: Mesh,
+    *,
+    seed: int = 0,
+    progress: Callable[[int], None] = lambda done: None,
+) -> tuple[np.ndarray, PyTree]:
+    """What a function of a batch says of `num` examples drawn without replacement; the work is split over all devices.
+
+    All batches have one shape: a last one that is not full is filled up with the first examples, which do not count.
+
+    Args:
+        function: compiled for batches that `batch_sharding` splits; gives a tree of (batch, ...) arrays. A batch has
+            "index", (batch,) int32, where its examples stand in the data.
+        dataset: has `num_examples` and `read`.
+        num: at most `dataset.num_examples`.
+        batch_size: examples at a time; rounded up to a multiple of the number of devices.
+        mesh: from `make_mesh`.
+        seed: which examples, when not all are taken.
+        progress: told after each batch how many examples are done.
+
+    Returns:
+        The examples' places, (num,), and the tree of (num, ...) NumPy arrays.
+    """
+    indices = np.sort(np.random.default_rng(seed).permutation(dataset.num_examples)[:num])
+    unit = math.lcm(mesh.size, jax.process_count())
+    batch_size = math.ceil(min(batch_size, num) / unit) * unit
+    local = batch_size // jax.process_count()
+    parts = []
+    for start in range(0, num, batch_size):
+        mine = start + jax.process_index() * local + np.arange(local)
+        chosen = indices[mine % num]
+        batch = dataset.read(chosen) | {"index": chosen.astype(np.int32)}
+        parts.append(sh.fetch(function(sh.put_batch(batch, sh.batch_sharding(mesh)))))
+        progress(min(start + batch_size, num))
+    return indices, jax.tree.map(lambda *values: np.concatenate(values)[:num], *parts)
+
+
 class Sampler:
     """Draws samples in batches of one size, the work split over all devices.
 

@@ -30,7 +30,7 @@ from sgmjax import data, models, samplers, score, sdes
 from sgmjax.data.binarize import dynamic
 from sgmjax.models import distributions, nvae
 from sgmjax.models.nvae import regularization, terms
-from sgmjax.objectives.lsgm import cross_entropy_constant, lsgm
+from sgmjax.objectives.lsgm import PriorFn, cross_entropy_constant, lsgm
 from sgmjax.objectives.lsgm_weighting import LatentTimes, latent_times
 from sgmjax.training.config import Config, ConfigError, OptimizerConfig, differences, to_dict
 from sgmjax.training.logging import say
@@ -226,6 +226,10 @@ class _Latent:
         eps_fn = score.eps_from_network(network, self.sde, time_conditioning=self.config.objective.time_conditioning)
         return score.learned_mixed_eps(eps_fn, params["mixing_logit"], self.sde, active=active)
 
+    def prior_fn(self, active, *, dropout_key=None) -> PriorFn:
+        """`prior_eps` as a function of its parameters too, as `objectives.lsgm` takes it."""
+        return lambda params, z, t: self.prior_eps(params, active, dropout_key=dropout_key)(z, t)
+
     def weighted_eps(self, weights: PyTree) -> score.EpsFn:
         """`prior_eps` of {"params", "state"}."""
         return self.prior_eps(weights["params"]["prior"], weights["state"]["active"])
@@ -332,7 +336,7 @@ class LatentProblem(_Latent):
         p, q = self.times
         losses = lsgm(
             prior_key,
-            lambda params, z, t: self.prior_eps(params, state["active"], dropout_key=dropout_key)(z, t),
+            self.prior_fn(state["active"], dropout_key=dropout_key),
             params["prior"],
             self.sde,
             self.latents(output),
@@ -379,7 +383,7 @@ class LatentProblem(_Latent):
         times = latent_times(self.sde, "ll_iw", t_min=self.config.objective.t_min)
         losses = lsgm(
             prior_key,
-            lambda params, z, t: self.prior_eps(params, weights["state"]["active"])(z, t),
+            self.prior_fn(weights["state"]["active"]),
             weights["params"]["prior"],
             self.sde,
             self.latents(output),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import math
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ from sgmjax.data.dequantize import dequantize
 from sgmjax.objectives import TimeSampler, importance
 from sgmjax.samplers.likelihood import Probing, Trace, Truncation
 from sgmjax.training import sharding as sh
+from sgmjax.training.evaluation import map_examples
 
 PyTree = Any
 
@@ -129,29 +130,27 @@ def held_out_likelihood(
         progress: told after each batch how many densities there are, up to num x dequantizations.
     """
     num = min(num, dataset.num_examples)
-    indices = np.sort(np.random.default_rng(seed).permutation(dataset.num_examples)[:num])
-    unit = math.lcm(mesh.size, jax.process_count())
-    batch_size = math.ceil(min(batch_size, num) / unit) * unit
-    local = batch_size // jax.process_count()
     everywhere, split = sh.replicated(mesh), sh.batch_sharding(mesh)
     times = importance(problem.sde, t_min=settings.t_min)
 
     def batch_of(params, key, batch):
         keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(batch["index"])
         one = lambda key, x, label: example_likelihood(problem, settings, times, params, key, x, label)  # noqa: E731
-        return jnp.stack([v.astype(jnp.float32) for v in jax.vmap(one)(keys, batch["x"], batch["label"])])
+        return [v.astype(jnp.float32) for v in jax.vmap(one)(keys, batch["x"], batch["label"])]
 
-    run = jax.jit(batch_of, in_shardings=(shardings, everywhere, split), out_shardings=sh.batch_sharding(mesh, 1))
-    total = np.zeros((3, num))
+    run = jax.jit(batch_of, in_shardings=(shardings, everywhere, split), out_shardings=split)
+    total, indices = np.zeros((3, num)), np.zeros(0)
     for draw in range(settings.dequantizations):
-        for start in range(0, num, batch_size):
-            mine = start + jax.process_index() * local + np.arange(local)
-            chosen = indices[mine % num]
-            batch = dataset.read(chosen) | {"index": chosen.astype(np.int32)}
-            placed = sh.put_batch(batch, split)
-            values = sh.fetch(run(params, jax.random.fold_in(key, draw), placed))
-            stop = min(start + batch_size, num)
-            total[:, start:stop] += values[:, : stop - start]
-            progress(draw * num + stop)
+        draw_key = jax.random.fold_in(key, draw)
+        indices, values = map_examples(
+            functools.partial(run, params, draw_key),
+            dataset,
+            num,
+            batch_size,
+            mesh,
+            seed=seed,
+            progress=lambda done, before=draw * num: progress(before + done),
+        )
+        total += np.stack(values)
     ode, bound, nfe = total / settings.dequantizations
     return HeldOut(indices, ode, bound, nfe)

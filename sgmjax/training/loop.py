@@ -204,7 +204,6 @@ class Run:
         self._draws = hasattr(problem, "sample_fn")  # a classifier does not
         places = self._weights(shardings)
         self.stages = self._build_stages(parts, optimizers, shardings, places)
-        self.step_fn = self.stages[0].step_fn
         sampling = config.sampling
         size = min(sampling.batch_size, sampling.num)
         self._final = evaluation.Sampler(self._sample_fn(parts[-1][1]), self.mesh, places, size)

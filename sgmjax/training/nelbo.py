@@ -13,7 +13,7 @@ Reference: Vahdat et al. 2021, sec. 3.1 and app. F; docs/latent_prior.md for pha
 from __future__ import annotations
 
 import dataclasses
-import math
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -30,6 +30,7 @@ from sgmjax.objectives.lsgm import lsgm
 from sgmjax.objectives.lsgm_weighting import LatentTimes, latent_times
 from sgmjax.samplers.likelihood import Probing, Trace
 from sgmjax.training import sharding as sh
+from sgmjax.training.evaluation import map_examples
 from sgmjax.training.latent import LatentProblem
 
 PyTree = Any
@@ -112,7 +113,7 @@ def example_nelbo(problem: Any, settings: NelboSettings, times: LatentTimes, wei
         many = jnp.broadcast_to(z, (settings.draws, *z.shape[1:]))
         losses = lsgm(
             weighted_key,
-            lambda params, z, t: problem.prior_eps(params, weights["state"]["active"])(z, t),
+            problem.prior_fn(weights["state"]["active"]),
             weights["params"]["prior"],
             problem.sde,
             many,
@@ -169,10 +170,6 @@ def held_out_nelbo(
         progress: told after each batch how many images are done.
     """
     num = min(num, dataset.num_examples)
-    indices = np.sort(np.random.default_rng(seed).permutation(dataset.num_examples)[:num])
-    unit = math.lcm(mesh.size, jax.process_count())
-    batch_size = math.ceil(min(batch_size, num) / unit) * unit
-    local = batch_size // jax.process_count()
     everywhere, split = sh.replicated(mesh), sh.batch_sharding(mesh)
     t_min = problem.config.objective.t_min
     times = latent_times(problem.sde, "ll_iw", t_min=t_min)
@@ -182,14 +179,9 @@ def held_out_nelbo(
         return jax.vmap(lambda key, x: example_nelbo(problem, settings, times, weights, key, x))(keys, batch["x"])
 
     run = jax.jit(batch_of, in_shardings=(shardings, everywhere, split), out_shardings=split)
-    parts = []
-    for start in range(0, num, batch_size):
-        mine = start + jax.process_index() * local + np.arange(local)
-        chosen = indices[mine % num]
-        batch = {"x": dataset.read(chosen)["x"], "index": chosen.astype(np.int32)}
-        parts.append(sh.fetch(run(weights, key, sh.put_batch(batch, split))))
-        progress(min(start + batch_size, num))
-    found = {name: np.concatenate([part[name] for part in parts])[:num].astype(np.float64) for name in parts[0]}
+    each = functools.partial(run, weights, key)
+    indices, terms = map_examples(each, dataset, num, batch_size, mesh, seed=seed, progress=progress)
+    found = {name: values.astype(np.float64) for name, values in terms.items()}
     return Nelbo(
         indices=indices,
         nelbo={name: found[name] for name in ("normal", "ode", "weighted") if name in found},
