@@ -450,9 +450,13 @@ def second_order(rows: list[dict[str, Any]], process: str) -> dict[str, Any] | N
 
 
 def checks(
-    rows: list[dict[str, Any]], again: list[dict[str, Any]], same_grid: list[dict[str, Any]], floor: float
+    rows: list[dict[str, Any]],
+    again: list[dict[str, Any]],
+    same_grid: list[dict[str, Any]],
+    floor: float,
+    targets: bool = True,
 ) -> list[str]:
-    """The targets for the ring, each with its verdict, and where VP wins.
+    """The targets of the ring (`targets`), each with its verdict, or the same numbers without; and where VP wins.
 
     The best of many noisy numbers flatters itself: where `again` has the same point on fresh seeds, that number counts.
     """
@@ -473,8 +477,9 @@ def checks(
         if row is None:
             continue
         value, text = told(row)
-        who = "phase-space sampler" if len(processes) > 1 else "third-order Langevin"
-        lines.append(f"{'met   ' if value <= target else 'MISSED'} best {who} at {budget} NFE <= {target}: {text}")
+        best = f"best {'phase-space sampler' if len(processes) > 1 else 'third-order Langevin'} at {budget} NFE"
+        verdict = "met   " if value <= target else "MISSED"
+        lines.append(f"{verdict} {best} <= {target}: {text}" if targets else f"{best}: {text}")
     for process in dict.fromkeys(r["process"] for r in rows):
         row, em = second_order(rows, process), [r for r in rows if r["process"] == process and r["sampler"] == "em"]
         for where, others in (("its own best grid", em), ("the same grid", same_grid)):
@@ -483,12 +488,12 @@ def checks(
                 continue
             ratio = mean(other[0]) / mean(row)
             excess = np.sqrt(max(mean(other[0]) ** 2 - floor**2, 0) / max(mean(row) ** 2 - floor**2, 1e-4 * floor**2))
-            verdict = "met   " if ratio >= 4 else "below "
+            verdict = ("met    " if ratio >= 4 else "below  ") if targets else ""
             lines.append(
-                f"{verdict} {process}: second order ({row['sampler']}, {row['grid']}) {ratio:.1f} x closer at 10 NFE "
+                f"{verdict}{process}: second order ({row['sampler']}, {row['grid']}) {ratio:.1f} x closer at 10 NFE "
                 f"than em on {where} ({other[0]['grid']}); {excess:.1f} x if the floor is taken off in squares"
             )
-    for budget in BUDGETS:
+    for budget in [n for n in BUDGETS if n <= max(r["budget"] or 0 for r in rows)]:
         vp, phase = best_row(rows, budget, ("vp",)), best_row(rows, budget, PHASE_SPACE)
         if vp and phase:
             (ours, vp_text), (theirs, phase_text) = told(vp), told(phase)
@@ -557,7 +562,7 @@ def report(results: dict[str, Any], out: Path, images: Path) -> None:
         text += [table(rows, floor), ""]
         if name in PROBLEMS:
             same_grid = [r for r in results["same_grid"] if r["problem"] == name]
-            text += ["```", *checks(rows, again, same_grid, floor), "```", ""]
+            text += ["```", *checks(rows, again, same_grid, floor, name == "ring"), "```", ""]
         plot(rows, floor, f"{name}: {problem['measure']}", problem["measure"], images / f"samplers_{name}.png")
     (out / "samplers.md").write_text("\n".join(text))
     print("\n".join(text))

@@ -46,11 +46,15 @@ def draw(label: str, key, sde, *, called=None, batch=BATCH, event=EVENT, **optio
 BASIC = ("em", "sscs", "pc", "deis", "exponential_midpoint", "ode")  # one of each kind, for more processes
 
 
-def in_turn(*others: str):
-    """All of the table: with PSLD (or what comes first) at once, BASIC with `others` too, the rest slow."""
+FIRST = list({case.sampler: label for label, case in reversed(CASES.items())}.values())  # line of each sampler
+
+
+def in_turn(*others: str, labels=tuple(CASES)):
+    """All of the table: `labels` with PSLD (or what comes first) at once, BASIC with `others` too, the rest slow."""
     found = []
     for label, case in CASES.items():
-        at_once = {"psld" if "psld" in case.processes else case.processes[0]} | set(others if label in BASIC else ())
+        at_once = {"psld" if "psld" in case.processes else case.processes[0]} if label in labels else set()
+        at_once |= set(others if label in BASIC else ())
         found += [
             pytest.param(label, name, marks=[] if name in at_once else pytest.mark.slow) for name in case.processes
         ]
@@ -103,7 +107,7 @@ def test_jit_equals_eager(label: str):
 RING = exact.ring(std=0.3)
 
 
-@in_turn("ve")
+@in_turn("ve", labels=FIRST)
 def test_law_of_a_mixture(label: str, name: str):
     """Exact score of a ring of eight Gaussians, 2,000 samples: their sliced distance to true draws.
 

@@ -10,6 +10,8 @@ import pytest
 
 from sgmjax import sdes
 
+OPTIMIZED = True  # bounds of some roundings
+
 TIMES = np.geomspace(1e-5, 1.0, 6).astype(np.float32)
 
 

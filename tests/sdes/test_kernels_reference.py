@@ -10,6 +10,8 @@ import refdata
 
 from sgmjax import samplers, sdes
 
+OPTIMIZED = True  # bounds of some roundings
+
 PSLD = refdata.load_json("psld_kernels.json") or {}
 CLD = refdata.load_json("cld_kernels.json") or {}
 SCORESDE = refdata.load_json("scoresde_kernels.json") or {}

@@ -18,6 +18,8 @@ from sgmjax.sdes import schedules
 from sgmjax.training import build
 from sgmjax.training.config import ConfigError, from_dict
 
+OPTIMIZED = True  # bounds of some roundings
+
 SETTINGS = refdata.load_json("lsgm_diffusion.json") or {}
 T = np.concatenate([[1e-6, 1e-5], np.geomspace(1e-4, 1, 9), [0.49, 0.5, 0.51, 0.999]]).astype(np.float32)
 

@@ -14,6 +14,8 @@ from sgmjax.training.packing import Packing
 from sgmjax.training.state import create, make_optimizer
 from sgmjax.training.step import make_train_step, stateless, step_batch_sharding
 
+OPTIMIZED = True  # programs that must agree in every bit
+
 
 def run(config, problem, devices=1, fsdp=1, steps=6, batches=None, min_size=1, packing=None):
     """Losses, final state and the step function after a few steps on the first `devices` devices."""
