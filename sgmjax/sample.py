@@ -6,6 +6,7 @@
     python -m sgmjax.sample --workdir=runs/psld_digits --classifier=runs/classifier_digits --labels=3 --guidance=2
     python -m sgmjax.sample --workdir=runs/psld_digits --inpaint=half
     python -m sgmjax.sample --workdir=runs/psld_digits --interpolate
+    python -m sgmjax.sample --workdir=runs/ncsnv2_digits --interpolate_samples
     python -m sgmjax.sample --workdir=runs/lsgm_digits --reconstruct
 
 Takes the averaged parameters of the newest checkpoint, with --params=raw those being trained. What is not said is as in
@@ -13,7 +14,7 @@ the run's config. Writes
 `<out>.npz` (`samples`: uint8 (num, H, W, C), or float32 (num, D); `nfe`, `step`) and a picture, `<out>.png`. With
 --inpaint, --colorize or --start_time the samples come from eight inputs in turn, which are in the .npz too (`inputs`);
 the picture shows the inputs, what was kept of them, and rows of samples. With --interpolate each row goes from one
-input to the next, and `samples` has (num, 8, H, W, C).
+input to the next, with --interpolate_samples from one sample to another, and `samples` has (num, 8, H, W, C).
 """
 
 from __future__ import annotations
@@ -64,6 +65,12 @@ def read_flags(argv: Sequence[str]) -> Any:
     flags.DEFINE_float("start_time", None, "start from inputs noised to this time", flag_values=values)
     flags.DEFINE_bool("reconstruct", False, "inputs through the VAE and back; for runs with one", flag_values=values)
     flags.DEFINE_bool("interpolate", False, "rows of images between two inputs", flag_values=values)
+    flags.DEFINE_bool(
+        "interpolate_samples",
+        False,
+        "rows of samples of annealed Langevin chains whose noise turns",
+        flag_values=values,
+    )
     flags.DEFINE_string("input", "test", "test (held-out data), or an .npz of images", flag_values=values)
     flags.DEFINE_string("out", None, "path without ending; default <workdir>/samples/...", flag_values=values)
     flags.DEFINE_bool("help", False, "show this help", flag_values=values, short_name="h")
@@ -109,7 +116,7 @@ def draw(values: Any) -> None:
     everywhere = sh.replicated(mesh)
     if "num" not in given and (values.inpaint or values.colorize or values.start_time is not None):
         given["num"] = 4 * control.COLUMNS
-    if "num" not in given and (values.interpolate or values.reconstruct):
+    if "num" not in given and (values.interpolate or values.interpolate_samples or values.reconstruct):
         given["num"] = control.COLUMNS
     problem, params, step = load_run(
         path, sampling=given, sharding=everywhere, say=say, averaged=values.params == "ema"
@@ -130,6 +137,7 @@ def draw(values: Any) -> None:
         repeats=values.resample,
         start_time=values.start_time,
         interpolate=values.interpolate,
+        interpolate_samples=values.interpolate_samples,
         reconstruct=values.reconstruct,
     )
     steer.check(problem, labels)

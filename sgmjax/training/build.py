@@ -6,6 +6,7 @@ The only place where configs meet the library; everything it returns is a functi
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -234,6 +235,7 @@ def run_sampler(
     shape: tuple[int, ...],
     *,
     start: float = 1.0,
+    sampler: Callable[..., Any] | None = None,
     **control,
 ):
     """Sample as a `sampling` section says; the batch is split over the current mesh, if there is one.
@@ -242,6 +244,7 @@ def run_sampler(
         config: the section.
         key, score_fn, sde, shape: the samplers' contract.
         start: time at which the grid starts (with an `initial` state of that time); 1 for adaptive samplers.
+        sampler: a function that takes the settings of the section's sampler; None: that sampler.
         control: `initial` and, for samplers on a grid, `constraint`.
     """
     options: dict[str, Any] = {"denoise": config.denoise, **config.options}
@@ -253,7 +256,7 @@ def run_sampler(
         options |= {"times": times if start == 1.0 else start_at(times, start), **more}
     if not jax.sharding.get_abstract_mesh().empty:
         options["sharding"] = PartitionSpec(BATCH_AXES)
-    return samplers.SAMPLERS[config.sampler](key, score_fn, sde, shape, **options, **control)
+    return (sampler or samplers.SAMPLERS[config.sampler])(key, score_fn, sde, shape, **options, **control)
 
 
 def sampling_times(config: SamplingConfig, sde: sdes.SDE):

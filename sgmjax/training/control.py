@@ -9,6 +9,7 @@ The mathematics is in `sgmjax.samplers.{guidance, inpainting, editing}`; here a 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,8 @@ class Control:
         colorize: keep the grey part of the input.
         repeats: times each step is taken under `mask` or `colorize`; see `samplers.inpaint`.
         start_time: start from the input noised to this time.
-        interpolate: draw rows of images between input 2 i and input 2 i + 1.
+        interpolate: draw rows of images between input i and input i + 1.
+        interpolate_samples: draw rows of samples that turn into one another, by `annealed_langevin_interpolation`.
         reconstruct: the inputs through the VAE and back, in place of samples.
     """
 
@@ -51,6 +53,7 @@ class Control:
     repeats: int = 1
     start_time: float | None = None
     interpolate: bool = False
+    interpolate_samples: bool = False
     reconstruct: bool = False
 
     @property
@@ -72,6 +75,17 @@ class Control:
             raise ConfigError("--inpaint and --colorize: choose one of them")
         if self.interpolate and (constrained or self.start_time is not None):
             raise ConfigError("--interpolate goes with neither --inpaint, --colorize nor --start_time")
+        if self.interpolate_samples:
+            if settings.sampler != "annealed_langevin":
+                raise ConfigError(
+                    f"--interpolate_samples: turns the noise of Langevin chains, and {settings.sampler!r} has none; "
+                    "use --sampler=annealed_langevin, or --interpolate between held-out images"
+                )
+            if self.needs_input:
+                raise ConfigError(
+                    "--interpolate_samples goes with neither --interpolate, --inpaint, --colorize, --start_time nor "
+                    "--reconstruct"
+                )
         if self.repeats != 1 and not constrained:
             raise ConfigError("--resample: means something with --inpaint or --colorize only")
         if constrained and registry.is_adaptive(settings.sampler):
@@ -149,10 +163,11 @@ class Control:
     def sample_fn(self, problem: Any) -> Callable[..., Any]:
         """sample_fn(params, key, num, *, labels=None, x0=None, x1=None) -> samples and a `SampleInfo`.
 
-        x0 are the inputs (num, *event), x1 the other ends of an interpolation, whose samples are
+        x0 are the inputs (num, *event), x1 the other ends of an interpolation. Samples of either interpolation are
         (num, COLUMNS, *event). The NFE counts calls of the score function; see `cost`.
         """
-        if not self.needs_input and self.classifier is None and self.strength == 1.0:
+        plain = self.classifier is None and self.strength == 1.0
+        if plain and not self.needs_input and not self.interpolate_samples:
             return lambda params, key, num, **labels: problem.sample_fn(params["score"], key, num, **labels)
 
         def sample(params, key, num: int, *, labels=None, x0=None, x1=None):
@@ -178,6 +193,11 @@ class Control:
                 else:
                     x, nfe = samplers.interpolate(key, along, sde, x0, x1, num=COLUMNS, **options)
                 return x, samplers.SampleInfo(nfe=nfe, state=None)
+            if self.interpolate_samples:
+                each = None if labels is None else jnp.repeat(labels, COLUMNS)
+                score_fn = self._score_fn(problem, params, each)
+                rows = functools.partial(samplers.annealed_langevin_interpolation, num=COLUMNS)
+                return run_sampler(settings, key, score_fn, sde, (num, *problem.event_shape), sampler=rows)
             score_fn = self._score_fn(problem, params, labels)
             options = {}
             if self.start_time is not None:
@@ -215,6 +235,7 @@ class Control:
             "colorize": self.colorize,
             f"from_{self.start_time or 0:g}": self.start_time is not None,
             "interpolate": self.interpolate,
+            "interpolate_samples": self.interpolate_samples,
             "reconstruct": self.reconstruct,
             f"guided_{self.strength:g}": self.guidance is not None or self.classifier is not None,
         }
@@ -222,7 +243,7 @@ class Control:
 
     def picture(self, problem: Problem, samples: np.ndarray, inputs: dict[str, np.ndarray]) -> np.ndarray:
         """The samples (from `pictures.to_arrays`) below the inputs and what was kept of them, uint8 (H, W, 3)."""
-        if self.interpolate:
+        if self.interpolate or self.interpolate_samples:
             flat = samples.reshape(-1, *problem.event_shape)
             return pictures.picture(flat, limit=12 * COLUMNS, columns=COLUMNS)
         if not inputs or not problem.is_image:

@@ -100,6 +100,7 @@ def test_a_classifier_learns_by_the_command(runs, capsys):
     assert "is complete: 150 steps" in capsys.readouterr().out
 
 
+CHAINS = ["--sampler=annealed_langevin", "--grid=logsnr", "--steps=13", "--options=steps_per_level=2"]
 GOOD = [
     (["plain", "--classifier=CLASSIFIER", "--labels=3", "--guidance=2"], "guided_2_", 24),
     (["score", "--labels=3", "--guidance=2"], "guided_2_", 24),
@@ -107,13 +108,14 @@ GOOD = [
     (["plain", "--inpaint=half", "--resample=2", "--sampler=em"], "inpaint_", 32),
     (["score", "--start_time=0.5"], "from_0.5_", 32),
     (["plain", "--interpolate", "--num=3"], "interpolate_", 3),
+    (["plain", "--interpolate_samples", "--num=3", *CHAINS], "interpolate_samples_", 3),
 ]
 
 
 @pytest.mark.parametrize(
     "words, prefix, num",
     [
-        pytest.param(*case, id=" ".join(case[0]), marks=[] if i in (1, 3) else pytest.mark.slow)
+        pytest.param(*case, id=" ".join(case[0]), marks=[] if i in (1, 3, 6) else pytest.mark.slow)
         for i, case in enumerate(GOOD)
     ],
 )
@@ -129,7 +131,7 @@ def test_steering_by_the_command(runs, capsys, words, prefix, num):
     assert file.startswith(prefix) and file.replace(".npz", ".png") in new
     with np.load(runs / run / "samples" / file) as archive:
         x = archive["samples"]
-        assert x.shape == ((num, 8, 2) if "--interpolate" in flags else (num, 2)) and np.isfinite(x).all()
+        assert x.shape == ((num, 8, 2) if "interpolate" in prefix else (num, 2)) and np.isfinite(x).all()
         if "--inpaint=half" in flags:
             np.testing.assert_array_equal(x[:, 0], archive["inputs"][:, 0])
             assert archive["nfe"] == 11 and np.abs(x[:, 1] - archive["inputs"][:, 1]).min() > 0
@@ -154,6 +156,8 @@ BAD = [
     (["plain", "--start_time=1.5"], "must lie between 0.001"),
     (["plain", "--start_time=0.5", "--sampler=ode"], "has no grid to start within"),
     (["plain", "--interpolate", "--inpaint=half"], "goes with neither"),
+    (["plain", "--interpolate_samples"], "turns the noise of Langevin chains, and 'sscs' has none"),
+    (["plain", "--interpolate_samples", "--inpaint=half", *CHAINS], "goes with neither"),
     (["score", "--interpolate"], "needs a class"),
     (["score", "--interpolate", "--labels=1,2"], "between images of one class"),
     (["plain", "--start_time=0.5", "--input=images.txt"], "test, or an .npz"),
