@@ -1,6 +1,8 @@
 """Which digits a run drew: a support vector machine trained on the real ones counts the classes of the samples.
 
 python benchmarks/digits_classes.py runs/psld_digits/samples/final.npz
+
+Of samples drawn with --labels, which the file then holds too, it says how many are what was asked for.
 """
 
 from __future__ import annotations
@@ -21,9 +23,13 @@ def main(path: str) -> int:
     accuracy = cross_val_score(SVC(), images, labels, cv=3).mean()
     with np.load(path) as run:
         samples = run["samples"].reshape(len(run["samples"]), -1) / 255
-    counts = np.bincount(SVC().fit(images, labels).predict(samples), minlength=10)
+        asked = run["labels"] if "labels" in run else None
+    found = SVC().fit(images, labels).predict(samples)
+    counts = np.bincount(found, minlength=10)
     for digit, count in enumerate(counts):
         print(f"{digit}: {count:5d} of {len(samples)} samples, {np.sum(labels == digit)} of {len(labels)} real")
+    if asked is not None:
+        print(f"{100 * np.mean(found == asked):.1f}% of the samples are of the class that was asked for")
     print(f"the classifier is right for {100 * accuracy:.1f}% of held-out real digits")
     return int((counts == 0).any())
 

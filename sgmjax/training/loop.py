@@ -285,6 +285,31 @@ class Run:
             checkpointer.close()
         return Result("finished", step, self.path, host_ms)
 
+    def adopt(
+        self, params: Any, ema_params: Any, step: int, event_shape: tuple[int, ...], num_classes: int | None
+    ) -> None:
+        """Writes the folder of a run that has taken `step` steps to these parameters, with an optimiser that has not.
+
+        Args:
+            params, ema_params: trees as of `problem.init`.
+            step: steps taken.
+            event_shape, num_classes: of the data, which need not be there.
+        """
+        workdir.write_config(self.path, self.config, event_shape, num_classes)
+        checkpointer = Checkpointer(self.path, self.config.train.keep_checkpoints)
+        try:
+            with jax.set_mesh(self.mesh):
+                state = self._initial(self._place(jax.random.fold_in(self.key, _INIT)))
+                state = dataclasses.replace(
+                    state,
+                    step=jnp.full_like(state.step, step),
+                    params=self._pack(params),
+                    ema_params=self._pack(ema_params),
+                )
+                self._save(checkpointer, state, step, None, [])
+        finally:
+            checkpointer.close()
+
     def _begin(self, checkpointer: Checkpointer) -> tuple[TrainState, int, Any, list[dict[str, float]]]:
         index, count = jax.process_index(), jax.process_count()
         local = self.config.train.batch_size // count
@@ -301,7 +326,8 @@ class Run:
             state = dataclasses.replace(state, model_state=self._pack_model_state(state.model_state))
         self.key = jax.random.wrap_key_data(jnp.asarray(meta["key"], jnp.uint32), impl=meta["key_impl"])
         step = int(sh.fetch(state.step))
-        iterator.set_state(meta["data"])  # the same in all processes, and good for any number of them
+        if meta["data"] is not None:  # else parameters from elsewhere, which have seen none of it
+            iterator.set_state(meta["data"])  # the same in all processes, and good for any number of them
         say(f"going on from step {step} of {self.config.train.steps} in {self.path}")
         return state, step, iterator, meta["window"]
 
@@ -474,7 +500,7 @@ class Run:
             "config": to_dict(self.config),
             "key": np.asarray(jax.random.key_data(self.key)).tolist(),
             "key_impl": str(jax.random.key_impl(self.key)),
-            "data": iterator.get_state(),
+            "data": None if iterator is None else iterator.get_state(),
             "window": jax.tree.map(lambda x: np.asarray(x).tolist(), window),
         }
         trees = {name: self._packing.unpack(getattr(state, name)) for name in ("params", "ema_params")}

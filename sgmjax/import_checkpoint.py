@@ -1,0 +1,121 @@
+"""Makes a run folder of an official PyTorch checkpoint.
+
+    python -m sgmjax.import_checkpoint --source=psld --checkpoint=cifar10.ckpt --config=configs/psld_cifar.py
+    python -m sgmjax.sample --workdir=runs/psld_cifar_imported --num=64
+
+Sources: scoresde (score_sde_pytorch), cld (CLD-SGM), psld (PSLD, score networks and classifiers) and ncsnv2 (NCSN,
+NCSNv2). The config must describe the network of the checkpoint: each weight must find its place, or the first that does
+not is named. Both parameters and their averages are taken; where the checkpoint has no averages (PSLD's classifier,
+NCSN), the parameters stand for them.
+
+`python -m sgmjax.train` with the same --config and --workdir goes on from the checkpoint's step, with new moments of
+the optimiser and from the beginning of the data. LSGM's checkpoints: `interop.read_lsgm`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sgmjax import _cli
+
+SOURCES = ("scoresde", "cld", "psld", "ncsnv2")
+SHAPES = {"cifar10": (32, 32, 3), "mnist": (28, 28, 1), "fashion_mnist": (28, 28, 1), "digits": (8, 8, 1)}
+
+
+def main(argv: Sequence[str]) -> int:
+    """The command; returns the exit status."""
+    return _cli.serve(argv, read_flags, import_checkpoint)
+
+
+def read_flags(argv: Sequence[str]) -> Any:
+    """The parsed flags, the config, the shape of an image and the new folder.
+
+    Raises:
+        UsageError, ConfigError: naming the flag or setting, and the fix.
+    """
+    from absl import flags
+
+    from sgmjax.training.config import from_dict
+
+    words, overrides = _cli.split_overrides(argv)
+    values: Any = flags.FlagValues()
+    flags.DEFINE_enum("source", None, SOURCES, "the repository that wrote the checkpoint", flag_values=values)
+    flags.DEFINE_string("checkpoint", None, "its file, .pth or .ckpt", flag_values=values)
+    flags.DEFINE_string("config", None, "the config file of the same network, or its name", flag_values=values)
+    flags.DEFINE_string("workdir", None, "the new run folder; default runs/<config>_imported", flag_values=values)
+    flags.DEFINE_list("image_shape", None, "height,width,channels, where the config does not say", flag_values=values)
+    flags.DEFINE_integer("num_classes", None, "classes of the data, for class-conditional networks", flag_values=values)
+    flags.DEFINE_bool("trust_pickle", False, "let the file run code when it is opened", flag_values=values)
+    flags.DEFINE_bool("help", False, "show this help", flag_values=values, short_name="h")
+    _cli.parse_flags(values, words)
+    if values.help:
+        print(__doc__)
+        print("\n".join(f"  --{flag.name}: {flag.help}" for flag in map(values.__getitem__, sorted(values))))
+        raise SystemExit(0)
+    for name in ("source", "checkpoint", "config"):
+        if not getattr(values, name):
+            raise _cli.UsageError(f"--{name}: {values[name].help}; it must be given")
+    path, argument = _cli.find_config(values.config)
+    config = from_dict(_cli.override(_cli.load_config(path, argument), overrides))
+    if config.vae is not None:
+        raise _cli.UsageError("--config: a run with a VAE; read LSGM's checkpoints with sgmjax.interop.read_lsgm")
+    shape = _image_shape(values.image_shape, config.data)
+    name = path.stem if argument is None else f"{path.stem}_{argument}"
+    return values, config, shape, Path(values.workdir or f"runs/{name}_imported")
+
+
+def _image_shape(words: list[str] | None, data: Any) -> tuple[int, ...]:
+    if words:
+        if len(words) != 3 or not all(word.isdigit() and int(word) > 0 for word in words):
+            raise _cli.UsageError(f"--image_shape: height,width,channels, as 64,64,3; got {','.join(words)!r}")
+        return tuple(map(int, words))
+    if data.name in SHAPES:
+        *side, channels = SHAPES[data.name]
+        return (*([data.image_size] * 2 if data.image_size else side), channels)
+    if data.image_size is None:
+        raise _cli.UsageError(f"--image_shape: of data {data.name!r} the config does not say; give it, as 64,64,3")
+    return data.image_size, data.image_size, 3
+
+
+def import_checkpoint(request: Any) -> None:
+    """Reads, converts and writes what `read_flags` says.
+
+    Raises:
+        ValueError: a file that is no such checkpoint, weights that do not fit, or a folder that holds a run already.
+    """
+    import numpy as np
+
+    from sgmjax import interop
+    from sgmjax.interop import OfficialNetwork
+    from sgmjax.sdes import noise_levels
+    from sgmjax.training import build, loop, workdir
+    from sgmjax.training.logging import say
+
+    values, config, shape, folder = request
+    if (folder / "config.json").exists():
+        raise workdir.WorkdirError(f"{folder} holds a run already; choose another --workdir")
+    problem: Any = build.problem(config, shape, values.num_classes)
+    sigmas = None
+    if values.source == "ncsnv2":
+        sde, count = config.sde, config.objective.num_levels
+        sigmas = noise_levels.geometric_levels(sde.sigma_max, sde.sigma_min, count).astype(np.float32)
+    network = OfficialNetwork(problem.network, (*shape[:-1], problem.sde.k * shape[-1]), sigmas)
+    read = {
+        "scoresde": interop.read_scoresde,
+        "cld": interop.read_cld,
+        "psld": interop.read_psld,
+        "ncsnv2": interop.read_ncsnv2,
+    }[values.source]
+    found = read(values.checkpoint, network, trust_pickle=values.trust_pickle)
+    run = loop.Run(config, workdir.prepare(folder), problem, None, None)
+    run.adopt(found.params, found.ema_params or found.params, found.step, shape, values.num_classes)
+    averages = "with averages" if found.ema_params is not None else "without averages"
+    say(f"step {found.step} of {values.checkpoint}, {averages}, is now the run {folder}; for samples")
+    say(f"    python -m sgmjax.sample --workdir={folder} --num=64")
+
+
+if __name__ == "__main__":
+    _cli.run(main, sys.argv)

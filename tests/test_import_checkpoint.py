@@ -1,0 +1,105 @@
+"""Official checkpoints become run folders: the network gives the recorded outputs, and training goes on."""
+
+from __future__ import annotations
+
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import refdata
+
+from sgmjax import import_checkpoint, train
+from sgmjax.training.runs import load_run
+
+PSLD = refdata.REFERENCE / "checkpoints" / "psld_ncsnpp_in6_out6.ckpt"
+SETTINGS = {
+    "psld": {
+        "data": {"name": "folder", "image_size": 16, "eval_split": None},
+        "sde": {"name": "psld"},
+        "model": {"name": "ncsnpp", "nf": 8, "ch_mult": (1, 2), "num_res_blocks": 1, "attn_resolutions": (8,)},
+        "train": {"batch_size": 8, "log_every": 1, "eval_every": 0, "sample_every": 0},
+        "sampling": {"sampler": "em", "steps": 2, "num": 8, "batch_size": 8, "grid_images": 8},
+    },
+    "ncsnv2": {
+        "data": {"name": "folder", "image_size": 16, "centered": False},
+        "sde": {"name": "ve", "sigma_min": 0.01, "sigma_max": 50.0},
+        "model": {"name": "ncsnv2", "ngf": 4},
+        "objective": {
+            "matching": "dsm", "weighting": "annealed", "parameterization": "score", "time_conditioning": "sigma",
+            "time_sampling": "levels", "num_levels": 232, "reduce": "half_sum",
+        },
+        "sampling": {"sampler": "annealed_langevin", "grid": "levels", "steps": 233, "options": {"steps_per_level": 1}},
+    },
+}  # fmt: skip
+FILES = {"psld": PSLD, "ncsnv2": refdata.REFERENCE / "checkpoints" / "ncsnv2repo_ncsnv2.pth"}
+
+
+def config_file(folder, settings) -> str:
+    path = folder / "official.py"
+    path.write_text(
+        f"from sgmjax.training.config import complete\n\n\ndef get_config():\n    return complete({settings!r})\n"
+    )
+    return f"--config={path}"
+
+
+def run_command(source, *words) -> int:
+    return import_checkpoint.main(["import_checkpoint", f"--source={source}", f"--checkpoint={FILES[source]}", *words])
+
+
+@pytest.mark.parametrize("source", SETTINGS)
+def test_a_checkpoint_becomes_a_run(source: str, reference, tmp_path, capsys):
+    pytest.importorskip("torch")
+    assert run_command(source, config_file(tmp_path, SETTINGS[source]), f"--workdir={tmp_path / 'run'}") == 0
+    assert "is now the run" in capsys.readouterr().out
+    with np.load(FILES[source].with_name(f"{FILES[source].stem}_expected.npz")) as archive:
+        arrays = {k: np.moveaxis(v, 1, -1) if v.ndim == 4 else v for k, v in archive.items()}
+    averaged, raw = (load_run(tmp_path / "run", averaged=flag) for flag in (True, False))
+    assert averaged.step == raw.step > 0
+    for run, prefix in ((averaged, "ema_"), (raw, "")):
+        name = "score_fn_output_f32" if source == "psld" else "output_f32"
+        expected = arrays[prefix + (name if prefix or source == "psld" else f"model_{name}")]
+        sde = run.problem.config.sde
+        cond = arrays["time"] if source == "psld" else np.geomspace(sde.sigma_max, sde.sigma_min, 232)[arrays["labels"]]
+        output = run.problem.network.apply({"params": run.params}, arrays["input"], jnp.asarray(cond, jnp.float32))
+        assert np.abs(output - expected).max() <= 1e-4 * np.abs(expected).max()
+
+
+def test_training_goes_on_from_a_checkpoint(reference, tmp_path, capsys):
+    pytest.importorskip("torch")
+    image = pytest.importorskip("PIL.Image")
+    for i in range(8):
+        pixels = np.random.default_rng(i).integers(0, 256, (16, 16, 3), np.uint8)
+        image.fromarray(pixels).save(tmp_path / f"{i}.png")
+    flags = [config_file(tmp_path, SETTINGS["psld"]), f"--workdir={tmp_path / 'run'}"]
+    flags += [f"--config.data.data_dir={tmp_path}"]
+    assert run_command("psld", *flags) == 0
+    before = load_run(tmp_path / "run")
+    assert train.main(["train", *flags, f"--config.train.steps={before.step + 2}"]) == 0
+    assert f"going on from step {before.step}" in capsys.readouterr().out
+    after = load_run(tmp_path / "run")
+    assert after.step == before.step + 2
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if "loss" in row] == [before.step + 1, before.step + 2]
+    assert run_command("psld", *flags) == 2  # the folder is taken
+
+
+@pytest.mark.parametrize(
+    "change, words, message",
+    [
+        ({"nf": 16}, [], "has shape"),
+        ({"num_res_blocks": 2}, [], "state dict"),
+        ({}, ["--source=wrong"], "--source"),
+        ({}, ["--checkpoint=nowhere.ckpt"], "no checkpoint file at nowhere.ckpt"),
+        ({}, ["--image_shape=16,16"], "height,width,channels"),
+        ({}, ["--config.data.image_size=None"], "--image_shape: of data 'folder'"),
+        ({}, ["--source=scoresde"], "has no entry 'model'"),
+    ],
+)
+def test_what_does_not_fit_is_one_line(change, words, message, reference, tmp_path, capsys):
+    pytest.importorskip("torch")
+    settings = SETTINGS["psld"] | {"model": SETTINGS["psld"]["model"] | change}
+    assert run_command("psld", config_file(tmp_path, settings), f"--workdir={tmp_path / 'run'}", *words) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: ") and err.count("\n") == 1 and message in err, err
+    assert not (tmp_path / "run" / "config.json").exists()
