@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +16,7 @@ from sgmjax.data import DataError, load
 from sgmjax.data.base import DataError as BaseDataError
 from sgmjax.data.binarize import dynamic
 from sgmjax.objectives.lsgm_weighting import latent_times
-from sgmjax.training import build, latent, loop
+from sgmjax.training import build, latent, loop, sharding
 from sgmjax.training.checkpoint import Checkpointer
 from sgmjax.training.config import ConfigError, DataConfig, from_dict, to_dict
 from sgmjax.training.nelbo import NelboSettings, example_nelbo
@@ -100,6 +102,29 @@ def test_a_run_goes_on_bitwise_in_either_stage(finished, tmp_path, monkeypatch, 
     assert_equal(ours, theirs)
     with np.load(tmp_path / "samples" / "final.npz") as a, np.load(finished / "samples" / "final.npz") as b:
         np.testing.assert_array_equal(a["samples"], b["samples"])
+
+
+@pytest.mark.slow
+def test_a_run_on_one_device_goes_on_bitwise_there_and_closely_on_eight(finished, tmp_path, monkeypatch):
+    """The batch's statistics are those of the whole batch however many devices hold it."""
+    one = functools.partial(sharding.make_mesh, devices=jax.devices()[:1])
+    monkeypatch.setattr(Stop, "step", 4)
+    with monkeypatch.context() as patch:
+        patch.setattr(sharding, "make_mesh", one)
+        assert loop.train(config(), tmp_path / "whole").status == "finished"
+        patch.setattr(loop, "Interrupt", Stop)
+        assert loop.train(config(), tmp_path / "parts").status == "interrupted"
+    shutil.copytree(tmp_path / "parts", tmp_path / "eight")
+    assert loop.train(config(), tmp_path / "eight").status == "finished"
+    with monkeypatch.context() as patch:
+        patch.setattr(sharding, "make_mesh", one)
+        assert loop.train(config(), tmp_path / "parts").status == "finished"
+    run = loop.setup(config(train={"steps": 7}), tmp_path / "other")
+    whole, parts, eight = (state_of(tmp_path / name, run) for name in ("whole", "parts", "eight"))
+    assert_equal(whole, parts)
+    for other in (eight, state_of(finished, run)):  # roundings differ, and steps of Adamax magnify small gradients
+        a, b = (np.concatenate([np.ravel(x) for x in jax.tree.leaves(s.model_state)]) for s in (whole, other))
+        assert 0 < np.linalg.norm(a - b) < 1e-3 * np.linalg.norm(a)
 
 
 @pytest.mark.slow
