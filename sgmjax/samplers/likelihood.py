@@ -93,7 +93,8 @@ def likelihood(
         sde: the process.
         x0: (batch, *event) data, in the network's range; discrete data must be dequantised first.
         t_min: where the integration starts, in (0, 1).
-        rtol, atol: tolerances; the error norm is the root mean square over the state and its log density.
+        rtol, atol: tolerances; the error norm is the root mean square over the state, or the error of the log density
+            per dimension where that is larger: among the many elements of a state it would not count.
         solver: as `ode`.
         trace: "rademacher" or "gaussian" probes, or "exact", which costs r D Jacobian products an evaluation.
         probes: probes to average, each kept along the whole trajectory.
@@ -263,10 +264,14 @@ def _solve(score_fn, sde: SDE, z, directions, t_min, rtol, atol, solver, probing
     import diffrax
     import equinox as eqx
 
-    dtype = z.dtype
+    dtype, size = z.dtype, z[0, 0].size
 
     def field(t, state, directions):
-        return flow_and_divergence(score_fn, sde, state[0], batch_time(t, state[0]), directions, probing)
+        flow, divergence = flow_and_divergence(score_fn, sde, state[0], batch_time(t, state[0]), directions, probing)
+        return flow, divergence / size
+
+    def norm(error):
+        return jnp.maximum(*(jnp.sqrt(jnp.mean(part**2)) for part in error))
 
     def solve(z, directions):
         begin, end = jnp.asarray(t_min, dtype), jnp.asarray(1.0, dtype)
@@ -279,7 +284,7 @@ def _solve(score_fn, sde: SDE, z, directions, t_min, rtol, atol, solver, probing
             jnp.asarray(FIRST_STEP, dtype),
             state,
             args=directions,
-            stepsize_controller=diffrax.PIDController(rtol=rtol, atol=atol),
+            stepsize_controller=diffrax.PIDController(rtol=rtol, atol=atol, norm=norm),
             max_steps=max_steps,
             # as in `ode`: counted exactly
             solver_state=(jnp.asarray(False), field(begin, state, directions)) if reuses_last_stage(solver) else None,
@@ -300,7 +305,7 @@ def _solve(score_fn, sde: SDE, z, directions, t_min, rtol, atol, solver, probing
         ~jnp.all(success),
         f"the ODE was not solved within max_steps = {max_steps} steps: give more, or larger tolerances.",
     )
-    return change + checked, latent, evaluations(solver, steps)
+    return size * change + checked, latent, evaluations(solver, steps)
 
 
 def flow_and_divergence(score_fn: Callable, sde: SDE, z, t, directions, probing: Probing = "blocks"):

@@ -66,6 +66,23 @@ def test_density_of_data(name: str):
             np.testing.assert_allclose(log_prob, mixture.log_prob(x0), atol=2e-3)
 
 
+def test_many_dimensions_at_a_loose_tolerance():
+    """Steps are rejected for the error of the log density too, which is one number beside 2,048 of the state.
+
+    A Gaussian in 1,024 dimensions at a tolerance of 1e-4: 1e-3 nats/dim. The momenta of PSLD leave their initial law
+    within t = 1e-3, less than the first step; where the density counts as one element of many, 0.02 nats/dim are lost.
+    """
+    sde, mixture = sdes.psld(), exact.mixture(np.zeros((1, 1024)), [0.5])
+    x0, _ = mixture.sample(jax.random.key(0), 2)
+    z0 = sde.augment(x0, jax.random.key(1))
+    _, info = run(
+        jax.random.key(2), sde, mixture, x0, z0[None, :, 1:], options=(("rtol", 1e-4), ("atol", 1e-4))
+    )  # fmt: skip
+    mismatch = sde.prior_logp(info.latent[0]) - mixture.log_prob_t(sde, info.latent[0], jnp.ones(2))
+    expected = mixture.log_prob_t(sde, z0, jnp.full(2, T_MIN))
+    np.testing.assert_allclose((info.log_joint[0] - mismatch) / 1024, expected / 1024, atol=1e-3)
+
+
 def test_auxiliary_law():
     """Density and entropy of momenta with correlations, by numpy."""
     sde, size = analytic.PROCESSES["oblique"], 3
