@@ -118,7 +118,13 @@ def flow_by_steps(sde, score_fn, *, solver: str, steps: int):
     return jnp.concatenate([(out[1:] - out[:1]).T, out[:1].T], axis=1)
 
 
-@pytest.mark.parametrize("name", analytic.PROCESSES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name in ("vp", "psld", "third_order", "oblique") else pytest.mark.slow)
+        for name in analytic.PROCESSES
+    ],
+)
 def test_order_of_the_probability_flow(x64, name: str):
     """Sample by sample: Euler 1, Heun 2, Dopri5 5. And the exact flow carries the law at 1 to the law at t."""
     sde = analytic.PROCESSES[name]

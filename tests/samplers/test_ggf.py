@@ -131,7 +131,7 @@ def moments(sde, batch: int, **options):
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[] if n in ("vp", "psld") else pytest.mark.slow) for n in analytic.PROCESSES]
+    "name", [pytest.param(n, marks=[] if n == "psld" else pytest.mark.slow) for n in analytic.PROCESSES]
 )
 def test_law_of_gaussian_data(name):
     """Moments against the exact reverse SDE's within 4.5 standard errors and 2%, what the tolerance leaves."""
