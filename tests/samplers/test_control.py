@@ -123,7 +123,7 @@ def fill_in(key, sde, *, repeats: int):
     return x, info.nfe
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if n == "psld" else []) for n in EVERY])
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n == "vp" else pytest.mark.slow) for n in PROCESSES])
 def test_resampling_tends_to_the_conditional_law(name: str):
     """The other pixel is N(1.35, 0.19). Replacing depends too little on the known one; repeating helps.
 
