@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -47,7 +48,7 @@ def run_command(source, *words) -> int:
     return import_checkpoint.main(["import_checkpoint", f"--source={source}", f"--checkpoint={FILES[source]}", *words])
 
 
-@pytest.mark.parametrize("source", SETTINGS)
+@pytest.mark.parametrize("source", [pytest.param("psld", marks=pytest.mark.slow), "ncsnv2"])
 def test_a_checkpoint_becomes_a_run(source: str, reference, tmp_path, capsys):
     pytest.importorskip("torch")
     assert run_command(source, config_file(tmp_path, SETTINGS[source]), f"--workdir={tmp_path / 'run'}") == 0
@@ -61,10 +62,12 @@ def test_a_checkpoint_becomes_a_run(source: str, reference, tmp_path, capsys):
         expected = arrays[prefix + (name if prefix or source == "psld" else f"model_{name}")]
         sde = run.problem.config.sde
         cond = arrays["time"] if source == "psld" else np.geomspace(sde.sigma_max, sde.sigma_min, 232)[arrays["labels"]]
-        output = run.problem.network.apply({"params": run.params}, arrays["input"], jnp.asarray(cond, jnp.float32))
+        apply = jax.jit(run.problem.network.apply)
+        output = apply({"params": run.params}, jnp.asarray(arrays["input"]), jnp.asarray(cond, jnp.float32))
         assert np.abs(output - expected).max() <= 1e-4 * np.abs(expected).max()
 
 
+@pytest.mark.slow
 def test_training_goes_on_from_a_checkpoint(reference, tmp_path, capsys):
     pytest.importorskip("torch")
     image = pytest.importorskip("PIL.Image")

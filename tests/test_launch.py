@@ -106,6 +106,7 @@ def train(folder: Path, *, processes: int, devices: int) -> list[dict]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(tmp_path: Path):
     one, two = (train(tmp_path / str(n), processes=n, devices=4 // n) for n in (1, 2))
     losses = [[line["loss"] for line in lines if "loss" in line] for lines in (one, two)]

@@ -46,6 +46,7 @@ def executed(tmp_path_factory):
         return notebook, dict(report)
 
 
+@pytest.mark.slow
 def test_every_cell_ran_and_nothing_complained(executed):
     notebook, _ = executed
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
@@ -53,6 +54,7 @@ def test_every_cell_ran_and_nothing_complained(executed):
     assert not [output.text for cell in code for output in cell.outputs if output.get("name") == "stderr"]
 
 
+@pytest.mark.slow
 def test_every_figure_is_drawn(executed):
     notebook, _ = executed
     drawing = [cell for cell in notebook.cells if "plt.subplots(" in cell.source]
@@ -61,6 +63,7 @@ def test_every_figure_is_drawn(executed):
         assert any("image/png" in output.get("data", {}) for output in cell.outputs), cell.id
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["em", "sscs", "ode"])
 def test_samples_are_close_to_the_data(executed, sampler):
     _, report = executed
@@ -72,6 +75,7 @@ def test_samples_are_close_to_the_data(executed, sampler):
     assert metrics.sliced_wasserstein(samples, held_out) < 0.6 * metrics.sliced_wasserstein(gaussian, held_out)
 
 
+@pytest.mark.slow
 def test_the_printed_distances_are_those_of_the_samples(executed):
     notebook, report = executed
     (cell,) = (cell for cell in notebook.cells if cell.get("id") == "samplers")
@@ -82,6 +86,7 @@ def test_the_printed_distances_are_those_of_the_samples(executed):
         assert float(value) == pytest.approx(metrics.sliced_wasserstein(report[sampler], held_out), abs=6e-4)
 
 
+@pytest.mark.slow
 def test_the_process_of_ones_own_and_the_run_folder_give_samples(executed):
     _, report = executed
     assert report["run_step"] == 200

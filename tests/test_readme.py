@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import numpy as np
+import pytest
 import refdata
 
 from sgmjax.training.config import MODELS, SDES, Config
@@ -13,6 +14,7 @@ README = (refdata.ROOT / "README.md").read_text()
 EXAMPLE, OWN_PROCESS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 
 
+@pytest.mark.slow
 def test_the_example_learns_the_ring():
     names: dict = {}
     exec(compile(EXAMPLE, "README.md", "exec"), names)

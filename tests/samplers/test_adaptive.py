@@ -200,7 +200,7 @@ def test_own_steps_converge_to_the_same_samples():
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[] if n in ("ve", "psld") else pytest.mark.slow) for n in analytic.PROCESSES]
+    "name", [pytest.param(n, marks=[] if n == "psld" else pytest.mark.slow) for n in analytic.PROCESSES]
 )
 def test_law_of_gaussian_data(name):
     """Moments against the exact reverse SDE's within 4.5 standard errors and 2%, what the tolerance leaves."""

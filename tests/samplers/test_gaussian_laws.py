@@ -121,7 +121,7 @@ def flow_by_steps(sde, score_fn, *, solver: str, steps: int):
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=[] if name in ("vp", "psld", "third_order", "oblique") else pytest.mark.slow)
+        pytest.param(name, marks=[] if name in ("vp", "psld", "third_order") else pytest.mark.slow)
         for name in analytic.PROCESSES
     ],
 )
@@ -215,7 +215,7 @@ def check_samples(states, mean, covariance) -> None:
     assert np.all(np.abs(offset.T @ offset / n - covariance) < 4.5 * np.sqrt(spread / n))
 
 
-@pytest.mark.parametrize("name", ["vp", "psld", "oblique"])
+@pytest.mark.parametrize("name", ["vp", "psld", pytest.param("oblique", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", ["em", "sscs", "ode"])
 def test_end_to_end(name: str, kind: str):
     """The public samplers from prior to samples: state before the denoising step and samples after it.

@@ -87,7 +87,8 @@ def finished(tmp_path_factory):
 
 
 # In the first stage, between both, in the second.
-@pytest.mark.parametrize("step", [2, *(pytest.param(step, marks=pytest.mark.slow) for step in (3, 4))])
+@pytest.mark.slow
+@pytest.mark.parametrize("step", [2, 3, 4])
 def test_a_run_goes_on_bitwise_in_either_stage(finished, tmp_path, monkeypatch, step):
     """All of the state, averages of batch norm and vectors of power iterations included, over eight devices."""
     monkeypatch.setattr(Stop, "step", step)
@@ -150,7 +151,8 @@ def test_the_first_stage_leaves_the_prior_alone_and_a_frozen_vae_stays(finished,
     )
 
 
-@pytest.mark.parametrize("process", [pytest.param("vp", marks=pytest.mark.slow), "psld"])
+@pytest.mark.slow
+@pytest.mark.parametrize("process", ["vp", "psld"])
 def test_bound_with_a_normal_prior_in_closed_form(process):
     """With all of the mixing on the normal score the prior is N(0, I): ODE and weighted objective give its bound."""
     p = problem(sde={"name": process}, model={"dropout": 0.0}, latent={"mixing_logit_init": -40.0})
@@ -189,6 +191,7 @@ def test_idle_latent_channels_are_left_to_the_normal_prior():
     np.testing.assert_array_equal(a[..., 1:], b[..., 1:])  # what the network says does not depend on an idle channel
 
 
+@pytest.mark.slow
 def test_metric_nelbo_and_refusals_of_the_command(finished, capsys):
     assert evaluate.main(["evaluate", f"--workdir={finished}", "--metrics=nelbo", "--split=train", "--num=8"]) == 0
     assert "NELBO, prior by the probability-flow ODE" in capsys.readouterr().out
@@ -215,6 +218,7 @@ def test_settings_that_clash_are_refused_in_one_line(sections, words):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_a_vae_of_another_architecture_is_refused(finished):
     with pytest.raises(ConfigError, match="vae.latents_per_group: 2 there, 3 here"):
         problem(vae={"latents_per_group": 3}, latent={"vae_from": str(finished)})

@@ -83,7 +83,11 @@ def times(arrays, i):
     return jnp.asarray(arrays["rand_t"][i], jnp.float32) * (1 - T_MIN) + T_MIN
 
 
-@pytest.mark.parametrize("name", sorted(SCORESDE) or [None])
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow if i else []) for i, name in enumerate(sorted(SCORESDE, reverse=True))]
+    or [None],
+)
 def test_scoresde(reference, name):
     config = SCORESDE[name]
     everything = refdata.load_npz("scoresde_train_steps.npz")
