@@ -18,7 +18,8 @@ Errors are sliced 2-Wasserstein distances to as many true draws, mean over seeds
 of two independent sets of true draws. For a run they are pixel-space Frechet distances to its training data, beside
 those of as many of its images (at most half) to the others; of the tuned and the plain grid the better one counts.
 Every fixed-step sampler takes the grid that suits it (`--tune` looks for it on the ring, on seeds of its own, and keeps
-what it finds in `samplers_grids.json`); adaptive ones are run at several tolerances and shown at the evaluations they took.
+what it finds in `samplers_grids.json`); adaptive ones are run at several tolerances and shown at the evaluations they
+took.
 """
 
 from __future__ import annotations
@@ -514,6 +515,7 @@ def plot(rows: list[dict[str, Any]], floor: float, name: str, measure_name: str,
     processes = list(dict.fromkeys(r["process"] for r in rows))
     labels = list(dict.fromkeys(r["sampler"] for r in rows))
     columns = min(3, len(processes))
+    across = (2, 3, 5)[columns - 1]  # names beside one another
     lines = -(-len(processes) // columns)
     figure, axes = plt.subplots(
         lines, columns, figsize=(4.6 * columns, 3.9 * lines + 1.0), sharex=True, sharey=True, squeeze=False
@@ -541,8 +543,8 @@ def plot(rows: list[dict[str, Any]], floor: float, name: str, measure_name: str,
     for axis in axes.flat:
         handles |= {label: handle for handle, label in zip(*axis.get_legend_handles_labels())}
     figure.suptitle(name)
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=5, fontsize=8, frameon=False)
-    figure.tight_layout(rect=(0, 0.05 + 0.022 * (len(handles) // 5), 1, 1))
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=across, fontsize=8, frameon=False)
+    figure.tight_layout(rect=(0, 0.05 + 0.022 * (len(handles) // across), 1, 1))
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
