@@ -13,7 +13,10 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from sgmjax.training.config import Config
 
 USER_ERROR = 2  # exit status
 
@@ -99,6 +102,13 @@ def parse_flags(values: Any, argv: Sequence[str]) -> list[str]:
     if len(rest) > 1:
         raise UsageError(f"unexpected argument {rest[1]!r}; settings are given as --name=value")
     return rest
+
+
+def show_help(doc: str | None, values: Any) -> NoReturn:
+    """Prints a command's docstring and its flags, and ends the program."""
+    print(doc)
+    print("\n".join(f"  --{flag.name}: {flag.help}" for flag in map(values.__getitem__, sorted(values))))
+    raise SystemExit(0)
 
 
 def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, Any]]]:
@@ -209,6 +219,19 @@ def load_config(path: Path, argument: str | None = None) -> dict[str, Any]:
     if not isinstance(settings, dict):
         raise UsageError(f"--config: get_config of {path} returned {type(settings).__name__}; return complete({{...}})")
     return settings
+
+
+def read_config(name: str, overrides: Sequence[tuple[str, Any]]) -> tuple[Config, str]:
+    """The typed config of a `--config` flag with the overrides of `split_overrides`, and how its run folder is called.
+
+    Raises:
+        UsageError, ConfigError: naming the file or setting, and the fix.
+    """
+    from sgmjax.training.config import from_dict
+
+    path, argument = find_config(name)
+    config = from_dict(override(load_config(path, argument), overrides))
+    return config, path.stem if argument is None else f"{path.stem}_{argument}"
 
 
 def config_folders() -> list[Path]:

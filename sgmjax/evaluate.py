@@ -87,9 +87,7 @@ def read_flags(argv: Sequence[str]) -> Any:
     flags.DEFINE_bool("help", False, "show this help", flag_values=values, short_name="h")
     _cli.parse_flags(values, argv)
     if values.help:
-        print(__doc__)
-        print("\n".join(f"  --{flag.name}: {flag.help}" for flag in map(values.__getitem__, sorted(values))))
-        raise SystemExit(0)
+        _cli.show_help(__doc__, values)
     if not values.workdir:
         raise _cli.UsageError("--workdir: which run? give its folder, as --workdir=runs/psld_digits")
     if not values.metrics:

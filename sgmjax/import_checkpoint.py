@@ -38,8 +38,6 @@ def read_flags(argv: Sequence[str]) -> Any:
     """
     from absl import flags
 
-    from sgmjax.training.config import from_dict
-
     words, overrides = _cli.split_overrides(argv)
     values: Any = flags.FlagValues()
     flags.DEFINE_enum("source", None, SOURCES, "the repository that wrote the checkpoint", flag_values=values)
@@ -52,18 +50,14 @@ def read_flags(argv: Sequence[str]) -> Any:
     flags.DEFINE_bool("help", False, "show this help", flag_values=values, short_name="h")
     _cli.parse_flags(values, words)
     if values.help:
-        print(__doc__)
-        print("\n".join(f"  --{flag.name}: {flag.help}" for flag in map(values.__getitem__, sorted(values))))
-        raise SystemExit(0)
+        _cli.show_help(__doc__, values)
     for name in ("source", "checkpoint", "config"):
         if not getattr(values, name):
             raise _cli.UsageError(f"--{name}: {values[name].help}; it must be given")
-    path, argument = _cli.find_config(values.config)
-    config = from_dict(_cli.override(_cli.load_config(path, argument), overrides))
+    config, name = _cli.read_config(values.config, overrides)
     if config.vae is not None:
         raise _cli.UsageError("--config: a run with a VAE; read LSGM's checkpoints with sgmjax.interop.read_lsgm")
     shape = _image_shape(values.image_shape, config.data)
-    name = path.stem if argument is None else f"{path.stem}_{argument}"
     return values, config, shape, Path(values.workdir or f"runs/{name}_imported")
 
 

@@ -64,9 +64,7 @@ def read_flags(argv: Sequence[str]) -> Request:
     flags.DEFINE_bool("help", False, "show this help", flag_values=values, short_name="h")
     _cli.parse_flags(values, words)
     if values.help:
-        print(__doc__)
-        print("\n".join(f"  --{flag.name}: {flag.help}" for flag in map(values.__getitem__, sorted(values))))
-        raise SystemExit(0)
+        _cli.show_help(__doc__, values)
     if (values.config is None) == (values.data is None):
         raise _cli.UsageError("which data? give --config=configs/ncsnv2_mnist.py or --data=cifar10, one of the two")
     for name in ("sigma_max", "sigma_min", "steps_per_level", "image_size"):

@@ -55,8 +55,6 @@ def read_flags(argv: Sequence[str]) -> tuple[Config, str]:
     """
     from absl import flags
 
-    from sgmjax.training.config import from_dict
-
     words, overrides = _cli.split_overrides(argv)
     values = flags.FlagValues()
     flags.DEFINE_string("config", DEFAULT_CONFIG, "the config file, or the name of a config", flag_values=values)
@@ -66,9 +64,7 @@ def read_flags(argv: Sequence[str]) -> tuple[Config, str]:
     if values.help:
         print(__doc__)
         raise SystemExit(0)
-    path, argument = _cli.find_config(values.config)
-    config = from_dict(_cli.override(_cli.load_config(path, argument), overrides))
-    name = path.stem if argument is None else f"{path.stem}_{argument}"
+    config, name = _cli.read_config(values.config, overrides)
     return config, values.workdir or str(Path("runs") / name)
 
 
