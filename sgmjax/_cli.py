@@ -6,6 +6,7 @@ import ast
 import collections
 import hashlib
 import importlib.util
+import io
 import logging
 import os
 import platform
@@ -15,13 +16,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from sgmjax._inputs import InputError, one_line
+
 if TYPE_CHECKING:
     from sgmjax.training.config import Config
 
 USER_ERROR = 2  # exit status
 
 
-class UsageError(ValueError):
+class UsageError(InputError):
     """A command line that cannot work."""
 
 
@@ -31,6 +34,9 @@ def run(main: Callable[[Sequence[str]], int], argv: Sequence[str]) -> NoReturn:
     With `SGMJAX_TRACEBACK=1` the whole traceback is shown.
     """
     _quiet()
+    for stream in (sys.stdout, sys.stderr):  # a name of a file need not be UTF-8, a terminal need not speak it
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         status = main(argv)
     except BrokenPipeError:
@@ -82,8 +88,7 @@ def fail(error: BaseException, status: int = USER_ERROR) -> int:
     """Prints an error in one line; returns the exit status."""
     if os.environ.get("SGMJAX_TRACEBACK", "0") not in ("", "0"):
         raise error
-    text = " ".join(str(error).split()) or type(error).__name__
-    print(f"error: {text}", file=sys.stderr, flush=True)
+    print(f"error: {one_line(error, 2000)}", file=sys.stderr, flush=True)
     return status
 
 

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from sgmjax import _cli
+from sgmjax._inputs import replacing
 
 METRICS = ("bpd", "frechet", "neighbours", "nelbo")
 _POSITIVE = (
@@ -361,9 +362,8 @@ def known_density(name: str) -> Any:
 def write(path: Path, result: dict[str, Any]) -> None:
     """Writes JSON in one move; numbers that are not finite become null, which JSON can hold."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(_finite(result), indent=2) + "\n", encoding="utf-8")
-    partial.replace(path)
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(_finite(result), indent=2) + "\n", encoding="utf-8")
 
 
 def _finite(value: Any) -> Any:

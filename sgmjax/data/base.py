@@ -18,10 +18,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from sgmjax._inputs import InputError
+
 Batch = dict[str, np.ndarray]
 
 
-class DataError(ValueError):
+class DataError(InputError):
     """Data that cannot be used. The message is one line: the thing, what is wrong, and the fix."""
 
 

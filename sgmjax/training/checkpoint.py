@@ -18,6 +18,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
+from sgmjax._inputs import one_line, replacing
 from sgmjax.training.state import TrainState
 
 PyTree = Any
@@ -174,7 +175,7 @@ class Checkpointer:
                     assert self._manager is not None
                     return step, self._manager.restore(step, args=ocp.args.Composite(**args))
                 except Exception as error:  # whatever a broken file makes the readers below us raise
-                    problem = _one_line(error)
+                    problem = one_line(error, 120)
             rest = steps[: len(steps) - 1 - i]
             say(
                 f"checkpoint {step} is damaged ({problem}); "
@@ -229,9 +230,8 @@ def _seal(folder: Path) -> None:
         return
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != _SUMS)
     sums = {str(path.relative_to(folder)): [path.stat().st_size, _checksum(path)] for path in files}
-    partial = folder / (_SUMS + ".partial")
-    partial.write_text(json.dumps(sums))
-    partial.rename(folder / _SUMS)
+    with replacing(folder / _SUMS) as partial:
+        partial.write_text(json.dumps(sums))
 
 
 def _checksum(path: Path) -> int:
@@ -240,8 +240,3 @@ def _checksum(path: Path) -> int:
         while block := file.read(2**22):
             total = zlib.crc32(block, total)
     return total
-
-
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 120 else text[:117] + "..."

@@ -17,6 +17,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
+from sgmjax._inputs import InputError
 from sgmjax.training.schema import (
     CLASSIFIERS,
     MODELS,
@@ -58,7 +59,7 @@ __all__ = [
 ]  # fmt: skip
 
 
-class ConfigError(ValueError):
+class ConfigError(InputError):
     """A setting that cannot work. The message is one line: the key, what is wrong, and the fix."""
 
 

@@ -14,6 +14,8 @@ from typing import Any, TextIO
 
 import jax
 
+from sgmjax._inputs import replacing
+
 
 def say(text: str) -> None:
     """Prints a message of the run, once for all processes."""
@@ -77,9 +79,8 @@ def truncate(path: Path, step: int) -> None:
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     kept = [line for line in lines if line.endswith("\n") and _step_of(line) <= step]
     if len(kept) != len(lines):
-        partial = path.with_suffix(".partial")
-        partial.write_text("".join(kept), encoding="utf-8")
-        partial.replace(path)
+        with replacing(path) as partial:
+            partial.write_text("".join(kept), encoding="utf-8")
 
 
 def _step_of(line: str) -> float:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from sgmjax._inputs import replacing
 
 
 def to_arrays(x: np.ndarray, is_image: bool, centered: bool) -> np.ndarray:
@@ -64,16 +65,11 @@ def save_picture(path: str | os.PathLike, image: np.ndarray) -> None:
     """Writes uint8 (H, W, 3) as PNG, in one move so that no half-written file is ever seen."""
     from PIL import Image
 
-    path = Path(path)
-    partial = path.with_name(path.name + ".partial")
-    Image.fromarray(image).save(partial, format="PNG")
-    partial.replace(path)
+    with replacing(path) as partial:
+        Image.fromarray(image).save(partial, format="PNG")
 
 
 def save_arrays(path: str | os.PathLike, **arrays: Any) -> None:
     """Writes an .npz in one move."""
-    path = Path(path)
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
+    with replacing(path) as partial, partial.open("wb") as file:
         np.savez_compressed(file, **arrays)
-    partial.replace(path)

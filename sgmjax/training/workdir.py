@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from sgmjax._inputs import InputError, replacing
 from sgmjax.training.config import Config, ConfigError, differences, from_dict, to_dict
 
 # Settings that a run may be continued with another value of: they change what is shown or kept, not what is learnt.
@@ -36,7 +37,7 @@ CHANGEABLE = (
 )
 
 
-class WorkdirError(ValueError):
+class WorkdirError(InputError):
     """The run folder cannot be used. The message is one line with the reason and the fix."""
 
 
@@ -155,9 +156,8 @@ def write_config(path: Path, config: Config, event_shape: tuple[int, ...], num_c
         },
         "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
     }
-    partial = path / "config.json.partial"
-    partial.write_text(json.dumps(record, indent=2) + "\n")
-    partial.replace(path / "config.json")
+    with replacing(path / "config.json") as partial:
+        partial.write_text(json.dumps(record, indent=2) + "\n")
 
 
 def version() -> str:

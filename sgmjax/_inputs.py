@@ -1,0 +1,245 @@
+"""What a user hands over: paths, files of arrays, labels, numbers. One reader and one check of each kind.
+
+Everything that cannot be used is an `InputError`: one line that names the thing, what is wrong with it (the first place
+that is), and the fix. The errors of settings, data, run folders and command lines are kinds of it, so that a command
+can tell a mistake of the user's from one of the library's.
+
+Imports nothing of the project, and JAX not at all: it stands below every other module.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+MAX_SEED = 2**32 - 1  # without 64-bit integers JAX keeps no more of a seed: larger ones would draw the same numbers
+
+
+class InputError(ValueError):
+    """Something that was handed over cannot be used. The message is one line: the thing, what is wrong, and the fix."""
+
+
+# ---------------------------------------------------------------------------------------------------------------- paths
+def user_path(path: str | os.PathLike[str], what: str = "path") -> Path:
+    """A path as the user means it: `~` and `~name` are home folders.
+
+    Raises:
+        InputError: an empty path, one with a NUL character, or a home folder that there is not.
+    """
+    text = os.fspath(path)
+    if not text.strip():
+        raise InputError(f"{what}: is empty; give a path")
+    if "\0" in text:
+        raise InputError(f"{what}: {shown(text)} has a NUL character, which no path can have")
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise InputError(f"{what}: {shown(text)}: there is no such home folder; write the whole path") from None
+
+
+def regular_file(path: str | os.PathLike[str], what: str) -> Path:
+    """The path of a file that can be read, and neither blocks (FIFO) nor never ends (device).
+
+    Raises:
+        InputError: there is none, or it is something else.
+    """
+    found = user_path(path, what)
+    try:
+        mode = os.stat(found).st_mode
+    except (OSError, ValueError) as error:
+        raise InputError(f"{what}: cannot read {shown(found)}: {_reason(error)}") from None
+    if not stat.S_ISREG(mode):
+        kind = "a folder" if stat.S_ISDIR(mode) else "no regular file"
+        raise InputError(f"{what}: {shown(found)} is {kind}; give a file")
+    return found
+
+
+def check_writable(path: Path, what: str) -> None:
+    """Checks before the work that a file can be written afterwards; makes its folder.
+
+    Raises:
+        InputError: it is a folder, its folder cannot be made, or nothing can be written there.
+    """
+    if path.is_dir():
+        raise InputError(f"{what}: {shown(path)} is a folder; give the name of a file")
+    probe = path.with_name(f".{path.name[:100]}.probe{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"")
+        probe.unlink()
+    except (OSError, ValueError) as error:
+        raise InputError(f"{what}: cannot write {shown(path)}: {_reason(error)}") from None
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Where to write a file so that it appears in one move, whole; a write that fails leaves nothing behind.
+
+    with replacing("runs/a/config.json") as partial:
+        partial.write_text(...)
+    """
+    path = Path(path)
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        yield partial
+        partial.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise
+
+
+# --------------------------------------------------------------------------------------------------------------- arrays
+def read_arrays(path: str | os.PathLike[str], what: str) -> dict[str, np.ndarray]:
+    """All arrays of an .npz file, or that of an .npy file under the name "": by what the file holds, not how it ends.
+
+    Nothing that is pickled in the file is run.
+
+    Args:
+        path: the file.
+        what: flag or setting, for messages.
+
+    Raises:
+        InputError: no such file, or one that is empty, cut short, damaged, or holds something else.
+    """
+    file = regular_file(path, what)
+    try:
+        if file.stat().st_size == 0:
+            raise ValueError("it is empty")
+        found = np.load(file, allow_pickle=False)
+        if isinstance(found, np.ndarray):
+            return {"": found}
+        with found as archive:
+            return {name: np.asarray(archive[name]) for name in archive.files}
+    except Exception as error:  # whatever a broken file makes zipfile, zlib and NumPy raise
+        if isinstance(error, ValueError) and "allow_pickle" in str(error):
+            error = ValueError("it holds Python objects or is no file of arrays; write it with np.savez")
+        raise InputError(f"{what}: cannot read {shown(file)}: {_reason(error)}") from None
+
+
+def read_array(path: str | os.PathLike[str], names: Sequence[str], what: str, *, required: bool = True) -> Any:
+    """One array of an .npz file, that of the first of `names` which it has, or the array of an .npy file.
+
+    Args:
+        path: the file.
+        names: what the array may be called.
+        what: flag or setting, for messages.
+        required: whether its absence is an error, else None.
+
+    Raises:
+        InputError: as `read_arrays`; no such array.
+    """
+    arrays = read_arrays(path, what)
+    for name in names:
+        if name in arrays:
+            return arrays[name]
+    if "" in arrays and required:
+        return arrays[""]
+    if not required:
+        return None
+    have = ", ".join(map(shown, arrays)) or "none"
+    raise InputError(f"{what}: {shown(path)} has no array {' or '.join(names)}; it has {have}")
+
+
+def check_numbers(
+    array: Any, what: str, *, low: float | None = None, high: float | None = None, integers: bool = False
+) -> None:
+    """Checks that an array holds real, finite numbers within bounds.
+
+    Args:
+        array: NumPy array, or what has `dtype` and `shape` and becomes one; traced arrays pass.
+        what: for messages.
+        low, high: bounds, both allowed.
+        integers: demand an integer dtype.
+
+    Raises:
+        InputError: naming the first element that is not, by its index.
+    """
+    if is_traced(array):
+        return
+    array = np.asarray(array)
+    kinds = "iu" if integers else "iuf"
+    if array.dtype.kind not in kinds and not (str(array.dtype) == "bfloat16" and not integers):
+        raise InputError(f"{what}: must be {'integers' if integers else 'real numbers'}, got {array.dtype}")
+    if array.dtype.kind not in "iu":
+        _refuse_first(~np.isfinite(np.asarray(array, np.float32 if array.itemsize < 4 else array.dtype)), array, what)
+    if low is not None:
+        _refuse_first(array < low, array, what, f"the least is {low:g}")
+    if high is not None:
+        _refuse_first(array > high, array, what, f"the largest is {high:g}")
+
+
+def _refuse_first(wrong: np.ndarray, array: np.ndarray, what: str, rule: str = "it must be finite") -> None:
+    if not wrong.any():
+        return
+    place = tuple(int(i) for i in np.unravel_index(int(np.argmax(wrong)), wrong.shape))
+    count = int(wrong.sum())
+    more = f" ({count:,} of {wrong.size:,} values are wrong)" if count > 1 else ""
+    index = f"[{', '.join(map(str, place))}]" if place else ""
+    raise InputError(f"{what}{index} is {array[place]}: {rule}{more}")
+
+
+def check_labels(labels: Any, num_classes: int | None, what: str = "labels", *, length: int | None = None) -> None:
+    """Checks that labels are integers 0 ... num_classes - 1; traced arrays pass, whose values nobody knows yet.
+
+    Args:
+        labels: any shape, usually (batch,).
+        num_classes: how many classes there are; None: not known, so only that none is negative.
+        what: for messages.
+        length: demand the shape (length,).
+
+    Raises:
+        InputError: another dtype or shape, or a label out of range, naming the first.
+    """
+    if length is not None and np.shape(labels) != (length,):
+        raise InputError(f"{what}: have shape {np.shape(labels)}, expected ({length},), one for each example")
+    dtype = np.dtype(labels.dtype) if hasattr(labels, "dtype") else np.asarray(labels).dtype
+    if dtype.kind not in "iu":
+        raise InputError(f"{what}: must be integers, got {dtype}; convert them, as by labels.astype(np.int32)")
+    if is_traced(labels):
+        return
+    values = np.asarray(labels)
+    high = np.inf if num_classes is None else num_classes - 1
+    wrong = (values < 0) | (values > high)
+    if wrong.any():
+        place = tuple(int(i) for i in np.unravel_index(int(np.argmax(wrong)), wrong.shape))
+        index = f"[{', '.join(map(str, place))}]" if place else ""
+        rule = "none may be negative" if num_classes is None else f"{num_classes} classes are 0 to {num_classes - 1}"
+        raise InputError(f"{what}{index} is {values[place]}: {rule}; number the classes from 0")
+
+
+def is_traced(value: Any) -> bool:
+    """Whether a value is an array under construction by a JAX transformation."""
+    return any(cls.__name__ == "Tracer" for cls in type(value).__mro__)
+
+
+# ----------------------------------------------------------------------------------------------------------------- text
+def shown(value: Any, limit: int = 200) -> str:
+    """Text from outside as it may stand in a message: one line, printable, not too long.
+
+    Bytes of a file name that are not UTF-8 are written as \\xNN.
+    """
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    text = value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else str(value)
+    text = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    return text if len(text) <= limit else f"{text[: limit // 2]}...{text[-limit // 2 :]}"
+
+
+def one_line(error: BaseException, limit: int = 300) -> str:
+    """What an error says, in one line; its type's name where it says nothing."""
+    return shown(" ".join(str(error).split()), limit) or type(error).__name__
+
+
+def _reason(error: BaseException) -> str:
+    """As `one_line`, without the path that an OSError repeats."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return one_line(error, 120)
