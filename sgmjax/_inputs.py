@@ -112,15 +112,23 @@ def read_arrays(path: str | os.PathLike[str], what: str) -> dict[str, np.ndarray
     try:
         if file.stat().st_size == 0:
             raise ValueError("it is empty")
-        found = np.load(file, allow_pickle=False)
-        if isinstance(found, np.ndarray):
-            return {"": found}
-        with found as archive:
-            return {name: np.asarray(archive[name]) for name in archive.files}
+        with file.open("rb") as opened:
+            found = np.load(opened, allow_pickle=False)
+            if isinstance(found, np.ndarray):
+                return {"": found}
+            with found as archive:
+                return {name: _array(archive, name) for name in archive.files}
     except Exception as error:  # whatever a broken file makes zipfile, zlib and NumPy raise
         if isinstance(error, ValueError) and "allow_pickle" in str(error):
             error = ValueError("it holds Python objects or is no file of arrays; write it with np.savez")
         raise InputError(f"{what}: cannot read {shown(file)}: {_reason(error)}") from None
+
+
+def _array(archive: Any, name: str) -> np.ndarray:
+    found = archive[name]
+    if not isinstance(found, np.ndarray):  # bytes of something that is no .npy
+        raise ValueError(f"{shown(name)} in it is no array")
+    return found
 
 
 def read_array(path: str | os.PathLike[str], names: Sequence[str], what: str, *, required: bool = True) -> Any:
