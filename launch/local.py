@@ -3,8 +3,8 @@
     python launch/local.py --processes 2 --devices 4 -- -m sgmjax.train --workdir=runs/two
 
 Every process runs `python` with what follows `--`, as process i of n with its own virtual devices. Their output is
-prefixed with their number. When one fails the others are stopped and its status is returned; SIGINT and SIGTERM are
-passed on to all, so that a training run saves before it ends.
+prefixed with their number. When one fails, a line says which, the others are stopped and its status is returned; SIGINT
+and SIGTERM are passed on to all, so that a training run saves before it ends (and this ends with 143 or 130, as it).
 """
 
 from __future__ import annotations
@@ -46,6 +46,15 @@ def _copy(process: int, stream: IO[str]) -> None:
         sys.stdout.flush()
 
 
+def lost(number: int, processes: int, status: int) -> str:
+    """What there is to say when process `number` ended with a status that is not 0, in one line."""
+    how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
+    return (
+        f"process {number} of {processes} {how}; the others are stopped. Once the cause is mended the same command "
+        "goes on from the last checkpoint"
+    )
+
+
 def run(command: list[str], *, processes: int, devices: int, grace: float = 30.0) -> int:
     """Runs `python command...` in every process and waits for all.
 
@@ -73,7 +82,11 @@ def run(command: list[str], *, processes: int, devices: int, grace: float = 30.0
     for reader in readers:
         reader.start()
 
+    stopped = False
+
     def pass_on(number, frame):
+        nonlocal stopped
+        stopped = stopped or frame is not None  # by whoever runs this, not because one has failed
         for child in children:
             if child.poll() is None:
                 child.send_signal(number)
@@ -84,8 +97,11 @@ def run(command: list[str], *, processes: int, devices: int, grace: float = 30.0
         while True:
             codes = [child.poll() for child in children]
             if not status and any(codes):
-                status, deadline = next(code for code in codes if code), time.monotonic() + grace
-                pass_on(signal.SIGTERM, None)
+                number = next(i for i, code in enumerate(codes) if code)
+                status, deadline = codes[number], time.monotonic() + grace
+                if not stopped:  # else they are on their way, and a second signal would not let them save
+                    print(lost(number, processes, status), file=sys.stderr, flush=True)
+                    pass_on(signal.SIGTERM, None)
             if None not in codes:
                 break
             if time.monotonic() > deadline:

@@ -1,33 +1,39 @@
 """Checkpoints of a run: written in the background, atomic, readable on any number of devices.
 
 A checkpoint holds three items: `train` (step, parameters, optimiser, counters), `ema` (the averaged parameters, which
-sampling reads alone) and `meta` (JSON: config, random key, place in the data). Beside them lies `sums.json`
-with the size and checksum of every file, by which a damaged checkpoint is told from a good one before it is read.
+sampling reads alone) and `meta` (JSON: config, random key, place in the data); `seal.py` tells a damaged one from a
+good one. `<workdir>/progress.json` has the step of the newest one ever written, so that their loss is noticed.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from etils import epath
 
-from sgmjax._inputs import one_line, replacing
+from sgmjax._inputs import one_line, replacing, user_path
+from sgmjax.training.seal import damage, is_sealed, seal
 from sgmjax.training.state import TrainState
 
 PyTree = Any
 
-_SUMS = "sums.json"
+PROGRESS = "progress.json"
 
 
 class CheckpointError(RuntimeError):
     """No checkpoint can be read. The message is one line with the reason and the fix."""
+
+
+class MismatchError(CheckpointError):
+    """A whole checkpoint is of another network than that which it shall be read into; the first difference is named."""
 
 
 class Checkpointer:
@@ -40,7 +46,8 @@ class Checkpointer:
     """
 
     def __init__(self, workdir: str | os.PathLike, keep: int = 2, *, read_only: bool = False):
-        self.directory = Path(workdir).absolute() / "checkpoints"
+        self.directory = user_path(workdir, "run folder").absolute() / "checkpoints"
+        logging.getLogger("absl").addFilter(_not_raised)
         self._read_only = read_only
         self._unsealed: int | None = None
         self._manager: ocp.CheckpointManager | None = None
@@ -96,10 +103,12 @@ class Checkpointer:
         """Returns when everything started by `save` is on disk."""
         if self._manager is None:
             return
+        step, self._unsealed = self._unsealed, None  # once only, also where the waiting fails
         self._manager.wait_until_finished()
-        if self._unsealed is not None and jax.process_index() == 0:
-            _seal(self.directory / str(self._unsealed))
-        self._unsealed = None
+        if step is not None and jax.process_index() == 0 and (self.directory / str(step)).is_dir():
+            seal(self.directory / str(step))
+            with replacing(self.directory.parent / PROGRESS) as partial:
+                partial.write_text(json.dumps({"step": step}) + "\n")
 
     def close(self) -> None:
         """Waits, and ends the background threads."""
@@ -107,21 +116,29 @@ class Checkpointer:
         if self._manager is not None:
             self._manager.close()
 
-    def restore(self, abstract: TrainState, say: Callable[[str], None] = print) -> tuple[TrainState, dict] | None:
+    def restore(
+        self,
+        abstract: TrainState,
+        say: Callable[[str], None] = print,
+        *,
+        check_meta: Callable[[Any], str | None] = lambda meta: None,
+    ) -> tuple[TrainState, dict] | None:
         """The newest readable checkpoint, or None where there is none at all.
 
         A damaged one is reported in one line through `say`, moved to `<workdir>/damaged`, and the one before it is
-        taken.
+        taken. One that was killed before its checksums were written gets them now.
 
         Args:
             abstract: `ShapeDtypeStruct`s with shardings: where the arrays shall lie, whatever wrote them.
             say: receives the messages.
+            check_meta: what is wrong with a meta dictionary; one that is not right counts as damage.
 
         Returns:
             The state and the meta dictionary of `save`.
 
         Raises:
             CheckpointError: there are checkpoints, and none can be read.
+            MismatchError: the newest that is whole is of another network.
         """
         train = {
             "step": abstract.step,
@@ -137,10 +154,12 @@ class Checkpointer:
         }
         if jax.tree.leaves(abstract.model_state):
             wanted["model_state"] = ocp.args.StandardRestore(abstract.model_state)
-        found = self._newest(wanted, say)
+        found = self._newest(wanted, say, check_meta)
         if found is None:
             return None
-        _, items = found
+        step, items = found
+        if not self._read_only and jax.process_index() == 0 and not is_sealed(self.directory / str(step)):
+            seal(self.directory / str(step))
         state = TrainState(ema_params=items["ema"], model_state=items.get("model_state", {}), **items["train"])
         return state, items["meta"]
 
@@ -166,16 +185,27 @@ class Checkpointer:
         params = items["ema"] if averaged else items["train"]["params"]
         return step, params, items.get("model_state", {})
 
-    def _newest(self, args: dict[str, Any], say: Callable[[str], None]) -> tuple[int, Any] | None:
+    def _newest(
+        self,
+        args: dict[str, Any],
+        say: Callable[[str], None],
+        check_meta: Callable[[Any], str | None] = lambda meta: None,
+    ) -> tuple[int, Any] | None:
         steps = self.steps()
         for i, step in enumerate(reversed(steps)):
-            problem = damage(self.directory / str(step))
+            folder = self.directory / str(step)
+            problem = damage(folder)
             if problem is None:
                 try:
-                    assert self._manager is not None
-                    return step, self._manager.restore(step, args=ocp.args.Composite(**args))
+                    return step, self._read(step, args, check_meta)
+                except MismatchError:
+                    raise
                 except Exception as error:  # whatever a broken file makes the readers below us raise
                     problem = one_line(error, 120)
+                    if is_sealed(folder) and not isinstance(error, _MetaError) or _out_of_memory(error):
+                        raise CheckpointError(
+                            f"checkpoint {step} in {self.directory} is whole but could not be read: {one_line(error)}"
+                        ) from error
             rest = steps[: len(steps) - 1 - i]
             say(
                 f"checkpoint {step} is damaged ({problem}); "
@@ -185,10 +215,19 @@ class Checkpointer:
                 self._set_aside(step)
         if steps:
             raise CheckpointError(
-                f"no checkpoint in {self.directory} can be read; restore a copy of one, "
-                "or remove the run folder to start again"
+                f"no checkpoint in {self.directory} can be read; put a copy of one back there, "
+                "or start training again with --restart"
             )
         return None
+
+    def _read(self, step: int, args: dict[str, Any], check_meta: Callable[[Any], str | None]) -> Any:
+        assert self._manager is not None
+        for name in sorted(args.keys() - {"meta"}):  # the averaged parameters first
+            check_structure(self.directory / str(step) / name, args[name].item, step)
+        items = self._manager.restore(step, args=ocp.args.Composite(**args))
+        if "meta" in args and (problem := check_meta(items["meta"])):
+            raise _MetaError(f"meta: {problem}")
+        return items
 
     def _set_aside(self, step: int) -> None:
         """Makes room for a checkpoint of the same step without throwing the damaged one away."""
@@ -205,38 +244,45 @@ class Checkpointer:
         self._manager.reload()
 
 
-def damage(folder: Path) -> str | None:
-    """What is wrong with the files of a checkpoint, or None; one that was never sealed passes."""
-    try:
-        sums = json.loads((folder / _SUMS).read_text())
-    except FileNotFoundError:
-        return None
-    except ValueError:
-        return f"{_SUMS} is cut short"
-    for name, (size, checksum) in sums.items():
-        path = folder / name
-        if not path.is_file():
-            return f"{name} is missing"
-        if path.stat().st_size != size:
-            return f"{name} has {path.stat().st_size} of {size} bytes"
-        if _checksum(path) != checksum:
-            return f"{name} has changed"
-    return None
+def _not_raised(record: logging.LogRecord) -> bool:
+    """Keeps out what orbax's threads log with a traceback, for they raise it too, where it is told in one line."""
+    return not record.exc_info
 
 
-def _seal(folder: Path) -> None:
-    """Writes the sizes and checksums of a finished checkpoint."""
-    if not folder.is_dir():  # deleted meanwhile, or on a remote file system
-        return
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != _SUMS)
-    sums = {str(path.relative_to(folder)): [path.stat().st_size, _checksum(path)] for path in files}
-    with replacing(folder / _SUMS) as partial:
-        partial.write_text(json.dumps(sums))
+class _MetaError(ValueError):
+    """The meta dictionary of a checkpoint is none of a training run."""
 
 
-def _checksum(path: Path) -> int:
-    total = 0
-    with path.open("rb") as file:
-        while block := file.read(2**22):
-            total = zlib.crc32(block, total)
-    return total
+def _out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error) or "Out of memory" in str(error)
+
+
+def check_structure(folder: Path, wanted: PyTree, step: int) -> None:
+    """Checks that an item of a checkpoint has the arrays that it shall be read into, before they are read.
+
+    Args:
+        folder: of the item.
+        wanted: tree of `ShapeDtypeStruct`s; of the item `train` it may be a part.
+        step: of the checkpoint, for the message.
+
+    Raises:
+        MismatchError: naming the first array that is not there, or has another shape.
+    """
+    stored = ocp.StandardCheckpointHandler().metadata(epath.Path(folder))
+    there = _shapes(getattr(stored, "tree", stored))
+    here = _shapes(wanted)
+    first = {path.split("/")[0] for path in here}
+    there = {path: shape for path, shape in there.items() if folder.name != "train" or path.split("/")[0] in first}
+    for path in sorted({*there, *here}):
+        if there.get(path) != here.get(path):
+            words = [f"has shape {shapes[path]}" if path in shapes else "is absent" for shapes in (there, here)]
+            what = "optimiser" if path.startswith("opt_state") else "network"
+            raise MismatchError(
+                f"checkpoint {step} in {folder.parent.parent} is of another {what}: {folder.name}/{path} {words[0]} "
+                f"there and {words[1]} in the {what} of the config; give the run the settings that it was trained with"
+            )
+
+
+def _shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape) for path, leaf in leaves}

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import shutil
 import sys
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
 import jax
 
-from sgmjax._inputs import replacing
+from sgmjax._inputs import one_line, replacing
 
 
 def say(text: str) -> None:
@@ -42,11 +44,8 @@ class MetricsWriter:
         truncate(path, step)
         self._file = path.open("a", encoding="utf-8")
         if tensorboard:
-            try:
-                from tensorboardX import SummaryWriter
-            except ImportError:
-                return
-            self._events = SummaryWriter(str(Path(workdir) / "tensorboard"), purge_step=step + 1 if step else None)
+            with contextlib.suppress(ImportError):
+                self._events = _Events(Path(workdir) / "tensorboard", step)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Adds the values of a step; NaN and infinities become null, which JSON can hold."""
@@ -56,38 +55,85 @@ class MetricsWriter:
         self._file.write(json.dumps({"step": step, **clean}) + "\n")
         self._file.flush()
         if self._events is not None:
-            for name, value in values.items():
-                self._events.add_scalar(name, value, step)
+            self._events.add(lambda events: [events.add_scalar(name, value, step) for name, value in values.items()])
 
     def image(self, step: int, name: str, image: Any) -> None:
         """Adds a picture, uint8 (H, W, 3), to the events."""
         if self._events is not None:
-            self._events.add_image(name, image, step, dataformats="HWC")
+            self._events.add(lambda events: events.add_image(name, image, step, dataformats="HWC"))
 
     def close(self) -> None:
         """Flushes and closes both."""
-        if self._file is not None:
-            self._file.close()
         if self._events is not None:
             self._events.close()
+        if self._file is not None:
+            self._file.close()
+
+
+class _Events:
+    """TensorBoard's events, which never stop a run: where they cannot be written (a full disk) they end, in one line.
+
+    A thread of tensorboardX writes them. When it fails it prints a traceback, and whoever adds events then waits for it
+    forever: so its errors are caught, and a thread that has ended is left alone.
+    """
+
+    def __init__(self, folder: Path, step: int):
+        from tensorboardX import SummaryWriter
+
+        self._writer = SummaryWriter(str(folder), purge_step=step + 1 if step else None, max_queue=1000)
+        self._failed = threading.Event()
+        self._hook, threading.excepthook = threading.excepthook, self._caught
+
+    def _caught(self, arguments: threading.ExceptHookArgs) -> None:
+        if isinstance(arguments.exc_value, OSError) and type(arguments.thread).__name__ == "_EventLoggerThread":
+            self._failed.set()
+        else:
+            self._hook(arguments)
+
+    def add(self, write: Callable[[Any], Any]) -> None:
+        if self._writer is None:
+            return
+        try:
+            if self._failed.is_set():
+                raise OSError("no space left, or none to be had")
+            write(self._writer)
+        except OSError as error:
+            say(f"TensorBoard's events cannot be written ({one_line(error)}); the run goes on without them")
+            self.close()
+
+    def close(self) -> None:
+        writer, self._writer = self._writer, None
+        if writer is None:
+            return
+        with contextlib.suppress(OSError):
+            writer.close()
+        threading.excepthook = self._hook
 
 
 def truncate(path: Path, step: int) -> None:
-    """Drops the lines after `step`, and broken ones, from a metrics file; replaces it in one move."""
+    """Drops the lines after `step` from a metrics file, and lines that are none of its own, which it counts aloud.
+
+    The file is replaced in one move.
+    """
     if not path.exists():
         return
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    kept = [line for line in lines if line.endswith("\n") and _step_of(line) <= step]
+    lines = path.read_bytes().splitlines(keepends=True)
+    steps = [_step_of(line) for line in lines]
+    kept = [line for line, at in zip(lines, steps, strict=True) if at is not None and at <= step]
     if len(kept) != len(lines):
+        if broken := sum(at is None for at in steps):
+            say(f"{path}: {broken} {'line' if broken == 1 else 'lines'} that cannot be read left out")
         with replacing(path) as partial:
-            partial.write_text("".join(kept), encoding="utf-8")
+            partial.write_bytes(b"".join(kept))
 
 
-def _step_of(line: str) -> float:
+def _step_of(line: bytes) -> int | None:
+    """The step of a line; None of one that is cut short or something else."""
     try:
-        return json.loads(line)["step"]
-    except (ValueError, KeyError, TypeError):
-        return math.inf
+        step = json.loads(line)["step"] if line.endswith(b"\n") else None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return step if isinstance(step, int) else None
 
 
 class Progress:

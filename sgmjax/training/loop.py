@@ -9,10 +9,12 @@ from `fold_in(key, n)`, and the data iterator's state is part of the checkpoint.
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import gc
 import os
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +22,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sgmjax._inputs import InputError, read_array
 from sgmjax.models import trainable_mask
-from sgmjax.training import evaluation, pictures, workdir
+from sgmjax.training import evaluation, pictures, trouble, workdir
 from sgmjax.training import sharding as sh
-from sgmjax.training.checkpoint import Checkpointer
+from sgmjax.training.checkpoint import Checkpointer, CheckpointError
 from sgmjax.training.config import Config, ConfigError, check, to_dict, validate_for_devices
 from sgmjax.training.interrupt import Interrupt
+from sgmjax.training.lock import RunLock
 from sgmjax.training.logging import MetricsWriter, Progress, say
 from sgmjax.training.packing import GroupedPacking, Packing
 from sgmjax.training.state import TrainState, create, make_grouped_optimizer, make_optimizer
@@ -49,6 +53,7 @@ class Result:
         status: `finished`, `interrupted` (a signal; the state is saved) or `complete` (nothing was left to do).
         step: steps taken.
         workdir: the run folder.
+        signal: the number of the signal that interrupted it, else None.
         host_ms: milliseconds the training thread worked per step (batch, dispatch), waiting for the devices or for
             anything else not counted; None without steps.
     """
@@ -57,6 +62,7 @@ class Result:
     step: int
     workdir: Path
     host_ms: float | None = None
+    signal: int | None = None
 
 
 def train(
@@ -66,6 +72,8 @@ def train(
     problem: Any = None,
     dataset: Any = None,
     eval_dataset: Any = None,
+    allow_changes: Sequence[str] = (),
+    restart: bool = False,
 ) -> Result:
     """Trains, or goes on training, in a run folder.
 
@@ -75,24 +83,43 @@ def train(
         problem: what is learnt; default `build.problem(config, ...)`.
         dataset: training data; default `data.load(config.data, "train")`.
         eval_dataset: held-out data; default that of the config if neither `dataset` nor this is given.
+        allow_changes: settings of `train` and `optimizer` that may differ from those of the folder's run, as
+            `optimizer.learning_rate`; the change is recorded in its config.json.
+        restart: begin from step 0 in a folder that holds a run, whose files are moved into `before_<n>`.
 
     Raises:
-        ConfigError, WorkdirError, ValueError: before anything is compiled: settings, folder or data that cannot work.
-        CheckpointError: all checkpoints of the folder are damaged.
+        ConfigError, WorkdirError, ValueError: before anything is compiled: settings, folder or data that cannot work;
+            another process trains in the folder.
+        CheckpointError: all checkpoints of the folder are damaged or gone, or are of another network.
         NonFiniteError: after `train.max_bad_steps` bad steps in a row.
+        TroubleError: a full disk, a lost process.
     """
-    run = setup(config, folder, problem=problem, dataset=dataset, eval_dataset=eval_dataset)
+    run = setup(
+        config, folder, problem=problem, dataset=dataset, eval_dataset=eval_dataset, allow_changes=allow_changes,
+        restart=restart,
+    )  # fmt: skip
     return run if isinstance(run, Result) else run.execute()
 
 
 def setup(
-    config: Config, folder: str | os.PathLike, *, problem: Any = None, dataset: Any = None, eval_dataset: Any = None
+    config: Config,
+    folder: str | os.PathLike,
+    *,
+    problem: Any = None,
+    dataset: Any = None,
+    eval_dataset: Any = None,
+    allow_changes: Sequence[str] = (),
+    restart: bool = False,
 ) -> Run | Result:
     """All checks of `train`, and nothing that takes long: a run ready to execute, or the result of a complete one."""
     check(config)
     validate_for_devices(config, jax.device_count(), jax.process_count())
     path = workdir.prepare(folder)
-    workdir.check_config(path, config)
+    if restart:
+        with RunLock(path, say):
+            if jax.process_index() == 0 and (moved := workdir.move_aside(path)) is not None:
+                say(f"starting again; what was there is now in {moved}")
+    changes = workdir.check_config(path, config, allow_changes)
     if _complete(path, config.train.steps):
         accuracy = path / ACCURACY
         found = f"accuracy in {accuracy}" if accuracy.exists() else f"samples in {path / 'samples' / 'final.npz'}"
@@ -117,7 +144,7 @@ def setup(
         from sgmjax.training.latent import check_images
 
         check_images(config, dataset)
-    run = Run(config, path, problem, dataset, eval_dataset)
+    run = Run(config, path, problem, dataset, eval_dataset, changes=changes)
     workdir.check_space(path, run.abstract, config.train.keep_checkpoints, dataset.shape, config.sampling.num)
     return run
 
@@ -125,11 +152,8 @@ def setup(
 def _complete(path: Path, steps: int) -> bool:
     """Whether the final samples (a classifier's final accuracy) are there and belong to a run of so many steps."""
     for file in (path / "samples" / "final.npz", path / ACCURACY):
-        try:
-            with np.load(file) as final:
-                return int(final["step"]) >= steps
-        except (OSError, ValueError, KeyError):
-            continue
+        with contextlib.suppress(InputError, TypeError):
+            return int(read_array(file, ("step",), "final results")) >= steps
     return False
 
 
@@ -158,7 +182,17 @@ class Run:
             its `loss_fn` and `sample_fn` take {"params": parameters, "state": that state} in place of parameters.
     """
 
-    def __init__(self, config: Config, path: Path, problem: Any, dataset: Any, eval_dataset: Any):
+    def __init__(
+        self,
+        config: Config,
+        path: Path,
+        problem: Any,
+        dataset: Any,
+        eval_dataset: Any,
+        *,
+        changes: Sequence[Mapping[str, Any]] = (),
+    ):
+        self._changes = changes  # of settings, since the folder's run was last trained
         self.config, self.path, self.problem = config, path, problem
         self.dataset, self.eval_dataset = dataset, eval_dataset
         self.mesh = sh.make_mesh(config.train.fsdp)
@@ -269,20 +303,40 @@ class Run:
     # ------------------------------------------------------------------------------------------------ beginning, end
     def execute(self) -> Result:
         """Restores or starts, takes the remaining steps, draws the final samples."""
+        with RunLock(self.path, say):
+            if jax.process_index() == 0:
+                workdir.remove_partial(self.path)
+            checkpointer, lost = Checkpointer(self.path, self.config.train.keep_checkpoints), False
+            try:
+                with trouble.explained(self.path):
+                    return self._execute(checkpointer)
+            except trouble.LostProcessError:
+                lost = True
+                raise
+            finally:
+                if not lost:  # else it would wait for what never comes
+                    with trouble.explained(self.path):
+                        checkpointer.close()
+
+    def _execute(self, checkpointer: Checkpointer) -> Result:
         train = self.config.train
-        workdir.write_config(self.path, self.config, self.dataset.shape, self.dataset.num_classes)
-        checkpointer = Checkpointer(self.path, train.keep_checkpoints)
-        try:
-            with jax.set_mesh(self.mesh), Interrupt() as interrupt:
-                state, step, iterator, window = self._begin(checkpointer)
-                host_ms = None
-                if step < train.steps:
-                    state, step, host_ms = self._steps(state, step, iterator, window, checkpointer, interrupt)
-                if interrupt.received or not self._finish(state, step, interrupt):
-                    say(f"stopped by {interrupt.name} after step {step}, saved; the same command goes on from there")
-                    return Result("interrupted", step, self.path, host_ms)
-        finally:
-            checkpointer.close()
+        at = {"step": max(checkpointer.steps(), default=0)}
+        workdir.write_config(
+            self.path,
+            self.config,
+            self.dataset.shape,
+            self.dataset.num_classes,
+            changes=[at | dict(change) for change in self._changes],
+        )
+        with jax.set_mesh(self.mesh), Interrupt() as interrupt:
+            state, step, iterator, window = self._begin(checkpointer)
+            host_ms = None
+            if step < train.steps:
+                state, step, host_ms = self._steps(state, step, iterator, window, checkpointer, interrupt)
+            if interrupt.received or not self._finish(state, step, interrupt):
+                assert interrupt.received is not None
+                say(f"stopped by {interrupt.name} after step {step}, saved; the same command goes on from there")
+                return Result("interrupted", step, self.path, host_ms, int(interrupt.received))
         return Result("finished", step, self.path, host_ms)
 
     def adopt(
@@ -295,6 +349,10 @@ class Run:
             step: steps taken.
             event_shape, num_classes: of the data, which need not be there.
         """
+        with RunLock(self.path, say):
+            self._adopt(params, ema_params, step, event_shape, num_classes)
+
+    def _adopt(self, params: Any, ema_params: Any, step: int, event_shape: Any, num_classes: int | None) -> None:
         workdir.write_config(self.path, self.config, event_shape, num_classes)
         checkpointer = Checkpointer(self.path, self.config.train.keep_checkpoints)
         try:
@@ -314,8 +372,13 @@ class Run:
         index, count = jax.process_index(), jax.process_count()
         local = self.config.train.batch_size // count
         iterator = self.dataset.iterator(local, seed=self.config.seed, process_index=index, process_count=count)
-        found = checkpointer.restore(self.abstract, say)
+        found = checkpointer.restore(self.abstract, say, check_meta=_meta_problem)
         if found is None:
+            if taken := workdir.steps_taken(self.path):
+                raise CheckpointError(
+                    f"{self.path} had come to step {taken}, and none of its checkpoints is left; put a copy of one "
+                    f"into {self.path / 'checkpoints'}, or start again from step 0 with --restart"
+                )
             state = self._initial(self._place(jax.random.fold_in(self.key, _INIT)))
             if hasattr(self.problem, "start_from"):
                 state = self._changed(state, self.problem.start_from)
@@ -540,6 +603,16 @@ class Run:
         say(f"accuracy on {'training' if self.eval_dataset is None else 'held-out'} data: {words}")
         if jax.process_index() == 0:
             pictures.save_arrays(self.path / ACCURACY, t=times, accuracy=accuracy, step=step)
+
+
+def _meta_problem(meta: Any) -> str | None:
+    """What is wrong with the meta dictionary of a checkpoint; None: it is what `Run._save` writes."""
+    if not isinstance(meta, dict):
+        return f"a dictionary was expected, not {type(meta).__name__}"
+    for name, kind in {"key": list, "key_impl": str, "data": dict | None, "window": list}.items():
+        if name not in meta or not isinstance(meta[name], kind):
+            return f"it has no {name}, or one of another form"
+    return None
 
 
 def _means(window: list[dict[str, Any]]) -> dict[str, float]:

@@ -5,18 +5,20 @@ config.json  metrics.jsonl  tensorboard/  checkpoints/  samples/step_<n>.png  sa
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
 import os
 import platform
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from sgmjax._inputs import InputError, replacing
+from sgmjax._inputs import InputError, one_line, replacing, user_path
 from sgmjax.training.config import Config, ConfigError, differences, from_dict, to_dict
 
 # Settings that a run may be continued with another value of: they change what is shown or kept, not what is learnt.
@@ -37,6 +39,20 @@ CHANGEABLE = (
 )
 
 
+# Settings that a run may be continued with another value of when the user says so (--allow_changes): what is learnt,
+# and the arrays that it is kept in, stay the same.
+ALLOWABLE = (
+    "train.",
+    "optimizer.",
+    "latent.vae_optimizer.",
+    "latent.vae_finetune.",
+    "objective.label_dropout",
+    "data.flip",
+)
+FILES = ("config.json", "metrics.jsonl", "progress.json", "accuracy.npz", "samples/final.npz", "samples/final.png")
+FOLDERS = ("samples", "checkpoints", "tensorboard", "metrics", "damaged")
+
+
 class WorkdirError(InputError):
     """The run folder cannot be used. The message is one line with the reason and the fix."""
 
@@ -47,8 +63,14 @@ def prepare(workdir: str | os.PathLike) -> Path:
     Raises:
         WorkdirError: no permission, or something that is not a folder is in the way.
     """
-    path = Path(workdir)
+    path = user_path(workdir, "--workdir")
     try:
+        for name in FILES:
+            if (path / name).is_dir():
+                raise WorkdirError(f"{path / name} is a folder, where the run keeps a file; move it away")
+        for name in FOLDERS:
+            if (path / name).exists() and not (path / name).is_dir():
+                raise WorkdirError(f"{path / name} is a file, where the run keeps a folder; move it away")
         (path / "samples").mkdir(parents=True, exist_ok=True)
         probe = path / f".probe{jax.process_index()}"
         probe.write_text("")
@@ -58,6 +80,43 @@ def prepare(workdir: str | os.PathLike) -> Path:
             f"cannot write in the run folder {path}: {error.strerror or error}; choose another with --workdir"
         ) from error
     return path
+
+
+def remove_partial(path: Path) -> None:
+    """Removes what writes that were killed have left; nobody else may be writing."""
+    for folder in (path, path / "samples", path / "metrics"):
+        for file in folder.glob("*.partial"):
+            if file.is_file():
+                file.unlink(missing_ok=True)
+
+
+def steps_taken(path: Path) -> int:
+    """How far a run has come that is to begin anew: the step of its newest checkpoint ever, 0 if it never had one.
+
+    A run that ended before its first checkpoint has rightly none; one whose checkpoints are damaged or gone has not.
+    """
+    steps = [int(folder.name) for folder in (path / "damaged").glob("*") if folder.name.isdigit()]
+    try:
+        steps.append(int(json.loads((path / "progress.json").read_text())["step"]))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        pass
+    return max(steps, default=0)
+
+
+def move_aside(path: Path) -> Path | None:
+    """Moves an earlier run's files into `before_<n>` in the same folder; returns that, or None if there were none."""
+    kept = [entry for entry in path.iterdir() if not entry.name.startswith(("before_", "run.lock", "."))]
+    if not any(entry.is_file() or any(entry.iterdir()) for entry in kept):
+        return None
+    number = 1
+    while (path / f"before_{number}").exists():
+        number += 1
+    target = path / f"before_{number}"
+    target.mkdir()
+    for entry in kept:
+        entry.rename(target / entry.name)
+    (path / "samples").mkdir()
+    return target
 
 
 def check_space(path: Path, state: Any, keep: int, event_shape: tuple[int, ...], num_samples: int) -> None:
@@ -89,25 +148,42 @@ def _size(count: float) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
 
 
-def check_config(path: Path, config: Config) -> None:
-    """Checks that the folder's earlier run, if any, had the same settings, but for those of `CHANGEABLE`.
+def check_config(path: Path, config: Config, allow: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """Checks that the folder's earlier run, if any, had the same settings, but for those of `CHANGEABLE` and `allow`.
+
+    Args:
+        path: the run folder.
+        config: the settings now.
+        allow: settings of `ALLOWABLE` that may have changed, as `optimizer.learning_rate`.
+
+    Returns:
+        The changes that were made use of, as {"setting", "old", "new"}.
 
     Raises:
-        WorkdirError: naming the first settings that differ.
+        WorkdirError: naming the first settings that differ; a setting in `allow` that must not change.
     """
+    for name in allow:
+        if not name.startswith(ALLOWABLE):
+            raise WorkdirError(
+                f"--allow_changes: {name} cannot change in a run, only settings of train and optimizer can; "
+                "choose another --workdir for it"
+            )
     if not (path / "config.json").exists():
-        return
-    changed = [
-        f"{key}: {old} there, {new} now"
+        return []
+    found = [
+        {"setting": key, "old": old, "new": new}
         for key, old, new in differences(to_dict(read_config(path)), to_dict(config))
         if not key.startswith(CHANGEABLE)
     ]
+    changed = [change for change in found if change["setting"] not in allow]
     if changed:
+        words = "; ".join(f"{c['setting']}: {c['old']} there, {c['new']} now" for c in changed[:3])
         more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
-        raise WorkdirError(
-            f"{path} holds a run with another config ({'; '.join(changed[:3])}{more}); "
-            "choose another --workdir, or the same settings to go on with it"
-        )
+        fix = "choose another --workdir, or the same settings to go on with it"
+        if all(change["setting"].startswith(ALLOWABLE) for change in changed):
+            fix += ", or say --allow_changes=" + ",".join(change["setting"] for change in changed)
+        raise WorkdirError(f"{path} holds a run with another config ({words}{more}); {fix}")
+    return found
 
 
 def read_config(path: str | os.PathLike) -> Config:
@@ -116,15 +192,15 @@ def read_config(path: str | os.PathLike) -> Config:
     Raises:
         WorkdirError: there is none, or it is not one of this version.
     """
-    file = Path(path) / "config.json"
+    file = user_path(path, "--workdir") / "config.json"
     try:
         return from_dict(json.loads(file.read_text())["config"])
     except FileNotFoundError:
         raise WorkdirError(f"no run in {path}: {file} does not exist; give the --workdir of a run") from None
     except ConfigError as error:
         raise WorkdirError(f"{file} does not fit this version of sgmjax: {error}") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise WorkdirError(f"cannot read {file}: {type(error).__name__}: {error}") from error
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise WorkdirError(f"cannot read {file}: {type(error).__name__}: {one_line(error)}") from error
 
 
 def read_data_shape(path: str | os.PathLike) -> tuple[tuple[int, ...], int | None]:
@@ -133,22 +209,48 @@ def read_data_shape(path: str | os.PathLike) -> tuple[tuple[int, ...], int | Non
     Raises:
         WorkdirError: as `read_config`.
     """
-    file = Path(path) / "config.json"
+    file = user_path(path, "--workdir") / "config.json"
     try:
         data = json.loads(file.read_text())["data"]
-        return tuple(data["shape"]), data["num_classes"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise WorkdirError(f"cannot read {file}: {type(error).__name__}: {error}") from error
+        shape, classes = data["shape"], data["num_classes"]
+        if not isinstance(shape, list) or not shape or not all(_is_size(n) for n in shape):
+            raise ValueError(f"data.shape must be positive integers, not {shape}")
+        if classes is not None and not _is_size(classes):
+            raise ValueError(f"data.num_classes must be a positive integer or null, not {classes}")
+        return tuple(shape), classes
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise WorkdirError(f"cannot read {file}: {type(error).__name__}: {one_line(error)}") from error
 
 
-def write_config(path: Path, config: Config, event_shape: tuple[int, ...], num_classes: int | None) -> None:
-    """Writes `config.json`: the config, the shape of the data, and the versions that it ran with."""
+def _is_size(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**31
+
+
+def write_config(
+    path: Path,
+    config: Config,
+    event_shape: tuple[int, ...],
+    num_classes: int | None,
+    *,
+    changes: Sequence[Mapping[str, Any]] = (),
+) -> None:
+    """Writes `config.json`: the config, the shape of the data, and the versions that it ran with.
+
+    Args:
+        path: the run folder.
+        config: the settings.
+        event_shape, num_classes: of the data.
+        changes: settings that change here, as {"step", "setting", "old", "new"}; added to those there already.
+    """
     if jax.process_index() != 0:
         return
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+        changes = [*json.loads((path / "config.json").read_text())["changes"], *changes]
     packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "diffrax", "numpy")
     record = {
         "config": to_dict(config),
         "data": {"shape": list(event_shape), "num_classes": num_classes},
+        **({"changes": list(changes)} if changes else {}),
         "versions": {
             "sgmjax": version(),
             "python": platform.python_version(),

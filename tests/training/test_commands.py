@@ -119,7 +119,7 @@ def test_every_kind_of_override(config_file):
         "--config.model.ch_mult=1,2",
         "--config.data.data_dir=/some/where",
     ]
-    config, workdir = train.read_flags(["train", *words, f"--config={config_file}"])
+    _, config, workdir = train.read_flags(["train", *words, f"--config={config_file}"])
     expected = from_dict(
         {
             **TOY,
@@ -135,7 +135,7 @@ def test_every_kind_of_override(config_file):
 
 
 def test_without_config_it_is_the_digits():
-    config, workdir = train.read_flags(["train"])
+    _, config, workdir = train.read_flags(["train"])
     assert config.data.name == "digits" and workdir == os.path.join("runs", "psld_digits")
 
 

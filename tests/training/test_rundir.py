@@ -1,0 +1,422 @@
+"""The run folder under use and abuse: locks, restarts, changed settings, lost checkpoints, files in the way."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from training import tiny
+
+from sgmjax.training import lock, loop, trouble, workdir
+from sgmjax.training.checkpoint import Checkpointer, CheckpointError, MismatchError
+from sgmjax.training.logging import MetricsWriter
+from sgmjax.training.seal import damage, is_sealed
+
+
+def train(folder: Path, problem=None, *, allow_changes=(), restart=False, **sections):
+    return loop.train(
+        tiny.config(**sections),
+        folder,
+        problem=problem or tiny.Problem(),
+        dataset=tiny.dataset(),
+        allow_changes=allow_changes,
+        restart=restart,
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """Twenty steps, checkpoints of steps 10 and 20."""
+    folder = tmp_path_factory.mktemp("run") / "finished"
+    train(folder)
+    return folder
+
+
+@pytest.fixture
+def folder(finished, tmp_path) -> Path:
+    return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+def one_line(error) -> str:
+    text = str(error.value)
+    assert "\n" not in text
+    return text
+
+
+# ----------------------------------------------------------------------------------------------------- lost checkpoints
+def spoil(folder: Path, *steps: int) -> None:
+    for step in steps:
+        for path in (folder / "checkpoints" / str(step)).rglob("*"):
+            if path.is_file() and path.name != "sums.json":
+                path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def test_a_run_whose_checkpoints_are_lost_is_not_begun_anew_unasked(folder, capsys):
+    """Not at the first launch, which sets them aside, nor at the second, which finds none."""
+    spoil(folder, 10, 20)
+    metrics = (folder / "metrics.jsonl").read_bytes()
+    for _ in range(3):
+        with pytest.raises(CheckpointError) as error:
+            train(folder, train={"steps": 30})
+        assert "--restart" in one_line(error)
+        assert (folder / "metrics.jsonl").read_bytes() == metrics
+    assert "had come to step 20" in str(error.value)
+    assert train(folder, train={"steps": 15}, restart=True).step == 15
+    assert (folder / "before_1" / "metrics.jsonl").read_bytes() == metrics
+    assert (folder / "before_1" / "damaged" / "20").is_dir()
+    assert Checkpointer(folder, read_only=True).steps() == [10, 15]
+
+
+@pytest.mark.parametrize("gone", ["checkpoints", "checkpoints/20"])
+def test_a_run_whose_checkpoints_were_removed(folder, gone):
+    shutil.rmtree(folder / gone)
+    if gone == "checkpoints":
+        with pytest.raises(CheckpointError, match="had come to step 20, and none of its checkpoints is left"):
+            train(folder, train={"steps": 30})
+    else:
+        assert train(folder, train={"steps": 30}).step == 30  # from step 10
+
+
+def test_a_run_that_ended_before_its_first_checkpoint_begins_anew(tmp_path):
+    loop.setup(tiny.config(), tmp_path, problem=tiny.Problem(), dataset=tiny.dataset())
+    (tmp_path / "metrics.jsonl").write_text('{"step": 5, "loss": 1.0}\n')
+    assert train(tmp_path).status == "finished"
+
+
+def test_restart_of_an_empty_folder_moves_nothing(tmp_path):
+    assert train(tmp_path, restart=True).status == "finished"
+    assert not list(tmp_path.glob("before_*"))
+
+
+# ------------------------------------------------------------------------------------------------- another structure
+def test_a_whole_checkpoint_of_another_network_is_not_called_damaged(folder, capsys):
+    before = sorted(path.name for path in (folder / "checkpoints").iterdir())
+    for problem, words in (
+        (tiny.Problem(width=48), "in has shape (3, 32) there and has shape (3, 48) in the network of the config"),
+        (tiny.Problem(width=64), "has shape (3, 64)"),
+    ):
+        with pytest.raises(MismatchError) as error:
+            train(folder, problem, train={"steps": 30})
+        assert words in one_line(error) and "damaged" not in one_line(error)
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == before
+    assert not (folder / "damaged").exists() and "damaged" not in capsys.readouterr().out
+    assert train(folder, train={"steps": 30}).step == 30
+
+
+def test_memory_that_runs_out_while_reading_is_not_damage(folder, monkeypatch):
+    def full(self, *args, **kwargs):
+        raise MemoryError("no more")
+
+    run = loop.setup(tiny.config(train={"steps": 30}), folder, problem=tiny.Problem(), dataset=tiny.dataset())
+    checkpointer = Checkpointer(folder)
+    monkeypatch.setattr(checkpointer._manager, "restore", full)
+    with pytest.raises(CheckpointError, match="is whole but could not be read: no more"):
+        checkpointer.restore(run.abstract)
+    checkpointer.close()
+    assert (folder / "checkpoints" / "20").is_dir() and not (folder / "damaged").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("sums.json", "[1, 2]"),
+        ("sums.json", '{"a": 3}'),
+        ("sums.json", "{}"),
+        ("sums.json", "[" * 100_000),
+        ("meta/metadata", "{}"),
+        ("meta/metadata", "[]"),
+        ("meta/metadata", '{"key": 3, "key_impl": "fry", "data": null, "window": []}'),
+    ],
+    ids=range(7),
+)
+def test_valid_json_of_another_form_is_damage(folder, capsys, name, content):
+    path = folder / "checkpoints" / "20" / name
+    path.write_text(content)
+    if name != "sums.json":
+        (path.parents[1] / "sums.json").unlink()
+    assert train(folder, train={"steps": 30}).step == 30
+    out = capsys.readouterr().out
+    assert "checkpoint 20 is damaged (" in out and "going on from step 10 of 30" in out
+
+
+def test_a_checkpoint_without_checksums_gets_them_when_it_has_been_read(folder):
+    (folder / "checkpoints" / "20" / "sums.json").unlink()
+    train(folder, train={"steps": 30, "keep_checkpoints": 5})
+    assert is_sealed(folder / "checkpoints" / "20") and damage(folder / "checkpoints" / "20") is None
+
+
+# --------------------------------------------------------------------------------------------------- changed settings
+def test_changes_that_are_allowed_are_made_and_recorded(folder):
+    changed = {"train": {"batch_size": 32, "steps": 40}, "optimizer": {"learning_rate": 1e-3}}
+    with pytest.raises(workdir.WorkdirError) as error:
+        train(folder, **changed)
+    assert "or say --allow_changes=optimizer.learning_rate,train.batch_size" in one_line(error)
+    with pytest.raises(workdir.WorkdirError, match="train.batch_size: 16 there, 32 now"):
+        train(folder, allow_changes=("optimizer.learning_rate",), **changed)
+    assert train(folder, allow_changes=("optimizer.learning_rate", "train.batch_size"), **changed).step == 40
+    record = json.loads((folder / "config.json").read_text())["changes"]
+    assert record == [
+        {"step": 20, "setting": "optimizer.learning_rate", "old": 1e-2, "new": 1e-3},
+        {"step": 20, "setting": "train.batch_size", "old": 16, "new": 32},
+    ]
+    # said once, it holds; and what was recorded stays
+    assert train(folder, **{**changed, "train": {"batch_size": 32, "steps": 45}}).step == 45
+    assert json.loads((folder / "config.json").read_text())["changes"] == record
+    meta = json.loads((folder / "checkpoints" / "45" / "meta" / "metadata").read_text())
+    assert meta["data"]["position"] == 20 * 16 + 25 * 32  # the same stream of examples goes on
+
+
+def test_moments_outlive_a_change_of_the_learning_rate(folder):
+    """With a rate too small to move anything in float32 the first new step still knows the old moments: mu decays."""
+    tiny_rate = {"optimizer": {"learning_rate": 1e-30}, "train": {"steps": 25, "checkpoint_every": 5}}
+    train(folder, allow_changes=("optimizer.learning_rate", "train.checkpoint_every"), **tiny_rate)
+    run = loop.setup(
+        tiny.config(train={"steps": 30}), folder.parent / "x", problem=tiny.Problem(), dataset=tiny.dataset()
+    )
+    reader = Checkpointer(folder, read_only=True)
+    state, _ = reader.restore(run.abstract)
+    counts = [leaf for leaf in jax.tree.leaves(state.opt_state) if leaf.dtype == np.int32 and leaf.shape == ()]
+    assert all(int(count) == 25 for count in counts) and counts
+
+
+@pytest.mark.parametrize("name", ["sde.name", "model.width", "seed", "data.name"])
+def test_changes_that_no_run_can_take(folder, name):
+    with pytest.raises(workdir.WorkdirError, match=f"--allow_changes: {name} cannot change in a run"):
+        train(folder, allow_changes=(name,), train={"steps": 30})
+
+
+# ---------------------------------------------------------------------------------------------------------- side files
+def test_final_samples_that_are_no_archive_are_drawn_again(folder):
+    with np.load(folder / "samples" / "final.npz") as final:
+        expected = final["samples"]
+    for content in (b"", b"PK\x03\x04", (folder / "samples" / "final.npz").read_bytes()[:200]):
+        (folder / "samples" / "final.npz").write_bytes(content)
+        assert train(folder).status == "finished"
+        with np.load(folder / "samples" / "final.npz") as final:
+            np.testing.assert_array_equal(final["samples"], expected)
+
+
+def test_lines_that_are_no_metrics_are_left_out_and_counted(folder, capsys):
+    path = folder / "metrics.jsonl"
+    good = path.read_bytes()
+    path.write_bytes(good + b'\xff\xfe\n[1]\n{"step": "x"}\n{"loss": 1}\n' + b"[" * 100_000 + b'\n{"step": 3')
+    assert train(folder, train={"steps": 30}).step == 30
+    assert "metrics.jsonl: 6 lines that cannot be read left out" in capsys.readouterr().out
+    assert path.read_bytes().startswith(good)
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [5, 10, 15, 20, 25, 30]
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "samples/final.npz", "config.json", "samples", "checkpoints"])
+def test_what_stands_in_the_way_is_one_line(folder, name):
+    path = folder / name
+    if path.is_dir():
+        shutil.rmtree(path)
+        path.write_text("")
+    else:
+        path.unlink()
+        path.mkdir()
+    with pytest.raises(workdir.WorkdirError, match=f"{path} is a .*; move it away") as error:
+        train(folder, train={"steps": 30})
+    one_line(error)
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda record: "[" * 100_000,
+        lambda record: json.dumps(record | {"data": {"shape": ["two"], "num_classes": None}}),
+        lambda record: json.dumps(record | {"data": {"shape": 2, "num_classes": None}}),
+        lambda record: json.dumps(record | {"data": {"shape": [2], "num_classes": "many"}}),
+        lambda record: json.dumps(record | {"data": [1]}),
+        lambda record: json.dumps([1]),
+        lambda record: "",
+    ],
+    ids=range(7),
+)
+def test_configs_that_are_none(folder, edit):
+    path = folder / "config.json"
+    path.write_text(edit(json.loads(path.read_text())))
+    with pytest.raises(workdir.WorkdirError) as error:
+        workdir.read_config(folder)
+        workdir.read_data_shape(folder)
+    assert str(path) in one_line(error)
+
+
+def test_partial_files_of_a_killed_process_are_removed(folder):
+    for name in ("config.json.partial", "samples/final.npz.partial", "metrics.jsonl.partial"):
+        (folder / name).write_text("half")
+    train(folder, train={"steps": 30})
+    assert not list(folder.rglob("*.partial"))
+
+
+def test_home_folders(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert train(Path("~/run")).workdir == tmp_path / "run"
+    assert Checkpointer("~/run", read_only=True).steps() == [10, 20]
+    assert workdir.read_config("~/run") == tiny.config() and not (tmp_path / "~").exists()
+
+
+# --------------------------------------------------------------------------------------------------------------- locks
+HOLD = """
+import sys, time
+from pathlib import Path
+from sgmjax.training.lock import RunLock
+held = RunLock(Path(sys.argv[1]))
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """Another process that holds the lock of `tmp_path`."""
+    command = [sys.executable, "-c", HOLD, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "held\n"
+        yield process
+        process.kill()
+
+
+def test_a_second_process_is_refused_and_a_dead_ones_lock_taken_over(holder, tmp_path):
+    said = []
+    with pytest.raises(workdir.WorkdirError) as error:
+        lock.RunLock(tmp_path)
+    text = one_line(error)
+    assert f"process {holder.pid} on {os.uname().nodename} (since 20" in text and "--workdir" in text
+    holder.kill()
+    holder.wait()
+    with lock.RunLock(tmp_path, said.append) as ours:
+        assert len(said) == 1 and f"process {holder.pid}" in said[0]
+        ours.check()
+        assert [path.name for path in tmp_path.iterdir()] == ["run.lock"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_another_process_with_the_same_number_is_not_the_holder(tmp_path):
+    """After a restart of the machine, or when numbers come round again."""
+    for change in ({"started": 1}, {"boot": "another"}):
+        content = lock._identity() | {"pid": os.getppid(), "nonce": "theirs"} | change
+        (tmp_path / lock.NAME).write_text(json.dumps(content))
+        if "boot" in change:  # as one of another machine: it counts as gone when it has long been silent
+            os.utime(tmp_path / lock.NAME, (time.time() - 400,) * 2)
+        with lock.RunLock(tmp_path, lambda text: None):
+            pass
+        assert not (tmp_path / lock.NAME).exists()
+
+
+def test_one_of_another_machine_holds_it_while_it_gives_signs_of_life(tmp_path):
+    (tmp_path / lock.NAME).write_text(json.dumps({"host": "node7", "pid": 12, "since": "noon", "nonce": "theirs"}))
+    with pytest.raises(workdir.WorkdirError, match=r"process 12 on node7 \(since noon\) trains there"):
+        lock.RunLock(tmp_path)
+
+
+def test_of_many_that_take_over_one_gets_it(tmp_path):
+    (tmp_path / lock.NAME).write_text(json.dumps(lock._identity() | {"started": 1, "nonce": "dead"}))
+    got, refused = [], []
+
+    def take():
+        try:
+            got.append(lock.RunLock(tmp_path, lambda text: None))
+        except workdir.WorkdirError:
+            refused.append(1)
+
+    threads = [threading.Thread(target=take) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(got) == 1 and len(refused) == 7
+    got[0].release()
+
+
+def test_the_lock_is_released_when_a_run_fails(tmp_path):
+    with pytest.raises(loop.NonFiniteError):
+        train(tmp_path, tiny.Problem(bad=-5.0), train={"steps": 60, "max_bad_steps": 7})
+    assert not (tmp_path / "run.lock").exists()
+
+
+def test_training_where_another_trains(holder, tmp_path):
+    problem = tiny.Problem()
+    with pytest.raises(workdir.WorkdirError, match=f"process {holder.pid} on "):
+        train(tmp_path, problem)
+    assert problem.traces == 0 and not (tmp_path / "config.json").exists()
+
+
+# ------------------------------------------------------------------------------------------- full disks, lost processes
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), OSError(errno.EDQUOT, "quota")])
+def test_a_full_disk_is_one_line_and_the_run_goes_on_afterwards(tmp_path, monkeypatch, error):
+    """While the final samples are written: nothing half written stays, and the same command ends the run."""
+
+    def full(*args, **kwargs):
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.pictures.np, "savez_compressed", full)
+        with pytest.raises(
+            trouble.TroubleError, match="its checkpoints are whole, and with room made the same"
+        ) as caught:
+            train(tmp_path)
+    one_line(caught)
+    assert not list(tmp_path.rglob("*.partial")) and not (tmp_path / "run.lock").exists()
+    assert train(tmp_path).status == "finished"
+
+
+def test_what_a_full_disk_looks_like_from_below():
+    tensorstore = ValueError('RESOURCE_EXHAUSTED: Error writing "x": [OS error 28: ENOSPC No space left on device]')
+    nested = RuntimeError("save failed")
+    nested.__cause__ = ExceptionGroup("two", [KeyError("a"), tensorstore])
+    assert trouble.full_disk(tensorstore) == trouble.full_disk(nested) == errno.ENOSPC
+    assert trouble.full_disk(ValueError("RESOURCE_EXHAUSTED: out of device memory")) is None
+    assert trouble.full_disk(OSError(errno.EACCES, "no")) is None
+
+
+def test_other_errors_keep_their_traceback(tmp_path):
+    with pytest.raises(ZeroDivisionError), trouble.explained(tmp_path):
+        1 / 0
+    with pytest.raises(trouble.TroubleError, match="cannot write .*/x/y: No such file"), trouble.explained(tmp_path):
+        (tmp_path / "x" / "y").write_text("")
+
+
+def test_a_lost_process_is_told_from_other_errors(monkeypatch, tmp_path):
+    gloo = jax.errors.JaxRuntimeError("INTERNAL: Gloo all-reduce failed: Connection closed by peer [127.0.0.1]:4711")
+    with pytest.raises(jax.errors.JaxRuntimeError), trouble.explained(tmp_path):  # one process has nobody to lose
+        raise gloo
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(trouble.LostProcessError) as error, trouble.explained(tmp_path):
+        raise gloo
+    assert "process 0 of 2 lost another one (Connection closed by peer [127.0.0.1]:4711)" in one_line(error)
+    with pytest.raises(jax.errors.JaxRuntimeError), trouble.explained(tmp_path):
+        raise jax.errors.JaxRuntimeError("INTERNAL: a bug")
+
+
+def test_events_that_cannot_be_written_do_not_stop_a_run(tmp_path, capsys):
+    hook = threading.excepthook
+    writer = MetricsWriter(tmp_path)
+    events = writer._events
+    assert events is not None
+
+    def full(event):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    events._writer.file_writer.event_writer._ev_writer.write_event = full
+    deadline = time.monotonic() + 20
+    step = 0
+    while events._writer is not None and time.monotonic() < deadline:
+        writer.write(step := step + 1, {"loss": 1.0})
+        time.sleep(0.01)
+    writer.write(step + 1, {"loss": 2.0})
+    writer.close()
+    assert "TensorBoard's events cannot be written" in capsys.readouterr().out
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == step + 1
+    assert threading.excepthook is hook
