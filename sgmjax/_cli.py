@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from sgmjax._inputs import InputError, one_line
+from sgmjax._inputs import InputError, one_line, user_path
 
 if TYPE_CHECKING:
     from sgmjax.training.config import Config
@@ -92,11 +92,23 @@ def fail(error: BaseException, status: int = USER_ERROR) -> int:
     return status
 
 
+_PATHS = "sgmjax paths"  # absl's word for a group of flags is "module"
+
+
+def define_path(values: Any, name: str, default: str | None, text: str) -> None:
+    """Defines a flag that is a path, or a word in place of one: `parse_flags` makes `~` the home folder in it."""
+    from absl import flags
+
+    flags.DEFINE_string(name, default, text, flag_values=values)
+    values.register_flag_by_module(_PATHS, values[name])
+
+
 def parse_flags(values: Any, argv: Sequence[str]) -> list[str]:
     """Parses absl flags.
 
     Raises:
         UsageError: an unknown flag or bad value, or words that are no flags.
+        InputError: a flag of `define_path` that is no path.
     """
     from absl import flags
 
@@ -106,6 +118,9 @@ def parse_flags(values: Any, argv: Sequence[str]) -> list[str]:
         raise UsageError(str(error).replace("flag --", "--")) from error
     if len(rest) > 1:
         raise UsageError(f"unexpected argument {rest[1]!r}; settings are given as --name=value")
+    for flag in values.flags_by_module_dict().get(_PATHS, ()):
+        if flag.value is not None:
+            flag.value = str(user_path(flag.value, f"--{flag.name}"))
     return rest
 
 

@@ -59,7 +59,7 @@ def read_flags(argv: Sequence[str]) -> Any:
     from absl import flags
 
     values = flags.FlagValues()
-    flags.DEFINE_string("workdir", None, "the run folder", flag_values=values)
+    _cli.define_path(values, "workdir", None, "the run folder")
     flags.DEFINE_list("metrics", ["bpd"], f"what to measure: {', '.join(METRICS)}", flag_values=values)
     flags.DEFINE_enum("split", "test", ["test", "train"], "held-out or training data", flag_values=values)
     flags.DEFINE_enum(
@@ -84,7 +84,7 @@ def read_flags(argv: Sequence[str]) -> Any:
     flags.DEFINE_integer("draws", 16, "times drawn for the variational bound of an example", flag_values=values)
     flags.DEFINE_integer("posterior_samples", 1, "draws of an image's latent variables, of nelbo", flag_values=values)
     flags.DEFINE_integer("nearest", 8, "neighbours of a sample to show", flag_values=values)
-    flags.DEFINE_string("out", None, "file of the result; for one metric only", flag_values=values)
+    _cli.define_path(values, "out", None, "file of the result; for one metric only")
     flags.DEFINE_bool("help", False, "show this help", flag_values=values, short_name="h")
     _cli.parse_flags(values, argv)
     if values.help:

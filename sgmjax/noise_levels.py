@@ -51,9 +51,9 @@ def read_flags(argv: Sequence[str]) -> Request:
 
     words, overrides = _cli.split_overrides(argv)
     values = flags.FlagValues()
-    flags.DEFINE_string("config", None, "take the data of this config", flag_values=values)
+    _cli.define_path(values, "config", None, "take the data of this config")
     flags.DEFINE_string("data", None, "or: digits, a 2-D set, folder, or a TFDS image set", flag_values=values)
-    flags.DEFINE_string("data_dir", None, "TFDS directory, or the folder of images", flag_values=values)
+    _cli.define_path(values, "data_dir", None, "TFDS directory, or the folder of images")
     flags.DEFINE_integer("image_size", None, "side to which images are brought", flag_values=values)
     flags.DEFINE_bool("centered", None, "data in [-1, 1]; else in [0, 1], as published", flag_values=values)
     flags.DEFINE_float("sigma_max", None, "sigma_1, in place of technique 1", flag_values=values)

@@ -42,7 +42,7 @@ def read_flags(argv: Sequence[str]) -> Any:
     from absl import flags
 
     values = flags.FlagValues()
-    flags.DEFINE_string("workdir", None, "the run folder", flag_values=values)
+    _cli.define_path(values, "workdir", None, "the run folder")
     flags.DEFINE_integer("num", None, "how many samples", flag_values=values)
     flags.DEFINE_string("sampler", None, "name of the sampler", flag_values=values)
     flags.DEFINE_integer("steps", None, "network evaluations a sample, the denoising one included", flag_values=values)
@@ -57,9 +57,9 @@ def read_flags(argv: Sequence[str]) -> Any:
     flags.DEFINE_integer("seed", 0, "of the samples", flag_values=values)
     flags.DEFINE_integer("batch_size", None, "samples drawn at a time", flag_values=values)
     flags.DEFINE_list("labels", None, "classes, as 3 or 0,1,2: used in turn", flag_values=values)
-    flags.DEFINE_string("classifier", None, "run folder of a classifier that guides to --labels", flag_values=values)
+    _cli.define_path(values, "classifier", None, "run folder of a classifier that guides to --labels")
     flags.DEFINE_float("guidance", None, "strength of the guidance; 1 is Bayes' rule", flag_values=values)
-    flags.DEFINE_string("inpaint", None, "what is kept: half, center, or an .npz with `mask`", flag_values=values)
+    _cli.define_path(values, "inpaint", None, "what is kept: half, center, or an .npz with `mask`")
     flags.DEFINE_bool("colorize", False, "keep the grey part of colour images", flag_values=values)
     flags.DEFINE_integer("resample", 1, "times each step of --inpaint or --colorize is taken", flag_values=values)
     flags.DEFINE_float("start_time", None, "start from inputs noised to this time", flag_values=values)
@@ -71,8 +71,8 @@ def read_flags(argv: Sequence[str]) -> Any:
         "rows of samples of annealed Langevin chains whose noise turns",
         flag_values=values,
     )
-    flags.DEFINE_string("input", "test", "test (held-out data), or an .npz of images", flag_values=values)
-    flags.DEFINE_string("out", None, "path without ending; default <workdir>/samples/...", flag_values=values)
+    _cli.define_path(values, "input", "test", "test (held-out data), or an .npz of images")
+    _cli.define_path(values, "out", None, "path without ending; default <workdir>/samples/...")
     flags.DEFINE_bool("help", False, "show this help", flag_values=values, short_name="h")
     _cli.parse_flags(values, argv)
     if values.help:

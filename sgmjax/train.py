@@ -69,8 +69,8 @@ def read_flags(argv: Sequence[str]) -> tuple[Any, Config, str]:
 
     words, overrides = _cli.split_overrides(argv)
     values = flags.FlagValues()
-    flags.DEFINE_string("config", DEFAULT_CONFIG, "the config file, or the name of a config", flag_values=values)
-    flags.DEFINE_string("workdir", None, "the run folder; default runs/<name of the config>", flag_values=values)
+    _cli.define_path(values, "config", DEFAULT_CONFIG, "the config file, or the name of a config")
+    _cli.define_path(values, "workdir", None, "the run folder; default runs/<name of the config>")
     flags.DEFINE_list("allow_changes", None, "settings that may differ from the run's, by name", flag_values=values)
     flags.DEFINE_bool("restart", False, "begin anew; moves the folder's run aside", flag_values=values)
     flags.DEFINE_bool("help", False, "show this help", flag_values=values, short_name="h")

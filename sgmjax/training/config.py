@@ -17,10 +17,11 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
-from sgmjax._inputs import InputError
+from sgmjax._inputs import InputError, user_path
 from sgmjax.training.schema import (
     CLASSIFIERS,
     MODELS,
+    PATH,
     SDES,
     CLDConfig,
     Config,
@@ -164,6 +165,8 @@ def _read(hint: Any, value: Any, path: str) -> Any:
         for condition in arguments[1:]:
             if isinstance(condition, Range) and not condition.holds(value):
                 raise ConfigError(f"{path}: must be {condition.words}, got {value}")
+            if condition is PATH:
+                value = _read_path(value, path)
         return value
     if origin in (typing.Union, types.UnionType):
         if all(dataclasses.is_dataclass(option) for option in arguments):
@@ -197,6 +200,13 @@ def _read(hint: Any, value: Any, path: str) -> Any:
             raise _wrong_type(path, tuple, value)
         return tuple(_read(arguments[0], item, f"{path}[{i}]") for i, item in enumerate(value))
     return _read_scalar(hint, value, path)
+
+
+def _read_path(value: str, path: str) -> str:
+    try:
+        return str(user_path(value, path))
+    except InputError as error:
+        raise ConfigError(str(error)) from None
 
 
 def _read_scalar(hint: type, value: Any, path: str) -> Any:

@@ -14,7 +14,7 @@ import dataclasses
 import gc
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,9 @@ import numpy as np
 
 from sgmjax._inputs import InputError, read_array
 from sgmjax.models import trainable_mask
-from sgmjax.training import evaluation, pictures, trouble, workdir
+from sgmjax.training import earlier, evaluation, pictures, trouble, workdir
 from sgmjax.training import sharding as sh
-from sgmjax.training.checkpoint import Checkpointer, CheckpointError
+from sgmjax.training.checkpoint import Checkpointer
 from sgmjax.training.config import Config, ConfigError, check, to_dict, validate_for_devices
 from sgmjax.training.interrupt import Interrupt
 from sgmjax.training.lock import RunLock
@@ -85,7 +85,7 @@ def train(
         eval_dataset: held-out data; default that of the config if neither `dataset` nor this is given.
         allow_changes: settings of `train` and `optimizer` that may differ from those of the folder's run, as
             `optimizer.learning_rate`; the change is recorded in its config.json.
-        restart: begin from step 0 in a folder that holds a run, whose files are moved into `before_<n>`.
+        restart: begin from step 0 in a folder that holds a run, whose files are moved into `earlier/<n>`.
 
     Raises:
         ConfigError, WorkdirError, ValueError: before anything is compiled: settings, folder or data that cannot work;
@@ -117,9 +117,8 @@ def setup(
     path = workdir.prepare(folder)
     if restart:
         with RunLock(path, say):
-            if jax.process_index() == 0 and (moved := workdir.move_aside(path)) is not None:
-                say(f"starting again; what was there is now in {moved}")
-    changes = workdir.check_config(path, config, allow_changes)
+            earlier.set_aside(path, say)
+    changed = workdir.check_config(path, config, allow_changes)
     if _complete(path, config.train.steps):
         accuracy = path / ACCURACY
         found = f"accuracy in {accuracy}" if accuracy.exists() else f"samples in {path / 'samples' / 'final.npz'}"
@@ -144,7 +143,7 @@ def setup(
         from sgmjax.training.latent import check_images
 
         check_images(config, dataset)
-    run = Run(config, path, problem, dataset, eval_dataset, changes=changes)
+    run = Run(config, path, problem, dataset, eval_dataset, changed=changed)
     workdir.check_space(path, run.abstract, config.train.keep_checkpoints, dataset.shape, config.sampling.num)
     return run
 
@@ -190,9 +189,9 @@ class Run:
         dataset: Any,
         eval_dataset: Any,
         *,
-        changes: Sequence[Mapping[str, Any]] = (),
+        changed: Sequence[tuple[str, Any, Any]] = (),
     ):
-        self._changes = changes  # of settings, since the folder's run was last trained
+        self._new_settings = changed  # since the folder's run was last trained
         self.config, self.path, self.problem = config, path, problem
         self.dataset, self.eval_dataset = dataset, eval_dataset
         self.mesh = sh.make_mesh(config.train.fsdp)
@@ -304,8 +303,8 @@ class Run:
     def execute(self) -> Result:
         """Restores or starts, takes the remaining steps, draws the final samples."""
         with RunLock(self.path, say):
-            if jax.process_index() == 0:
-                workdir.remove_partial(self.path)
+            earlier.tidy(self.path, say)
+            earlier.check_resumable(self.path)
             checkpointer, lost = Checkpointer(self.path, self.config.train.keep_checkpoints), False
             try:
                 with trouble.explained(self.path):
@@ -320,13 +319,13 @@ class Run:
 
     def _execute(self, checkpointer: Checkpointer) -> Result:
         train = self.config.train
-        at = {"step": max(checkpointer.steps(), default=0)}
         workdir.write_config(
             self.path,
             self.config,
             self.dataset.shape,
             self.dataset.num_classes,
-            changes=[at | dict(change) for change in self._changes],
+            changed=self._new_settings,
+            step=max(checkpointer.steps(), default=0),
         )
         with jax.set_mesh(self.mesh), Interrupt() as interrupt:
             state, step, iterator, window = self._begin(checkpointer)
@@ -374,11 +373,6 @@ class Run:
         iterator = self.dataset.iterator(local, seed=self.config.seed, process_index=index, process_count=count)
         found = checkpointer.restore(self.abstract, say, check_meta=_meta_problem)
         if found is None:
-            if taken := workdir.steps_taken(self.path):
-                raise CheckpointError(
-                    f"{self.path} had come to step {taken}, and none of its checkpoints is left; put a copy of one "
-                    f"into {self.path / 'checkpoints'}, or start again from step 0 with --restart"
-                )
             state = self._initial(self._place(jax.random.fold_in(self.key, _INIT)))
             if hasattr(self.problem, "start_from"):
                 state = self._changed(state, self.problem.start_from)

@@ -19,6 +19,9 @@ class Range:
     holds: Callable[[Any], bool]
 
 
+PATH = object()  # marks a setting that is a path: `~` in it is the home folder
+UserPath = Annotated[str, PATH]
+
 _positive = Range("positive", lambda v: v > 0)
 _non_negative = Range("zero or positive", lambda v: v >= 0)
 
@@ -45,7 +48,7 @@ class DataConfig:
     """
 
     name: str = "digits"
-    data_dir: str | None = None  # TFDS directory (default: ~/tensorflow_datasets) or, for `folder`, the image folder
+    data_dir: UserPath | None = None  # TFDS directory (default ~/tensorflow_datasets); for `folder` the image folder
     split: str = "train"
     eval_split: str | None = "test"  # held-out data; None: no evaluation loss. `digits` holds out its own split.
     image_size: PositiveInt | None = None  # square; None keeps the size of the data (which must then be one size)
@@ -421,7 +424,7 @@ class LatentConfig:
 
     # Of train.steps, the first ones train the VAE alone, with a normal prior; the others both, end to end.
     vae_steps: NonNegativeInt = 0
-    vae_from: str | None = None  # run folder whose VAE is the beginning [vae_checkpoint]
+    vae_from: UserPath | None = None  # run folder whose VAE is the beginning [vae_checkpoint]
     vae_optimizer: OptimizerConfig = OptimizerConfig(
         name="adamax", learning_rate=1e-2, learning_rate_min=1e-4, eps=1e-3, weight_decay=3e-4, warmup_steps=1000,
         grad_clip=None, ema_decay=0.0,

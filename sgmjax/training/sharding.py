@@ -83,6 +83,14 @@ def fetch(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda x: np.asarray(multihost_utils.process_allgather(x, tiled=True)), tree)
 
 
+def wait_for_all(name: str) -> None:
+    """Returns when all processes have come to the place of this name."""
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        multihost_utils.sync_global_devices(name)
+
+
 def initialize_distributed(environ: Mapping[str, str] = os.environ) -> bool:
     """Joins the other processes of a run; True if there are any. Must come before anything asks for devices.
 

@@ -1,6 +1,7 @@
 """The run folder: what must be true of it before anything is compiled, and its `config.json`.
 
 config.json  metrics.jsonl  tensorboard/  checkpoints/  samples/step_<n>.png  samples/final.npz  samples/final.png
+progress.json (step of the newest checkpoint)  damaged/ (checkpoints)  earlier/<n>/ (before --restart)  run.lock
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,38 +20,8 @@ import jax
 import numpy as np
 
 from sgmjax._inputs import InputError, one_line, replacing, user_path
-from sgmjax.training.config import Config, ConfigError, differences, from_dict, to_dict
-
-# Settings that a run may be continued with another value of: they change what is shown or kept, not what is learnt.
-CHANGEABLE = (
-    "train.steps",
-    "train.fsdp",
-    "train.log_every",
-    "train.eval_every",
-    "train.eval_batches",
-    "train.sample_every",
-    "train.checkpoint_every",
-    "train.keep_checkpoints",
-    "train.max_bad_steps",
-    "data.data_dir",
-    "data.in_memory",
-    "data.memory_limit_gb",
-    "sampling.",
-)
-
-
-# Settings that a run may be continued with another value of when the user says so (--allow_changes): what is learnt,
-# and the arrays that it is kept in, stay the same.
-ALLOWABLE = (
-    "train.",
-    "optimizer.",
-    "latent.vae_optimizer.",
-    "latent.vae_finetune.",
-    "objective.label_dropout",
-    "data.flip",
-)
-FILES = ("config.json", "metrics.jsonl", "progress.json", "accuracy.npz", "samples/final.npz", "samples/final.png")
-FOLDERS = ("samples", "checkpoints", "tensorboard", "metrics", "damaged")
+from sgmjax.training import changes
+from sgmjax.training.config import Config, ConfigError, from_dict, to_dict
 
 
 class WorkdirError(InputError):
@@ -64,59 +35,17 @@ def prepare(workdir: str | os.PathLike) -> Path:
         WorkdirError: no permission, or something that is not a folder is in the way.
     """
     path = user_path(workdir, "--workdir")
+    probe = path / f".probe{jax.process_index()}"
     try:
-        for name in FILES:
-            if (path / name).is_dir():
-                raise WorkdirError(f"{path / name} is a folder, where the run keeps a file; move it away")
-        for name in FOLDERS:
-            if (path / name).exists() and not (path / name).is_dir():
-                raise WorkdirError(f"{path / name} is a file, where the run keeps a folder; move it away")
         (path / "samples").mkdir(parents=True, exist_ok=True)
-        probe = path / f".probe{jax.process_index()}"
         probe.write_text("")
         probe.unlink()
     except OSError as error:
+        place = "" if error.filename in (None, str(path), str(probe)) else f" ({error.filename})"
         raise WorkdirError(
-            f"cannot write in the run folder {path}: {error.strerror or error}; choose another with --workdir"
+            f"cannot write in the run folder {path}: {error.strerror or error}{place}; choose another with --workdir"
         ) from error
     return path
-
-
-def remove_partial(path: Path) -> None:
-    """Removes what writes that were killed have left; nobody else may be writing."""
-    for folder in (path, path / "samples", path / "metrics"):
-        for file in folder.glob("*.partial"):
-            if file.is_file():
-                file.unlink(missing_ok=True)
-
-
-def steps_taken(path: Path) -> int:
-    """How far a run has come that is to begin anew: the step of its newest checkpoint ever, 0 if it never had one.
-
-    A run that ended before its first checkpoint has rightly none; one whose checkpoints are damaged or gone has not.
-    """
-    steps = [int(folder.name) for folder in (path / "damaged").glob("*") if folder.name.isdigit()]
-    try:
-        steps.append(int(json.loads((path / "progress.json").read_text())["step"]))
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        pass
-    return max(steps, default=0)
-
-
-def move_aside(path: Path) -> Path | None:
-    """Moves an earlier run's files into `before_<n>` in the same folder; returns that, or None if there were none."""
-    kept = [entry for entry in path.iterdir() if not entry.name.startswith(("before_", "run.lock", "."))]
-    if not any(entry.is_file() or any(entry.iterdir()) for entry in kept):
-        return None
-    number = 1
-    while (path / f"before_{number}").exists():
-        number += 1
-    target = path / f"before_{number}"
-    target.mkdir()
-    for entry in kept:
-        entry.rename(target / entry.name)
-    (path / "samples").mkdir()
-    return target
 
 
 def check_space(path: Path, state: Any, keep: int, event_shape: tuple[int, ...], num_samples: int) -> None:
@@ -148,41 +77,37 @@ def _size(count: float) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
 
 
-def check_config(path: Path, config: Config, allow: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """Checks that the folder's earlier run, if any, had the same settings, but for those of `CHANGEABLE` and `allow`.
+def check_config(path: Path, config: Config, allow: Sequence[str] = ()) -> list[tuple[str, Any, Any]]:
+    """Checks that the folder's earlier run, if any, had the same settings, but for those that may change.
 
     Args:
         path: the run folder.
-        config: the settings now.
-        allow: settings of `ALLOWABLE` that may have changed, as `optimizer.learning_rate`.
+        config: of the run that shall go on.
+        allow: settings of `changes.ALLOWABLE` that may be others than they were.
 
     Returns:
-        The changes that were made use of, as {"setting", "old", "new"}.
+        Those of `allow` that are others, as (name, old, new).
 
     Raises:
-        WorkdirError: naming the first settings that differ; a setting in `allow` that must not change.
+        WorkdirError: naming the first settings that differ.
+        ConfigError: in `allow`, what cannot change.
     """
-    for name in allow:
-        if not name.startswith(ALLOWABLE):
-            raise WorkdirError(
-                f"--allow_changes: {name} cannot change in a run, only settings of train and optimizer can; "
-                "choose another --workdir for it"
-            )
+    changes.check_allowed(allow)
     if not (path / "config.json").exists():
         return []
-    found = [
-        {"setting": key, "old": old, "new": new}
-        for key, old, new in differences(to_dict(read_config(path)), to_dict(config))
-        if not key.startswith(CHANGEABLE)
-    ]
-    changed = [change for change in found if change["setting"] not in allow]
-    if changed:
-        words = "; ".join(f"{c['setting']}: {c['old']} there, {c['new']} now" for c in changed[:3])
-        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
-        fix = "choose another --workdir, or the same settings to go on with it"
-        if all(change["setting"].startswith(ALLOWABLE) for change in changed):
-            fix += ", or say --allow_changes=" + ",".join(change["setting"] for change in changed)
-        raise WorkdirError(f"{path} holds a run with another config ({words}{more}); {fix}")
+    before = read_config(path)
+    found = changes.changed(before, config)
+    refused = [f"{key}: {old} there, {new} now" for key, old, new in found if key not in allow]
+    if refused:
+        more = f" and {len(refused) - 3} more" if len(refused) > 3 else ""
+        possible = [key for key, _, _ in found if key in changes.ALLOWABLE]
+        flag = f", or --allow_changes={','.join(possible)}" if len(possible) == len(found) else ""
+        raise WorkdirError(
+            f"{path} holds a run with another config ({'; '.join(refused[:3])}{more}); "
+            f"choose another --workdir, or the same settings to go on with it{flag}"
+        )
+    if found:
+        changes.check_optimizer(before, config)
     return found
 
 
@@ -232,7 +157,8 @@ def write_config(
     event_shape: tuple[int, ...],
     num_classes: int | None,
     *,
-    changes: Sequence[Mapping[str, Any]] = (),
+    changed: Sequence[tuple[str, Any, Any]] = (),
+    step: int = 0,
 ) -> None:
     """Writes `config.json`: the config, the shape of the data, and the versions that it ran with.
 
@@ -240,17 +166,19 @@ def write_config(
         path: the run folder.
         config: the settings.
         event_shape, num_classes: of the data.
-        changes: settings that change here, as {"step", "setting", "old", "new"}; added to those there already.
+        changed: settings that change at `step`, as (name, old, new); added to the record of earlier changes.
+        step: steps taken.
     """
     if jax.process_index() != 0:
         return
+    made = [{"step": step, "setting": name, "old": old, "new": new} for name, old, new in changed]
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
-        changes = [*json.loads((path / "config.json").read_text())["changes"], *changes]
+        made = [*json.loads((path / "config.json").read_text())["changes"], *made]
     packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "diffrax", "numpy")
     record = {
         "config": to_dict(config),
         "data": {"shape": list(event_shape), "num_classes": num_classes},
-        **({"changes": list(changes)} if changes else {}),
+        **({"changes": made} if made else {}),
         "versions": {
             "sgmjax": version(),
             "python": platform.python_version(),
