@@ -46,7 +46,6 @@ def read_flags(argv: Sequence[str]) -> Any:
     flags.DEFINE_string("workdir", None, "the new run folder; default runs/<config>_imported", flag_values=values)
     flags.DEFINE_list("image_shape", None, "height,width,channels, where the config does not say", flag_values=values)
     flags.DEFINE_integer("num_classes", None, "classes of the data, for class-conditional networks", flag_values=values)
-    flags.DEFINE_bool("trust_pickle", False, "let the file run code when it is opened", flag_values=values)
     flags.DEFINE_bool("help", False, "show this help", flag_values=values, short_name="h")
     _cli.parse_flags(values, words)
     if values.help:
@@ -103,7 +102,7 @@ def import_checkpoint(request: Any) -> None:
         "psld": interop.read_psld,
         "ncsnv2": interop.read_ncsnv2,
     }[values.source]
-    found = read(values.checkpoint, network, trust_pickle=values.trust_pickle)
+    found = read(values.checkpoint, network)
     run = loop.Run(config, workdir.prepare(folder), problem, None, None)
     run.adopt(found.params, found.ema_params or found.params, found.step, shape, values.num_classes)
     averages = "with averages" if found.ema_params is not None else "without averages"

@@ -93,7 +93,7 @@ def test_training_goes_on_from_a_checkpoint(reference, tmp_path, capsys):
         ({"nf": 16}, [], "has shape"),
         ({"num_res_blocks": 2}, [], "state dict"),
         ({}, ["--source=wrong"], "--source"),
-        ({}, ["--checkpoint=nowhere.ckpt"], "no checkpoint file at nowhere.ckpt"),
+        ({}, ["--checkpoint=nowhere.ckpt"], "checkpoint: cannot read nowhere.ckpt: No such file"),
         ({}, ["--image_shape=16,16"], "height,width,channels"),
         ({}, ["--config.data.image_size=None"], "--image_shape: of data 'folder'"),
         ({}, ["--source=scoresde"], "has no entry 'model'"),
