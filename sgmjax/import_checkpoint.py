@@ -56,6 +56,8 @@ def read_flags(argv: Sequence[str]) -> Any:
     config, name = _cli.read_config(values.config, overrides)
     if config.vae is not None:
         raise _cli.UsageError("--config: a run with a VAE; read LSGM's checkpoints with sgmjax.interop.read_lsgm")
+    if values.source == "ncsnv2" and (config.sde.name != "ve" or config.objective.num_levels is None):
+        raise _cli.UsageError("--config: NCSN and NCSNv2 are trained at noise levels; set sde.name 've' and num_levels")
     shape = _image_shape(values.image_shape, config.data)
     return values, config, shape, Path(values.workdir or f"runs/{name}_imported")
 
@@ -94,7 +96,7 @@ def import_checkpoint(request: Any) -> None:
     sigmas = None
     if values.source == "ncsnv2":
         sde, count = config.sde, config.objective.num_levels
-        sigmas = noise_levels.geometric_levels(sde.sigma_max, sde.sigma_min, count).astype(np.float32)
+        sigmas = noise_levels.LEVELS[sde.sigma_dist](sde.sigma_max, sde.sigma_min, count).astype(np.float32)
     network = OfficialNetwork(problem.network, (*shape[:-1], problem.sde.k * shape[-1]), sigmas)
     read = {
         "scoresde": interop.read_scoresde,

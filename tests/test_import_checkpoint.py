@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import refdata
 
-from sgmjax import import_checkpoint, train
+from sgmjax import import_checkpoint, interop, train
 from sgmjax.training.runs import load_run
 
 PSLD = refdata.REFERENCE / "checkpoints" / "psld_ncsnpp_in6_out6.ckpt"
@@ -85,6 +85,25 @@ def test_training_goes_on_from_a_checkpoint(reference, tmp_path, capsys):
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if "loss" in row] == [before.step + 1, before.step + 2]
     assert run_command("psld", *flags) == 2  # the folder is taken
+
+
+@pytest.mark.parametrize("sigma_dist", ["geometric", "uniform"])
+def test_the_noise_levels_are_those_of_the_config(sigma_dist, monkeypatch, tmp_path, capsys):
+    """Against which the table in an official checkpoint is compared."""
+    seen = []
+
+    def read(path, network):
+        seen.append(network.sigmas)
+        raise ValueError("seen")
+
+    monkeypatch.setattr(interop, "read_ncsnv2", read)
+    settings = SETTINGS["ncsnv2"] | {"sde": SETTINGS["ncsnv2"]["sde"] | {"sigma_dist": sigma_dist}}
+    assert run_command("ncsnv2", config_file(tmp_path, settings), f"--workdir={tmp_path / 'run'}") == 2
+    assert capsys.readouterr().err == "error: seen\n"
+    table = (np.geomspace if sigma_dist == "geometric" else np.linspace)(50.0, 0.01, 232)
+    np.testing.assert_allclose(seen[0], table, rtol=2e-7)
+    assert run_command("ncsnv2", config_file(tmp_path, SETTINGS["psld"]), f"--workdir={tmp_path / 'run'}") == 2
+    assert "trained at noise levels; set sde.name 've'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

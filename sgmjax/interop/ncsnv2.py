@@ -20,6 +20,7 @@ from sgmjax.interop.configs import OfficialNetwork, _get, _number
 from sgmjax.interop.weights import arrays_of, finish, leaf, place, record_calls
 from sgmjax.models import NCSN, NCSNv2
 from sgmjax.models.ncsnv2 import check_image_size
+from sgmjax.sdes.noise_levels import LEVELS
 
 # Official class -> our module and variant. The runner chooses the class by the data set.
 _CLASSES: dict[str, tuple[type[NCSN] | type[NCSNv2], str]] = {
@@ -49,10 +50,8 @@ def noise_levels(config: Mapping[str, Any]) -> np.ndarray:
     model = _get(config, "model", "")
     first, last = _number(model, "sigma_begin", "model.", float), _number(model, "sigma_end", "model.", float)
     count, kind = _number(model, "num_classes", "model.", int), _get(model, "sigma_dist", "model.")
-    if kind == "geometric":
-        return np.geomspace(first, last, count).astype(np.float32)
-    if kind == "uniform":
-        return np.linspace(first, last, count).astype(np.float32)
+    if kind in LEVELS:
+        return LEVELS[kind](first, last, count).astype(np.float32)
     raise InputError(f"model.sigma_dist: '{kind}' is unknown; there are geometric and uniform")
 
 
