@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 import jax.numpy as jnp
 import mpmath
 import numpy as np
@@ -13,8 +11,8 @@ import refdata
 from sgmjax import objectives, sdes
 from sgmjax.sdes import noise_levels as nl
 
-TECHNIQUES = refdata.load_json("ncsnv2_techniques.json") or {}
-ARRAYS = refdata.load_npz("ncsnv2_techniques.npz") or {}
+TECHNIQUES = refdata.load_json("ncsnv2_techniques.json")
+ARRAYS = refdata.load_npz("ncsnv2_techniques.npz")
 
 
 def test_levels_are_times_of_ve():
@@ -144,15 +142,8 @@ def test_bad_input_is_refused_in_one_line(label: str):
 # ---- against the recorded values of the official program
 
 
-def named(pattern: str) -> list:
-    return sorted(k for k in ARRAYS if re.fullmatch(pattern, k)) or [
-        pytest.param("none", marks=pytest.mark.skip(reason=refdata.NO_REFERENCE))
-    ]
-
-
-@pytest.mark.reference
-@pytest.mark.parametrize("name", [k.split("/")[1] for k in ARRAYS if k.startswith("sigmas/")] or [None])
-def test_recorded_configurations(reference, name):
+@pytest.mark.parametrize("name", refdata.cases(ARRAYS, "sigmas/(.+)"))
+def test_recorded_configurations(name):
     c = TECHNIQUES[name]
     sigma_max, sigma_min, levels = c["sigma_begin"], c["sigma_end"], c["num_classes"]
     sigmas = nl.geometric_levels(sigma_max, sigma_min, levels)
@@ -185,9 +176,8 @@ def test_recorded_ratios(reference):
             assert nl.ratio_of_overlap(int(dimension), nl.PAPER_OVERLAP) == pytest.approx(gamma, rel=1e-12)
 
 
-@pytest.mark.reference
-@pytest.mark.parametrize("key", named(r"technique4/\w+/T\d+"))
-def test_recorded_variance_ratios(reference, key):
+@pytest.mark.parametrize("key", refdata.cases(ARRAYS, r"(technique4/.+/T\d+)"))
+def test_recorded_variance_ratios(key):
     _, name, steps = key.split("/")
     c = TECHNIQUES[name]
     ratio = nl.ratio_of_levels(c["sigma_begin"], c["sigma_end"], c["num_classes"])
