@@ -46,7 +46,6 @@ def read_flags(argv: Sequence[str]) -> Any:
     _cli.define_path(values, "workdir", None, "the new run folder; default runs/<config>_imported")
     flags.DEFINE_list("image_shape", None, "height,width,channels, where the config does not say", flag_values=values)
     flags.DEFINE_integer("num_classes", None, "classes of the data, for class-conditional networks", flag_values=values)
-    flags.DEFINE_bool("trust_pickle", False, "let the file run code when it is opened", flag_values=values)
     flags.DEFINE_bool("help", False, "show this help", flag_values=values, short_name="h")
     _cli.parse_flags(values, words)
     if values.help:
@@ -57,6 +56,8 @@ def read_flags(argv: Sequence[str]) -> Any:
     config, name = _cli.read_config(values.config, overrides)
     if config.vae is not None:
         raise _cli.UsageError("--config: a run with a VAE; read LSGM's checkpoints with sgmjax.interop.read_lsgm")
+    if values.source == "ncsnv2" and (config.sde.name != "ve" or config.objective.num_levels is None):
+        raise _cli.UsageError("--config: NCSN and NCSNv2 are trained at noise levels; set sde.name 've' and num_levels")
     shape = _image_shape(values.image_shape, config.data)
     return values, config, shape, Path(values.workdir or f"runs/{name}_imported")
 
@@ -95,7 +96,7 @@ def import_checkpoint(request: Any) -> None:
     sigmas = None
     if values.source == "ncsnv2":
         sde, count = config.sde, config.objective.num_levels
-        sigmas = noise_levels.geometric_levels(sde.sigma_max, sde.sigma_min, count).astype(np.float32)
+        sigmas = noise_levels.LEVELS[sde.sigma_dist](sde.sigma_max, sde.sigma_min, count).astype(np.float32)
     network = OfficialNetwork(problem.network, (*shape[:-1], problem.sde.k * shape[-1]), sigmas)
     read = {
         "scoresde": interop.read_scoresde,
@@ -103,7 +104,7 @@ def import_checkpoint(request: Any) -> None:
         "psld": interop.read_psld,
         "ncsnv2": interop.read_ncsnv2,
     }[values.source]
-    found = read(values.checkpoint, network, trust_pickle=values.trust_pickle)
+    found = read(values.checkpoint, network)
     run = loop.Run(config, workdir.prepare(folder), problem, None, None)
     run.adopt(found.params, found.ema_params or found.params, found.step, shape, values.num_classes)
     averages = "with averages" if found.ema_params is not None else "without averages"

@@ -173,6 +173,12 @@ def _say_published(config: Config, dimension: int, noise_levels: Any, say: Calla
     sde, levels = config.sde, config.objective.num_levels
     if sde.name != "ve" or levels is None or levels < 2:
         return
+    if sde.sigma_dist == "uniform":
+        sigmas = noise_levels.uniform_levels(sde.sigma_max, sde.sigma_min, levels)
+        most, least = (noise_levels.overlap(sigmas[i] / sigmas[i + 1], dimension) for i in (0, -2))
+        text = f"the config has {levels:,} equally spaced levels from {sde.sigma_max:g} to {sde.sigma_min:g}"
+        say(f"{text}: overlap {most:.4g} at the largest, {least:.4g} at the smallest")
+        return
     ratio = noise_levels.ratio_of_levels(sde.sigma_max, sde.sigma_min, levels)
     text = f"the config has {levels:,} levels from {sde.sigma_max:g} to {sde.sigma_min:g}, {ratio:.6g} apart: overlap "
     text += f"{noise_levels.overlap(ratio, dimension):.4g}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import jax
@@ -10,10 +11,10 @@ import numpy as np
 import pytest
 import refdata
 
-from sgmjax import import_checkpoint, train
+from sgmjax import import_checkpoint, interop, train
+from sgmjax.training.config import from_dict
 from sgmjax.training.runs import load_run
 
-PSLD = refdata.REFERENCE / "checkpoints" / "psld_ncsnpp_in6_out6.ckpt"
 SETTINGS = {
     "psld": {
         "data": {"name": "folder", "image_size": 16, "eval_split": None},
@@ -33,7 +34,40 @@ SETTINGS = {
         "sampling": {"sampler": "annealed_langevin", "grid": "levels", "steps": 233, "options": {"steps_per_level": 1}},
     },
 }  # fmt: skip
-FILES = {"psld": PSLD, "ncsnv2": refdata.REFERENCE / "checkpoints" / "ncsnv2repo_ncsnv2.pth"}
+CHECKPOINTS = {"psld": ("psld_*.json", ".ckpt"), "ncsnv2": ("ncsnv2repo_*.json", ".pth")}
+
+
+def official(source: str):
+    """The first recorded checkpoint of a repository, and settings of a run that has its network and process."""
+    pattern, ending = CHECKPOINTS[source]
+    configs = sorted((refdata.REFERENCE / "checkpoints").glob(pattern))
+    if not configs:
+        pytest.skip(f"no checkpoints/{pattern} in {refdata.REFERENCE}")
+    file, config = refdata.beside(configs[0], ending), json.loads(configs[0].read_text())
+    settings = {name: dict(section) for name, section in SETTINGS[source].items()}
+    if source == "psld":
+        with np.load(refdata.beside(configs[0], "_expected.npz")) as arrays:
+            network = interop.from_psld_config(config, image_size=arrays["input"].shape[-1])
+        if network.module.out_channels < network.event_shape[-1]:  # noise in the momentum alone
+            settings["sde"] |= {"gamma": 0.0, "nu": 4.0}
+    else:
+        network = interop.from_ncsnv2_config(config)
+        model, levels = config["model"], len(network.sigmas)
+        settings["sde"] |= {"sigma_min": model["sigma_end"], "sigma_max": model["sigma_begin"]}
+        settings["sde"] |= {"sigma_dist": model["sigma_dist"]}
+        settings["objective"] |= {"num_levels": levels}
+        settings["sampling"] |= {"steps": levels + 1}
+        settings["data"] |= {"centered": network.module.centered}
+    settings["data"]["image_size"] = network.event_shape[0]
+    section = type(complete_model(settings["model"]["name"]))
+    fields = {f.name for f in dataclasses.fields(section)} & set(vars(network.module)) - {"name", "dtype"}
+    settings["model"] |= {name: getattr(network.module, name) for name in sorted(fields)}
+    return file, settings, network
+
+
+def complete_model(name: str):
+    """The default section of a network."""
+    return from_dict({"model": {"name": name}}).model
 
 
 def config_file(folder, settings) -> str:
@@ -44,24 +78,24 @@ def config_file(folder, settings) -> str:
     return f"--config={path}"
 
 
-def run_command(source, *words) -> int:
-    return import_checkpoint.main(["import_checkpoint", f"--source={source}", f"--checkpoint={FILES[source]}", *words])
+def run_command(source, file, *words) -> int:
+    return import_checkpoint.main(["import_checkpoint", f"--source={source}", f"--checkpoint={file}", *words])
 
 
 @pytest.mark.parametrize("source", [pytest.param("psld", marks=pytest.mark.slow), "ncsnv2"])
 def test_a_checkpoint_becomes_a_run(source: str, reference, tmp_path, capsys):
     pytest.importorskip("torch")
-    assert run_command(source, config_file(tmp_path, SETTINGS[source]), f"--workdir={tmp_path / 'run'}") == 0
+    file, settings, network = official(source)
+    assert run_command(source, file, config_file(tmp_path, settings), f"--workdir={tmp_path / 'run'}") == 0
     assert "is now the run" in capsys.readouterr().out
-    with np.load(FILES[source].with_name(f"{FILES[source].stem}_expected.npz")) as archive:
+    with np.load(refdata.beside(file, "_expected.npz")) as archive:
         arrays = {k: np.moveaxis(v, 1, -1) if v.ndim == 4 else v for k, v in archive.items()}
     averaged, raw = (load_run(tmp_path / "run", averaged=flag) for flag in (True, False))
     assert averaged.step == raw.step > 0
     for run, prefix in ((averaged, "ema_"), (raw, "")):
         name = "score_fn_output_f32" if source == "psld" else "output_f32"
         expected = arrays[prefix + (name if prefix or source == "psld" else f"model_{name}")]
-        sde = run.problem.config.sde
-        cond = arrays["time"] if source == "psld" else np.geomspace(sde.sigma_max, sde.sigma_min, 232)[arrays["labels"]]
+        cond = arrays["time"] if source == "psld" else network.sigmas[arrays["labels"]]
         apply = jax.jit(run.problem.network.apply)
         output = apply({"params": run.params}, jnp.asarray(arrays["input"]), jnp.asarray(cond, jnp.float32))
         assert np.abs(output - expected).max() <= 1e-4 * np.abs(expected).max()
@@ -71,12 +105,13 @@ def test_a_checkpoint_becomes_a_run(source: str, reference, tmp_path, capsys):
 def test_training_goes_on_from_a_checkpoint(reference, tmp_path, capsys):
     pytest.importorskip("torch")
     image = pytest.importorskip("PIL.Image")
+    file, settings, network = official("psld")
     for i in range(8):
-        pixels = np.random.default_rng(i).integers(0, 256, (16, 16, 3), np.uint8)
+        pixels = np.random.default_rng(i).integers(0, 256, (*network.event_shape[:2], 3), np.uint8)
         image.fromarray(pixels).save(tmp_path / f"{i}.png")
-    flags = [config_file(tmp_path, SETTINGS["psld"]), f"--workdir={tmp_path / 'run'}"]
+    flags = [config_file(tmp_path, settings), f"--workdir={tmp_path / 'run'}"]
     flags += [f"--config.data.data_dir={tmp_path}"]
-    assert run_command("psld", *flags) == 0
+    assert run_command("psld", file, *flags) == 0
     before = load_run(tmp_path / "run")
     assert train.main(["train", *flags, f"--config.train.steps={before.step + 2}"]) == 0
     assert f"going on from step {before.step}" in capsys.readouterr().out
@@ -84,16 +119,35 @@ def test_training_goes_on_from_a_checkpoint(reference, tmp_path, capsys):
     assert after.step == before.step + 2
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if "loss" in row] == [before.step + 1, before.step + 2]
-    assert run_command("psld", *flags) == 2  # the folder is taken
+    assert run_command("psld", file, *flags) == 2  # the folder is taken
+
+
+@pytest.mark.parametrize("sigma_dist", ["geometric", "uniform"])
+def test_the_noise_levels_are_those_of_the_config(sigma_dist, monkeypatch, tmp_path, capsys):
+    """Against which the table in an official checkpoint is compared."""
+    seen = []
+
+    def read(path, network):
+        seen.append(network.sigmas)
+        raise ValueError("seen")
+
+    monkeypatch.setattr(interop, "read_ncsnv2", read)
+    settings = SETTINGS["ncsnv2"] | {"sde": SETTINGS["ncsnv2"]["sde"] | {"sigma_dist": sigma_dist}}
+    assert run_command("ncsnv2", "a.pth", config_file(tmp_path, settings), f"--workdir={tmp_path / 'run'}") == 2
+    assert capsys.readouterr().err == "error: seen\n"
+    table = (np.geomspace if sigma_dist == "geometric" else np.linspace)(50.0, 0.01, 232)
+    np.testing.assert_allclose(seen[0], table, rtol=2e-7)
+    assert run_command("ncsnv2", "a.pth", config_file(tmp_path, SETTINGS["psld"]), f"--workdir={tmp_path / 'run'}") == 2
+    assert "trained at noise levels; set sde.name 've'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     "change, words, message",
     [
-        ({"nf": 16}, [], "has shape"),
+        ({"nf": 2}, [], "has shape"),  # twice as wide
         ({"num_res_blocks": 2}, [], "state dict"),
         ({}, ["--source=wrong"], "--source"),
-        ({}, ["--checkpoint=nowhere.ckpt"], "no checkpoint file at nowhere.ckpt"),
+        ({}, ["--checkpoint=nowhere.ckpt"], "checkpoint: cannot read nowhere.ckpt: No such file"),
         ({}, ["--image_shape=16,16"], "height,width,channels"),
         ({}, ["--config.data.image_size=None"], "--image_shape: of data 'folder'"),
         ({}, ["--source=scoresde"], "has no entry 'model'"),
@@ -101,8 +155,9 @@ def test_training_goes_on_from_a_checkpoint(reference, tmp_path, capsys):
 )
 def test_what_does_not_fit_is_one_line(change, words, message, reference, tmp_path, capsys):
     pytest.importorskip("torch")
-    settings = SETTINGS["psld"] | {"model": SETTINGS["psld"]["model"] | change}
-    assert run_command("psld", config_file(tmp_path, settings), f"--workdir={tmp_path / 'run'}", *words) == 2
+    file, settings, _ = official("psld")
+    settings["model"] |= {name: settings["model"][name] * factor for name, factor in change.items()}
+    assert run_command("psld", file, config_file(tmp_path, settings), f"--workdir={tmp_path / 'run'}", *words) == 2
     err = capsys.readouterr().err
     assert err.startswith("error: ") and err.count("\n") == 1 and message in err, err
     assert not (tmp_path / "run" / "config.json").exists()

@@ -57,6 +57,15 @@ def test_config_with_overrides_and_bounds(capsys):
     assert "the config has 10 levels" in out and "step size 1e-05, 5 steps: variance ratio" in out
 
 
+def test_equally_spaced_levels_have_no_one_ratio(capsys):
+    out = run(
+        capsys, "--config=configs/ncsnv2_digits.py", "--sigma_max=5", "--config.sde.sigma_dist=uniform",
+        "--config.sde.sigma_max=4.0", "--config.sde.sigma_min=1.0", "--config.objective.num_levels=4",
+    )  # fmt: skip
+    ends = nl.overlap(4 / 3, 64), nl.overlap(2 / 1, 64)  # the levels are 4, 3, 2, 1
+    assert f"4 equally spaced levels from 4 to 1: overlap {ends[0]:.4g} at the largest, {ends[1]:.4g} at the" in out
+
+
 def test_plane_has_no_solution_and_the_nearest_is_offered(capsys):
     out = run(capsys, "--data=ring", "--sigma_max=4")
     assert "no solution for D = 2" in out and "D = 5" in out and "ratio 18.4" in out

@@ -1,21 +1,20 @@
 """Checkpoints of the official PyTorch repositories: raw and averaged parameters.
 
-Reading needs PyTorch (the extra `torch`), which is imported here and nowhere else. Files are opened without executing
-what is pickled in them; pass `trust_pickle=True` for a file that holds more than tensors and that you trust.
+Nothing that is pickled in a file is run (`sgmjax.interop.torch_file`). Reading needs PyTorch, the extra `torch`.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import os
-import pickle
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
+from sgmjax._inputs import InputError, shown
+from sgmjax.interop import torch_file
 from sgmjax.interop.configs import OfficialNetwork
-from sgmjax.interop.weights import convert_weights, strip_prefix, trained_keys
+from sgmjax.interop.torch_file import entry
+from sgmjax.interop.weights import arrays_of, as_array, convert_weights, trained_keys
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,94 +32,63 @@ class OfficialCheckpoint:
     step: int
 
 
-def _load(path: str | os.PathLike[str], trust_pickle: bool) -> Any:
-    try:
-        import torch  # type: ignore[import-not-found]
-    except ImportError:
-        raise ValueError("reading PyTorch checkpoints needs PyTorch: pip install 'sgmjax[torch]'") from None
-    if not os.path.isfile(path):
-        raise ValueError(f"no checkpoint file at {os.fspath(path)}")
-    try:
-        return torch.load(path, map_location="cpu", weights_only=not trust_pickle)
-    except pickle.UnpicklingError:
-        what, fix = "is not a PyTorch checkpoint", ""
-        if not trust_pickle:
-            what, fix = "holds more than tensors", "; if you trust its author, pass trust_pickle=True"
-        raise ValueError(f"{os.fspath(path)} {what}{fix}") from None
-    except (RuntimeError, EOFError) as error:
-        raise ValueError(f"{os.fspath(path)} cannot be read as a PyTorch checkpoint: {error}".split("\n")[0]) from None
-
-
-def _numpy(value: Any) -> np.ndarray:
-    return value.detach().float().numpy() if hasattr(value, "detach") else np.asarray(value)
-
-
-def _entry(checkpoint: Any, key: str, path: Any) -> Any:
-    if not isinstance(checkpoint, Mapping) or key not in checkpoint:
-        raise ValueError(f"{os.fspath(path)} has no entry '{key}'; is it a checkpoint of this repository?")
-    return checkpoint[key]
-
-
-def read_scoresde(
-    path: str | os.PathLike[str], network: OfficialNetwork, *, trust_pickle: bool = False
-) -> OfficialCheckpoint:
+def read_scoresde(path: str | os.PathLike[str], network: OfficialNetwork) -> OfficialCheckpoint:
     """A `.pth` of score_sde_pytorch: `model`, `ema` (a list in the order of the trained parameters), `step`.
 
     Args:
       path: the file.
       network: from `from_scoresde_config`.
-      trust_pickle: allow the file to run code when it is opened.
 
     Raises:
-      ValueError: if PyTorch is missing, the file is something else, or a weight does not fit, naming it.
+      InputError: if PyTorch is missing, the file is something else, or a weight does not fit or is no finite real
+        number, naming it.
     """
-    checkpoint = _load(path, trust_pickle)
-    model = {key: _numpy(value) for key, value in strip_prefix(_entry(checkpoint, "model", path)).items()}
-    shadow = _entry(_entry(checkpoint, "ema", path), "shadow_params", path)
+    checkpoint = torch_file.load(path)
+    model = arrays_of(entry(checkpoint, "model", path), f"{shown(path)}: 'model'")
+    shadow = entry(entry(checkpoint, "ema", path), "shadow_params", path, list)
     keys = trained_keys(network, model)
     if len(keys) != len(shadow):
-        raise ValueError(f"{os.fspath(path)}: 'ema' has {len(shadow)} arrays and the model {len(keys)} parameters")
-    averaged = model | {key: _numpy(value) for key, value in zip(keys, shadow, strict=True)}
+        raise InputError(f"{shown(path)}: 'ema' has {len(shadow)} arrays and the model {len(keys)} parameters")
+    averaged = model | {
+        key: as_array(value, f"{shown(path)}: 'ema': '{key}'") for key, value in zip(keys, shadow, strict=True)
+    }
     return OfficialCheckpoint(
         params=convert_weights(network, model),
         ema_params=convert_weights(network, averaged),
-        step=int(_entry(checkpoint, "step", path)),
+        step=torch_file.step_of(entry(checkpoint, "step", path), path, "step"),
     )
 
 
-def read_cld(
-    path: str | os.PathLike[str], network: OfficialNetwork, *, trust_pickle: bool = False
-) -> OfficialCheckpoint:
+def read_cld(path: str | os.PathLike[str], network: OfficialNetwork) -> OfficialCheckpoint:
     """A `.pth` of CLD-SGM, which has score_sde's layout; `network` from `from_cld_config`. See `read_scoresde`."""
-    return read_scoresde(path, network, trust_pickle=trust_pickle)
+    return read_scoresde(path, network)
 
 
-def read_psld(
-    path: str | os.PathLike[str], network: OfficialNetwork, *, trust_pickle: bool = False
-) -> OfficialCheckpoint:
+def read_psld(path: str | os.PathLike[str], network: OfficialNetwork) -> OfficialCheckpoint:
     """A Lightning `.ckpt` of PSLD: `state_dict` with `score_fn.` and `ema_score_fn.`, or `clf_fn.` for the classifier.
 
     Args:
       path: the file.
       network: from `from_psld_config`.
-      trust_pickle: allow the file to run code when it is opened.
 
     Raises:
-      ValueError: if PyTorch is missing, the file is something else, or a weight does not fit, naming it.
+      InputError: as `read_scoresde`.
     """
-    checkpoint = _load(path, trust_pickle)
-    groups: dict[str, dict[str, np.ndarray]] = {}
-    for key, value in _entry(checkpoint, "state_dict", path).items():
-        prefix, _, rest = key.partition(".")
+    checkpoint = torch_file.load(path)
+    state = entry(checkpoint, "state_dict", path, Mapping)
+    groups: dict[str, dict[str, Any]] = {}
+    for key, value in state.items():
+        prefix, _, rest = str(key).partition(".")
         if prefix not in ("score_fn", "ema_score_fn", "clf_fn"):
-            raise ValueError(f"state dict key '{key}' belongs to no network of PSLD")
-        groups.setdefault(prefix, {})[rest] = _numpy(value)
-    raw = groups.get("score_fn", groups.get("clf_fn"))
+            raise InputError(f"state dict key {shown(repr(key), 60)} belongs to no network of PSLD")
+        groups.setdefault(prefix, {})[rest] = value
+    arrays = {name: arrays_of(group, f"{shown(path)}: '{name}'") for name, group in groups.items()}
+    raw = arrays.get("score_fn", arrays.get("clf_fn"))
     if raw is None:
-        raise ValueError(f"{os.fspath(path)} has neither 'score_fn.' nor 'clf_fn.' weights")
-    ema = groups.get("ema_score_fn")
+        raise InputError(f"{shown(path)} has neither 'score_fn.' nor 'clf_fn.' weights")
+    ema = arrays.get("ema_score_fn")
     return OfficialCheckpoint(
         params=convert_weights(network, raw),
         ema_params=None if ema is None else convert_weights(network, ema),
-        step=int(_entry(checkpoint, "global_step", path)),
+        step=torch_file.step_of(entry(checkpoint, "global_step", path), path, "global_step"),
     )

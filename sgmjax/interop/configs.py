@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from flax import linen as nn
 
+from sgmjax._inputs import InputError, shown
 from sgmjax.models import DDPM, CLDToyMLP, CLDToyResNet, NCSNpp, NCSNppClassifier
 
 
@@ -33,37 +34,51 @@ class OfficialNetwork:
     sigmas: np.ndarray | None = None
 
 
-def _get(section: Mapping[str, Any], key: str, where: str) -> Any:
+def _get(section: Any, key: str, where: str) -> Any:
+    if not isinstance(section, Mapping):
+        raise InputError(f"the official config's '{where.rstrip('.')}' is a {type(section).__name__}, expected a dict")
     if key not in section:
-        raise ValueError(f"the official config has no '{where}{key}'")
+        raise InputError(f"the official config has no '{where}{key}'")
     return section[key]
 
 
-def _numbers(value: Any) -> tuple[int, ...]:
-    """A list, or CLD's comma-separated string, of integers."""
-    if isinstance(value, str):
-        value = [part for part in value.split(",") if part.strip()]
-    if isinstance(value, int):
-        value = [value]
-    return tuple(int(v) for v in value)
+def _number(section: Any, key: str, where: str, kind: type) -> Any:
+    """A number of the config, int or float."""
+    value = _get(section, key, where)
+    try:
+        return kind(value)
+    except (TypeError, ValueError, OverflowError):
+        raise InputError(f"the official config's '{where}{key}' is {shown(value, 60)}, expected a number") from None
+
+
+def _numbers(section: Any, key: str, where: str) -> tuple[int, ...]:
+    """Whole numbers of the config: a list, or CLD's comma-separated string."""
+    value = _get(section, key, where)
+    try:
+        if isinstance(value, str):
+            value = [part for part in value.split(",") if part.strip()]
+        return tuple(int(v) for v in ([value] if isinstance(value, int) else value))
+    except (TypeError, ValueError, OverflowError):
+        raise InputError(f"the official config's '{where}{key}' is {shown(value, 60)}, expected numbers") from None
 
 
 def _shared_fields(section: Mapping[str, Any], where: str, **renamed: str) -> dict[str, Any]:
     """Fields of NCSN++ that all three codes have; `renamed` gives the official key where it differs from ours."""
     out: dict[str, Any] = {}
-    for key in ("nf", "num_res_blocks", "fir"):
-        out[key] = _get(section, renamed.get(key, key), where)
+    for key in ("nf", "num_res_blocks"):
+        out[key] = _number(section, renamed.get(key, key), where, int)
+    out["fir"] = bool(_get(section, renamed.get("fir", "fir"), where))
     for key in ("ch_mult", "attn_resolutions", "fir_kernel"):
-        out[key] = _numbers(_get(section, key, where))
+        out[key] = _numbers(section, key, where)
     for key in ("dropout", "init_scale"):
-        out[key] = float(_get(section, key, where))
+        out[key] = _number(section, key, where, float)
     for key in ("resamp_with_conv", "skip_rescale"):
         out[key] = bool(_get(section, key, where))
     names = ("resblock_type", "progressive", "progressive_input", "progressive_combine", "embedding_type")
     for key in (*names, "nonlinearity"):
         out[key] = str(_get(section, key, where)).lower()
     if out["embedding_type"] == "fourier":
-        out["fourier_scale"] = float(_get(section, "fourier_scale", where))
+        out["fourier_scale"] = _number(section, "fourier_scale", where, float)
     return out
 
 
@@ -77,15 +92,15 @@ def from_scoresde_config(config: Mapping[str, Any]) -> OfficialNetwork:
     """
     model, data = _get(config, "model", ""), _get(config, "data", "")
     name = _get(model, "name", "model.")
-    channels, side = int(_get(data, "num_channels", "data.")), int(_get(data, "image_size", "data."))
+    channels, side = _number(data, "num_channels", "data.", int), _number(data, "image_size", "data.", int)
     common = {
         "out_channels": channels,
         "centered": bool(_get(data, "centered", "data.")),
         "conditional": bool(model.get("conditional", True)),
         "scale_by_sigma": bool(_get(model, "scale_by_sigma", "model.")),
-        "sigma_min": float(_get(model, "sigma_min", "model.")),
-        "sigma_max": float(_get(model, "sigma_max", "model.")),
-        "num_scales": int(_get(model, "num_scales", "model.")),
+        "sigma_min": _number(model, "sigma_min", "model.", float),
+        "sigma_max": _number(model, "sigma_max", "model.", float),
+        "num_scales": _number(model, "num_scales", "model.", int),
     }
     module: nn.Module
     if name == "ncsnpp":
@@ -93,16 +108,16 @@ def from_scoresde_config(config: Mapping[str, Any]) -> OfficialNetwork:
     elif name == "ddpm":
         module = DDPM(
             **common,
-            nf=_get(model, "nf", "model."),
-            ch_mult=_numbers(_get(model, "ch_mult", "model.")),
-            num_res_blocks=_get(model, "num_res_blocks", "model."),
-            attn_resolutions=_numbers(_get(model, "attn_resolutions", "model.")),
-            dropout=float(_get(model, "dropout", "model.")),
+            nf=_number(model, "nf", "model.", int),
+            ch_mult=_numbers(model, "ch_mult", "model."),
+            num_res_blocks=_number(model, "num_res_blocks", "model.", int),
+            attn_resolutions=_numbers(model, "attn_resolutions", "model."),
+            dropout=_number(model, "dropout", "model.", float),
             resamp_with_conv=bool(_get(model, "resamp_with_conv", "model.")),
             nonlinearity=str(_get(model, "nonlinearity", "model.")).lower(),
         )
     else:
-        raise ValueError(f"model.name: no conversion for score_sde's '{name}'; there is one for ncsnpp and ddpm")
+        raise InputError(f"model.name: no conversion for score_sde's '{name}'; there is one for ncsnpp and ddpm")
     return OfficialNetwork(module, (side, side, channels))
 
 
@@ -125,26 +140,26 @@ def from_psld_config(config: Mapping[str, Any], *, image_size: int | None = None
     model = config.get("model", config)
     side = image_size if image_size is not None else config.get("data", {}).get("image_size")
     if side is None:
-        raise ValueError("the official config has no 'data.image_size'; give image_size")
+        raise InputError("the official config has no 'data.image_size'; give image_size")
     if "score_fn" in model:
         section, where = model["score_fn"], "score_fn."
     elif "clf_fn" in model:
         section, where = model["clf_fn"], "clf_fn."
     else:
-        raise ValueError("the official config has neither 'score_fn' nor 'clf_fn'")
+        raise InputError("the official config has neither 'score_fn' nor 'clf_fn'")
     name = _get(section, "name", where)
     fields = _shared_fields(section, where)
     fields["conditional"] = bool(_get(section, "noise_cond", where))
-    channels = int(_get(section, "in_ch", where))
+    channels = _number(section, "in_ch", where, int)
     module: nn.Module
     if name == "ncsnpp":
         # The official output pyramid has as many channels as the input, whatever out_ch says.
         key = "in_ch" if fields["progressive"] == "output_skip" else "out_ch"
-        module = NCSNpp(out_channels=int(_get(section, key, where)), **fields)
+        module = NCSNpp(out_channels=_number(section, key, where, int), **fields)
     elif name == "ncsnpp_clf":
-        module = NCSNppClassifier(out_channels=int(_get(section, "n_cls", where)), **fields)
+        module = NCSNppClassifier(out_channels=_number(section, "n_cls", where, int), **fields)
     else:
-        raise ValueError(f"{where}name: no conversion for PSLD's '{name}'; there is one for ncsnpp and ncsnpp_clf")
+        raise InputError(f"{where}name: no conversion for PSLD's '{name}'; there is one for ncsnpp and ncsnpp_clf")
     return OfficialNetwork(module, (int(side), int(side), channels))
 
 
@@ -160,7 +175,7 @@ def from_cld_config(config: Mapping[str, Any]) -> OfficialNetwork:
         dim = int(config.get("data_dim", 2))
         return OfficialNetwork(CLDToyMLP(dim) if name == "mlp" else CLDToyResNet(dim), (phases * dim,))
     if name != "ncsnpp":
-        raise ValueError(f"name: no conversion for CLD's '{name}'; there is one for ncsnpp, mlp and resnet")
-    channels, side = int(_get(config, "image_channels", "")), int(_get(config, "image_size", ""))
+        raise InputError(f"name: no conversion for CLD's '{name}'; there is one for ncsnpp, mlp and resnet")
+    channels, side = _number(config, "image_channels", "", int), _number(config, "image_size", "", int)
     fields = _shared_fields(config, "", nf="n_channels", num_res_blocks="n_resblocks", fir="use_fir")
     return OfficialNetwork(NCSNpp(out_channels=channels, **fields), (side, side, phases * channels))

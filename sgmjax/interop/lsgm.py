@@ -18,9 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from sgmjax.interop.checkpoints import _entry, _load, _numpy
-from sgmjax.interop.configs import _get
-from sgmjax.interop.weights import strip_prefix
+from sgmjax._inputs import InputError, shown
+from sgmjax.interop import torch_file
+from sgmjax.interop.configs import _get, _number, _numbers
+from sgmjax.interop.torch_file import entry
+from sgmjax.interop.weights import arrays_of
 from sgmjax.models.nvae import NVAE, build_nvae
 
 # Architectures with attention in their name have none: the official VAE never switches it on.
@@ -78,7 +80,7 @@ def _image_of(dataset: str) -> tuple[int, int, int]:
         return 256, 3, 0
     side = dataset.rpartition("_")[2]
     if not side.isdigit():
-        raise ValueError(f"dataset: '{dataset}' is no data set of LSGM's official program")
+        raise InputError(f"dataset: '{dataset}' is no data set of LSGM's official program")
     return int(side), 3, 0
 
 
@@ -93,22 +95,22 @@ def from_lsgm_vae_config(config: Any, *, dtype: Any = jnp.float32) -> NVAE:
       ValueError: for a missing key, an unknown architecture, or settings that no network can have.
     """
     config = config if isinstance(config, Mapping) else vars(config)
-    side, channels, pad = _image_of(_get(config, "dataset", ""))
-    arch = _get(config, "arch_instance", "")
+    side, channels, pad = _image_of(str(_get(config, "dataset", "")))
+    arch = str(_get(config, "arch_instance", ""))
     if arch not in _CELLS:
-        raise ValueError(f"arch_instance: no conversion for '{arch}'; there is one for {', '.join(_CELLS)}")
-    settings: dict[str, Any] = {ours: int(_get(config, theirs, "")) for ours, theirs in _SETTINGS.items()}
+        raise InputError(f"arch_instance: no conversion for '{arch}'; there is one for {', '.join(_CELLS)}")
+    settings: dict[str, Any] = {ours: _number(config, theirs, "", int) for ours, theirs in _SETTINGS.items()}
     if config.get("num_postprocess_blocks", settings["num_blocks"]) != settings["num_blocks"]:
-        raise ValueError("num_postprocess_blocks: must equal num_preprocess_blocks")
+        raise InputError("num_postprocess_blocks: must equal num_preprocess_blocks")
     fields = NVAE(
         **settings,
         pad=pad,
-        ch_mult=tuple(_get(config, "channel_mult", "")),
+        ch_mult=_numbers(config, "channel_mult", ""),
         cells=_CELLS[arch],
         squeeze_excite=bool(_get(config, "use_se", "")),
-        progressive_input=_get(config, "progressive_input_vae", ""),
-        log_sigma_bound=float(_get(config, "log_sig_q_scale", "")),
-        decoder=_get(config, "decoder_dist", ""),
+        progressive_input=str(_get(config, "progressive_input_vae", "")),
+        log_sigma_bound=_number(config, "log_sig_q_scale", "", float),
+        decoder=str(_get(config, "decoder_dist", "")),
     )
     return build_nvae(fields, image_size=side, channels=channels, dtype=dtype)
 
@@ -226,7 +228,7 @@ def _leaf(key: str, value: np.ndarray) -> tuple[str, str, np.ndarray]:
         return "params", "log_weight_norm", value.reshape(-1)
     if kind in ("running_mean", "running_var"):
         return "batch_stats", kind.removeprefix("running_"), value
-    raise ValueError(f"state dict key '{key}' of shape {value.shape} is no parameter that NVAE has")
+    raise InputError(f"state dict key '{key}' of shape {value.shape} is no parameter that NVAE has")
 
 
 def convert_lsgm_vae(module: NVAE, state_dict: Mapping[str, Any]) -> dict[str, Any]:
@@ -243,7 +245,7 @@ def convert_lsgm_vae(module: NVAE, state_dict: Mapping[str, Any]) -> dict[str, A
       ValueError: naming the key, for a key that this network does not use, a variable that the state dict lacks, or a
         shape that does not fit: the state dict is of a VAE with other settings.
     """
-    arrays = {key: _numpy(value) for key, value in strip_prefix(state_dict).items()}
+    arrays = arrays_of(state_dict)
     side = (1, module.padded_size, module.padded_size, module.channels)
     x = jax.ShapeDtypeStruct(side, jnp.float32)
     tree = jax.eval_shape(module.init, jax.random.key(0), x, jax.random.key(0))
@@ -255,13 +257,13 @@ def convert_lsgm_vae(module: NVAE, state_dict: Mapping[str, Any]) -> dict[str, A
     def put(key: str, path: Path, index: int | None, value: np.ndarray) -> None:
         ours = "/".join(path)
         if path not in shapes:
-            raise ValueError(f"state dict key '{key}' has no counterpart '{ours}'; the VAE has other settings")
+            raise InputError(f"state dict key '{key}' has no counterpart '{ours}'; the VAE has other settings")
         shape = shapes[path].shape
         if index is not None and index >= shape[0]:
-            raise ValueError(f"state dict key '{key}' is of a group that this VAE lacks; it has other settings")
+            raise InputError(f"state dict key '{key}' is of a group that this VAE lacks; it has other settings")
         needed = shape if index is None else shape[1:]
         if value.shape != needed:
-            raise ValueError(
+            raise InputError(
                 f"state dict key '{key}' has shape {value.shape} in our layout and '{ours}' needs {needed}; the VAE "
                 "has other settings"
             )
@@ -274,7 +276,7 @@ def convert_lsgm_vae(module: NVAE, state_dict: Mapping[str, Any]) -> dict[str, A
         if key == "prior_ftr0":
             put(key, ("params", "initial_state"), None, value.transpose(1, 2, 0))
         elif layer not in where:
-            raise ValueError(f"state dict key '{key}' is not used by this VAE; it is of one with other settings")
+            raise InputError(f"state dict key '{key}' is not used by this VAE; it is of one with other settings")
         elif kind == "num_batches_tracked" or (kind == "weight_normalized" and f"{layer}.weight" in arrays):
             continue  # a counter that nothing reads; a second name of the weights without weight normalisation
         else:
@@ -288,57 +290,66 @@ def convert_lsgm_vae(module: NVAE, state_dict: Mapping[str, Any]) -> dict[str, A
 
     missing = sorted("/".join(path) for path in shapes if not complete(path))
     if missing:
-        raise ValueError(
+        raise InputError(
             f"the state dict lacks {len(missing)} variables of this VAE, the first being '{missing[0]}'; it is of one "
             "with other settings"
         )
     return traverse_util.unflatten_dict(out)
 
 
-def _averaged(state: Mapping[str, Any], optimizer: Any, path: Any) -> dict[str, Any] | None:
+def _averaged(state: Mapping[str, Any], optimizer: Mapping[str, Any], path: Any) -> dict[str, Any] | None:
     """The state dict with the averages that the optimiser keeps, in the order of its parameters."""
-    entries = optimizer["state"]
-    if not any("ema" in entry for entry in entries.values()):
+    entries, groups = entry(optimizer, "state", path, Mapping), entry(optimizer, "param_groups", path, list)
+    if not any("ema" in found for found in entries.values() if isinstance(found, Mapping)):
         return None
-    indices = [i for group in optimizer["param_groups"] for i in group["params"]]
-    if len(indices) != len(state):
-        raise ValueError(
-            f"{os.fspath(path)}: 'dae_optimizer' has {len(indices)} parameters and 'dae_state_dict' {len(state)}"
+    indices = [i for group in groups for i in entry(group, "params", path, list)]
+    if len(indices) != len(state) or not all(isinstance(i, int) for i in indices):
+        raise InputError(
+            f"{shown(path)}: 'dae_optimizer' has {len(indices)} parameters and 'dae_state_dict' {len(state)}"
         )
     # What is not trained (fixed Fourier frequencies) has no average.
-    return {key: entries.get(i, {}).get("ema", value) for i, (key, value) in zip(indices, state.items(), strict=True)}
+    kept = {i: found for i, found in entries.items() if isinstance(found, Mapping)}
+    return {key: kept.get(i, {}).get("ema", value) for i, (key, value) in zip(indices, state.items(), strict=True)}
 
 
-def read_lsgm(
-    path: str | os.PathLike[str], vae: NVAE | None = None, *, prior: Any = None, trust_pickle: bool = False
-) -> OfficialLSGM:
+def _settings(checkpoint: Any, path: Any) -> Mapping[str, Any]:
+    """The `args` of a checkpoint: an argparse namespace, of which only the attributes are taken."""
+    args = entry(checkpoint, "args", path)
+    args = getattr(args, "__dict__", args)
+    if not isinstance(args, Mapping):
+        raise InputError(
+            f"{shown(path)}: the entry 'args' is a {type(args).__name__}, expected a namespace of settings"
+        )
+    return args
+
+
+def read_lsgm(path: str | os.PathLike[str], vae: NVAE | None = None, *, prior: Any = None) -> OfficialLSGM:
     """A `.pt` of LSGM, of either stage: `vae_state_dict`, and in the second `dae_state_dict`.
 
     Args:
-      path: the file. It holds an argparse namespace, so that it can only be opened with trust_pickle.
+      path: the file.
       vae: from `from_lsgm_vae_config`; None: from the file's own `args`.
       prior: the network of the prior, from `from_lsgm_prior_config`; None: from the file's own `args`.
-      trust_pickle: allow the file to run code when it is opened.
 
     Raises:
-      ValueError: if PyTorch is missing, the file is something else, or a weight does not fit, naming it.
+      InputError: as `read_scoresde`.
     """
     from sgmjax.interop.lsgm_prior import convert_lsgm_prior, from_lsgm_prior_config
 
-    checkpoint = _load(path, trust_pickle)
-    vae_state = _entry(checkpoint, "vae_state_dict", path)
-    args = vars(_entry(checkpoint, "args", path))
-    vae = vae if vae is not None else from_lsgm_vae_config(args)
+    checkpoint = torch_file.load(path)
+    vae_state = arrays_of(entry(checkpoint, "vae_state_dict", path), f"{shown(path)}: 'vae_state_dict'")
+    vae = vae if vae is not None else from_lsgm_vae_config(_settings(checkpoint, path))
     params = ema_params = None
     if "dae_state_dict" in checkpoint:
-        prior = prior if prior is not None else from_lsgm_prior_config(args)
-        state = checkpoint["dae_state_dict"]
+        prior = prior if prior is not None else from_lsgm_prior_config(_settings(checkpoint, path))
+        state = arrays_of(checkpoint["dae_state_dict"], f"{shown(path)}: 'dae_state_dict'")
         params = convert_lsgm_prior(prior, state)
-        averaged = _averaged(state, checkpoint["dae_optimizer"], path) if "dae_optimizer" in checkpoint else None
-        ema_params = None if averaged is None else convert_lsgm_prior(prior, averaged)
+        if "dae_optimizer" in checkpoint:
+            averaged = _averaged(state, entry(checkpoint, "dae_optimizer", path, Mapping), path)
+            ema_params = None if averaged is None else convert_lsgm_prior(prior, averaged)
     return OfficialLSGM(
         vae_variables=convert_lsgm_vae(vae, vae_state),
         prior_params=params,
         prior_ema_params=ema_params,
-        step=int(_entry(checkpoint, "global_step", path)),
+        step=torch_file.step_of(entry(checkpoint, "global_step", path), path, "global_step"),
     )

@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from sgmjax.interop.configs import OfficialNetwork, _get
-from sgmjax.interop.weights import convert_weights, strip_prefix
+from sgmjax._inputs import InputError
+from sgmjax.interop.configs import OfficialNetwork, _get, _number
+from sgmjax.interop.weights import arrays_of, convert_weights
 from sgmjax.models import NCSNpp
 
 # Width multipliers by data set and number of scales; CelebA-HQ, FFHQ and LSUN church share theirs.
@@ -25,13 +26,13 @@ def _sides_and_widths(dataset: str, scales: int) -> tuple[int, tuple[int, ...]]:
     if dataset in ("cifar10", "omniglot", "mnist"):
         most = 2 if dataset == "mnist" else 3
         if not 1 <= scales <= most:
-            raise ValueError(f"num_scales_dae: {scales}; the official prior for {dataset} has at most {most}")
+            raise InputError(f"num_scales_dae: {scales}; the official prior for {dataset} has at most {most}")
         return 32, (1,) * scales
     if dataset in ("celeba_256", "ffhq", "lsun_church_256"):
         if scales not in _CH_MULT:
-            raise ValueError(f"num_scales_dae: {scales}; the official prior for {dataset} has 3, 4 or 5")
+            raise InputError(f"num_scales_dae: {scales}; the official prior for {dataset} has 3, 4 or 5")
         return 256, _CH_MULT[scales]
-    raise ValueError(f"dataset: the official prior knows no '{dataset}'")
+    raise InputError(f"dataset: the official prior knows no '{dataset}'")
 
 
 def from_lsgm_prior_config(config: Mapping[str, Any], *, num_input_channels: int | None = None) -> OfficialNetwork:
@@ -46,28 +47,30 @@ def from_lsgm_prior_config(config: Mapping[str, Any], *, num_input_channels: int
     """
     architecture = config.get("dae_arch", "ncsnpp")
     if architecture != "ncsnpp":
-        raise ValueError(f"dae_arch: no conversion for LSGM's '{architecture}'; there is one for ncsnpp")
-    scales = int(_get(config, "num_scales_dae", ""))
+        raise InputError(f"dae_arch: no conversion for LSGM's '{architecture}'; there is one for ncsnpp")
+    scales = _number(config, "num_scales_dae", "", int)
     side, ch_mult = _sides_and_widths(str(_get(config, "dataset", "")), scales)
-    side //= 2 ** (int(_get(config, "num_preprocess_blocks", "")) + int(_get(config, "num_latent_scales", "")) - 1)
+    side //= 2 ** (
+        _number(config, "num_preprocess_blocks", "", int) + _number(config, "num_latent_scales", "", int) - 1
+    )
     channels = num_input_channels or config.get("num_input_channels")
     if channels is None:
-        channels = int(_get(config, "num_latent_per_group", "")) * int(_get(config, "num_groups_per_scale", ""))
-    embedding, scale = str(_get(config, "embedding_type", "")), float(_get(config, "embedding_scale", ""))
+        channels = _number(config, "num_latent_per_group", "", int) * _number(config, "num_groups_per_scale", "", int)
+    embedding, scale = str(_get(config, "embedding_type", "")), _number(config, "embedding_scale", "", float)
     fourier = embedding == "fourier"
     module = NCSNpp(
         out_channels=int(channels),
-        nf=int(_get(config, "num_channels_dae", "")),
+        nf=_number(config, "num_channels_dae", "", int),
         ch_mult=ch_mult,
-        num_res_blocks=int(_get(config, "num_cell_per_scale_dae", "")),
+        num_res_blocks=_number(config, "num_cell_per_scale_dae", "", int),
         attn_resolutions=(16,),
-        dropout=float(_get(config, "dropout", "")),
+        dropout=_number(config, "dropout", "", float),
         fir=bool(_get(config, "fir", "")),
         progressive=str(_get(config, "progressive", "")),
         progressive_input=str(_get(config, "progressive_input", "")),
         progressive_combine=str(_get(config, "progressive_combine", "")),
         embedding_type=embedding,
-        embedding_dim=int(_get(config, "embedding_dim", "")),
+        embedding_dim=_number(config, "embedding_dim", "", int),
         embedding_scale=1.0 if fourier else scale,
         fourier_scale=scale if fourier else 16.0,
         fourier_log=False,
@@ -88,18 +91,18 @@ def convert_lsgm_prior(network: OfficialNetwork, state_dict: Mapping[str, Any]) 
     Raises:
       ValueError: naming the key, for one that is not used, a parameter that is missing, or a shape that does not fit.
     """
-    arrays = {key: np.asarray(value) for key, value in strip_prefix(state_dict).items()}
+    arrays = arrays_of(state_dict)
     logit, frequencies = arrays.pop("mixing_logit", None), arrays.pop("temb_fun.w", None)
     if (frequencies is not None) != (network.module.embedding_type == "fourier"):  # type: ignore[attr-defined]
         has = "lacks" if frequencies is None else "has"
-        raise ValueError(f"the state dict {has} the Fourier frequencies 'temb_fun.w'; is it of this prior?")
+        raise InputError(f"the state dict {has} the Fourier frequencies 'temb_fun.w'; is it of this prior?")
     if frequencies is not None:  # here they are the first layer, there they stand outside of the list
         arrays = {_shifted(key): value for key, value in arrays.items()} | {"all_modules.0.W": frequencies.reshape(-1)}
     params: dict[str, Any] = {"network": convert_weights(network, arrays)}
     if logit is not None:
         channels = network.event_shape[-1]
         if logit.size != channels:
-            raise ValueError(
+            raise InputError(
                 f"state dict key 'mixing_logit' has {logit.size} entries and the latent {channels} channels"
             )
         params["mixing_logit"] = logit.reshape(1, channels).astype(np.float32)
@@ -111,5 +114,5 @@ def _shifted(key: str) -> str:
     root, _, rest = key.partition(".")
     index, _, inner = rest.partition(".")
     if root != "all_modules" or not index.isdigit():
-        raise ValueError(f"state dict key '{key}' is not used by this network")
+        raise InputError(f"state dict key '{key}' is not used by this network")
     return f"{root}.{int(index) + 1}.{inner}"

@@ -13,11 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from sgmjax.interop.checkpoints import OfficialCheckpoint, _load, _numpy
-from sgmjax.interop.configs import OfficialNetwork, _get
-from sgmjax.interop.weights import finish, leaf, place, record_calls, strip_prefix
+from sgmjax._inputs import InputError, shown
+from sgmjax.interop import torch_file
+from sgmjax.interop.checkpoints import OfficialCheckpoint
+from sgmjax.interop.configs import OfficialNetwork, _get, _number
+from sgmjax.interop.weights import arrays_of, finish, leaf, place, record_calls
 from sgmjax.models import NCSN, NCSNv2
 from sgmjax.models.ncsnv2 import check_image_size
+from sgmjax.sdes.noise_levels import LEVELS
 
 # Official class -> our module and variant. The runner chooses the class by the data set.
 _CLASSES: dict[str, tuple[type[NCSN] | type[NCSNv2], str]] = {
@@ -45,13 +48,11 @@ def noise_levels(config: Mapping[str, Any]) -> np.ndarray:
       ValueError: for a missing key or an unknown distribution.
     """
     model = _get(config, "model", "")
-    first, last = float(_get(model, "sigma_begin", "model.")), float(_get(model, "sigma_end", "model."))
-    count, kind = int(_get(model, "num_classes", "model.")), _get(model, "sigma_dist", "model.")
-    if kind == "geometric":
-        return np.geomspace(first, last, count).astype(np.float32)
-    if kind == "uniform":
-        return np.linspace(first, last, count).astype(np.float32)
-    raise ValueError(f"model.sigma_dist: '{kind}' is unknown; there are geometric and uniform")
+    first, last = _number(model, "sigma_begin", "model.", float), _number(model, "sigma_end", "model.", float)
+    count, kind = _number(model, "num_classes", "model.", int), _get(model, "sigma_dist", "model.")
+    if kind in LEVELS:
+        return LEVELS[kind](first, last, count).astype(np.float32)
+    raise InputError(f"model.sigma_dist: '{kind}' is unknown; there are geometric and uniform")
 
 
 def from_ncsnv2_config(config: Mapping[str, Any], *, network: str | None = None) -> OfficialNetwork:
@@ -73,23 +74,23 @@ def from_ncsnv2_config(config: Mapping[str, Any], *, network: str | None = None)
     if network is None:
         network = config.get("cls") or _BY_DATASET.get(data.get("dataset", ""))
     if network not in _CLASSES:
-        raise ValueError(f"no conversion for the official network {network!r}: set network to {', '.join(_CLASSES)}")
+        raise InputError(f"no conversion for the official network {network!r}: set network to {', '.join(_CLASSES)}")
     norm = _get(model, "normalization", "model.")
     if norm != "InstanceNorm++":
-        raise ValueError(f"model.normalization: no conversion for '{norm}'; there is one for InstanceNorm++")
+        raise InputError(f"model.normalization: no conversion for '{norm}'; there is one for InstanceNorm++")
     cls, variant = _CLASSES[network]
     if cls is NCSN and model.get("spec_norm"):
-        raise ValueError("model.spec_norm: no conversion for spectral norms")
-    channels, side = int(_get(data, "channels", "data.")), int(_get(data, "image_size", "data."))
+        raise InputError("model.spec_norm: no conversion for spectral norms")
+    channels, side = _number(data, "channels", "data.", int), _number(data, "image_size", "data.", int)
     try:
         check_image_size(variant, side)
     except ValueError as error:
-        raise ValueError(f"data.image_size: {error}") from None
+        raise InputError(f"data.image_size: {error}") from None
     sigmas = noise_levels(config)
     fields: dict[str, Any] = {
         "out_channels": channels,
         "variant": variant,
-        "ngf": int(_get(model, "ngf", "model.")),
+        "ngf": _number(model, "ngf", "model.", int),
         "nonlinearity": str(_get(model, "nonlinearity", "model.")).lower(),
         "centered": bool(data.get("rescaled", False) or data.get("logit_transform", False)),
     }
@@ -142,7 +143,7 @@ def convert(network: OfficialNetwork, state_dict: Mapping[str, Any]) -> dict[str
       ValueError: naming the key, for a key that the network does not use, a parameter that the state dict lacks, a
         shape that does not fit, or noise levels that are not the config's.
     """
-    arrays = {key: np.asarray(value) for key, value in strip_prefix(state_dict).items()}
+    arrays = arrays_of(state_dict)
     sigmas = arrays.pop("sigmas", None)
     if sigmas is not None:
         _check_levels(sigmas, network.sigmas)
@@ -150,7 +151,7 @@ def convert(network: OfficialNetwork, state_dict: Mapping[str, Any]) -> dict[str
     for key in arrays:
         paths[key] = _path(key, network.module.variant)  # type: ignore[attr-defined]
         if paths[key] is None:
-            raise ValueError(f"state dict key '{key}' is not used by this network")
+            raise InputError(f"state dict key '{key}' is not used by this network")
     _, shapes = record_calls(network)
     params: dict[tuple[str, ...], np.ndarray] = {}
     for key, value in arrays.items():
@@ -167,14 +168,12 @@ def convert(network: OfficialNetwork, state_dict: Mapping[str, Any]) -> dict[str
 
 def _check_levels(value: np.ndarray, expected: np.ndarray | None) -> None:
     if expected is None or value.shape != expected.shape or not np.allclose(value, expected, rtol=1e-5):
-        raise ValueError(
+        raise InputError(
             "state dict key 'sigmas' differs from the config's sigma_begin, sigma_end, num_classes and sigma_dist"
         )
 
 
-def read_ncsnv2(
-    path: str | os.PathLike[str], network: OfficialNetwork, *, trust_pickle: bool = False
-) -> OfficialCheckpoint:
+def read_ncsnv2(path: str | os.PathLike[str], network: OfficialNetwork) -> OfficialCheckpoint:
     """A `.pth` of ncsnv2: the list [model, optimiser, epoch, step, average], the last where `model.ema` was on.
 
     The average holds the trained parameters only, without DataParallel's prefix.
@@ -182,18 +181,19 @@ def read_ncsnv2(
     Args:
       path: the file.
       network: from `from_ncsnv2_config`.
-      trust_pickle: allow the file to run code when it is opened.
 
     Raises:
-      ValueError: if PyTorch is missing, the file is something else, or a weight does not fit, naming it.
+      InputError: as `read_scoresde`.
     """
-    states = _load(path, trust_pickle)
-    if not isinstance(states, list | tuple) or len(states) not in (4, 5) or not isinstance(states[0], Mapping):
-        raise ValueError(
-            f"{os.fspath(path)} is no checkpoint of ncsnv2, which is a list [model, optimizer, epoch, step, ema]"
+    states = torch_file.load(path)
+    if not isinstance(states, list | tuple) or len(states) not in (4, 5):
+        raise InputError(
+            f"{shown(path)} is no checkpoint of ncsnv2, which is a list [model, optimizer, epoch, step, ema]"
         )
-    model = {key: _numpy(value) for key, value in states[0].items()}
-    averaged = None
-    if len(states) == 5:
-        averaged = convert(network, {key: _numpy(value) for key, value in states[4].items()})
-    return OfficialCheckpoint(params=convert(network, model), ema_params=averaged, step=int(states[3]))
+    model = arrays_of(states[0], f"{shown(path)}: the model")
+    averaged = arrays_of(states[4], f"{shown(path)}: the average") if len(states) == 5 else None
+    return OfficialCheckpoint(
+        params=convert(network, model),
+        ema_params=None if averaged is None else convert(network, averaged),
+        step=torch_file.step_of(states[3], path, "step"),
+    )

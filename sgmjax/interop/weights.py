@@ -17,6 +17,7 @@ import numpy as np
 from flax import linen as nn
 from flax import traverse_util
 
+from sgmjax._inputs import InputError, check_numbers, shown
 from sgmjax.interop.configs import OfficialNetwork
 from sgmjax.models import DDPM, NCSN, CLDToyMLP, CLDToyResNet, NCSNppClassifier, NCSNv2, layers
 from sgmjax.models.ncsnpp import noise_table
@@ -63,6 +64,61 @@ def strip_prefix(state_dict: Mapping[str, Any], prefix: str = "module.") -> dict
     return dict(state_dict)
 
 
+def arrays_of(state_dict: Any, what: str = "the state dict") -> dict[str, np.ndarray]:
+    """The weights of a state dict as float32 arrays, without DataParallel's prefix.
+
+    Args:
+      state_dict: names to NumPy arrays or tensors on the CPU. Counters, whole numbers without dimensions, may be among
+        them.
+      what: for messages.
+
+    Raises:
+      InputError: naming the first weight that is no ordinary array of finite real numbers, or a name that is no text.
+    """
+    if not isinstance(state_dict, Mapping):
+        raise InputError(f"{what} is a {type(state_dict).__name__}, expected a dict of names to weights")
+    for key in state_dict:
+        if not isinstance(key, str):
+            raise InputError(f"{what} has the key {shown(repr(key), 60)}, where names of weights belong")
+    return {key: as_array(value, f"{what}: '{shown(key)}'") for key, value in strip_prefix(state_dict).items()}
+
+
+def as_array(value: Any, what: str) -> np.ndarray:
+    """A weight in float32, or a counter; see `arrays_of`."""
+    if hasattr(value, "detach"):
+        value = _of_tensor(value, what)
+    elif not isinstance(value, np.ndarray | np.generic):
+        raise InputError(f"{what} is a {type(value).__name__}, expected a tensor")
+    array = np.asarray(value)
+    if array.dtype.kind in "iu" and array.ndim == 0:
+        return array
+    if array.dtype.kind != "f" and str(array.dtype) != "bfloat16":
+        raise InputError(f"{what} has numbers of type {array.dtype}, expected real ones with a fraction, as float32")
+    check_numbers(array, what)
+    largest = float(np.finfo(np.float32).max)
+    check_numbers(array, what, low=-largest, high=largest)  # of float64: what float32 cannot hold
+    return np.asarray(array, np.float32)
+
+
+def _of_tensor(tensor: Any, what: str) -> Any:
+    """A tensor's numbers, float32 where NumPy has no such type; refuses those that have no numbers of their own."""
+    import torch  # type: ignore[import-not-found]
+
+    kinds = {
+        "on the device 'meta', without numbers": tensor.is_meta,
+        "sparse": tensor.layout != torch.strided,
+        "quantised": tensor.is_quantized,
+        "nested": tensor.is_nested,
+    }
+    for kind, found in kinds.items():
+        if found:
+            raise InputError(f"{what} is {kind}; save it as an ordinary tensor, as float32")
+    if 0 in tensor.stride() and tensor.numel() > tensor.untyped_storage().nbytes():
+        raise InputError(f"{what} repeats few numbers as {tuple(tensor.shape)}; save it as an ordinary tensor")
+    small = tensor.dtype.is_floating_point and tensor.dtype.itemsize < 4  # bfloat16, float16, float8: exact in float32
+    return (tensor.detach().float() if small else tensor.detach()).resolve_conj().resolve_neg().numpy()
+
+
 def leaf(key: str, value: np.ndarray, ours: tuple[str, ...]) -> tuple[tuple[str, ...], np.ndarray]:
     """Official parameter name and array -> path below the layer and array in our layout."""
     kind = key.rsplit(".", 1)[-1]
@@ -76,14 +132,14 @@ def leaf(key: str, value: np.ndarray, ours: tuple[str, ...]) -> tuple[tuple[str,
         return (*ours, "kernel"), value.T
     if kind == "weight" and value.ndim == 1:
         return (*ours, "scale"), value
-    raise ValueError(f"state dict key '{key}' of shape {value.shape} is no parameter that these networks have")
+    raise InputError(f"state dict key '{key}' of shape {value.shape} is no parameter that these networks have")
 
 
 def _check_noise_table(value: np.ndarray, module: nn.Module) -> None:
     """score-SDE stores its noise levels; ours are computed from the config, so the two must agree."""
     expected = noise_table(module.sigma_min, module.sigma_max, module.num_scales)  # type: ignore[attr-defined]
     if value.shape != expected.shape or not np.allclose(value, expected, rtol=1e-5):
-        raise ValueError("state dict key 'sigmas' differs from the config's sigma_min, sigma_max and num_scales")
+        raise InputError("state dict key 'sigmas' differs from the config's sigma_min, sigma_max and num_scales")
 
 
 def convert_weights(network: OfficialNetwork, state_dict: Mapping[str, Any]) -> dict[str, Any]:
@@ -105,13 +161,13 @@ def convert_weights(network: OfficialNetwork, state_dict: Mapping[str, Any]) -> 
         from sgmjax.interop import ncsnv2  # which uses this file
 
         return ncsnv2.convert(network, state_dict)
-    arrays = {key: np.asarray(value) for key, value in strip_prefix(state_dict).items()}
+    arrays = arrays_of(state_dict)
     calls, shapes = record_calls(network)
     vector = isinstance(module, CLDToyMLP | CLDToyResNet)
     sigmas = arrays.pop("sigmas", None)
     if sigmas is not None:
         if not hasattr(module, "sigma_min"):
-            raise ValueError("state dict key 'sigmas' is not used by this network")
+            raise InputError("state dict key 'sigmas' is not used by this network")
         _check_noise_table(sigmas, module)
 
     params: dict[tuple[str, ...], np.ndarray] = {}
@@ -119,18 +175,18 @@ def convert_weights(network: OfficialNetwork, state_dict: Mapping[str, Any]) -> 
         root, _, rest = key.partition(".")
         index_text, _, inner = rest.partition(".")
         if root != {CLDToyMLP: "main", CLDToyResNet: "layers"}.get(type(module), "all_modules"):
-            raise ValueError(f"state dict key '{key}' is not used by this network")
+            raise InputError(f"state dict key '{key}' is not used by this network")
         # CLD's MLP is a Sequential with an activation between any two layers.
         stride = 2 if isinstance(module, CLDToyMLP) else 1
         if not index_text.isdigit() or int(index_text) % stride or int(index_text) // stride >= len(calls):
-            raise ValueError(f"state dict key '{key}' is not used by this network, which has {len(calls)} layers")
+            raise InputError(f"state dict key '{key}' is not used by this network, which has {len(calls)} layers")
         layer = calls[int(index_text) // stride]
         sublayer = inner.rpartition(".")[0]
         if sublayer == "Dense_0" and not vector and not module.conditional:  # type: ignore[attr-defined]
             continue  # an unconditional official block has a time projection that nothing reads
         names = _SUBLAYERS.get(type(layer), {"": ""})
         if sublayer not in names:
-            raise ValueError(f"state dict key '{key}' is not used by this network, whose layer is '{layer.name}'")
+            raise InputError(f"state dict key '{key}' is not used by this network, whose layer is '{layer.name}'")
         path = (str(layer.name), names[sublayer]) if sublayer else (str(layer.name),)
         if isinstance(module, NCSNppClassifier) and layer.name == "head" and value.ndim == 2:
             value = _channels_last_features(value, network)
@@ -144,9 +200,9 @@ def place(
 ) -> None:
     """Puts an array of the state dict at its path, if the network has such a parameter of such a shape."""
     if path not in shapes:
-        raise ValueError(f"state dict key '{key}' has no counterpart '{'/'.join(path)}' in this network")
+        raise InputError(f"state dict key '{key}' has no counterpart '{'/'.join(path)}' in this network")
     if value.shape != shapes[path].shape:
-        raise ValueError(
+        raise InputError(
             f"state dict key '{key}' has shape {value.shape} in our layout and '{'/'.join(path)}' needs "
             f"{shapes[path].shape}"
         )
@@ -157,7 +213,7 @@ def finish(params: Mapping[tuple[str, ...], np.ndarray], shapes: Mapping[tuple[s
     """The nested parameters, if none is missing."""
     missing = sorted("/".join(path) for path in shapes if path not in params)
     if missing:
-        raise ValueError(f"the state dict lacks {len(missing)} parameters, the first being '{missing[0]}'")
+        raise InputError(f"the state dict lacks {len(missing)} parameters, the first being '{missing[0]}'")
     return traverse_util.unflatten_dict(params)
 
 
@@ -167,7 +223,7 @@ def _channels_last_features(weight: np.ndarray, network: OfficialNetwork) -> np.
     side = network.event_shape[0] // 2 ** (len(module.ch_mult) - 1)  # type: ignore[attr-defined]
     classes = weight.shape[0]
     if weight.shape[1] % side**2:
-        raise ValueError(f"the classifier's last layer, {weight.shape}, does not fit features of side {side}")
+        raise InputError(f"the classifier's last layer, {weight.shape}, does not fit features of side {side}")
     return weight.reshape(classes, -1, side, side).transpose(0, 2, 3, 1).reshape(classes, -1)
 
 

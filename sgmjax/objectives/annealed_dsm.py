@@ -1,4 +1,4 @@
-"""Annealed denoising score matching: the objective of NCSN and NCSNv2, at L geometric noise levels.
+"""Annealed denoising score matching: the objective of NCSN and NCSNv2, at L noise levels.
 
     loss = 1/L sum_i lambda(sigma_i) E [ 1/2 |s(x~, sigma_i) + (x~ - x) / sigma_i^2|^2 ],    x~ = x + sigma_i n,
 
@@ -27,7 +27,7 @@ def annealed_dsm_loss(eps_fn: Callable, sde: VE, z0, t, eps, *, anneal_power: fl
     Args:
         eps_fn: eps_fn(z, t) -> (batch, 1, *event), -sigma times the score: `sgmjax.score.eps_from_network` makes it
             from a network (parameterization "score" for one that returns the score).
-        sde: `sdes.ve(sigma_max=sigma_1, sigma_min=sigma_L)`.
+        sde: `sdes.ve(sigma_max=sigma_1, sigma_min=sigma_L)`, whose sigma_dist says how the levels lie between.
         z0: (batch, 1, *event); `sde.augment(x0)`.
         t: (batch,) times of levels, `sdes.level_times(L)[i]` for level i.
         eps: (batch, 1, *event) standard normal, n.

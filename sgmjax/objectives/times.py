@@ -78,7 +78,7 @@ def uniform(t_min: float = 1e-5, t_max: float = 1.0) -> TimeSampler:
 
 
 def levels(num_levels: int) -> DiscreteTimes:
-    """The times of VE at which its noise levels are geometric, as NCSN and NCSNv2 train: see `sdes.noise_levels`."""
+    """The times at which VE has the noise levels of its sigma_dist, as NCSN and NCSNv2: see `sdes.noise_levels`."""
     return DiscreteTimes(times=level_times(num_levels))
 
 

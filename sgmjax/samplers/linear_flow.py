@@ -125,12 +125,16 @@ def evaluate(sde: SDE, tau: np.ndarray) -> HostProcess:
         f, variance_rate, mean = -0.5 * beta, beta * -np.expm1(-2 * B), np.exp(-0.5 * B)
         std = np.sqrt(np.expm1(-B) ** 2 + sde.sigma2_0 * np.exp(-B))
     elif isinstance(sde, VE):
-        ratio = np.log(sde.sigma_max / sde.sigma_min)
-        level = sde.sigma_min * np.exp(tau * ratio)
-        std = level
-        if sde.sigma2_0 is not None:
-            std = np.sqrt(sde.sigma2_0 + sde.sigma_min**2 * np.expm1(2 * tau * ratio))
-        f, variance_rate, mean = np.zeros_like(tau), 2 * ratio * level**2, np.ones_like(tau)
+        if sde.sigma_dist == "uniform":
+            slope = sde.sigma_max - sde.sigma_min
+            level = sde.sigma_min + tau * slope
+            rise, variance_rate = tau * slope * (sde.sigma_min + level), 2 * slope * level
+        else:
+            ratio = np.log(sde.sigma_max / sde.sigma_min)
+            level = sde.sigma_min * np.exp(tau * ratio)
+            rise, variance_rate = sde.sigma_min**2 * np.expm1(2 * tau * ratio), 2 * ratio * level**2
+        std = level if sde.sigma2_0 is None else np.sqrt(sde.sigma2_0 + rise)
+        f, mean = np.zeros_like(tau), np.ones_like(tau)
     else:
         raise TypeError(f"exponential integrators know recipes, VP, sub-VP and VE, not a {type(sde).__name__}.")
     f, variance_rate, std = (v[:, None, None] for v in (f, variance_rate, std))

@@ -5,7 +5,9 @@ NCSNv2 is the VE process at L discrete noise levels sigma_1 > ... > sigma_L in g
 
     t_i = 1 - (i - 1) / (L - 1),    sigma_max = sigma_1,  sigma_min = sigma_L,
 
-and everything that works for a process and times works for them. How to choose them for data of D dimensions:
+and with `sdes.ve(sigma_dist="uniform")`, linear in t, the same times are the equally spaced levels of the published
+code's `sigma_dist: uniform`. So everything that works for a process and times works for them. How to choose geometric
+ones for data of D dimensions:
 
     technique 1   sigma_1: the largest Euclidean distance between two examples (`sgmjax.metrics.pairwise`).
     technique 2   gamma = sigma_{i-1} / sigma_i so that adjacent levels overlap: a fraction C of the noise of one level
@@ -50,8 +52,22 @@ def geometric_levels(sigma_max: float, sigma_min: float, num_levels: int) -> np.
     return np.exp(np.log(sigma_min) + times * (np.log(sigma_max) - np.log(sigma_min)))
 
 
+def uniform_levels(sigma_max: float, sigma_min: float, num_levels: int) -> np.ndarray:
+    """sigma_1 = sigma_max, ..., sigma_L = sigma_min, equally spaced. (L,), decreasing.
+
+    Raises:
+        ValueError: as `geometric_levels`.
+    """
+    _check_ends(sigma_max, sigma_min)
+    level_times(num_levels)  # checks the number
+    return np.linspace(sigma_max, sigma_min, num_levels)
+
+
+LEVELS = {"geometric": geometric_levels, "uniform": uniform_levels}  # by sigma_dist
+
+
 def level_times(num_levels: int) -> np.ndarray:
-    """The times t_1 = 1, ..., t_L = 0 at which `sdes.ve` has geometric noise levels. (L,), decreasing.
+    """The times t_1 = 1, ..., t_L = 0 at which `sdes.ve` has the noise levels of its sigma_dist. (L,), decreasing.
 
     Raises:
         ValueError: fewer than two levels.
@@ -62,7 +78,7 @@ def level_times(num_levels: int) -> np.ndarray:
 
 
 def times_of_levels(sigmas) -> np.ndarray:
-    """The times at which `sdes.ve(sigma_max=sigmas[0], sigma_min=sigmas[-1])` has these levels, geometric or not.
+    """The times at which the geometric `sdes.ve(sigma_max=sigmas[0], sigma_min=sigmas[-1])` has any given levels.
 
     Args:
         sigmas: (L,), positive and decreasing.

@@ -8,7 +8,7 @@ with gamma = 0, nu = 4. CLD's gamma is PSLD's kappa.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,8 @@ from sgmjax.sdes import linalg
 from sgmjax.sdes.base import SDE, Kernel, Matching
 from sgmjax.sdes.recipe import Recipe, recipe
 from sgmjax.sdes.schedules import LinearSchedule, geometric
+
+SigmaDist = Literal["geometric", "uniform"]  # how VE's noise levels lie; NCSNv2's name for it
 
 
 def _positive(**values) -> None:
@@ -247,23 +249,30 @@ class SubVP(_Scalar):
 class VE(_Scalar):
     """Variance exploding SDE, dx = sqrt(d sigma^2 / dt) dw, sigma(t) = sigma_min (sigma_max / sigma_min)^t.
 
-    The kernel from the data has variance sigma2_0 + sigma_min^2 ((sigma_max / sigma_min)^{2t} - 1). At t = 0 that is,
-    as in the official codes, sigma_min^2 (sigma2_0 None), so that the standard deviation is sigma(t).
+    With `sigma_dist` "uniform" sigma(t) = sigma_min + t (sigma_max - sigma_min): at equal steps of time its levels are
+    equally spaced, where those of "geometric" have a constant ratio.
 
-    Reference: Song et al. 2021, eq. (9) and app. C; Vahdat et al. 2021, app. B.2 (sigma2_0).
+    The kernel from the data has variance sigma2_0 + sigma(t)^2 - sigma_min^2. At t = 0 that is, as in the official
+    codes, sigma_min^2 (sigma2_0 None), so that the standard deviation is sigma(t).
+
+    Reference: Song et al. 2021, eq. (9) and app. C; Vahdat et al. 2021, app. B.2 (sigma2_0); the published code of
+    Song & Ermon 2020 (sigma_dist).
     """
 
     sigma_min: Any
     sigma_max: Any
     sigma2_0: Any = None
+    sigma_dist: SigmaDist = "geometric"
     name = "ve"
 
     def initial_variance(self):
         return self.sigma_min**2 if self.sigma2_0 is None else self.sigma2_0
 
     def inverse_variance(self, variance):
-        rise = (variance - self.initial_variance()) / self.sigma_min**2
-        return jnp.log1p(rise) / (2 * self._log_ratio())
+        rise = variance - self.initial_variance()
+        if self.sigma_dist == "uniform":
+            return rise / ((jnp.sqrt(self.sigma_min**2 + rise) + self.sigma_min) * self._slope())
+        return jnp.log1p(rise / self.sigma_min**2) / (2 * self._log_ratio())
 
     def distance_to_prior(self, t):
         return jnp.ones_like(t)
@@ -271,29 +280,42 @@ class VE(_Scalar):
     def _log_ratio(self):
         return jnp.log(self.sigma_max) - jnp.log(self.sigma_min)
 
+    def _slope(self):
+        return self.sigma_max - self.sigma_min
+
     def sigma(self, t):
-        """Noise level sigma_min (sigma_max / sigma_min)^t, same shape as t."""
+        """Noise level at t, of the class's docstring; same shape as t."""
+        if self.sigma_dist == "uniform":
+            return self.sigma_min + t * self._slope()
         return self.sigma_min * jnp.exp(t * self._log_ratio())
+
+    def _rise(self, s, t):
+        """sigma(t)^2 - sigma(s)^2, without cancellation."""
+        if self.sigma_dist == "uniform":
+            return (t - s) * self._slope() * (self.sigma(s) + self.sigma(t))
+        return self.sigma(s) ** 2 * jnp.expm1(2 * (t - s) * self._log_ratio())
 
     def drift_matrix(self, t):
         return jnp.zeros((t.shape[0], 1, 1), t.dtype)
 
     def diffusion(self, t):
+        if self.sigma_dist == "uniform":
+            return jnp.sqrt(2 * self._slope() * self.sigma(t))[:, None, None]
         return (self.sigma(t) * jnp.sqrt(2 * self._log_ratio()))[:, None, None]
 
     def diffusion_between(self, s, t):
-        return (self.sigma(s) ** 2 * jnp.expm1(2 * (t - s) * self._log_ratio()))[:, None, None]
+        return self._rise(s, t)[:, None, None]
 
     def transition(self, t, matching: Matching = "hsm") -> Kernel:
         std = self.sigma(t)
         if self.sigma2_0 is not None:
-            variance = self.sigma2_0 + self.sigma_min**2 * jnp.expm1(2 * t * self._log_ratio())
+            variance = self.sigma2_0 + self._rise(jnp.zeros_like(t), t)
             positive = variance > 0
             std = jnp.where(positive, jnp.sqrt(jnp.where(positive, variance, 1.0)), 0.0)
         return _scalar_kernel(jnp.ones_like(t), std)
 
     def transition_between(self, s, t) -> Kernel:
-        return _scalar_kernel(jnp.ones_like(t), self.sigma(s) * jnp.sqrt(jnp.expm1(2 * (t - s) * self._log_ratio())))
+        return _scalar_kernel(jnp.ones_like(t), jnp.sqrt(self._rise(s, t)))
 
     def reverse_linear(self, t, s) -> Kernel:
         return self.transition_between(s, t)
@@ -308,7 +330,7 @@ class VE(_Scalar):
 
 
 jax.tree_util.register_dataclass(SubVP, ["schedule", "sigma2_0"], [])
-jax.tree_util.register_dataclass(VE, ["sigma_min", "sigma_max", "sigma2_0"], [])
+jax.tree_util.register_dataclass(VE, ["sigma_min", "sigma_max", "sigma2_0"], ["sigma_dist"])
 
 
 def subvp(*, beta_min=0.1, beta_max=20.0, sigma2_0=0.0) -> SubVP:
@@ -319,15 +341,17 @@ def subvp(*, beta_min=0.1, beta_max=20.0, sigma2_0=0.0) -> SubVP:
     return SubVP(schedule=LinearSchedule(beta_min=beta_min, beta_max=beta_max), sigma2_0=sigma2_0)
 
 
-def ve(*, sigma_min=0.01, sigma_max=50.0, sigma2_0=None) -> VE:
+def ve(*, sigma_min=0.01, sigma_max=50.0, sigma2_0=None, sigma_dist: SigmaDist = "geometric") -> VE:
     """VE SDE; see `VE`.
 
     Raises:
-        ValueError: unless 0 < sigma_min < sigma_max; a negative sigma2_0.
+        ValueError: unless 0 < sigma_min < sigma_max; a negative sigma2_0; an unknown sigma_dist.
     """
+    if sigma_dist not in ("geometric", "uniform"):
+        raise ValueError(f"sigma_dist must be 'geometric' or 'uniform', not {sigma_dist!r}.")
     if sigma2_0 is not None and linalg.is_concrete(sigma2_0) and not (np.isfinite(sigma2_0) and sigma2_0 >= 0):
         raise ValueError(f"sigma2_0 = {sigma2_0:g}: a variance must be zero or positive.")
     _positive(sigma_min=sigma_min, sigma_max=sigma_max)
     if linalg.is_concrete(sigma_min, sigma_max) and not sigma_min < sigma_max:
         raise ValueError(f"sigma_min = {sigma_min:g} must be below sigma_max = {sigma_max:g}.")
-    return VE(sigma_min=sigma_min, sigma_max=sigma_max, sigma2_0=sigma2_0)
+    return VE(sigma_min=sigma_min, sigma_max=sigma_max, sigma2_0=sigma2_0, sigma_dist=sigma_dist)

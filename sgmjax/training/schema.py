@@ -95,6 +95,8 @@ class VEConfig:
     sigma_min: PositiveFloat = 0.01
     sigma_max: PositiveFloat = 50.0
     sigma2_0: NonNegativeFloat | None = None  # variance of the kernel at t = 0; None: sigma_min^2
+    # Noise levels at equal steps of time: of a constant ratio, or equally spaced (NCSNv2's setting of that name).
+    sigma_dist: Literal["geometric", "uniform"] = "geometric"
 
 
 @_section
@@ -382,7 +384,7 @@ class ObjectiveConfig:
     parameterization: Literal["eps", "mixed", "score"] = "eps"  # what the network's output is
     # What the network is given for time: t, t * 999, sigma(t), the index of the nearest of num_levels noise levels.
     time_conditioning: Literal["t", "t999", "sigma", "level"] = "t"
-    # "levels": at num_levels geometric noise levels from sde.sigma_max to sde.sigma_min, as NCSN and NCSNv2 train.
+    # "levels": at num_levels noise levels from sde.sigma_max to sde.sigma_min, by sde.sigma_dist, as NCSN and NCSNv2.
     time_sampling: Literal["uniform", "importance", "levels"] = "uniform"
     num_levels: PositiveInt | None = None  # `python -m sgmjax.noise_levels` recommends one
     t_min: Fraction = 1e-5  # 0 only for a latent prior whose process has sigma2_0 > 0
@@ -479,8 +481,9 @@ class SamplingConfig:
     options: Options = Options()
     steps: PositiveInt = 50  # network evaluations, the denoising one included
     # "score_sde" is that of the official program, for `pc`: with its discrete noise levels, one for each step.
-    # "levels" is geometric in sigma, from VE's sigma_max down to sigma_min itself (t = 0): for `annealed_langevin`,
-    # which takes options.steps_per_level of the `steps` at each of its (steps - denoise) / steps_per_level levels.
+    # "levels" are noise levels by sde.sigma_dist, from VE's sigma_max down to sigma_min itself (t = 0): for
+    # `annealed_langevin`, which takes options.steps_per_level of the `steps` at each of its (steps - denoise) /
+    # steps_per_level levels.
     grid: Literal["uniform", "quadratic", "power", "rho", "logsnr", "score_sde", "levels"] = "quadratic"
     rho: PositiveFloat = 7.0  # of grid "rho"
     power: PositiveFloat = 2.0  # of grid "power"

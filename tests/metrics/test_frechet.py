@@ -10,7 +10,6 @@ from sgmjax.metrics import Moments, Statistics, frechet_distance, pixel_frechet,
 
 RECORDED = refdata.load_npz("inception/frechet.npz")
 FEATURES = refdata.load_npz("inception/features.npz")
-PAIRS = sorted(key[3:-6] for key in RECORDED or {} if key.startswith("fd_") and key.endswith("_exact"))
 
 
 def gaussian(rng: np.random.Generator, dim: int) -> Statistics:
@@ -149,19 +148,13 @@ def test_moment_errors():
 
 # ------------------------------------------------------------------------------------------------------------ recorded
 def recorded_pair(pair: str) -> tuple[np.ndarray, np.ndarray]:
-    assert RECORDED is not None
     if pair.startswith("net"):
-        if FEATURES is None:
-            pytest.skip("no inception/features.npz")
         return FEATURES[f"feat{pair[3:]}_32"], FEATURES[f"feat{pair[3:]}_299"]
     return RECORDED[f"feat_{pair[0]}"], RECORDED[f"feat_{pair[1]}"]
 
 
-@pytest.mark.parametrize("pair", PAIRS or [None])
-def test_recorded_distances(reference, pair):
-    if pair is None:
-        pytest.skip(f"no inception/frechet.npz in {reference}")
-    assert RECORDED is not None
+@pytest.mark.parametrize("pair", refdata.cases(RECORDED, "fd_(.+)_exact"))
+def test_recorded_distances(pair):
     a, b = recorded_pair(pair)
     scale = np.trace(np.cov(a, rowvar=False)) + np.trace(np.cov(b, rowvar=False))
     value = frechet_distance(a, b)
@@ -174,15 +167,11 @@ def test_recorded_distances(reference, pair):
     assert abs(value - RECORDED[f"fd_{pair}_pytorch_fid"]) <= tolerance
 
 
-def test_recorded_statistics(reference):
-    if RECORDED is None:
-        pytest.skip(f"no inception/frechet.npz in {reference}")
-    names = [key[5:] for key in RECORDED if key.startswith("feat_")]
-    assert names
-    for name in names:
-        moments = Moments(RECORDED[f"feat_{name}"].shape[1])
-        for chunk in np.array_split(RECORDED[f"feat_{name}"], 3):
-            moments.update(chunk)
-        ours = moments.statistics()
-        np.testing.assert_allclose(ours.mu, RECORDED[f"mu_{name}"], rtol=1e-12, atol=1e-15)
-        np.testing.assert_allclose(ours.sigma, RECORDED[f"sigma_{name}"], rtol=1e-10, atol=1e-14)
+@pytest.mark.parametrize("name", refdata.cases(RECORDED, "feat_(.+)"))
+def test_recorded_statistics(name):
+    moments = Moments(RECORDED[f"feat_{name}"].shape[1])
+    for chunk in np.array_split(RECORDED[f"feat_{name}"], 3):
+        moments.update(chunk)
+    ours = moments.statistics()
+    np.testing.assert_allclose(ours.mu, RECORDED[f"mu_{name}"], rtol=1e-12, atol=1e-15)
+    np.testing.assert_allclose(ours.sigma, RECORDED[f"sigma_{name}"], rtol=1e-10, atol=1e-14)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -106,8 +104,7 @@ def test_networks_are_told_the_nearest_level():
 
 # ---- against the recorded losses of the official program
 
-ARRAYS = refdata.load_npz("ncsnv2_losses.npz") or {}
-CASES = sorted(k.removesuffix("/per_example") for k in ARRAYS if re.match(r"f64/.*/per_example$", k))
+ARRAYS = refdata.load_npz("ncsnv2_losses.npz")
 
 
 def state(x):
@@ -115,8 +112,8 @@ def state(x):
     return jnp.moveaxis(jnp.asarray(x, jnp.float64), 1, -1)[:, None]
 
 
-@pytest.mark.parametrize("case", CASES or [None])
-def test_recorded_losses(x64, reference, case):
+@pytest.mark.parametrize("case", refdata.cases(ARRAYS, r"(f64/.*)/per_example"))
+def test_recorded_losses(x64, case):
     """Of a network that is given the index of the level, with and without technique 3's division."""
     sigmas, labels = np.asarray(ARRAYS["sigmas"], np.float64), ARRAYS["labels"]
     _, divide, power = case.split("/")

@@ -18,15 +18,9 @@ from sgmjax.objectives.lsgm_weighting import weighted_square
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "sdes"))
 from test_lsgm_processes import lsgm_process  # noqa: E402
 
-SETTINGS = refdata.load_json("lsgm_diffusion.json") or {}
+SETTINGS = refdata.load_json("lsgm_diffusion.json")
 
 pytestmark = pytest.mark.reference
-
-
-def recorded(name: str, suffix: str) -> list:
-    """Keys with that ending, without it, as parameters of a test."""
-    found = sorted(key.removesuffix(suffix) for key in refdata.load_npz(name) or {} if key.endswith(suffix))
-    return found or [pytest.param(None, marks=pytest.mark.skip(reason=refdata.NO_REFERENCE))]
 
 
 def last(x):
@@ -34,10 +28,9 @@ def last(x):
     return jnp.moveaxis(jnp.asarray(x), 1, -1)
 
 
-@pytest.mark.parametrize("prefix", recorded("lsgm_diffusion.npz", "/obj_weight_t_ll"))
+@pytest.mark.parametrize("prefix", refdata.cases(refdata.load_npz("lsgm_diffusion.npz"), "(.+)/obj_weight_t_ll"))
 def test_times_and_weights(x64, reference, prefix):
     arrays = refdata.load_npz("lsgm_diffusion.npz")
-    assert arrays is not None
     name, mode = prefix.split("/")[0], prefix.split("/")[-1]
     sde = lsgm_process(SETTINGS[name])
     times = objectives.latent_times(sde, mode, t_min=SETTINGS[name]["time_eps"], official=True)
@@ -54,10 +47,9 @@ def test_times_and_weights(x64, reference, prefix):
     close(sde.diffusion_squared(t)[:, 0, 0], arrays[f"{prefix}/g2_t"])
 
 
-@pytest.mark.parametrize("prefix", recorded("lsgm_diffusion.npz", "/p_objective"))
+@pytest.mark.parametrize("prefix", refdata.cases(refdata.load_npz("lsgm_diffusion.npz"), "(.+)/p_objective"))
 def test_objectives(x64, reference, prefix):
     arrays = refdata.load_npz("lsgm_diffusion.npz")
-    assert arrays is not None
     name, mode, mixed = prefix.split("/")[0], prefix.split("/")[-2], prefix.endswith("mixed1")
     sde, t_min = lsgm_process(SETTINGS[name]), SETTINGS[name]["time_eps"]
     times = objectives.latent_times(sde, mode, t_min=t_min, official=True)
@@ -88,11 +80,12 @@ def test_objectives(x64, reference, prefix):
             close(normal[:, 0], last(arrays[f"{prefix}/mixing_component"]))
 
 
-@pytest.mark.parametrize("name", sorted(SETTINGS) or [pytest.param(None, marks=pytest.mark.skip(reason="none"))])
-def test_cross_entropy_constant(reference, name):
+@pytest.mark.parametrize(
+    "name", refdata.cases(refdata.load_npz("lsgm_diffusion.npz"), r"(.+)/f64/cross_entropy_const/.+")
+)
+def test_cross_entropy_constant(name):
     """In float32, where the official number for VP at t = 1e-6 is 1% off."""
     arrays = refdata.load_npz("lsgm_diffusion.npz")
-    assert arrays is not None
     sde = lsgm_process(SETTINGS[name])
     checked = 0
     for key, value in arrays.items():
@@ -124,10 +117,10 @@ def flow(sde, mixture, logit, noise, tolerance, *, kind):
 def flows() -> list:
     """(process, kind) of the recorded end points, in whatever modes."""
     found = set()
-    for prefix in recorded("lsgm_ode.npz", "/sample_ode"):
-        if not isinstance(prefix, str):
-            return [pytest.param(None, None, marks=pytest.mark.skip(reason=refdata.NO_REFERENCE))]
-        parts = prefix.split("/")
+    for case in refdata.cases(refdata.load_npz("lsgm_ode.npz"), "(.+)/sample_ode"):
+        if case.values[0] is None:
+            return [pytest.param(None, None, marks=case.marks)]
+        parts = case.values[0].split("/")
         found.add((parts[1], "gauss") if parts[0] == "gauss" else (parts[0], parts[-1]))
     slow = lambda kind: [pytest.mark.slow] if kind == "mixed0" else []  # noqa: E731
     return [pytest.param(name, kind, marks=slow(kind)) for name, kind in sorted(found)]
@@ -141,7 +134,6 @@ def test_sampling_flow(x64, reference, name, kind):
     flow grow 150-fold, and its errors with it.
     """
     arrays = refdata.load_npz("lsgm_ode.npz")
-    assert arrays is not None
     mixture = exact.mixture(np.moveaxis(arrays["gauss/mu"], 0, -1)[None], float(arrays["gauss/s"]))
     logit = jnp.asarray(arrays["mixing_logit"]).reshape(1, -1)
     run = functools.partial(flow, lsgm_process(SETTINGS[name]), mixture, logit, last(arrays["noise"]), kind=kind)

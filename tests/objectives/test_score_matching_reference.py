@@ -9,9 +9,10 @@ import refdata
 
 from sgmjax import objectives, score, sdes
 
-CLD = refdata.load_json("cld_kernels.json") or {}
-PSLD = refdata.load_json("psld_kernels.json") or {}
-SCORESDE = refdata.load_json("scoresde_kernels.json") or {}
+CLD = refdata.load_json("cld_kernels.json")
+PSLD = refdata.load_json("psld_kernels.json")
+SCORESDE = refdata.load_json("scoresde_kernels.json")
+CLD_VP = refdata.load_json("cld_losses.json")  # the repository's VP, by name
 
 pytestmark = pytest.mark.reference
 
@@ -43,18 +44,13 @@ def label_network(x, label):
     return 0.1 * jnp.sin(x) + 0.05 * jnp.cos(0.01 * t_column(label, x.ndim))
 
 
-CLD_NAMES = sorted({key.split("/")[0] for key in CLD})
-
-
-@pytest.mark.parametrize("mixed", [0, 1])
-@pytest.mark.parametrize("weighting", ["reweightedv1", "reweightedv2", "likelihood"])
-@pytest.mark.parametrize("matching", ["hsm", "dsm"])
-@pytest.mark.parametrize("name", CLD_NAMES or [None])
-def test_cld_losses(x64, reference, name, matching, weighting, mixed):
-    arrays = refdata.load_npz("cld_losses.npz")
+@pytest.mark.parametrize(
+    "name, matching, weighting, mixed",
+    refdata.cases(refdata.load_npz("cld_losses.npz"), r"(.+)/f64/(hsm|dsm)/(\w+)/mixed([01])"),
+)
+def test_cld_losses(x64, name, matching, weighting, mixed):
+    arrays, mixed = refdata.load_npz("cld_losses.npz"), int(mixed)
     key = f"{name}/f64/{matching}/{weighting}/mixed{mixed}"
-    if key not in arrays:
-        pytest.skip(f"{key} was not recorded")
     c = CLD[f"{name}/{matching}/epsoff/"]
     sde = sdes.cld(
         beta_min=c["beta0"], beta_max=c["beta0"] + c["beta1"], m_inv=c["m_inv"], kappa=c["gamma"],
@@ -78,11 +74,12 @@ def test_cld_losses(x64, reference, name, matching, weighting, mixed):
     np.testing.assert_allclose(loss, arrays[key.replace("f64", "official")], rtol=1e-5)
 
 
-@pytest.mark.parametrize("mixed", [0, 1])
-@pytest.mark.parametrize("weighting", ["reweightedv1", "reweightedv2", "likelihood"])
-def test_cld_repository_vp_losses(x64, reference, weighting, mixed):
-    arrays = refdata.load_npz("cld_losses.npz")
-    sde = sdes.vp(beta_min=0.1, beta_max=0.1 + 19.9)
+@pytest.mark.parametrize(
+    "name, weighting, mixed", refdata.cases(refdata.load_npz("cld_losses.npz"), r"([^/]+)/f64/(\w+)/mixed([01])")
+)
+def test_cld_repository_vp_losses(x64, name, weighting, mixed):
+    arrays, mixed, c = refdata.load_npz("cld_losses.npz"), int(mixed), CLD_VP[name]
+    sde = sdes.vp(beta_min=c["beta0"], beta_max=c["beta0"] + c["beta1"])
     t = jnp.asarray(arrays["rand_t"], jnp.float64) * (1 - T_MIN) + T_MIN
     x0 = nhwc(arrays["x0"])
     eps = nhwc(arrays["noise_batch"], 2)[:, :1]
@@ -90,17 +87,16 @@ def test_cld_repository_vp_losses(x64, reference, weighting, mixed):
     loss = objectives.score_matching_loss(
         eps_fn, sde, x0, t, eps, weighting=weighting, reduce="sum" if weighting == "reweightedv2" else "half_sum"
     )
-    np.testing.assert_allclose(loss, arrays[f"vpsde/f64/{weighting}/mixed{mixed}"], rtol=1e-9)
+    np.testing.assert_allclose(loss, arrays[f"{name}/f64/{weighting}/mixed{mixed}"], rtol=1e-9)
 
 
-@pytest.mark.parametrize("matching", ["hsm", "dsm"])
-@pytest.mark.parametrize("factor", ["lower", "upper"])
-@pytest.mark.parametrize("name", sorted(PSLD) or [None])
-def test_psld_losses(x64, reference, name, factor, matching):
+@pytest.mark.parametrize(
+    "name, factor, matching",
+    refdata.cases(refdata.load_npz("psld_losses.npz"), r"(.+)/(lower|upper)/f64/(hsm|dsm)/perturbed"),
+)
+def test_psld_losses(x64, name, factor, matching):
     arrays = refdata.load_npz("psld_losses.npz")
     prefix = f"{name}/{factor}/f64/{matching}"
-    if f"{prefix}/perturbed" not in arrays:
-        pytest.skip(f"{prefix} was not recorded")
     c = PSLD[name]
     sde = sdes.psld(
         beta_min=c["beta_min"], beta_max=c["beta_max"], gamma=c["gamma"], nu=c["nu"], kappa=c["kappa"], factor=factor,
@@ -117,10 +113,13 @@ def test_psld_losses(x64, reference, name, factor, matching):
         np.testing.assert_allclose(combine(loss), arrays[f"{prefix}/reduce_mean{label}"], rtol=1e-7)
 
 
-@pytest.mark.parametrize("weighting, norm", [("fid", "l2"), ("fid", "l1"), ("nll", "l2")])
-def test_psld_repository_vp_losses(x64, reference, weighting, norm):
+@pytest.mark.parametrize(
+    "name, weighting, norm",
+    refdata.cases(refdata.load_npz("psld_losses.npz"), r"([^/]+)/f64/(fid|nll)/(l1|l2)/reduce_mean1"),
+)
+def test_psld_repository_vp_losses(x64, name, weighting, norm):
     arrays = refdata.load_npz("psld_losses.npz")
-    sde = sdes.vp(beta_min=0.1, beta_max=20.0)
+    sde = sdes.vp(beta_min=0.1, beta_max=20.0)  # as the folder's README says; no .json does
     t, x0, eps = jnp.asarray(arrays["t"], jnp.float64), nhwc(arrays["x0"]), nhwc(arrays["noise_m0"])
     eps_fn = score.eps_from_network(full_network, sde)
     for reduce, label, combine in (("mean", 1, jnp.mean), ("sum", 0, jnp.sum)):
@@ -134,18 +133,20 @@ def test_psld_repository_vp_losses(x64, reference, weighting, norm):
             norm=norm,
             weighting="simple" if weighting == "fid" else "likelihood",
         )
-        expected = arrays[f"vpsde/f64/{weighting}/{norm}/reduce_mean{label}"]
+        expected = arrays[f"{name}/f64/{weighting}/{norm}/reduce_mean{label}"]
         np.testing.assert_allclose(combine(loss), expected, rtol=1e-9)
 
 
-@pytest.mark.parametrize("reduce_mean", [0, 1])
-@pytest.mark.parametrize("likelihood", [0, 1])
-@pytest.mark.parametrize("name", ["vp", "subvp", "ve"])
-def test_scoresde_losses(x64, reference, name, likelihood, reduce_mean):
-    arrays = refdata.load_npz("scoresde_losses.npz")
+@pytest.mark.parametrize(
+    "name, likelihood, reduce_mean",
+    refdata.cases(
+        refdata.load_npz("scoresde_losses.npz"),
+        r"f64/(\w+)/sde_loss/likelihood_weighting([01])/reduce_mean([01])/continuous1",
+    ),
+)
+def test_scoresde_losses(x64, name, likelihood, reduce_mean):
+    arrays, likelihood, reduce_mean = refdata.load_npz("scoresde_losses.npz"), int(likelihood), int(reduce_mean)
     key = f"f64/{name}/sde_loss/likelihood_weighting{likelihood}/reduce_mean{reduce_mean}/continuous1"
-    if key not in arrays:
-        pytest.skip(f"{key} was not recorded")
     c = SCORESDE[name]
     if name == "ve":
         sde = sdes.ve(sigma_min=c["sigma_min"], sigma_max=c["sigma_max"])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 import analytic
 import jax
 import jax.numpy as jnp
@@ -325,13 +323,8 @@ def test_bad_input_is_refused_in_one_line(label: str):
 
 # ---- against the recorded chains of the official program
 
-ARRAYS = refdata.load_npz("ncsnv2_samplers.npz") or {}
+ARRAYS = refdata.load_npz("ncsnv2_samplers.npz")
 BOUND = {"f64": 1e-9, "official": 1e-5}  # relative to the largest entry
-
-
-def cases(pattern: str) -> list:
-    found = sorted(k for k in ARRAYS if re.fullmatch(pattern, k))
-    return found or [pytest.param("none", marks=pytest.mark.skip(reason=refdata.NO_REFERENCE))]
 
 
 def last(x):
@@ -360,9 +353,8 @@ def close(ours, theirs, mode: str) -> None:
     assert np.abs(np.asarray(ours) - theirs).max() <= BOUND[mode] * max(np.abs(theirs).max(), 1.0)
 
 
-@pytest.mark.reference
-@pytest.mark.parametrize("key", cases(r"f64/div[01]/denoise[01]/final"))
-def test_recorded_chains(x64, reference, key):
+@pytest.mark.parametrize("key", refdata.cases(ARRAYS, r"(f64/div[01]/denoise[01]/final)"))
+def test_recorded_chains(x64, key):
     """Every image of the chain, and the last."""
     _, divide, denoise, _ = key.split("/")
     sde, score_fn, options, count = recorded(divide == "div1")
@@ -379,9 +371,8 @@ def test_recorded_chains(x64, reference, key):
         close(images, last(ARRAYS[key.replace("f64", mode, 1).replace("final", "all_images")]), mode)
 
 
-@pytest.mark.reference
-@pytest.mark.parametrize("key", cases(r"f64/interpolation\d+/final"))
-def test_recorded_interpolation(x64, reference, key):
+@pytest.mark.parametrize("key", refdata.cases(ARRAYS, r"(f64/interpolation\d+/final)"))
+def test_recorded_interpolation(x64, key):
     num = int(key.split("/")[1].removeprefix("interpolation"))
     sde, score_fn, options, count = recorded(True)
     initial, draws = last(ARRAYS["x_init"])[:, None], last(ARRAYS["noises"])[: 2 * count]

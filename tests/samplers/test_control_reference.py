@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,16 +13,10 @@ from sgmjax.samplers import guidance, inpainting, predictor_corrector
 
 pytestmark = pytest.mark.reference
 
-PSLD = refdata.load_json("psld_kernels.json") or {}
-SCORESDE = refdata.load_json("scoresde_kernels.json") or {}
+PSLD = refdata.load_json("psld_kernels.json")
+SCORESDE = refdata.load_json("scoresde_kernels.json")
 T_MIN, N, SNR = 1e-3, 25, 0.16  # of every recorded run
 STEPS = 6  # of PSLD's
-
-
-def cases(file: str, pattern: str) -> list:
-    """The groups of a pattern, for every key of a file that matches it."""
-    found = sorted({m.groups() for key in refdata.load_npz(file) or {} if (m := re.fullmatch(pattern, key))})
-    return found or [pytest.param(*(None,) * re.compile(pattern).groups, marks=pytest.mark.skip(refdata.NO_REFERENCE))]
 
 
 def nhwc(x, phases: int = 2):
@@ -49,7 +41,7 @@ def psld_network(x, t):
     return 0.1 * jnp.sin(x) + 0.05 * jnp.cos(t.reshape(-1, 1, 1, 1))
 
 
-@pytest.mark.parametrize("name", [c[0] for c in cases("psld_samplers.npz", r"inpaint/(\w+)/f64")])
+@pytest.mark.parametrize("name", refdata.cases(refdata.load_npz("psld_samplers.npz"), r"inpaint/(.+)/f64"))
 def test_psld_inpainting(x64, reference, name):
     """`ip_em_sde`: the known part lags a step behind, the start is not made to agree with it, denoised by its mean."""
     arrays = refdata.load_npz("psld_samplers.npz")
@@ -69,7 +61,10 @@ def test_psld_inpainting(x64, reference, name):
     assert info.nfe == STEPS
 
 
-@pytest.mark.parametrize("name, temperature, denoise", cases("psld_guided.npz", r"(\w+)/f64/temp([\d.]+)/den(\d)"))
+@pytest.mark.parametrize(
+    "name, temperature, denoise",
+    refdata.cases(refdata.load_npz("psld_guided.npz"), r"(.+)/f64/temp([\d.]+)/den(\d)"),
+)
 def test_psld_guidance(x64, reference, name, temperature, denoise):
     """`cc_em_sde`: the classifier is given the reverse time."""
     arrays = refdata.load_npz("psld_guided.npz")
@@ -120,7 +115,10 @@ def scoresde(name: str):
 
 @pytest.mark.parametrize(
     "name, task, predictor, corrector",
-    cases("scoresde_controllable.npz", r"f64/(\w+)/(inpainter|colorizer)/(euler_maruyama|reverse_diffusion)_(\w+)"),
+    refdata.cases(
+        refdata.load_npz("scoresde_controllable.npz"),
+        r"f64/(\w+)/(inpainter|colorizer)/(euler_maruyama|reverse_diffusion)_(\w+)",
+    ),
 )
 def test_scoresde_controllable(x64, reference, name, task, predictor, corrector):
     """The known part imposed after both updates, at the time they started from; "x_mean" keeps the rest's noise."""

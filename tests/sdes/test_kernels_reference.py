@@ -12,16 +12,14 @@ from sgmjax import samplers, sdes
 
 OPTIMIZED = True  # bounds of some roundings
 
-PSLD = refdata.load_json("psld_kernels.json") or {}
-CLD = refdata.load_json("cld_kernels.json") or {}
-SCORESDE = refdata.load_json("scoresde_kernels.json") or {}
+PSLD = refdata.load_json("psld_kernels.json")
+CLD = refdata.Recorded(
+    {k.split("/")[0]: v for k, v in refdata.load_json("cld_kernels.json").items() if k.endswith("epsoff/")},
+    "cld_kernels.json",
+)
+SCORESDE = refdata.load_json("scoresde_kernels.json")
 
 pytestmark = pytest.mark.reference
-
-
-def cases(names) -> list:
-    names = sorted(names)
-    return names or [pytest.param(None, marks=pytest.mark.skip(reason=refdata.NO_REFERENCE))]
 
 
 def psld(name: str, factor: str = "auto", numerical_eps: float = 0.0) -> sdes.Recipe:
@@ -32,12 +30,8 @@ def psld(name: str, factor: str = "auto", numerical_eps: float = 0.0) -> sdes.Re
     )  # fmt: skip
 
 
-def cld_configs() -> dict[str, dict]:
-    return {key.split("/")[0]: value for key, value in CLD.items() if key.endswith("epsoff/")}
-
-
 def cld(name: str, numerical_eps: float = 0.0) -> sdes.Recipe:
-    c = cld_configs()[name]
+    c = CLD[name]
     return sdes.cld(
         beta_min=c["beta0"], beta_max=c["beta0"] + c["beta1"], m_inv=c["m_inv"], kappa=c["gamma"],
         numerical_eps=numerical_eps,
@@ -76,7 +70,7 @@ def check_covariance(covariance, exact, tolerance: float) -> None:
 
 
 @pytest.mark.parametrize("matching", ["hsm", "dsm"])
-@pytest.mark.parametrize("name", cases(PSLD))
+@pytest.mark.parametrize("name", refdata.cases(PSLD))
 def test_psld_kernels_in_float32_are_the_exact_ones(name, matching):
     arrays = refdata.load_npz("psld_kernels.npz")
     kernel = psld(name).transition(jnp.asarray(arrays["t"], jnp.float32), matching)
@@ -86,7 +80,7 @@ def test_psld_kernels_in_float32_are_the_exact_ones(name, matching):
 
 
 @pytest.mark.parametrize("matching", ["hsm", "dsm"])
-@pytest.mark.parametrize("name", cases(cld_configs()))
+@pytest.mark.parametrize("name", refdata.cases(CLD))
 def test_cld_kernels_in_float32_are_the_exact_ones(name, matching):
     arrays = refdata.load_npz("cld_kernels.npz")
     kernel = cld(name).transition(jnp.asarray(arrays["t"], jnp.float32), matching)
@@ -97,7 +91,7 @@ def test_cld_kernels_in_float32_are_the_exact_ones(name, matching):
 
 @pytest.mark.parametrize("matching", ["hsm", "dsm"])
 @pytest.mark.parametrize("factor", ["lower", "upper"])
-@pytest.mark.parametrize("name", cases(PSLD))
+@pytest.mark.parametrize("name", refdata.cases(PSLD))
 def test_psld_factors_with_the_official_crutch(x64, name, factor, matching):
     """coeff is L, inv_coeff is L^-T. numerical_eps hides the official closed form's cancellation at small t; what of
     it is left there (1e-16 absolute against numerical_eps) bounds the comparison."""
@@ -112,10 +106,10 @@ def test_psld_factors_with_the_official_crutch(x64, name, factor, matching):
 
 
 @pytest.mark.parametrize("matching", ["hsm", "dsm"])
-@pytest.mark.parametrize("name", cases(cld_configs()))
+@pytest.mark.parametrize("name", refdata.cases(CLD))
 def test_cld_factors_and_noise_multiplier(x64, name, matching):
     arrays = refdata.load_npz("cld_kernels.npz")
-    kernel = cld(name, cld_configs()[name]["numerical_eps"]).transition(jnp.asarray(arrays["t"], jnp.float64), matching)
+    kernel = cld(name, CLD[name]["numerical_eps"]).transition(jnp.asarray(arrays["t"], jnp.float64), matching)
     prefix = f"{name}/{matching}/epsoff/"
     for (i, j), key in {(0, 0): "chol_xx", (1, 0): "chol_vx", (1, 1): "chol_vv"}.items():
         size = np.sqrt(np.sum(np.asarray(kernel.factor)[:, i] ** 2, axis=-1))
@@ -124,7 +118,7 @@ def test_cld_factors_and_noise_multiplier(x64, name, matching):
 
 
 @pytest.mark.parametrize("factor", ["lower", "upper"])
-@pytest.mark.parametrize("name", cases(PSLD))
+@pytest.mark.parametrize("name", refdata.cases(PSLD))
 def test_psld_score_of_eps(x64, name, factor):
     arrays = refdata.load_npz("psld_kernels.npz")
     sde = psld(name, factor, PSLD[name]["numerical_eps"])
@@ -136,7 +130,7 @@ def test_psld_score_of_eps(x64, name, factor):
     np.testing.assert_allclose(ours, split(arrays[f"{name}/{factor}/official/get_score"]), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", cases(PSLD))
+@pytest.mark.parametrize("name", refdata.cases(PSLD))
 def test_psld_coefficients_and_prior(x64, name):
     arrays = refdata.load_npz("psld_kernels.npz")
     sde, t = psld(name), jnp.asarray(arrays["t"])
@@ -151,7 +145,7 @@ def test_psld_coefficients_and_prior(x64, name):
     np.testing.assert_allclose(diffusion, split(arrays[f"{name}/sde_diffusion"])[:, :, 0, 0, 0], rtol=1e-12)
 
 
-@pytest.mark.parametrize("name", cases(cld_configs()))
+@pytest.mark.parametrize("name", refdata.cases(CLD))
 def test_cld_coefficients_reverse_drifts_and_prior(x64, name):
     arrays = refdata.load_npz("cld_kernels.npz")
     sde, t = cld(name), jnp.asarray(arrays["t"])
@@ -169,7 +163,7 @@ def test_cld_coefficients_reverse_drifts_and_prior(x64, name):
     np.testing.assert_allclose(sde.prior_logp(u), logp, rtol=1e-12)
 
 
-@pytest.mark.parametrize("name", cases(SCORESDE))
+@pytest.mark.parametrize("name", refdata.cases(SCORESDE))
 def test_scoresde_kernels(x64, name):
     arrays = refdata.load_npz("scoresde_kernels.npz")
     sde, t = scoresde(name), jnp.asarray(arrays["t"])
@@ -186,7 +180,7 @@ def test_scoresde_kernels(x64, name):
         np.testing.assert_allclose(drift, arrays[f"{name}/reverse_pf{flow}_drift"], rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", cases(SCORESDE))
+@pytest.mark.parametrize("name", refdata.cases(SCORESDE))
 def test_scoresde_kernels_in_float32(name):
     arrays = refdata.load_npz("scoresde_kernels.npz")
     kernel = jax.jit(scoresde(name).transition)(jnp.asarray(arrays["t"], jnp.float32))

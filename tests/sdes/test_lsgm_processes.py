@@ -20,7 +20,7 @@ from sgmjax.training.config import ConfigError, from_dict
 
 OPTIMIZED = True  # bounds of some roundings
 
-SETTINGS = refdata.load_json("lsgm_diffusion.json") or {}
+SETTINGS = refdata.load_json("lsgm_diffusion.json")
 T = np.concatenate([[1e-6, 1e-5], np.geomspace(1e-4, 1, 9), [0.49, 0.5, 0.51, 0.999]]).astype(np.float32)
 
 PROCESSES = {
@@ -230,15 +230,9 @@ def test_configurations_reach_them():
 # ---- the official program
 
 
-def cases() -> list:
-    return sorted(SETTINGS) or [pytest.param(None, marks=pytest.mark.skip(reason=refdata.NO_REFERENCE))]
-
-
-@pytest.mark.reference
-@pytest.mark.parametrize("name", cases())
+@pytest.mark.parametrize("name", refdata.cases(SETTINGS))
 def test_official_coefficients(x64, reference, name):
     arrays = refdata.load_npz("lsgm_diffusion.npz")
-    assert arrays is not None
     sde, t = lsgm_process(SETTINGS[name]), jnp.asarray(arrays["t"])
     mean, variance, f, g2, _ = coefficients(sde, t)
     close = functools.partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-15)
@@ -251,11 +245,9 @@ def test_official_coefficients(x64, reference, name):
         np.testing.assert_allclose(sde.inverse_variance(variance), arrays[f"{name}/inv_var_of_var"], rtol=1e-8)
 
 
-@pytest.mark.reference
-@pytest.mark.parametrize("name", cases())
+@pytest.mark.parametrize("name", refdata.cases(SETTINGS))
 def test_official_variance_in_float32(reference, name):
     """Where float32 as published is 20% off."""
     arrays = refdata.load_npz("lsgm_diffusion.npz")
-    assert arrays is not None
     variance = coefficients(lsgm_process(SETTINGS[name]), jnp.asarray(arrays["t"], jnp.float32))[1]
     np.testing.assert_allclose(variance, arrays[f"{name}/var"], rtol=4e-6)

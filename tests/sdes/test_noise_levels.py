@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import re
-
 import jax.numpy as jnp
 import mpmath
 import numpy as np
 import pytest
 import refdata
 
-from sgmjax import sdes
+from sgmjax import objectives, sdes
 from sgmjax.sdes import noise_levels as nl
 
-TECHNIQUES = refdata.load_json("ncsnv2_techniques.json") or {}
-ARRAYS = refdata.load_npz("ncsnv2_techniques.npz") or {}
+TECHNIQUES = refdata.load_json("ncsnv2_techniques.json")
+ARRAYS = refdata.load_npz("ncsnv2_techniques.npz")
 
 
 def test_levels_are_times_of_ve():
@@ -24,6 +22,26 @@ def test_levels_are_times_of_ve():
     assert sigmas[0] == pytest.approx(50.0) and sigmas[-1] == pytest.approx(0.01)
     np.testing.assert_allclose(sdes.ve().sigma(jnp.asarray(times, jnp.float32)), sigmas, rtol=2e-6)  # float32 times
     np.testing.assert_allclose(nl.times_of_levels(sigmas), times, atol=1e-14)
+
+
+def published_sigmas(sigma_begin: float, sigma_end: float, num_classes: int, sigma_dist: str) -> np.ndarray:
+    """As the published code defines them, in float32."""
+    if sigma_dist == "geometric":
+        return np.exp(np.linspace(np.log(sigma_begin), np.log(sigma_end), num_classes)).astype(np.float32)
+    return np.linspace(sigma_begin, sigma_end, num_classes).astype(np.float32)
+
+
+@pytest.mark.parametrize("sigma_dist", ["geometric", "uniform"])
+@pytest.mark.parametrize("ends", [(1.0, 0.01, 10), (50.0, 0.01, 232), (348.0, 0.3, 2)])
+def test_levels_are_the_published_ones(ends, sigma_dist):
+    """The function of the levels, and the process at its times: levels of both distributions."""
+    expected = published_sigmas(*ends, sigma_dist)
+    np.testing.assert_allclose(nl.LEVELS[sigma_dist](*ends), expected, rtol=2e-7)  # rounded there
+    sde = sdes.ve(sigma_max=ends[0], sigma_min=ends[1], sigma_dist=sigma_dist)
+    times = jnp.asarray(sdes.level_times(ends[2]), jnp.float32)
+    np.testing.assert_allclose(sde.sigma(times), expected, rtol=2e-6)  # float32 times
+    np.testing.assert_allclose(sde.transition(times).factor[:, 0, 0], expected, rtol=2e-6)
+    np.testing.assert_allclose(objectives.levels(ends[2]).times, times, rtol=1e-7)
 
 
 def test_levels_that_are_not_geometric_are_times_too():
@@ -96,6 +114,9 @@ def test_a_whole_number_of_spans_stays_whole():
 
 BAD = {
     "ends": (lambda: nl.geometric_levels(0.01, 50.0, 10), "sigma_1 = 0.01 .* must be above sigma_L = 50"),
+    "uniform ends": (lambda: nl.uniform_levels(0.01, 50.0, 10), "sigma_1 = 0.01 .* must be above sigma_L = 50"),
+    "one uniform level": (lambda: nl.uniform_levels(1.0, 0.1, 1), "at least two noise levels"),
+    "distribution": (lambda: sdes.ve(sigma_dist="cosine"), "sigma_dist must be 'geometric' or 'uniform', not 'cosine'"),
     "equal ends": (lambda: nl.recommend(sigma_max=1.0, sigma_min=1.0, dimension=64), "must be above sigma_L"),
     "one level": (lambda: nl.level_times(1), "at least two noise levels"),
     "increasing": (lambda: nl.times_of_levels([0.1, 1.0]), "must be positive and decrease"),
@@ -121,15 +142,8 @@ def test_bad_input_is_refused_in_one_line(label: str):
 # ---- against the recorded values of the official program
 
 
-def named(pattern: str) -> list:
-    return sorted(k for k in ARRAYS if re.fullmatch(pattern, k)) or [
-        pytest.param("none", marks=pytest.mark.skip(reason=refdata.NO_REFERENCE))
-    ]
-
-
-@pytest.mark.reference
-@pytest.mark.parametrize("name", [k.split("/")[1] for k in ARRAYS if k.startswith("sigmas/")] or [None])
-def test_recorded_configurations(reference, name):
+@pytest.mark.parametrize("name", refdata.cases(ARRAYS, "sigmas/(.+)"))
+def test_recorded_configurations(name):
     c = TECHNIQUES[name]
     sigma_max, sigma_min, levels = c["sigma_begin"], c["sigma_end"], c["num_classes"]
     sigmas = nl.geometric_levels(sigma_max, sigma_min, levels)
@@ -162,9 +176,8 @@ def test_recorded_ratios(reference):
             assert nl.ratio_of_overlap(int(dimension), nl.PAPER_OVERLAP) == pytest.approx(gamma, rel=1e-12)
 
 
-@pytest.mark.reference
-@pytest.mark.parametrize("key", named(r"technique4/\w+/T\d+"))
-def test_recorded_variance_ratios(reference, key):
+@pytest.mark.parametrize("key", refdata.cases(ARRAYS, r"(technique4/.+/T\d+)"))
+def test_recorded_variance_ratios(key):
     _, name, steps = key.split("/")
     c = TECHNIQUES[name]
     ratio = nl.ratio_of_levels(c["sigma_begin"], c["sigma_end"], c["num_classes"])

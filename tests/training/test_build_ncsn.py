@@ -111,6 +111,15 @@ def test_levels_that_a_budget_gives(denoise, steps, levels):
     np.testing.assert_allclose(times, sdes.level_times(levels))
 
 
+@pytest.mark.parametrize("sigma_dist", ["geometric", "uniform"])
+def test_levels_of_a_run_in_training_and_sampling(sigma_dist):
+    """The levels drawn in training and those of the sampler are the published table."""
+    table = np.linspace(4, 0.1, 6) if sigma_dist == "uniform" else np.geomspace(4, 0.1, 6)
+    problem = build.problem(config(sde={"sigma_dist": sigma_dist}), SHAPE)
+    for times in (problem.times.times, build.sampling_times(problem.config.sampling, problem.sde)[0]):
+        np.testing.assert_allclose(problem.sde.sigma(jnp.asarray(times, jnp.float32)), table, rtol=2e-6)
+
+
 def test_other_grids_and_other_samplers():
     """The annealed sampler takes any grid, with one time for each level; others take the grid of levels."""
     times, _ = build.sampling_times(config(sampling={"grid": "quadratic"}).sampling, sdes.vp())
@@ -122,6 +131,8 @@ def test_other_grids_and_other_samplers():
 TOLD = "level"
 BAD = [
     ({"objective": {"num_levels": None}}, "objective.num_levels: time_sampling 'levels' needs their number"),
+    ({"sde": {"sigma_dist": "cosine"}}, "sde.sigma_dist: "),
+    ({"sde": {"name": "vp", "sigma_dist": "uniform"}}, "sde.sigma_dist: "),
     ({"objective": {"num_levels": 1}}, "objective.num_levels: 1, but annealing needs at least two"),
     ({"sde": {"sigma_min": 5.0}}, "sde.sigma_min: 5.0 is above sde.sigma_max=4.0"),
     (

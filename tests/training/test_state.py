@@ -15,8 +15,8 @@ from sgmjax.training.config import OptimizerConfig
 from sgmjax.training.packing import Packing
 from sgmjax.training.state import apply_gradients, clip_by_global_norm, create, ema_decay, make_optimizer, warmup
 
-OFFICIAL = refdata.load_npz("scoresde_optim_ema.npz") or {}
-CASES = sorted({key.split("/")[1] for key in OFFICIAL if key.endswith("/params")})
+OFFICIAL = refdata.load_npz("scoresde_optim_ema.npz")
+ADAM = refdata.load_json("scoresde_optim_ema.json")
 
 
 def start(config: OptimizerConfig, params):
@@ -28,7 +28,10 @@ def follow(case: str, mode: str, dtype) -> float:
     """The largest deviation of parameters and average from the recorded ones, over all steps."""
     steps, clip, decay = re.fullmatch(r"warmup(\d+)_clip([-\d.]+)_ema([\d.]+)", case).groups()
     config = OptimizerConfig(
-        learning_rate=2e-4,
+        learning_rate=ADAM["learning_rate"],
+        beta1=ADAM["beta1"],
+        beta2=ADAM["beta2"],
+        eps=ADAM["eps"],
         warmup_steps=int(steps),
         grad_clip=float(clip) if float(clip) > 0 else None,
         ema_decay=float(decay),
@@ -43,8 +46,7 @@ def follow(case: str, mode: str, dtype) -> float:
     return worst
 
 
-@pytest.mark.reference
-@pytest.mark.parametrize("case", CASES or [pytest.param(None, marks=pytest.mark.skip(reason=refdata.NO_REFERENCE))])
+@pytest.mark.parametrize("case", refdata.cases(OFFICIAL, "f64/(.+)/params"))
 def test_official_optimiser_and_average(case):
     with jax.enable_x64(True):
         assert follow(case, "f64", np.float64) < 1e-9
