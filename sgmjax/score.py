@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from sgmjax.sdes import SDE, linalg
-from sgmjax.sdes.base import Matching
+from sgmjax.sdes.base import Matching, check_time
 
 Network: TypeAlias = Callable[..., Any]  # (x, cond) -> out
 EpsFn: TypeAlias = Callable[..., Any]  # (z, t) -> (batch, r, *event)
@@ -46,6 +46,7 @@ def condition(sde: SDE, t, time_conditioning: TimeConditioning, num_levels: int 
     "t"; "t999": 999 t (score_sde's VP); "sigma": sigma(t) (score_sde's VE, NCSNv2); "level": the index of the nearest
     of `num_levels` noise levels, int32, 0 for the largest (NCSN, whose norms have parameters for each level).
     """
+    check_time(t)
     if time_conditioning == "t":
         return t
     if time_conditioning == "t999":

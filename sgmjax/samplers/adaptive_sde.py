@@ -25,8 +25,11 @@ from sgmjax.samplers.common import (
     Denoise,
     SampleInfo,
     batch_time,
+    check_control,
     check_denoise,
+    check_t_min,
     denoise_step,
+    refuse_constraint,
     reverse_drift,
     start_state,
 )
@@ -53,6 +56,7 @@ def adaptive_sde(
     initial=None,
     max_steps: int = 4096,
     brownian_tol: float = 2.0**-20,
+    constraint: None = None,
     sharding=None,
     dtype=jnp.float32,
 ):
@@ -75,6 +79,7 @@ def adaptive_sde(
         max_steps: bound on accepted and rejected steps.
         brownian_tol: resolution of the Brownian path in t, and the smallest step: below it increments would not be
             independent. Its log2 is the number of normal draws an increment costs.
+        constraint: None; samplers on a grid take one (`em`, ...).
         sharding: sharding for the state.
 
     Returns:
@@ -83,7 +88,7 @@ def adaptive_sde(
 
     Raises:
         ValueError: for a solver that is unknown or made for other equations, a t_min outside (0, 1), tolerances that
-            are not positive, an `initial` of another shape.
+            are not positive and finite, a constraint, an `initial` of another shape.
         RuntimeError: when max_steps is reached, or a step falls below brownian_tol.
     """
     import diffrax
@@ -91,7 +96,9 @@ def adaptive_sde(
 
     solver = find_sde_solver(solver)
     check_denoise(sde, denoise)
-    check_control(t_min=t_min, rtol=rtol, atol=atol, brownian_tol=brownian_tol)
+    refuse_constraint("adaptive_sde", constraint)
+    check_t_min(t_min, sde, dtype)
+    check_control(rtol=rtol, atol=atol, brownian_tol=brownian_tol)
     start_key, path_key = jax.random.split(key)
     z = start_state(start_key, sde, shape, initial, dtype)
     seeds = path_seeds(path_key, shape[0])
@@ -147,17 +154,6 @@ def adaptive_sde(
         final = denoise_step(score_fn, sde, final, jnp.full((shape[0],), t_min, dtype), denoise)
         nfe = nfe + 1
     return final[:, 0], SampleInfo(nfe=nfe, state=final)
-
-
-def check_control(**values) -> None:
-    """One-line errors for the settings of a step-size control: all positive, t_min below 1."""
-    for name, value in values.items():
-        if not linalg.is_concrete(value):
-            continue
-        if name == "t_min" and not 0 < value < 1:
-            raise ValueError(f"t_min = {value:g}: must lie between 0 and 1.")
-        if not value > 0:
-            raise ValueError(f"{name} = {value:g}: must be positive.")
 
 
 def find_sde_solver(solver) -> Any:

@@ -30,7 +30,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sgmjax.samplers.common import Constraint, Denoise, batch_time, check_times, scan_grid
+from sgmjax.samplers.common import Constraint, Denoise, batch_time, check_end, check_times, scan_grid
 from sgmjax.samplers.grids import host_noise_level, noise_level
 from sgmjax.samplers.predictor_corrector import langevin_step
 from sgmjax.sdes import SDE, VE, linalg
@@ -208,7 +208,7 @@ def _relative_step(sde: SDE, times, step_size, steps_per_level: int):
     """alpha = eps / sigma_L^2, after checks of all that may be wrong before anything is compiled."""
     if np.ndim(times) != 1 or len(times) < 2:
         raise ValueError("times must be the levels, 1-D: annealing needs at least two.")
-    check_times(times)
+    check_end(check_times(times)[-1], sde)
     if steps_per_level < 1:
         raise ValueError(f"steps_per_level = {steps_per_level}: at least 1.")
     if sde.num_noised != sde.k:
@@ -233,7 +233,6 @@ def _relative_step(sde: SDE, times, step_size, steps_per_level: int):
 
 def _end_levels(sde: SDE, times) -> tuple[float, float]:
     """Noise levels at the first and the last time."""
+    check_end(times[-1], sde)
     highest, lowest = host_noise_level(sde, np.asarray(times, np.float64)[[0, -1]])
-    if not (np.isfinite(lowest) and lowest > 0):
-        raise ValueError(f"times end at {times[-1]:g}, where this process has no noise: end above 0, or use VE.")
     return float(highest), float(lowest)

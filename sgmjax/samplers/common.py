@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sgmjax.sdes import SDE, linalg
+from sgmjax.sdes import SDE, VE, linalg
 
+EARLIEST_SURE = 1e-5  # kernels are right to rounding in float32 from here on, whatever the process
 Denoise = bool | Literal["sde", "ode", "tweedie"]
 
 
@@ -77,14 +78,75 @@ def check_times(times, *, stays: bool = False) -> np.ndarray:
     """A usable grid as float64.
 
     Raises:
-        ValueError: unless it is 1-D, has two entries, and decreases (`stays`: does not increase) within [0, 1].
+        ValueError: unless it is 1-D, has two entries, and decreases (`stays`: does not increase) within [0, 1]; for
+            times that are an argument of jit, as nothing could be checked or planned.
     """
+    if not linalg.is_concrete(times):
+        raise ValueError("times are traced (an argument of jit): the grid must be known; close over it, as over shape.")
     times = np.asarray(times, dtype=np.float64)
     steps = np.diff(times) if times.ndim == 1 else np.zeros(0)
     falls = (steps <= 0).all() if stays else (steps < 0).all()
     if len(steps) < 1 or not falls or times[0] > 1 or times[-1] < 0:
         raise ValueError("times must be a 1-D grid of at least two entries that decreases within [0, 1].")
     return times
+
+
+def check_end(t, sde: SDE, dtype=jnp.float32, *, in_log_t: bool = False) -> None:
+    """Raise ValueError where a grid ends at a time at which its sampler asks for a score that is not finite.
+
+    At t = 0 the kernel of most processes is a point. VE's is not, nor one with sigma2_0 > 0 (LSGM): they have a score
+    there. A traced process is taken to have none at 0, unless it is such a VE.
+
+    Args:
+        t: the end, a known number.
+        sde: the process.
+        dtype: of the run: 0 is what rounds to it.
+        in_log_t: whether what is asked for is a function of log t, which no process has at 0.
+    """
+    if t < EARLIEST_SURE and ((in_log_t and not t > 0) or not _has_score(sde, t, dtype)):
+        raise ValueError(
+            f"times must end above 0: at the end, t = {t:g}, this run asks for the score, which is not finite there. "
+            "End at 1e-3, say, and let denoise take the last step; em, sscs and pc can end at 0 with denoise=False."
+        )
+
+
+def check_t_min(t_min, sde: SDE | None = None, dtype=jnp.float32) -> None:
+    """Raise ValueError unless t_min lies in (0, 1), and the process has a score there. A traced t_min passes."""
+    if not linalg.is_concrete(t_min):
+        return
+    if not 0 < t_min < 1:
+        raise ValueError(f"t_min = {t_min:g}: must lie between 0 and 1.")
+    if t_min < EARLIEST_SURE and sde is not None and not _has_score(sde, t_min, dtype):
+        raise ValueError(f"t_min = {t_min:g}: the score of this process is not finite so near to 0; take 1e-5.")
+
+
+def check_control(**values) -> None:
+    """One-line errors for the settings of a step-size control: all positive and finite."""
+    for name, value in values.items():
+        if linalg.is_concrete(value) and not (value > 0 and np.isfinite(value)):
+            raise ValueError(f"{name} = {value:g}: must be positive and finite.")
+
+
+def _has_score(sde: SDE, t, dtype) -> bool:
+    """Whether the kernel at time t has a finite precision in `dtype`; as `check_end` says for a traced process."""
+    at_0 = np.asarray(t, dtype) == 0
+    if not linalg.is_concrete(sde):
+        return not at_0 or (isinstance(sde, VE) and sde.sigma2_0 is None)
+    with jax.ensure_compile_time_eval():
+        if at_0:  # rounding may hide that the kernel is singular
+            full = np.linalg.matrix_rank(np.asarray(sde.initial_factor())) == sde.k
+            return bool(full) or getattr(sde, "numerical_eps", 0.0) > 0
+        return bool(jnp.isfinite(sde.transition(jnp.full((1,), t, dtype)).inverse_transpose).all())
+
+
+def refuse_constraint(sampler: str, constraint) -> None:
+    """Raise ValueError for a constraint given to a sampler that chooses its own steps."""
+    if constraint is None:
+        return
+    from sgmjax.samplers import registry  # which imports the samplers
+
+    takers = ", ".join(name for name in registry.SAMPLERS if not registry.is_adaptive(name))
+    raise ValueError(f"{sampler} chooses its own steps and takes no constraint; these do: {takers}.")
 
 
 class Node(NamedTuple):
@@ -138,6 +200,7 @@ def scan_grid(
     draws: int,
     denoise: Denoise,
     evaluations: int | Sequence[int] = 1,
+    score_at_end: bool = False,
     memory: Any = None,
     per_step: Any = None,
     stays: bool = False,
@@ -162,6 +225,7 @@ def scan_grid(
         draws: normal draws a step needs.
         denoise: see `denoise_step`; False ends at times[-1].
         evaluations: score evaluations a step makes, or one number for each step.
+        score_at_end: whether a step evaluates the score at the time where it ends: the last one does so at times[-1].
         memory: what the first step is given (a pytree of arrays, or a function of the first z that makes it).
         per_step: a pytree of arrays (steps, ...), such as coefficients computed on the host.
         stays: whether the grid may name a time several times, for steps that stay at it.
@@ -176,6 +240,8 @@ def scan_grid(
         progress: called on the host with the number of finished steps.
     """
     times = check_times(times, stays=stays)
+    if denoise or score_at_end:
+        check_end(times[-1], sde, dtype)
     prior_key, scan_key, last_key = jax.random.split(key, 3)
     check_denoise(sde, denoise)
     z = start_state(prior_key, sde, shape, initial, dtype)

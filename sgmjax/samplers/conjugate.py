@@ -43,7 +43,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sgmjax.samplers import linear_flow
-from sgmjax.samplers.common import batch_time, check_times, scan_grid
+from sgmjax.samplers.common import batch_time, check_end, check_times, scan_grid
 from sgmjax.samplers.splitting import check_phase_space
 from sgmjax.sdes import SDE, linalg
 
@@ -95,8 +95,7 @@ def conjugate_coefficients(
     if not (linalg.is_concrete(lam) and np.isfinite(lam)):
         raise ValueError(f"lam = {lam}: must be a finite number known before compilation.")
     times = check_times(times)
-    if times[-1] <= 0:
-        raise ValueError("times must end above 0, where the predictions are singular: let denoise take the last step.")
+    check_end(times[-1], sde, in_log_t=True)
     if scheme in ("symplectic_euler", "velocity_verlet"):
         check_phase_space(sde, f"the conjugate scheme {scheme!r}")
     if not linalg.is_concrete(sde):
@@ -238,7 +237,9 @@ def conjugate(
     settings = {"lam": lam, "B": B, "scheme": scheme, "prediction": prediction}
     if coefficients is None:
         coefficients = conjugate_coefficients(sde, times, **settings)
-    steps = len(check_times(times)) - 1
+    times = check_times(times)
+    check_end(times[-1], sde, in_log_t=True)
+    steps = len(times) - 1
     if scheme not in EVALUATIONS:
         raise ValueError(f"scheme must be one of {', '.join(repr(s) for s in EVALUATIONS)}, not {scheme!r}.")
     twice = EVALUATIONS[scheme] == 2

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sgmjax.samplers.common import batch_time, check_times, reverse_drift
+from sgmjax.samplers.common import batch_time, check_control, check_t_min, check_times, reverse_drift
 from sgmjax.samplers.probability_flow import evaluations, find_solver, ode, reuses_last_stage
 from sgmjax.sdes import SDE, linalg
 
@@ -86,9 +86,9 @@ def encode(
     import equinox as eqx
 
     method: Any = find_solver(solver, adaptive=True)
-    if linalg.is_concrete(t_min) and not 0 < t_min < 1:
-        raise ValueError(f"t_min = {t_min:g}: must lie between 0 and 1.")
     z = jnp.asarray(z)
+    check_t_min(t_min, sde, z.dtype)
+    check_control(rtol=rtol, atol=atol)
 
     def field(t, z, args):
         return -reverse_drift(score_fn, sde, z, batch_time(t, z), probability_flow=True)

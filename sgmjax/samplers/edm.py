@@ -136,5 +136,5 @@ def edm(
 
     return scan_grid(
         step, key, score_fn, sde, shape, times=times, draws=int(S_churn > 0), denoise=denoise,
-        evaluations=2 if second_order else 1, per_step=schedule, **options,
+        evaluations=2 if second_order else 1, score_at_end=second_order, per_step=schedule, **options,
     )  # fmt: skip

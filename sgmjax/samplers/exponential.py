@@ -29,7 +29,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sgmjax.samplers.common import batch_time, check_times, scan_grid
+from sgmjax.samplers.common import batch_time, check_end, check_times, scan_grid
 from sgmjax.samplers.linear_flow import Flow, float64_process, flow
 from sgmjax.sdes import SDE, linalg
 
@@ -59,8 +59,7 @@ def host_flow(sde: SDE, times) -> Flow:
         ValueError: for a traced process, a bad grid, or one that ends at 0, where the kernel has no density.
     """
     process, times = float64_process(sde), check_times(times)
-    if times[-1] <= 0:
-        raise ValueError("times must end above 0 for an exponential integrator: the kernel has no density at 0.")
+    check_end(times[-1], sde, in_log_t=True)
     return flow(process, times)
 
 
@@ -85,6 +84,7 @@ def sample(key, score_fn: Callable, sde: SDE, shape, *, times, coefficients: Exp
     Raises:
         ValueError: for coefficients of another grid or another number of variables.
     """
+    check_end(check_times(times)[-1], sde, in_log_t=True)
     steps, older, k, m = np.shape(coefficients.weights)
     if steps != len(times) - 1 or k != sde.k:
         raise ValueError(

@@ -46,7 +46,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sgmjax.samplers import linear_flow
-from sgmjax.samplers.common import batch_time, check_times, scan_grid
+from sgmjax.samplers.common import batch_time, check_end, check_times, scan_grid
 from sgmjax.sdes import SDE, Recipe, linalg
 
 
@@ -85,8 +85,7 @@ def midpoint_coefficients(sde: SDE, times, *, data_std: float = 0.3) -> Midpoint
     if not (linalg.is_concrete(data_std) and np.isfinite(data_std) and data_std >= 0):
         raise ValueError(f"data_std = {data_std}: must be a finite number >= 0, known before compilation.")
     times = check_times(times)
-    if times[-1] <= 0:
-        raise ValueError("times must end above 0: let denoise take the last step.")
+    check_end(times[-1], sde, in_log_t=True)
     if not linalg.is_concrete(sde):
         raise ValueError(
             "the process is traced (an argument of jit): compute samplers.midpoint_coefficients(sde, times, ...) "
@@ -177,7 +176,9 @@ def exponential_midpoint(
     """
     if coefficients is None:
         coefficients = midpoint_coefficients(sde, times, data_std=data_std)
-    steps = len(check_times(times)) - 1
+    times = check_times(times)
+    check_end(times[-1], sde, in_log_t=True)
+    steps = len(times) - 1
     if np.shape(coefficients.mean_1) != (steps, sde.k, sde.k):
         raise ValueError(f"coefficients belong to another grid: expected {steps} steps, {sde.k} variables.")
 

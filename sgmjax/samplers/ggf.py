@@ -23,8 +23,18 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from sgmjax.samplers.adaptive_sde import brownian_increment, check_control, path_seeds
-from sgmjax.samplers.common import Denoise, SampleInfo, check_denoise, denoise_step, reverse_drift, start_state
+from sgmjax.samplers.adaptive_sde import brownian_increment, path_seeds
+from sgmjax.samplers.common import (
+    Denoise,
+    SampleInfo,
+    check_control,
+    check_denoise,
+    check_t_min,
+    denoise_step,
+    refuse_constraint,
+    reverse_drift,
+    start_state,
+)
 from sgmjax.sdes import SDE, linalg
 
 REST = 1e-6  # an end nearer than this is reached in the same step
@@ -51,6 +61,7 @@ def ggf(
     noise=None,
     max_steps: int = 4096,
     brownian_tol: float = 2.0**-20,
+    constraint: None = None,
     sharding=None,
     dtype=jnp.float32,
 ):
@@ -78,6 +89,7 @@ def ggf(
         noise: (iterations, batch, k, *event) to use in place of fresh draws, one for each step tried: replays a run.
         max_steps: bound on accepted and rejected steps.
         brownian_tol: resolution of the path of rejected="keep".
+        constraint: None; samplers on a grid take one (`em`, ...).
         sharding: sharding for the state.
 
     Returns:
@@ -85,16 +97,17 @@ def ggf(
         per_sample.
 
     Raises:
-        ValueError: for settings outside their range, an `initial` or `noise` of another shape.
+        ValueError: for settings outside their range, a constraint, an `initial` or `noise` of another shape.
         RuntimeError: when max_steps is reached.
     """
     import equinox as eqx
 
     check_denoise(sde, denoise)
+    refuse_constraint("ggf", constraint)
+    check_t_min(t_min, sde, dtype)
     check_control(
-        t_min=t_min, rtol=rtol, atol=atol, safety=safety, exponent=exponent, first_step=first_step,
-        brownian_tol=brownian_tol,
-    )  # fmt: skip
+        rtol=rtol, atol=atol, safety=safety, exponent=exponent, first_step=first_step, brownian_tol=brownian_tol
+    )
     if norm not in ("l2", "linf"):
         raise ValueError(f"norm must be 'l2' or 'linf', not {norm!r}.")
     if rejected not in ("keep", "redraw"):

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sgmjax.samplers.common import check_t_min
 from sgmjax.sdes import SDE, linalg
 
 Grid = Literal["uniform", "quadratic", "power", "rho", "logsnr"]
@@ -68,8 +69,7 @@ def time_grid(
     if steps < 1:
         least = evaluations + bool(denoise)
         raise ValueError(f"steps = {nfe}: at least {least} evaluations are needed{' with denoising' * bool(denoise)}.")
-    if not 0 < t_min < 1:
-        raise ValueError(f"t_min = {t_min:g}: must lie between 0 and 1.")
+    check_t_min(t_min)
     u = np.linspace(0.0, 1.0, steps + 1)
     if kind == "uniform":
         return 1.0 - (1.0 - t_min) * u

@@ -30,7 +30,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sgmjax.samplers.common import batch_time, reverse_drift
+from sgmjax.samplers.common import batch_time, check_control, check_t_min, reverse_drift
 from sgmjax.samplers.probability_flow import evaluations, find_solver, reuses_last_stage
 from sgmjax.sdes import SDE, linalg
 
@@ -128,6 +128,7 @@ def likelihood(
     solver = find_solver(solver, adaptive=True)
     x0 = jnp.asarray(x0, dtype)
     batch, size = x0.shape[0], math.prod(x0.shape[1:])
+    check_control(rtol=rtol, atol=atol)
     _check(sde, size, t_min, trace, probes, probing, momenta, truncation)
     momentum_key, probe_key = jax.random.split(key)
 
@@ -212,8 +213,7 @@ def _check(sde: SDE, size: int, t_min, trace, probes: int, probing, momenta: int
     ):
         if value not in known:
             raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}, not {value!r}.")
-    if linalg.is_concrete(t_min) and not 0 < t_min < 1:
-        raise ValueError(f"t_min = {t_min:g}: must lie between 0 and 1.")
+    check_t_min(t_min, sde)
     for name, value in (("probes", probes), ("momenta", momenta)):
         if value < 1:
             raise ValueError(f"{name} = {value}: at least 1.")

@@ -43,7 +43,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sgmjax.samplers.common import Constraint, Denoise, batch_time, check_times, scan_grid
+from sgmjax.samplers.common import Constraint, Denoise, batch_time, check_t_min, check_times, scan_grid
 from sgmjax.sdes import SDE, VE, Kernel, Recipe, SubVP, linalg
 
 Predictor = Literal["reverse_diffusion", "ancestral", "em", "none"]
@@ -354,8 +354,7 @@ def score_sde_times(num_scales: int, *, t_min: float = 1e-3) -> np.ndarray:
     """
     if num_scales < 2:
         raise ValueError(f"num_scales = {num_scales}: at least 2.")
-    if not 0 < t_min < 1:
-        raise ValueError(f"t_min = {t_min:g}: must lie between 0 and 1.")
+    check_t_min(t_min)
     return np.append(np.linspace(1.0, t_min, num_scales), 0.0)
 
 

@@ -17,13 +17,17 @@ from sgmjax.samplers.common import (
     Denoise,
     SampleInfo,
     batch_time,
+    check_control,
     check_denoise,
+    check_end,
+    check_t_min,
     check_times,
     denoise_step,
+    refuse_constraint,
     reverse_drift,
     start_state,
 )
-from sgmjax.sdes import SDE, linalg
+from sgmjax.sdes import SDE
 
 FIRST_STEP = 0.01  # of the adaptive runs; given, so that diffrax spends no evaluations on choosing it
 
@@ -43,6 +47,7 @@ def ode(
     per_sample: bool = False,
     initial=None,
     max_steps: int = 4096,
+    constraint: None = None,
     sharding=None,
     dtype=jnp.float32,
 ):
@@ -56,40 +61,45 @@ def ode(
         solver: a diffrax solver or the name of one: any explicit Runge-Kutta one ("Dopri5" (RK45), "Tsit5", "Dopri8",
             "Heun", ...), "ReversibleHeun", on a grid also "Euler" and "LeapfrogMidpoint", or a `diffrax.HalfSolver` of
             one of them. Not implicit ones: diffrax does not report what their root finder costs.
-        times: a decreasing grid to step through without control (t_min, rtol, atol then do not matter).
+        times: a decreasing grid to step through without control (t_min, rtol, atol then do not matter); it ends above
+            0, unless the process has a score there (`common.check_end`).
         denoise: see `common.denoise_step`; True is the SDE drift (CLD), "ode" the probability flow's (PSLD).
         per_sample: control each sample's steps by itself. Otherwise the batch shares step sizes, and a sample depends
             (within the tolerance) on its batch-mates.
         initial: state at the start; None draws from the prior.
         max_steps: bound on accepted and rejected steps.
+        constraint: None; samplers on a grid take one (`em`, ...).
         sharding: sharding for the state.
 
     Returns:
         samples (batch, *event) and a `SampleInfo`; `nfe` is a scalar, (batch,) with per_sample.
 
     Raises:
-        ValueError: for a solver that is unknown, implicit, or without the error estimate that adaptive steps need; a
-            t_min outside (0, 1); an `initial` of another shape.
+        ValueError: for tolerances that are not positive and finite; a solver that is unknown, implicit, or without the
+            error estimate that adaptive steps need; a t_min outside (0, 1); a constraint; an `initial` of another
+            shape.
         RuntimeError: when max_steps is reached, or steps became so small that they vanish.
     """
     import diffrax
     import equinox as eqx
 
     solver = find_solver(solver, adaptive=times is None)
+    refuse_constraint("ode", constraint)
     check_denoise(sde, denoise)
-    z = start_state(key, sde, shape, initial, dtype)
-    if sharding is not None:
-        z = jax.lax.with_sharding_constraint(z, sharding)
     if times is None:
-        if linalg.is_concrete(t_min) and not 0 < t_min < 1:
-            raise ValueError(f"t_min = {t_min:g}: must lie between 0 and 1.")
+        check_t_min(t_min, sde, dtype)
+        check_control(rtol=rtol, atol=atol)
         start, end, first_step = 1.0, t_min, jnp.asarray(-FIRST_STEP, dtype)
         controller = diffrax.PIDController(rtol=rtol, atol=atol)
     else:
         times = check_times(times)
+        check_end(times[-1], sde, dtype)
         start, end, first_step = times[0], times[-1], None
         max_steps = max(max_steps, len(times) - 1)
         controller = diffrax.StepTo(ts=jnp.asarray(times, dtype))
+    z = start_state(key, sde, shape, initial, dtype)
+    if sharding is not None:
+        z = jax.lax.with_sharding_constraint(z, sharding)
 
     def field(t, z, args):
         return -reverse_drift(score_fn, sde, z, batch_time(t, z), probability_flow=True)

@@ -41,7 +41,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from sgmjax.samplers.common import batch_time, scan_grid
+from sgmjax.samplers.common import batch_time, check_times, scan_grid
 from sgmjax.sdes import SDE, Recipe, linalg
 
 WORDS = {"symplectic_euler": "BA", "velocity_verlet": "BAB", "oba": "OBA", "bao": "BAO", "obab": "OBAB"}
@@ -53,6 +53,12 @@ def evaluations(scheme: str) -> int:
     reduced, word = _parse(scheme)
     updates = sum(letter != "O" for letter in word)
     return updates - 1 if reduced else updates
+
+
+def asks_at_end(scheme: str) -> bool:
+    """Whether a step of the scheme evaluates the score at the time where it ends: the third update of reduced ones."""
+    reduced, word = _parse(scheme)
+    return reduced and len(word.replace("O", "")) == 3
 
 
 def splitting_step(score_fn: Callable, sde: Recipe, z, t, s, noises, *, scheme: str, noise: Any = None):
@@ -174,7 +180,7 @@ def splitting(
     dtype = options.get("dtype", jnp.float32)
     per_step = None
     if stochastic:
-        grid = np.asarray(times, np.float64)
+        grid = check_times(times)
         per_step = noise_part(sde, grid[:-1], grid[1:], noise_scale=noise_scale, dtype=dtype)
 
     def step(z, memory, node):
@@ -184,7 +190,7 @@ def splitting(
 
     return scan_grid(
         step, key, score_fn, sde, shape, times=times, draws=int(stochastic), denoise=denoise,
-        evaluations=evaluations(scheme), per_step=per_step, **options,
+        evaluations=evaluations(scheme), score_at_end=asks_at_end(scheme), per_step=per_step, **options,
     )  # fmt: skip
 
 

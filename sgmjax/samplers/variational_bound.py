@@ -31,6 +31,7 @@ import jax.numpy as jnp
 
 from sgmjax.objectives.score_matching import score_matching_loss
 from sgmjax.objectives.times import TimeSampler, importance
+from sgmjax.samplers.common import check_t_min
 from sgmjax.samplers.likelihood import Truncation, auxiliary_entropy, decoder_precision, kernel_entropy
 from sgmjax.sdes import SDE, linalg
 
@@ -85,8 +86,7 @@ def variational_bound(
     """
     if truncation not in ("ignore", "bound"):
         raise ValueError(f"truncation must be 'ignore' or 'bound', not {truncation!r}.")
-    if linalg.is_concrete(t_min) and not 0 < t_min < 1:
-        raise ValueError(f"t_min = {t_min:g}: must lie between 0 and 1.")
+    check_t_min(t_min, sde)
     if draws < 1:
         raise ValueError(f"draws = {draws}: at least 1.")
     size = math.prod(x0.shape[1:])

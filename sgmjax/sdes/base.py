@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import functools
+from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
@@ -19,6 +21,36 @@ import numpy as np
 from sgmjax.sdes import linalg
 
 Matching = Literal["hsm", "dsm"]
+
+
+def check_time(*times) -> None:
+    """Raise ValueError unless each time is a floating array (batch,); of a traced one shape and type are known, too.
+
+    A number would broadcast in some formulas and fail in others, and integers would round the coefficients to integers.
+    """
+    for t in times:
+        shape = getattr(t, "shape", () if np.isscalar(t) else type(t).__name__)
+        if not isinstance(shape, tuple) or len(shape) != 1:
+            raise ValueError(f"t must have shape (batch,), got {shape}: one time for each state (jnp.full(batch, t)).")
+        if not jnp.issubdtype(t.dtype, jnp.floating):
+            raise ValueError(f"t must be floating, got {t.dtype}.")
+
+
+def _timed(method: Callable) -> Callable:
+    """A method whose first arguments are times, which are checked."""
+
+    @functools.wraps(method)
+    def checked(self, *args, **kwargs):
+        check_time(*(v for v in (*args, *kwargs.values()) if not isinstance(v, str)))
+        return method(self, *args, **kwargs)
+
+    return checked
+
+
+_TIMED = (
+    "drift_matrix", "diffusion", "diffusion_squared", "diffusion_between", "transition", "transition_between",
+    "reverse_linear", "distance_to_prior",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -121,6 +153,13 @@ class SDE(abc.ABC):
     k: int
     num_noised: int
     frame: Any
+
+    def __init_subclass__(cls, **kwargs) -> None:
+        """Puts the check of time before each method of time that a process writes: one door for all processes."""
+        super().__init_subclass__(**kwargs)
+        for name in _TIMED:
+            if name in cls.__dict__:
+                setattr(cls, name, _timed(cls.__dict__[name]))
 
     # ---- coefficients of the forward process
     @abc.abstractmethod

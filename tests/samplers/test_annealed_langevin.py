@@ -302,7 +302,7 @@ BAD = {
     "no steps": ({"steps_per_level": 0}, "at least 1"),
     "start": ({"start": "data"}, "must be 'prior' or 'uniform'"),
     "cld": ({"sde": sdes.cld(), "times": [1.0, 0.5]}, "needs noise in every variable.*use sampler 'pc'"),
-    "no noise": ({"sde": sdes.vp()}, "times end at 0, where this process has no noise"),
+    "no noise": ({"sde": sdes.vp()}, "times must end above 0"),
     "uniform momentum": (
         {"sde": sdes.psld(), "times": [1.0, 0.5], "start": "uniform"}, "the process has 2 variables: use 'prior'"
     ),

@@ -1,0 +1,69 @@
+"""Time is an array (batch,) of floats at every door: methods of processes, scores, networks, denoising."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sgmjax import exact, samplers, score, sdes
+from sgmjax.samplers.common import denoise_step
+from sgmjax.samplers.grids import noise_level
+
+PROCESSES = {name: getattr(sdes, name)() for name in ("vp", "subvp", "ve", "psld", "third_order")}
+BAD = {
+    "number": (0.5, r"shape \(batch,\), got \(\): one time for each state"),
+    "NumPy's": (np.float64(0.5), r"got \(\):"),
+    "array of no axes": (jnp.float32(0.5), r"got \(\):"),
+    "column": (jnp.full((2, 1), 0.5), r"got \(2, 1\):"),
+    "list": ([0.5, 0.5], "got list:"),
+    "integers": (jnp.ones(2, int), "t must be floating, got int32"),
+}
+DOORS = {
+    "transition": lambda sde, z, t: sde.transition(t),
+    "transition by name": lambda sde, z, t: sde.transition(t=t, matching="dsm"),
+    "end of a stretch": lambda sde, z, t: sde.transition_between(jnp.full(2, 0.1), t),
+    "reverse": lambda sde, z, t: sde.reverse_linear(t, jnp.full(2, 0.1)),
+    "diffusion_between": lambda sde, z, t: sde.diffusion_between(t, jnp.ones(2)),
+    "drift": lambda sde, z, t: sde.drift(z, t),
+    "diffusion": lambda sde, z, t: sde.diffusion(t),
+    "diffusion_squared": lambda sde, z, t: sde.diffusion_squared(t),
+    "distance_to_prior": lambda sde, z, t: sde.distance_to_prior(t),
+    "reverse_drift": lambda sde, z, t: samplers.reverse_drift(lambda z, t: z, sde, z, t),
+    "denoise": lambda sde, z, t: denoise_step(lambda z, t: z, sde, z, t, True),
+    "noise_level": lambda sde, z, t: noise_level(sde, t),
+    "exact score": lambda sde, z, t: exact.ring().score_fn(sde)(z, t),
+    "network": lambda sde, z, t: score.eps_from_network(lambda x, c: x, sde)(z, t),
+    "network's score": lambda sde, z, t: score.score_from_network(lambda x, c: x, sde)(z, t),
+}
+
+
+@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("kind", BAD)
+def test_other_times_are_refused_in_one_line(kind: str, door: str):
+    time, message = BAD[kind]
+    for sde in PROCESSES.values():
+        with pytest.raises(ValueError, match=message) as caught:
+            DOORS[door](sde, jnp.ones((2, sde.k, 2)), time)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_the_check_costs_nothing_when_compiled(name: str):
+    """Shapes are known while tracing: the program is that of the method without it."""
+    sde, t = PROCESSES[name], jnp.full(2, 0.5)
+    plain = type(sde).transition.__wrapped__  # type: ignore[attr-defined]
+    with_check, without = (jax.make_jaxpr(f)(t) for f in (sde.transition, lambda t: plain(sde, t)))
+    assert str(with_check) == str(without)
+    with pytest.raises(ValueError, match=r"got \(\)"):
+        jax.eval_shape(sde.transition, jnp.float32(0.5))
+
+
+def test_a_process_of_ones_own_has_the_same_door():
+    class Slow(sdes.VE):
+        def diffusion(self, t):
+            return 0.1 * super().diffusion(t)
+
+    with pytest.raises(ValueError, match="t must have shape"):
+        Slow(sigma_min=0.1, sigma_max=1.0).diffusion(0.5)
