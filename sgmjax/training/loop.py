@@ -20,8 +20,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sgmjax.data.examples import check_values
 from sgmjax.models import trainable_mask
-from sgmjax.training import evaluation, pictures, workdir
+from sgmjax.training import evaluation, horizon, pictures, workdir
 from sgmjax.training import sharding as sh
 from sgmjax.training.checkpoint import Checkpointer
 from sgmjax.training.config import Config, ConfigError, check, to_dict, validate_for_devices
@@ -98,28 +99,44 @@ def setup(
         found = f"accuracy in {accuracy}" if accuracy.exists() else f"samples in {path / 'samples' / 'final.npz'}"
         say(f"{path} is complete: {config.train.steps} steps, {found}")
         return Result("complete", config.train.steps, path)
+    given = dataset is not None
     if dataset is None:
         from sgmjax import data
 
         dataset = data.load(config.data, "train")
         if eval_dataset is None and config.data.eval_split is not None:
             eval_dataset = data.load(config.data, "eval")
-    if eval_dataset is not None and eval_dataset.shape != dataset.shape:
-        raise ConfigError(
-            f"data: training examples have shape {dataset.shape} and held-out ones {eval_dataset.shape}; "
-            "set data.image_size to give both one size"
-        )
+    resizable = not given and config.data.name != "npz"
+    _check_data(config, dataset, eval_dataset, resizable)
     if problem is None:
         from sgmjax.training import build
 
-        problem = build.problem(config, dataset.shape, dataset.num_classes)
+        discrete = dataset.dtype == np.uint8
+        problem = build.problem(config, dataset.shape, dataset.num_classes, discrete=discrete, resizable=resizable)
     if config.vae is not None:
         from sgmjax.training.latent import check_images
 
         check_images(config, dataset)
-    run = Run(config, path, problem, dataset, eval_dataset)
+    for line in horizon.outlasting(config):
+        say(line)
+    run = Run(config, path, problem, dataset, eval_dataset, given=given)
     workdir.check_space(path, run.abstract, config.train.keep_checkpoints, dataset.shape, config.sampling.num)
     return run
+
+
+def _check_data(config: Config, dataset: Any, eval_dataset: Any, resizable: bool) -> None:
+    """That the two parts of the data fit one another, and what networks see is finite and in its range."""
+    check_values(dataset, config.data.centered)
+    if eval_dataset is None:
+        return
+    check_values(eval_dataset, config.data.centered)
+    if eval_dataset.shape != dataset.shape:
+        fix = "; set data.image_size to give both one size" if resizable else ""
+        raise ConfigError(
+            f"data: training examples have shape {dataset.shape} and held-out ones {eval_dataset.shape}{fix}"
+        )
+    if eval_dataset.dtype != dataset.dtype:
+        raise ConfigError(f"data: training examples are {dataset.dtype} and held-out ones {eval_dataset.dtype}")
 
 
 def _complete(path: Path, steps: int) -> bool:
@@ -158,7 +175,10 @@ class Run:
             its `loss_fn` and `sample_fn` take {"params": parameters, "state": that state} in place of parameters.
     """
 
-    def __init__(self, config: Config, path: Path, problem: Any, dataset: Any, eval_dataset: Any):
+    def __init__(
+        self, config: Config, path: Path, problem: Any, dataset: Any, eval_dataset: Any, *, given: bool = False
+    ):
+        self.given = given  # the data were given in Python: the folder says so to the commands
         self.config, self.path, self.problem = config, path, problem
         self.dataset, self.eval_dataset = dataset, eval_dataset
         self.mesh = sh.make_mesh(config.train.fsdp)
@@ -270,7 +290,14 @@ class Run:
     def execute(self) -> Result:
         """Restores or starts, takes the remaining steps, draws the final samples."""
         train = self.config.train
-        workdir.write_config(self.path, self.config, self.dataset.shape, self.dataset.num_classes)
+        workdir.write_config(
+            self.path,
+            self.config,
+            self.dataset.shape,
+            self.dataset.num_classes,
+            discrete=self.dataset.dtype == np.uint8,
+            given=self.given,
+        )
         checkpointer = Checkpointer(self.path, train.keep_checkpoints)
         try:
             with jax.set_mesh(self.mesh), Interrupt() as interrupt:
@@ -474,7 +501,8 @@ class Run:
             key = jax.random.fold_in(jax.random.fold_in(self.key, _SAMPLE), step)
             drawn = stage.preview(self._weights(state), self._place(key), self.config.sampling.grid_images)
             assert drawn is not None
-            image = pictures.picture(pictures.to_arrays(drawn[0], self.problem.is_image, self.problem.centered))
+            samples = pictures.to_arrays(drawn[0], self.problem.discrete, self.problem.centered)
+            image = pictures.picture(samples, centered=self.problem.centered)
             if jax.process_index() == 0:
                 pictures.save_picture(self.path / "samples" / f"step_{step}.png", image)
             writer.image(step, "samples", image)
@@ -521,14 +549,14 @@ class Run:
         drawn = self._final(self._weights(state), key, num, stop=lambda: interrupt.check(step))
         if drawn is None:
             return False
-        samples = pictures.to_arrays(drawn[0], self.problem.is_image, self.problem.centered)
+        samples = pictures.to_arrays(drawn[0], self.problem.discrete, self.problem.centered)
         folder = self.path / "samples"
         if jax.process_index() == 0:
-            pictures.save_picture(folder / "final.png", pictures.picture(samples))
+            pictures.save_picture(folder / "final.png", pictures.picture(samples, centered=self.problem.centered))
             pictures.save_arrays(folder / "final.npz", samples=samples, step=step, nfe=drawn[1])
         say(f"{num} samples, NFE {drawn[1]}, in {time.perf_counter() - start:.1f} s: {folder / 'final.npz'}")
         if self.problem.is_image and jax.process_index() == 0:
-            evaluation.print_frechet(samples, self.dataset)
+            evaluation.print_frechet(samples, self.dataset, self.problem.centered)
         return True
 
     def _report_accuracy(self, state: TrainState, step: int) -> None:

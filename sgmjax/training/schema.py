@@ -41,11 +41,13 @@ def _section(cls):
 class DataConfig:
     """What is trained on.
 
-    `name`: `digits` (scikit-learn, embedded), a 2-D set of `sgmjax.data.toy`, `folder`, or any TFDS image set.
+    `name`: `digits` (scikit-learn, embedded), a 2-D set of `sgmjax.data.toy`, `folder`, `npz` (arrays), or any TFDS
+    image set.
     """
 
     name: str = "digits"
     data_dir: str | None = None  # TFDS directory (default: ~/tensorflow_datasets) or, for `folder`, the image folder
+    path: str | None = None  # for `npz`: the file, with arrays x, labels, and perhaps x_test, labels_test
     split: str = "train"
     eval_split: str | None = "test"  # held-out data; None: no evaluation loss. `digits` holds out its own split.
     image_size: PositiveInt | None = None  # square; None keeps the size of the data (which must then be one size)
@@ -236,12 +238,29 @@ class NCSNv2Config:
 
 @_section
 class MLPConfig:
-    """Residual MLP for vectors (2-D sets)."""
+    """Residual MLP for vectors (2-D sets); signals and volumes are flattened."""
 
     name: Literal["mlp"] = "mlp"
     width: PositiveInt = 128
     depth: PositiveInt = 4
     num_classes: PositiveInt | None = None
+
+
+@_section
+class UNet1dConfig:
+    """A small U-Net for signals (T, C): NCSN++ with convolutions along time. T is a multiple of 2^(levels - 1)."""
+
+    name: Literal["unet1d"] = "unet1d"
+    nf: PositiveInt = 64
+    ch_mult: tuple[PositiveInt, ...] = (1, 2, 2)
+    num_res_blocks: PositiveInt = 2
+    attn_resolutions: tuple[PositiveInt, ...] = ()  # lengths, T halved once per entry of ch_mult after the first
+    dropout: Fraction = 0.0
+    embedding_type: Literal["positional", "fourier"] = "fourier"
+    fourier_scale: PositiveFloat = 16.0
+    nonlinearity: Literal["swish", "elu", "relu", "lrelu"] = "swish"
+    num_classes: PositiveInt | None = None
+    remat: bool = False
 
 
 @_section
@@ -301,6 +320,7 @@ ModelConfig = (
     | NCSNConfig
     | NCSNv2Config
     | MLPConfig
+    | UNet1dConfig
     | CLDToyMLPConfig
     | CLDToyResNetConfig
     | NCSNppClassifierConfig
@@ -312,6 +332,7 @@ MODELS: dict[str, type] = {
     "ncsn": NCSNConfig,
     "ncsnv2": NCSNv2Config,
     "mlp": MLPConfig,
+    "unet1d": UNet1dConfig,
     "cld_toy_mlp": CLDToyMLPConfig,
     "cld_toy_resnet": CLDToyResNetConfig,
     "ncsnpp_classifier": NCSNppClassifierConfig,

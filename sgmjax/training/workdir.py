@@ -11,7 +11,7 @@ import os
 import platform
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -31,6 +31,7 @@ CHANGEABLE = (
     "train.keep_checkpoints",
     "train.max_bad_steps",
     "data.data_dir",
+    "data.path",
     "data.in_memory",
     "data.memory_limit_gb",
     "sampling.",
@@ -127,8 +128,24 @@ def read_config(path: str | os.PathLike) -> Config:
         raise WorkdirError(f"cannot read {file}: {type(error).__name__}: {error}") from error
 
 
-def read_data_shape(path: str | os.PathLike) -> tuple[tuple[int, ...], int | None]:
-    """Event shape and number of classes of the data that a run folder's model was trained on.
+class DataRecord(NamedTuple):
+    """What a run folder says of the data that its model was trained on.
+
+    Attributes:
+        shape: of one example.
+        num_classes: or None.
+        discrete: whether they are uint8.
+        given: whether they were given in Python, so that the config does not say where they are.
+    """
+
+    shape: tuple[int, ...]
+    num_classes: int | None
+    discrete: bool
+    given: bool
+
+
+def read_data(path: str | os.PathLike) -> DataRecord:
+    """The record of a run folder's data.
 
     Raises:
         WorkdirError: as `read_config`.
@@ -136,19 +153,34 @@ def read_data_shape(path: str | os.PathLike) -> tuple[tuple[int, ...], int | Non
     file = Path(path) / "config.json"
     try:
         data = json.loads(file.read_text())["data"]
-        return tuple(data["shape"]), data["num_classes"]
+        shape = tuple(data["shape"])
+        discrete = data.get("discrete", len(shape) == 3)  # of folders that do not say it only images were
+        return DataRecord(shape, data["num_classes"], discrete, data.get("given", False))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise WorkdirError(f"cannot read {file}: {type(error).__name__}: {error}") from error
 
 
-def write_config(path: Path, config: Config, event_shape: tuple[int, ...], num_classes: int | None) -> None:
+def write_config(
+    path: Path,
+    config: Config,
+    event_shape: tuple[int, ...],
+    num_classes: int | None,
+    *,
+    discrete: bool | None = None,
+    given: bool = False,
+) -> None:
     """Writes `config.json`: the config, the shape of the data, and the versions that it ran with."""
     if jax.process_index() != 0:
         return
     packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "diffrax", "numpy")
     record = {
         "config": to_dict(config),
-        "data": {"shape": list(event_shape), "num_classes": num_classes},
+        "data": {
+            "shape": list(event_shape),
+            "num_classes": num_classes,
+            "discrete": len(event_shape) == 3 if discrete is None else discrete,
+            "given": given,
+        },
         "versions": {
             "sgmjax": version(),
             "python": platform.python_version(),

@@ -56,6 +56,7 @@ class Problem:
 
     event_shape = (2,)
     is_image = False
+    discrete = False
     centered = True
 
     def __init__(self, noisy: bool = True, bad: float = np.inf, delay: float = 0.0, width: int = 32):
