@@ -88,8 +88,6 @@ def recommend(request: Request) -> None:
     Raises:
         ValueError: flags that do not fit one another, data that cannot be read.
     """
-    import numpy as np
-
     from sgmjax import data
     from sgmjax.data.examples import check_values
     from sgmjax.sdes import noise_levels
@@ -99,7 +97,7 @@ def recommend(request: Request) -> None:
     dataset = data.load(config.data)
     dimension = math.prod(dataset.shape)
     check_values(dataset, config.data.centered)
-    scaled = dataset.is_image or dataset.dtype == np.uint8
+    scaled = dataset.is_image or dataset.discrete
     scale = ("[-1, 1]" if config.data.centered else "[0, 1]") if scaled else "their own units"
     say(f"{dataset.name}: {dataset.num_examples:,} examples of D = {dimension:,} numbers, in {scale}")
     sigma_max = flags.sigma_max or _technique_1(dataset, config.data.centered, flags.bounds, say)

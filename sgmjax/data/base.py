@@ -158,7 +158,7 @@ class Dataset:
     Attributes:
         name: what it is, for messages.
         shape: the event shape: `(H, W, C)`, `(D,)`, ... (`sgmjax.data.examples`).
-        dtype: of `x`, uint8 or float32.
+        discrete: whether `x` is uint8, 8-bit levels, else float32.
         num_examples: how many.
         num_classes: number of label values, or None when the examples carry no labels (labels are then 0).
         is_image: whether the examples are images `(H, W, C)`.
@@ -175,7 +175,7 @@ class Dataset:
         num_examples: int,
         *,
         num_classes: int | None = None,
-        dtype: Any = np.uint8,
+        discrete: bool = True,
         flip: bool = False,
     ):
         if num_examples < 1:
@@ -184,7 +184,7 @@ class Dataset:
         self.shape = tuple(shape)
         self.num_examples = num_examples
         self.num_classes = num_classes
-        self.dtype = np.dtype(dtype)
+        self.discrete = discrete
         self.is_image = len(self.shape) == 3
         self.flip = flip and self.is_image
 

@@ -108,7 +108,7 @@ def check_values(dataset: Dataset, centered: bool) -> None:
     Raises:
         DataError: naming the first value that is not, and the fix.
     """
-    if dataset.dtype == np.uint8:
+    if dataset.discrete:
         return
     probes = np.unique(np.linspace(0, dataset.num_examples - 1, PROBES).astype(int))
     x = dataset.arrays()["x"] if dataset.in_memory else dataset.read(probes)["x"]

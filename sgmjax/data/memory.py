@@ -100,7 +100,7 @@ class ArrayDataset(Dataset):
             label = np.zeros(len(x), np.int32)
         if label.shape != (len(x),):
             raise DataError(f"{name}: {len(x)} examples but labels of shape {label.shape}")
-        super().__init__(name, x.shape[1:], len(x), num_classes=num_classes, dtype=x.dtype, flip=flip)
+        super().__init__(name, x.shape[1:], len(x), num_classes=num_classes, discrete=x.dtype == np.uint8, flip=flip)
         self._x = np.ascontiguousarray(x)
         self._label = label.astype(np.int32)
 

@@ -18,13 +18,14 @@ from sgmjax.models.ncsnpp import NCSNpp, NCSNppClassifier
 from sgmjax.models.ncsnv2 import NCSN, VARIANTS, NCSNv2, check_image_size
 from sgmjax.models.unet1d import UNet1d
 
-# By name, and for data with how many spatial axes: 0 for vectors, 1 for signals, 2 for images, 3 for volumes.
+# By name, and for data with how many spatial axes, the first above all: 0 for vectors, 1 for signals, 2 for images, 3
+# for volumes.
 NETWORKS: dict[str, tuple[type[nn.Module], tuple[int, ...]]] = {
     "ncsnpp": (NCSNpp, (2, 3)),
     "ddpm": (DDPM, (2,)),
     "ncsn": (NCSN, (2,)),
     "ncsnv2": (NCSNv2, (2,)),
-    "ncsnpp_classifier": (NCSNppClassifier, (1, 2, 3)),
+    "ncsnpp_classifier": (NCSNppClassifier, (2, 1, 3)),
     "mlp": (MLP, (0, 1, 3)),
     "unet1d": (UNet1d, (1,)),
     "cld_toy_mlp": (CLDToyMLP, (0,)),
@@ -94,12 +95,11 @@ def _check_network(name: str, sides: tuple[int, ...]) -> None:
     allowed = NETWORKS[name][1]
     if len(sides) in allowed:
         return
-    kinds = " or ".join(_KINDS[axes] for axes in allowed)
     found, fitting = _KINDS[len(sides)], _FITTING[len(sides)]
     if len(sides) == 1 and 2 in allowed:
         found += " (n, T, C)"
         fitting += "; or if they are images without a channel axis, x[..., None]"
-    raise ValueError(f"model.name: '{name}' needs {kinds} and the data are {found}; {fitting}")
+    raise ValueError(f"model.name: '{name}' needs {_KINDS[allowed[0]]} and the data are {found}; {fitting}")
 
 
 def _check_resolutions(settings: dict[str, Any], sides: tuple[int, ...], resize: str) -> None:

@@ -70,7 +70,7 @@ class _Learnt:
     times: objectives.Times
     event_shape: tuple[int, ...]
     num_classes: int | None
-    discrete: bool
+    discrete: bool = True
 
     @property
     def is_image(self) -> bool:

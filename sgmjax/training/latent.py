@@ -524,7 +524,7 @@ def check_images(config: Config, dataset: Any) -> None:
     """
     if config.vae is None:
         return
-    if dataset.dtype != np.uint8:
+    if not dataset.discrete:
         raise ConfigError(f"vae: its decoders are for 8-bit images, and {dataset.name} has floats; give uint8")
     if config.data.binarize == "dynamic":
         return

@@ -111,8 +111,8 @@ def setup(
     if problem is None:
         from sgmjax.training import build
 
-        discrete = dataset.dtype == np.uint8
-        problem = build.problem(config, dataset.shape, dataset.num_classes, discrete=discrete, resizable=resizable)
+        options = {"discrete": dataset.discrete, "resizable": resizable}
+        problem = build.problem(config, dataset.shape, dataset.num_classes, **options)
     if config.vae is not None:
         from sgmjax.training.latent import check_images
 
@@ -135,8 +135,9 @@ def _check_data(config: Config, dataset: Any, eval_dataset: Any, resizable: bool
         raise ConfigError(
             f"data: training examples have shape {dataset.shape} and held-out ones {eval_dataset.shape}{fix}"
         )
-    if eval_dataset.dtype != dataset.dtype:
-        raise ConfigError(f"data: training examples are {dataset.dtype} and held-out ones {eval_dataset.dtype}")
+    if eval_dataset.discrete != dataset.discrete:
+        one, other = ("uint8" if part.discrete else "floats" for part in (dataset, eval_dataset))
+        raise ConfigError(f"data: training examples are {one} and held-out ones {other}; give both the same type")
 
 
 def _complete(path: Path, steps: int) -> bool:
@@ -295,7 +296,7 @@ class Run:
             self.config,
             self.dataset.shape,
             self.dataset.num_classes,
-            discrete=self.dataset.dtype == np.uint8,
+            discrete=self.dataset.discrete,
             given=self.given,
         )
         checkpointer = Checkpointer(self.path, train.keep_checkpoints)

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
 import jax
-import numpy as np
 
 from sgmjax.data import DataError, Dataset, load, npz
 from sgmjax.data.examples import check_values
@@ -114,7 +113,7 @@ def load_data(
         )
     else:
         dataset = load(problem.config.data, split)
-    ours, found = (problem.event_shape, problem.discrete), (dataset.shape, dataset.dtype == np.uint8)
+    ours, found = (problem.event_shape, problem.discrete), (dataset.shape, dataset.discrete)
     if ours != found:
         one, other = (f"{'uint8' if d else 'float32'} examples of shape {tuple(s)}" for s, d in (ours, found))
         raise DataError(f"{dataset.name}: the run in {path} was trained on {one}, and these are {other}")

@@ -33,7 +33,7 @@ RNG = np.random.default_rng(0)
 def test_what_forms_an_array_of_examples_is_taken(x, dtype, shape):
     dataset = data.arrays(x)
     assert (dataset.shape, dataset.num_examples, dataset.num_classes) == (shape, 2, None)
-    assert dataset.dtype == dtype and dataset.arrays()["x"].dtype == dtype
+    assert dataset.discrete == (dtype == np.uint8) and dataset.arrays()["x"].dtype == dtype
     assert dataset.is_image == (len(shape) == 3)
     np.testing.assert_array_equal(dataset.arrays()["x"], np.asarray(x, np.float32))
 
