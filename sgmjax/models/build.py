@@ -116,9 +116,10 @@ def _check_resolutions(settings: dict[str, Any], sides: tuple[int, ...], resize:
     for side in sides:
         if side % halvings:
             size = "length" if len(sides) == 1 else f"{what} size"
+            hint = "; signals are (n, T, C), channels last" if len(sides) == 1 else ""
             raise ValueError(
                 f"model.ch_mult: {levels} levels halve the {what} {levels - 1} times, so the {size} must be a "
-                f"multiple of {halvings}; got {side}: shorten ch_mult or {resize}"
+                f"multiple of {halvings}; got {side}: shorten ch_mult or {resize}{hint}"
             )
     lengths = [sides[0] // 2**level for level in range(levels)]
     for length in settings["attn_resolutions"]:

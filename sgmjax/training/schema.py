@@ -420,10 +420,11 @@ class OptimizerConfig:
     beta2: Fraction = 0.999
     eps: PositiveFloat = 1e-8
     weight_decay: NonNegativeFloat = 0.0
-    warmup_steps: NonNegativeInt = 5000  # linear from 0
+    warmup_steps: NonNegativeInt = 100  # linear from 0; published runs: 5000
     grad_clip: PositiveFloat | None = 1.0  # global norm
     ema_decay: Fraction = 0.9999
-    ema_warmup: bool = False  # True: min(decay, (1 + n) / (10 + n)), as score_sde and CLD
+    # True: min(decay, (1 + n) / (10 + n)) after n steps, as score_sde and CLD, which fits a run of any length.
+    ema_warmup: bool = True
 
 
 LatentMode = Literal[
@@ -445,13 +446,13 @@ class LatentConfig:
     vae_from: str | None = None  # run folder whose VAE is the beginning [vae_checkpoint]
     vae_optimizer: OptimizerConfig = OptimizerConfig(
         name="adamax", learning_rate=1e-2, learning_rate_min=1e-4, eps=1e-3, weight_decay=3e-4, warmup_steps=1000,
-        grad_clip=None, ema_decay=0.0,
+        grad_clip=None, ema_decay=0.0, ema_warmup=False,
     )  # fmt: skip
     # From here on: the second stage.
     train_vae: bool = True  # False: frozen, only the prior is trained
     vae_finetune: OptimizerConfig = OptimizerConfig(
         name="adamw", learning_rate=1e-4, learning_rate_min=1e-5, eps=1e-3, weight_decay=3e-4, warmup_steps=1000,
-        grad_clip=None, ema_decay=0.0,
+        grad_clip=None, ema_decay=0.0, ema_warmup=False,
     )  # fmt: skip
     p_weighting: LatentMode = "ll_iw"  # of the prior's objective [iw_sample_p]
     q_weighting: Literal["reweight_p_samples", "ll_uniform", "ll_iw"] = "reweight_p_samples"  # of the VAE's

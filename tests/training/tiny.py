@@ -20,7 +20,7 @@ from sgmjax.training.config import Config, from_dict
 SETTINGS: dict[str, Any] = {
     "data": {"name": "ring", "eval_split": None},
     "model": {"name": "mlp"},
-    "optimizer": {"learning_rate": 1e-2, "warmup_steps": 5, "ema_decay": 0.9},
+    "optimizer": {"learning_rate": 1e-2, "warmup_steps": 5, "ema_decay": 0.9, "ema_warmup": False},
     "train": {
         "steps": 20,
         "batch_size": 16,
