@@ -64,6 +64,7 @@ def get_config():
                 "warmup_steps": 8440,
                 "grad_clip": None,
                 "ema_decay": 0.9999,
+                "ema_warmup": False,
             },
             "latent": {
                 "vae_steps": 84_400,
@@ -76,6 +77,7 @@ def get_config():
                     "warmup_steps": 2110,
                     "grad_clip": None,
                     "ema_decay": 0.0,
+                    "ema_warmup": False,
                 },
                 "vae_finetune": {
                     "name": "adamw",
@@ -86,6 +88,7 @@ def get_config():
                     "warmup_steps": 8440,
                     "grad_clip": None,
                     "ema_decay": 0.0,
+                    "ema_warmup": False,
                 },
                 "p_weighting": "drop_sigma2t_iw",
                 "q_weighting": "ll_iw",

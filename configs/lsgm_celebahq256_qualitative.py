@@ -74,6 +74,7 @@ def get_config(stage: str = "both"):
                 "warmup_steps": 20 * epoch,
                 "grad_clip": None,
                 "ema_decay": 0.9999,
+                "ema_warmup": False,
             },
             "latent": {
                 "vae_steps": 0 if again else 84_400,
@@ -87,6 +88,7 @@ def get_config(stage: str = "both"):
                     "warmup_steps": 2110,
                     "grad_clip": None,
                     "ema_decay": 0.0,
+                    "ema_warmup": False,
                 },
                 "train_vae": not again,
                 "vae_finetune": {
@@ -98,6 +100,7 @@ def get_config(stage: str = "both"):
                     "warmup_steps": 8440,
                     "grad_clip": None,
                     "ema_decay": 0.0,
+                    "ema_warmup": False,
                 },
                 "p_weighting": "drop_sigma2t_iw",
                 "q_weighting": "ll_iw",

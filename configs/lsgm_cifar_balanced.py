@@ -62,6 +62,7 @@ def get_config():
                 "warmup_steps": 975,
                 "grad_clip": None,
                 "ema_decay": 0.9999,
+                "ema_warmup": False,
             },
             "latent": {
                 "vae_steps": 117_000,
@@ -74,6 +75,7 @@ def get_config():
                     "warmup_steps": 975,
                     "grad_clip": None,
                     "ema_decay": 0.0,
+                    "ema_warmup": False,
                 },
                 "vae_finetune": {
                     "name": "adamw",
@@ -84,6 +86,7 @@ def get_config():
                     "warmup_steps": 975,
                     "grad_clip": None,
                     "ema_decay": 0.0,
+                    "ema_warmup": False,
                 },
                 "p_weighting": "drop_all_iw",
                 "q_weighting": "reweight_p_samples",

@@ -60,6 +60,7 @@ def get_config():
                 "warmup_steps": 975,
                 "grad_clip": None,
                 "ema_decay": 0.9999,
+                "ema_warmup": False,
             },
             "latent": {
                 "vae_steps": 78_000,
@@ -72,6 +73,7 @@ def get_config():
                     "warmup_steps": 975,
                     "grad_clip": None,
                     "ema_decay": 0.0,
+                    "ema_warmup": False,
                 },
                 "vae_finetune": {
                     "name": "adamw",
@@ -82,6 +84,7 @@ def get_config():
                     "warmup_steps": 975,
                     "grad_clip": None,
                     "ema_decay": 0.0,
+                    "ema_warmup": False,
                 },
                 "p_weighting": "ll_uniform",
                 "q_weighting": "reweight_p_samples",

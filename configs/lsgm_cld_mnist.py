@@ -63,6 +63,7 @@ def get_config():
                 "warmup_steps": 9360,
                 "grad_clip": None,
                 "ema_decay": 0.9999,
+                "ema_warmup": False,
             },
             "latent": {
                 "vae_steps": 93_600,
@@ -75,6 +76,7 @@ def get_config():
                     "warmup_steps": 2340,
                     "grad_clip": None,
                     "ema_decay": 0.0,
+                    "ema_warmup": False,
                 },
                 "vae_finetune": {
                     "name": "adamw",
@@ -85,6 +87,7 @@ def get_config():
                     "warmup_steps": 9360,
                     "grad_clip": None,
                     "ema_decay": 0.0,
+                    "ema_warmup": False,
                 },
                 "p_weighting": "ll_iw",
                 "q_weighting": "reweight_p_samples",

@@ -66,6 +66,7 @@ def get_config(kind: str = "binary"):
                     "warmup_steps": 100,
                     "grad_clip": None,
                     "ema_decay": 0.0,
+                    "ema_warmup": False,
                 },
                 "vae_finetune": {
                     "name": "adamw",
@@ -76,6 +77,7 @@ def get_config(kind: str = "binary"):
                     "warmup_steps": 100,
                     "grad_clip": None,
                     "ema_decay": 0.0,
+                    "ema_warmup": False,
                 },
                 "p_weighting": "ll_iw",
                 "q_weighting": "reweight_p_samples",

@@ -73,6 +73,7 @@ def get_config(stages: str = "both"):
                 "warmup_steps": 9360,
                 "grad_clip": None,
                 "ema_decay": 0.9999,
+                "ema_warmup": False,
             },
             "latent": {
                 "vae_steps": vae_steps,
@@ -85,6 +86,7 @@ def get_config(stages: str = "both"):
                     "warmup_steps": 5 * epoch,
                     "grad_clip": None,
                     "ema_decay": 0.0,
+                    "ema_warmup": False,
                 },
                 "vae_finetune": {
                     "name": "adamw",
@@ -95,6 +97,7 @@ def get_config(stages: str = "both"):
                     "warmup_steps": 9360,
                     "grad_clip": None,
                     "ema_decay": 0.0,
+                    "ema_warmup": False,
                 },
                 "p_weighting": "ll_iw",
                 "q_weighting": "reweight_p_samples",

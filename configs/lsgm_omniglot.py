@@ -67,6 +67,7 @@ def get_config():
                 "warmup_steps": 3800,
                 "grad_clip": None,
                 "ema_decay": 0.9999,
+                "ema_warmup": False,
             },
             "latent": {
                 "vae_steps": 38_000,
@@ -79,6 +80,7 @@ def get_config():
                     "warmup_steps": 950,
                     "grad_clip": None,
                     "ema_decay": 0.0,
+                    "ema_warmup": False,
                 },
                 "vae_finetune": {
                     "name": "adamw",
@@ -89,6 +91,7 @@ def get_config():
                     "warmup_steps": 3800,
                     "grad_clip": None,
                     "ema_decay": 0.0,
+                    "ema_warmup": False,
                 },
                 "p_weighting": "ll_iw",
                 "q_weighting": "reweight_p_samples",

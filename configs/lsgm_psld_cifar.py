@@ -69,6 +69,7 @@ def get_config():
                 "warmup_steps": 975,
                 "grad_clip": None,
                 "ema_decay": 0.9999,
+                "ema_warmup": False,
             },
             "latent": {
                 "vae_steps": 78_000,
@@ -81,6 +82,7 @@ def get_config():
                     "warmup_steps": 975,
                     "grad_clip": None,
                     "ema_decay": 0.0,
+                    "ema_warmup": False,
                 },
                 "vae_finetune": {
                     "name": "adamw",
@@ -91,6 +93,7 @@ def get_config():
                     "warmup_steps": 975,
                     "grad_clip": None,
                     "ema_decay": 0.0,
+                    "ema_warmup": False,
                 },
                 "p_weighting": "drop_all_iw",
                 "q_weighting": "reweight_p_samples",

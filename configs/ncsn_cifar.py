@@ -34,6 +34,7 @@ def get_config():
                 "warmup_steps": 0,
                 "grad_clip": None,
                 "ema_decay": 0.0,
+                "ema_warmup": False,
             },
             "train": {
                 "steps": 300_000,

@@ -34,6 +34,7 @@ def get_config():
                 "warmup_steps": 0,
                 "grad_clip": None,
                 "ema_decay": 0.999,
+                "ema_warmup": False,
             },
             "train": {
                 "steps": 210_000,

@@ -33,6 +33,7 @@ def get_config():
                 "warmup_steps": 0,
                 "grad_clip": None,
                 "ema_decay": 0.999,
+                "ema_warmup": False,
             },
             "train": {
                 "steps": 300_000,

@@ -35,7 +35,13 @@ def get_config():
                 "embedding_type": "positional",
             },
             "objective": {"matching": "hsm", "weighting": "simple", "t_min": 1e-5},
-            "optimizer": {"learning_rate": 1e-4, "warmup_steps": 5000, "grad_clip": 1.0, "ema_decay": 0.9999},
+            "optimizer": {
+                "learning_rate": 1e-4,
+                "warmup_steps": 5000,
+                "grad_clip": 1.0,
+                "ema_decay": 0.9999,
+                "ema_warmup": False,
+            },
             "train": {
                 "steps": 448_000,
                 "batch_size": 64,

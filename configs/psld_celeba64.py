@@ -38,7 +38,13 @@ def get_config():
                 "embedding_type": "positional",
             },
             "objective": {"matching": "hsm", "weighting": "simple", "t_min": 1e-5},
-            "optimizer": {"learning_rate": 2e-4, "warmup_steps": 5000, "grad_clip": 1.0, "ema_decay": 0.9999},
+            "optimizer": {
+                "learning_rate": 2e-4,
+                "warmup_steps": 5000,
+                "grad_clip": 1.0,
+                "ema_decay": 0.9999,
+                "ema_warmup": False,
+            },
             "train": {
                 "steps": 791_000,
                 "batch_size": 128,

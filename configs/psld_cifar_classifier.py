@@ -38,7 +38,13 @@ def get_config():
                 "dropout": 0.1,
             },
             "objective": {"matching": "hsm", "t_min": 1e-5},
-            "optimizer": {"learning_rate": 2e-4, "warmup_steps": 5000, "grad_clip": None, "ema_decay": 0.0},
+            "optimizer": {
+                "learning_rate": 2e-4,
+                "warmup_steps": 5000,
+                "grad_clip": None,
+                "ema_decay": 0.0,
+                "ema_warmup": False,
+            },
             "train": {
                 "steps": 390_000,
                 "batch_size": 256,

@@ -6,13 +6,14 @@
 
     nelbo    of runs with a VAE: the negative bound in nats (binary images) or bits/dim, by the probability-flow ODE of
              the prior, by the weighted objective, and with a normal prior; KL per group, active units
-    bpd      bits/dim of held-out images with uniform dequantisation (nats per example of vectors), by the
-             probability-flow ODE; and beside it the variational bound, which is of the generative SDE
+    bpd      bits/dim of held-out images with uniform dequantisation (of floats nats/dim, of vectors nats per example),
+             by the probability-flow ODE; and beside it the variational bound, which is of the generative SDE
     frechet  Frechet distance in pixel space of samples, drawn as the run's config says, to the data: for small images
     neighbours  how near such samples are to their nearest training images, against how near held-out images are: has
              the model memorised? With a picture, each row a sample and its nearest training images
 
-Takes the averaged parameters of the newest checkpoint, with --params=raw those being trained. Writes
+Takes the averaged parameters of the newest checkpoint, with --params=raw those being trained. The data are those of
+the run's config; --data=FILE.npz gives others, as runs on arrays given in Python need. Writes
 `<workdir>/metrics/<metric>_step<step>.json` with all settings that matter. --t_min is by default the time where the
 run's training ended.
 """
@@ -62,6 +63,7 @@ def read_flags(argv: Sequence[str]) -> Any:
     _cli.define_path(values, "workdir", None, "the run folder")
     flags.DEFINE_list("metrics", ["bpd"], f"what to measure: {', '.join(METRICS)}", flag_values=values)
     flags.DEFINE_enum("split", "test", ["test", "train"], "held-out or training data", flag_values=values)
+    _cli.define_path(values, "data", None, "an .npz with the data: x_test, or x, held out")
     flags.DEFINE_enum(
         "params", "ema", ["ema", "raw"], "averaged parameters, or those being trained", flag_values=values
     )
@@ -117,24 +119,24 @@ def evaluate(values: Any) -> None:
     """
     import jax
 
-    from sgmjax import data
     from sgmjax.training import sharding as sh
     from sgmjax.training.logging import say
     from sgmjax.training.pictures import save_picture
-    from sgmjax.training.runs import load_run
+    from sgmjax.training.runs import load_data, load_run
 
     path = Path(values.workdir)
     mesh = sh.make_mesh()
     run = load_run(path, sharding=sh.replicated(mesh), say=say, averaged=values.params == "ema")
     for name in ("frechet", "neighbours"):
         if name in values.metrics and not run.problem.is_image:
-            raise _cli.UsageError(f"--metrics: {name} is for images, and this run has vectors")
+            shape = run.problem.event_shape
+            raise _cli.UsageError(f"--metrics: {name} is for images, and examples of this run have shape {shape}")
     has_vae = run.problem.config.vae is not None
     if "nelbo" in values.metrics and not has_vae:
         raise _cli.UsageError("--metrics: nelbo is for runs with a VAE; use bpd")
     if "bpd" in values.metrics and has_vae:
         raise _cli.UsageError("--metrics: bpd is of models of the data themselves; for a run with a VAE use nelbo")
-    dataset = data.load(run.problem.config.data, "eval" if values.split == "test" else "train")
+    dataset = load_data(path, run.problem, "eval" if values.split == "test" else "train", values.data)
     for name in values.metrics:
         measure = {"bpd": likelihood, "frechet": frechet, "neighbours": neighbours, "nelbo": nelbo}[name]
         say(f"{name} on {dataset.name}, step {run.step} of {path} ...")
@@ -178,7 +180,7 @@ def likelihood(values: Any, run: Any, dataset: Any, mesh: Any) -> tuple[list[str
     names = [field.name for field in dataclasses.fields(LikelihoodSettings)]
     settings = {name: getattr(values, name) for name in names}
     settings["t_min"] = values.t_min or problem.config.objective.t_min
-    settings["dequantizations"] = values.dequantizations if problem.is_image else 1  # a density needs no noise
+    settings["dequantizations"] = values.dequantizations if problem.discrete else 1  # a density needs no noise
     num = min(values.num or dataset.num_examples, dataset.num_examples)
     everywhere = sh.replicated(mesh)
     found = held_out_likelihood(
@@ -197,14 +199,17 @@ def likelihood(values: Any, run: Any, dataset: Any, mesh: Any) -> tuple[list[str
     size = math.prod(problem.event_shape)
     results = {"ode": found.ode, "variational_bound": found.bound}
     words = {"ode": "probability-flow ODE", "variational_bound": "variational bound (SDE)"}
-    if problem.is_image:
+    if problem.discrete:
         unit = "bits/dim"
         results = {
             name: dequantize.bits_per_dim(-nats, size, centered=problem.centered) for name, nats in results.items()
         }
+    elif len(problem.event_shape) > 1:
+        unit = "nats/dim"
+        results = {name: nats / size for name, nats in results.items()}
     else:
         unit = "nats/example"
-        known = known_density(problem.config.data.name)
+        known = known_density(problem.config.data.name) if values.data is None else None
         if known is not None:
             x = dataset.read(found.indices)["x"]
             results["exact"] = -np.asarray(jax.jit(known.log_prob)(x), np.float64)
@@ -214,7 +219,7 @@ def likelihood(values: Any, run: Any, dataset: Any, mesh: Any) -> tuple[list[str
     lines = [f"{words[name]}: {s['mean']:.4f} +- {s['standard_error']:.4f} {unit}" for name, s in summary.items()]
     lines[0] += f", {num} examples, NFE {nfe['mean']:.0f} on average, {nfe['max']} at most"
     result: dict[str, Any] = {"unit": unit, "num": num, "results": summary, "nfe": nfe, "settings": settings}
-    if problem.is_image:
+    if problem.discrete:
         result["dequantization"] = {"kind": "uniform", "levels": 256, "centered": problem.centered}
     return lines, result
 
@@ -239,7 +244,7 @@ def draw(values: Any, run: Any, mesh: Any) -> tuple[Any, dict[str, Any]]:
     drawn = sampler(run.params, key, num, progress=_cli.progress(num))
     assert drawn is not None
     settings = dataclasses.asdict(sampling) | {"num": num, "batch_size": sampler.batch_size}
-    samples = pictures.to_arrays(drawn[0], problem.is_image, problem.centered)
+    samples = pictures.to_arrays(drawn[0], problem.discrete, problem.centered)
     return samples, {"num": num, "nfe": drawn[1], "settings": settings}
 
 
@@ -307,7 +312,7 @@ def frechet(values: Any, run: Any, dataset: Any, mesh: Any) -> tuple[list[str], 
 
     samples, about = draw(values, run, mesh)
     real = dataset.read(np.arange(dataset.num_examples))["x"]
-    distance = metrics.pixel_frechet(samples, real)
+    distance = metrics.pixel_frechet(samples, real, centered=run.problem.centered)
     line = f"pixel-space Frechet distance: {distance:.4f}, {about['num']} samples to {len(real)} images"
     return [f"{line}, NFE {about['nfe']}"], about | {"real": len(real), "results": {"pixel_frechet": distance}}
 
@@ -318,11 +323,12 @@ def neighbours(values: Any, run: Any, dataset: Any, mesh: Any) -> tuple[list[str
 
     import numpy as np
 
-    from sgmjax import data, metrics
+    from sgmjax import metrics
     from sgmjax.training import pictures
+    from sgmjax.training.runs import load_data
 
     config = run.problem.config.data
-    other = data.load(config, "train" if values.split == "test" else "eval")
+    other = load_data(Path(values.workdir), run.problem, "train" if values.split == "test" else "eval", values.data)
     training, held_out = (other, dataset) if values.split == "test" else (dataset, other)
     samples, about = draw(values, run, mesh)
     k = min(values.nearest, training.num_examples)
@@ -343,7 +349,7 @@ def neighbours(values: Any, run: Any, dataset: Any, mesh: Any) -> tuple[list[str
     result = about | {"training": training.num_examples, "held_out": len(order), "mirrored": config.flip, "nearest": k}
     result["results"] = dataclasses.asdict(found) | {"smallest": float(near.distances[nearest, 0])}
     rows = metrics.picture_rows(samples, training, near)
-    return lines, result, pictures.picture(rows, limit=len(rows), columns=1 + k)
+    return lines, result, pictures.picture(rows, limit=len(rows), columns=1 + k, centered=run.problem.centered)
 
 
 def mean_and_error(values: Any) -> dict[str, float | None]:

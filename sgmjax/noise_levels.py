@@ -3,6 +3,7 @@
     python -m sgmjax.noise_levels --config=configs/ncsnv2_mnist.py
     python -m sgmjax.noise_levels --data=cifar10 --data_dir=~/tensorflow_datasets
     python -m sgmjax.noise_levels --data=folder --data_dir=images --image_size=64 --bounds
+    python -m sgmjax.noise_levels --data=arrays.npz
 
 sigma_1 is the largest distance between two examples (technique 1): exactly, or with --bounds, for sets too large for
 that, the upper of two bounds. From there the levels go down to --sigma_min by technique 2, whose equation is solved for
@@ -52,7 +53,7 @@ def read_flags(argv: Sequence[str]) -> Request:
     words, overrides = _cli.split_overrides(argv)
     values = flags.FlagValues()
     _cli.define_path(values, "config", None, "take the data of this config")
-    flags.DEFINE_string("data", None, "or: digits, a 2-D set, folder, or a TFDS image set", flag_values=values)
+    flags.DEFINE_string("data", None, "or: digits, a 2-D set, folder, an .npz, or a TFDS image set", flag_values=values)
     _cli.define_path(values, "data_dir", None, "TFDS directory, or the folder of images")
     flags.DEFINE_integer("image_size", None, "side to which images are brought", flag_values=values)
     flags.DEFINE_bool("centered", None, "data in [-1, 1]; else in [0, 1], as published", flag_values=values)
@@ -74,7 +75,8 @@ def read_flags(argv: Sequence[str]) -> Request:
         settings = _cli.load_config(*_cli.find_config(values.config))
     else:
         ve = {"name": "ve", "sigma_min": 0.01}
-        settings = {"data": {"name": values.data, "centered": False}, "sde": ve, "model": {"name": "ncsnv2"}}
+        where = {"name": "npz", "path": values.data} if values.data.endswith(".npz") else {"name": values.data}
+        settings = {"data": {**where, "centered": False}, "sde": ve, "model": {"name": "ncsnv2"}}
     given = [(f"data.{name}", getattr(values, name)) for name in ("data_dir", "image_size", "centered")]
     overrides = [*overrides, *((path, value) for path, value in given if value is not None)]
     return Request(from_dict(_cli.override(settings, overrides)), values)
@@ -87,13 +89,16 @@ def recommend(request: Request) -> None:
         ValueError: flags that do not fit one another, data that cannot be read.
     """
     from sgmjax import data
+    from sgmjax.data.examples import check_values
     from sgmjax.sdes import noise_levels
     from sgmjax.training.logging import say
 
     config, flags = request
     dataset = data.load(config.data)
     dimension = math.prod(dataset.shape)
-    scale = ("[-1, 1]" if config.data.centered else "[0, 1]") if dataset.is_image else "their own units"
+    check_values(dataset, config.data.centered)
+    scaled = dataset.is_image or dataset.discrete
+    scale = ("[-1, 1]" if config.data.centered else "[0, 1]") if scaled else "their own units"
     say(f"{dataset.name}: {dataset.num_examples:,} examples of D = {dimension:,} numbers, in {scale}")
     sigma_max = flags.sigma_max or _technique_1(dataset, config.data.centered, flags.bounds, say)
     sigma_min = flags.sigma_min or getattr(config.sde, "sigma_min", 0.01)

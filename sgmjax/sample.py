@@ -11,14 +11,17 @@
 
 Takes the averaged parameters of the newest checkpoint, with --params=raw those being trained. What is not said is as in
 the run's config. Writes
-`<out>.npz` (`samples`: uint8 (num, H, W, C), or float32 (num, D); `nfe`, `step`) and a picture, `<out>.png`. With
---inpaint, --colorize or --start_time the samples come from eight inputs in turn, which are in the .npz too (`inputs`);
-the picture shows the inputs, what was kept of them, and rows of samples. With --interpolate each row goes from one
-input to the next, with --interpolate_samples from one sample to another, and `samples` has (num, 8, H, W, C).
+`<out>.npz` (`samples`: (num, *shape of an example), uint8 or float32 as the data; `nfe`, `step`) and a picture,
+`<out>.png`. With --inpaint, --colorize or --start_time the samples come from eight inputs in turn, which are in the
+.npz too (`inputs`); the picture shows the inputs, what was kept of them, and rows of samples. With --interpolate each
+row goes from one input to the next, with --interpolate_samples from one sample to another, and `samples` has
+(num, 8, *shape of an example). Of a run on arrays that were given in Python, --data=FILE.npz says where held-out data
+are.
 """
 
 from __future__ import annotations
 
+import functools
 import sys
 import time
 from collections.abc import Sequence
@@ -71,7 +74,8 @@ def read_flags(argv: Sequence[str]) -> Any:
         "rows of samples of annealed Langevin chains whose noise turns",
         flag_values=values,
     )
-    _cli.define_path(values, "input", "test", "test (held-out data), or an .npz of images")
+    _cli.define_path(values, "input", "test", "test (held-out data), or an .npz of examples")
+    _cli.define_path(values, "data", None, "an .npz with the held-out data of --input=test, as x_test or x")
     _cli.define_path(values, "out", None, "path without ending; default <workdir>/samples/...")
     flags.DEFINE_bool("help", False, "show this help", flag_values=values, short_name="h")
     _cli.parse_flags(values, argv)
@@ -101,7 +105,7 @@ def draw(values: Any) -> None:
     from sgmjax.training import control, evaluation, pictures
     from sgmjax.training import sharding as sh
     from sgmjax.training.logging import say
-    from sgmjax.training.runs import load_run
+    from sgmjax.training.runs import load_data, load_run
 
     path = Path(values.workdir)
     names = ("num", "sampler", "steps", "grid", "denoise", "batch_size", "rtol", "atol")
@@ -139,7 +143,10 @@ def draw(values: Any) -> None:
         reconstruct=values.reconstruct,
     )
     steer.check(problem, labels)
-    inputs, labels = steer.inputs(values.input, problem, sampling.num, labels)
+    if values.data and not (steer.needs_input and values.input == "test"):
+        raise _cli.UsageError("--data: nothing here starts from held-out data; it is for --inpaint, --start_time, ...")
+    held_out = functools.partial(load_data, path, problem, "eval", values.data)
+    inputs, labels = steer.inputs(values.input, problem, sampling.num, labels, held_out)
     params = steer.params(params)
     shardings = jax.tree.map(lambda _: everywhere, params)
     sampler = evaluation.Sampler(steer.sample_fn(problem), mesh, shardings, min(sampling.batch_size, sampling.num))
@@ -163,14 +170,14 @@ def draw(values: Any) -> None:
     show = _cli.progress(sampling.num, " samples")
     drawn = sampler(params, key, sampling.num, labels=labels, inputs=inputs, progress=show)
     assert drawn is not None
-    samples = pictures.to_arrays(drawn[0], problem.is_image, problem.centered)
+    samples = pictures.to_arrays(drawn[0], problem.discrete, problem.centered)
     name = f"{steer.name}{name}{'' if values.params == 'ema' else '_raw'}_seed{values.seed}"
     out = Path(values.out.removesuffix(".npz")) if values.out else path / "samples" / name
     if jax.process_index() == 0:
         out.parent.mkdir(parents=True, exist_ok=True)
         extra = {} if labels is None else {"labels": labels}
         if "x0" in inputs:
-            extra["inputs"] = pictures.to_arrays(inputs["x0"], problem.is_image, problem.centered)
+            extra["inputs"] = pictures.to_arrays(inputs["x0"], problem.discrete, problem.centered)
         pictures.save_arrays(f"{out}.npz", samples=samples, nfe=np.int64(drawn[1]), step=np.int64(step), **extra)
         pictures.save_picture(f"{out}.png", steer.picture(problem, samples, inputs))
     say(f"NFE {drawn[1]}{steer.cost()}, {time.perf_counter() - start:.1f} s, {out}.npz and .png")

@@ -13,7 +13,7 @@ import pytest
 import refdata
 
 from sgmjax import models
-from sgmjax.training import build
+from sgmjax.training import build, horizon
 from sgmjax.training import config as settings
 
 FILES = sorted((refdata.ROOT / "configs").glob("*.py"))
@@ -157,6 +157,23 @@ def test_settings_are_valid_and_survive_a_round_trip(path: Path):
     first = path.stem.split("_")[0]
     latent = next((process for name, process in LATENT_PROCESSES.items() if path.stem.startswith(name)), None)
     assert config.sde.name == (latent or PROCESSES.get(first, first))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_runs_state_their_warmup_and_average_and_neither_outlasts_them(path: Path, monkeypatch):
+    """Stated, so that they do not change with a default that is chosen for short runs."""
+    assert horizon.outlasting(load(path.stem)) == []
+    monkeypatch.setattr(settings, "complete", lambda mapping: mapping)
+    stated = runpy.run_path(str(path))["get_config"]()
+    sections = [stated["optimizer"]]
+    if "vae" in stated:
+        sections += [stated["latent"][name] for name in ("vae_optimizer", "vae_finetune") if name in stated["latent"]]
+    for section in sections:
+        assert {"warmup_steps", "ema_decay", "ema_warmup"} <= set(section)
+
+
+def test_a_run_of_which_nothing_is_stated_is_long_enough_for_its_warmup_and_average():
+    assert horizon.outlasting(settings.Config()) == []
 
 
 @pytest.mark.parametrize("process", ["vp", "subvp", "ve", "cld", "psld", "third_order"])

@@ -50,7 +50,7 @@ class Problem:
     """Images whose dequantised pixels are Gaussian, with the exact score: bits/dim are known."""
 
     sde = sdes.vp()
-    is_image, centered, num_classes = True, True, 2
+    is_image, discrete, centered, num_classes = True, True, True, 2
     mixture = exact.mixture(np.full((1, 2, 2, 1), 0.1), 0.2)
 
     def score_fn(self, params, *, labels):
@@ -168,7 +168,11 @@ def test_frechet(monkeypatch):
 
     sampling = evaluate_sampling()
     problem = types.SimpleNamespace(
-        sample_fn=sample_fn, is_image=True, centered=True, config=types.SimpleNamespace(sampling=sampling)
+        sample_fn=sample_fn,
+        is_image=True,
+        discrete=True,
+        centered=True,
+        config=types.SimpleNamespace(sampling=sampling),
     )
     run = types.SimpleNamespace(problem=problem, params=jnp.zeros(()))
     values = types.SimpleNamespace(num=24, batch_size=None, seed=0)

@@ -1,7 +1,7 @@
-"""Data: embedded digits, 2-D sets, TFDS image sets, folders of images; one contract, exact resume, disjoint shards."""
+"""Data: arrays, embedded digits, 2-D sets, TFDS image sets, folders of images; one contract, exact resume."""
 
 from sgmjax.data.base import Batch, BatchIterator, DataError, Dataset
-from sgmjax.data.memory import ArrayDataset
+from sgmjax.data.memory import ArrayDataset, arrays
 from sgmjax.data.pipeline import load, to_float, to_uint8
 
-__all__ = ["ArrayDataset", "Batch", "BatchIterator", "DataError", "Dataset", "load", "to_float", "to_uint8"]
+__all__ = ["ArrayDataset", "Batch", "BatchIterator", "DataError", "Dataset", "arrays", "load", "to_float", "to_uint8"]

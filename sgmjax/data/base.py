@@ -157,10 +157,11 @@ class Dataset:
 
     Attributes:
         name: what it is, for messages.
-        shape: the event shape, `(H, W, C)` or `(D,)`.
+        shape: the event shape: `(H, W, C)`, `(D,)`, ... (`sgmjax.data.examples`).
+        discrete: whether `x` is uint8, 8-bit levels, else float32.
         num_examples: how many.
         num_classes: number of label values, or None when the examples carry no labels (labels are then 0).
-        is_image: whether `x` is uint8 images (else float32 vectors).
+        is_image: whether the examples are images `(H, W, C)`.
         flip: whether training batches flip images left to right with probability 1/2.
         in_memory: whether `arrays` works.
     """
@@ -174,7 +175,7 @@ class Dataset:
         num_examples: int,
         *,
         num_classes: int | None = None,
-        is_image: bool = True,
+        discrete: bool = True,
         flip: bool = False,
     ):
         if num_examples < 1:
@@ -183,8 +184,9 @@ class Dataset:
         self.shape = tuple(shape)
         self.num_examples = num_examples
         self.num_classes = num_classes
-        self.is_image = is_image
-        self.flip = flip and is_image
+        self.discrete = discrete
+        self.is_image = len(self.shape) == 3
+        self.flip = flip and self.is_image
 
     def read(self, indices: np.ndarray, flips: np.ndarray | None = None) -> Batch:
         """The examples `indices`, in this order, those with `flips` set mirrored left to right."""

@@ -31,7 +31,9 @@ def static(dataset: Dataset, split: str) -> ArrayDataset:
         DataError: no images, or not in memory.
     """
     if not dataset.is_image:
-        raise DataError(f"data.binarize: {dataset.name} has vectors; it is for images")
+        raise DataError(f"data.binarize: {dataset.name} has no images; it is for images")
+    if not dataset.discrete:
+        raise DataError(f"data.binarize: 'static' needs grey values 0 to 255, uint8; {dataset.name} has floats")
     if not dataset.in_memory:
         raise DataError("data.binarize: 'static' needs the data in memory; set data.in_memory=True")
     arrays = dataset.arrays()

@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from sgmjax._inputs import check_labels
 from sgmjax.data.base import Batch, DataError, Dataset
+from sgmjax.data.examples import as_examples
 
 PREFETCH = 4  # batches prepared ahead
 
@@ -73,13 +75,13 @@ class ArrayDataset(Dataset):
 
     Args:
         name: for messages.
-        x: `(n, H, W, C)` uint8 images, or `(n, D)` float32 vectors.
+        x: vectors, signals, images or volumes, channels last, as `sgmjax.data.examples` says.
         label: `(n,)` integers, or None.
         num_classes: number of label values, or None.
         flip: flip training batches left to right with probability 1/2 (images only).
 
     Raises:
-        DataError: for another dtype or rank, labels of another length, or no examples.
+        DataError: what is no such array or not finite, labels of another length, or no examples.
     """
 
     in_memory = True
@@ -87,22 +89,18 @@ class ArrayDataset(Dataset):
     def __init__(
         self,
         name: str,
-        x: np.ndarray,
+        x: Any,
         label: np.ndarray | None = None,
         *,
         num_classes: int | None = None,
         flip: bool = False,
     ):
-        is_image = x.ndim == 4 and x.dtype == np.uint8
-        if not is_image and not (x.ndim == 2 and x.dtype == np.float32):
-            raise DataError(
-                f"{name}: expected uint8 images (n, H, W, C) or float32 vectors (n, D), got {x.dtype} {x.shape}"
-            )
+        x = as_examples(x, name)
         if label is None:
             label = np.zeros(len(x), np.int32)
         if label.shape != (len(x),):
             raise DataError(f"{name}: {len(x)} examples but labels of shape {label.shape}")
-        super().__init__(name, x.shape[1:], len(x), num_classes=num_classes, is_image=is_image, flip=flip)
+        super().__init__(name, x.shape[1:], len(x), num_classes=num_classes, discrete=x.dtype == np.uint8, flip=flip)
         self._x = np.ascontiguousarray(x)
         self._label = label.astype(np.int32)
 
@@ -117,3 +115,31 @@ class ArrayDataset(Dataset):
 
     def arrays(self) -> Batch:
         return {"x": self._x, "label": self._label}
+
+
+def arrays(
+    x: Any, labels: Any = None, *, name: str = "arrays", num_classes: int | None = None, flip: bool = False
+) -> ArrayDataset:
+    """A data set of examples that are there.
+
+    Args:
+        x: `(n, D)` vectors, `(n, T, C)` signals, `(n, H, W, C)` images or `(n, D, H, W, C)` volumes, channels last;
+            floats or uint8, as `sgmjax.data.examples` says. Nested lists that form such an array do.
+        labels: `(n,)` integers from 0, or None.
+        name: for messages.
+        num_classes: number of label values; None: one more than the largest label.
+        flip: flip training batches left to right with probability 1/2 (images only).
+
+    Raises:
+        DataError: what is no such array, or not finite. InputError: labels that are none.
+    """
+    if labels is None and num_classes is not None:
+        raise DataError(f"{name}: num_classes={num_classes} means nothing without labels")
+    if labels is not None:
+        labels = np.asarray(labels)
+        check_labels(labels, num_classes, f"{name}: labels", length=len(x))
+        num_classes = int(labels.max(initial=-1)) + 1 if num_classes is None else num_classes
+    dataset = ArrayDataset(name, x, labels, num_classes=num_classes, flip=flip)
+    if flip and not dataset.is_image:
+        raise DataError(f"{name}: flip (data.flip) is for images; examples of shape {dataset.shape} have no left")
+    return dataset

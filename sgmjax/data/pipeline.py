@@ -7,7 +7,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from sgmjax.data import binarize, digits, toy
+from sgmjax.data import binarize, digits, npz, toy
 from sgmjax.data.base import DataError, Dataset
 from sgmjax.data.folder import FolderSource
 from sgmjax.data.source import as_dataset
@@ -21,6 +21,8 @@ class _Settings(Protocol):
     def name(self) -> str: ...
     @property
     def data_dir(self) -> str | None: ...
+    @property
+    def path(self) -> str | None: ...
     @property
     def split(self) -> str: ...
     @property
@@ -43,8 +45,9 @@ def load(config: _Settings, split: Literal["train", "eval"] = "train") -> Datase
     """The data set that `config` names.
 
     `digits` is `sgmjax.data.digits`; the names of `sgmjax.data.toy` are generated 2-D sets; `folder` reads the images
-    below `data_dir`; every other name is a TFDS image set, already prepared in `data_dir`. Images are cut to their
-    largest centred square and resized if `image_size` is set. Only the training part is ever flipped.
+    below `data_dir`; `npz` is the arrays of the file `path`; every other name is a TFDS image set, already prepared in
+    `data_dir`. Images are cut to their largest centred square and resized if `image_size` is set, arrays never. Only
+    the training part is ever flipped.
 
     Args:
         config: the `data` section.
@@ -71,6 +74,10 @@ def _load(config: _Settings, split: Literal["train", "eval"]) -> Dataset:
         return digits.load(split, image_size=config.image_size, flip=flip)
     if config.name in toy.NAMES:
         return toy.load(config.name, split, num_samples=config.num_samples)
+    if config.name == "npz":
+        if config.path is None:
+            raise DataError("data.name='npz' needs data.path, the file of arrays: --config.data.path=FILE.npz")
+        return npz.load(config.path, split, hold_out=config.eval_split is not None, flip=flip)
     if config.name == "folder":
         if config.data_dir is None:
             raise DataError("data.name='folder' needs data.data_dir, the folder that holds the images")
@@ -103,7 +110,7 @@ def _check_name(name: str) -> None:
     available = import_tfds().list_builders(with_community_datasets=False)
     if name.split("/")[0].split(":")[0] in available:
         return
-    own = ("digits", *toy.NAMES, "folder")
+    own = ("digits", *toy.NAMES, "folder", "npz")
     close = difflib.get_close_matches(name, [*own, *available], n=1)
     hint = f" (did you mean {close[0]!r}?)" if close else ""
     raise DataError(

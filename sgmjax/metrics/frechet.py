@@ -156,22 +156,26 @@ def _gaussian(x: Statistics | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return x.mu, vectors[:, rank] * np.sqrt(values[rank])
 
 
-def pixel_frechet(samples: np.ndarray, real: np.ndarray) -> float:
+def pixel_frechet(samples: np.ndarray, real: np.ndarray, *, centered: bool = True) -> float:
     """The Frechet distance of two sets of images in pixel space, pixels scaled to [0, 1].
 
     A cheap check that small grey images have the right mean and covariance; it says nothing about FID.
 
     Args:
-        samples: `(n, H, W, C)` uint8.
-        real: `(m, H, W, C)` uint8.
+        samples: `(n, H, W, C)` uint8, or floats.
+        real: `(m, H, W, C)` of the same type.
+        centered: whether floats are in [-1, 1], else in [0, 1].
 
     Raises:
         ValueError: for other dtypes, or images of different shapes.
     """
     for images in (samples, real):
-        if images.dtype != np.uint8 or images.ndim != 4:
-            raise ValueError(f"expected uint8 images (n, H, W, C), got {images.dtype} {images.shape}")
+        if images.dtype not in (np.uint8, np.float32, np.float64) or images.ndim != 4:
+            raise ValueError(f"expected uint8 images (n, H, W, C), or floats, got {images.dtype} {images.shape}")
+    if samples.dtype != real.dtype:
+        raise ValueError(f"the two sets hold {samples.dtype} and {real.dtype}")
     if samples.shape[1:] != real.shape[1:]:
         raise ValueError(f"the two sets hold images of {samples.shape[1:]} and {real.shape[1:]}")
-    a, b = (images.reshape(len(images), -1) / 255.0 for images in (samples, real))
+    shift, scale = (0.0, 255.0) if real.dtype == np.uint8 else (1.0, 2.0) if centered else (0.0, 1.0)
+    a, b = ((images.reshape(len(images), -1) + shift) / scale for images in (samples, real))
     return frechet_distance(a, b)

@@ -6,6 +6,7 @@ from sgmjax.models.mlp import MLP, CLDToyMLP, CLDToyResNet
 from sgmjax.models.ncsnpp import NCSNpp, NCSNppClassifier
 from sgmjax.models.ncsnv2 import NCSN, NCSNv2
 from sgmjax.models.nvae import NVAE, NVAEOutput, build_nvae
+from sgmjax.models.unet1d import UNet1d
 
 __all__ = [
     "DDPM",
@@ -18,6 +19,7 @@ __all__ = [
     "NCSNppClassifier",
     "NCSNv2",
     "NVAEOutput",
+    "UNet1d",
     "build",
     "build_nvae",
     "count_parameters",

@@ -16,20 +16,24 @@ from sgmjax.models.fir import normalized_kernel
 from sgmjax.models.mlp import MLP, CLDToyMLP, CLDToyResNet
 from sgmjax.models.ncsnpp import NCSNpp, NCSNppClassifier
 from sgmjax.models.ncsnv2 import NCSN, VARIANTS, NCSNv2, check_image_size
+from sgmjax.models.unet1d import UNet1d
 
-IMAGE_NETWORKS: dict[str, type[nn.Module]] = {
-    "ncsnpp": NCSNpp,
-    "ddpm": DDPM,
-    "ncsn": NCSN,
-    "ncsnv2": NCSNv2,
-    "ncsnpp_classifier": NCSNppClassifier,
+# By name, and for data with how many spatial axes, the first above all: 0 for vectors, 1 for signals, 2 for images, 3
+# for volumes.
+NETWORKS: dict[str, tuple[type[nn.Module], tuple[int, ...]]] = {
+    "ncsnpp": (NCSNpp, (2, 3)),
+    "ddpm": (DDPM, (2,)),
+    "ncsn": (NCSN, (2,)),
+    "ncsnv2": (NCSNv2, (2,)),
+    "ncsnpp_classifier": (NCSNppClassifier, (2, 1, 3)),
+    "mlp": (MLP, (0, 1, 3)),
+    "unet1d": (UNet1d, (1,)),
+    "cld_toy_mlp": (CLDToyMLP, (0,)),
+    "cld_toy_resnet": (CLDToyResNet, (0,)),
+    "mlp_classifier": (MLP, (0,)),
 }
-VECTOR_NETWORKS: dict[str, type[nn.Module]] = {
-    "mlp": MLP,
-    "cld_toy_mlp": CLDToyMLP,
-    "cld_toy_resnet": CLDToyResNet,
-    "mlp_classifier": MLP,
-}
+_KINDS = ("vectors", "signals", "images", "volumes")  # by spatial axes
+_FITTING = ("use 'mlp'", "use 'unet1d' or 'mlp'", "use 'ncsnpp' or 'ddpm'", "use 'ncsnpp' or 'mlp'")
 
 _CHOICES = {
     "resblock_type": ("biggan", "ddpm"),
@@ -86,26 +90,43 @@ def _check_fields(settings: dict[str, Any]) -> None:
             raise ValueError(f"model.fir_kernel: {error}") from None
 
 
-def _check_resolutions(settings: dict[str, Any], image_size: int) -> None:
+def _check_network(name: str, sides: tuple[int, ...]) -> None:
+    """That the network is one for data of this kind."""
+    allowed = NETWORKS[name][1]
+    if len(sides) in allowed:
+        return
+    found, fitting = _KINDS[len(sides)], _FITTING[len(sides)]
+    if len(sides) == 1 and 2 in allowed:
+        found += " (n, T, C)"
+        fitting += "; or if they are images without a channel axis, x[..., None]"
+    raise ValueError(f"model.name: '{name}' needs {_KINDS[allowed[0]]} and the data are {found}; {fitting}")
+
+
+def _check_resolutions(settings: dict[str, Any], sides: tuple[int, ...], resize: str) -> None:
     if "variant" in settings:
-        try:
-            check_image_size(settings["variant"], image_size)
-        except ValueError as error:
-            raise ValueError(f"model.variant: {error}; choose another variant or set data.image_size") from None
+        for side in sides:
+            try:
+                check_image_size(settings["variant"], side)
+            except ValueError as error:
+                raise ValueError(f"model.variant: {error}; choose another variant or {resize}") from None
         return
     levels = len(settings["ch_mult"])
     halvings = 2 ** (levels - 1)
-    if image_size % halvings:
-        raise ValueError(
-            f"model.ch_mult: {levels} levels halve the image {levels - 1} times, so the image size must be a multiple "
-            f"of {halvings}; got {image_size}: shorten ch_mult or set data.image_size"
-        )
-    sides = [image_size // 2**level for level in range(levels)]
-    for side in settings["attn_resolutions"]:
-        if side not in sides:
+    what = ("signal", "image", "volume")[len(sides) - 1]
+    for side in sides:
+        if side % halvings:
+            size = "length" if len(sides) == 1 else f"{what} size"
+            hint = "; signals are (n, T, C), channels last" if len(sides) == 1 else ""
             raise ValueError(
-                f"model.attn_resolutions: no level has side {side}; images of {image_size} with {levels} levels have "
-                f"{', '.join(str(s) for s in sides)}"
+                f"model.ch_mult: {levels} levels halve the {what} {levels - 1} times, so the {size} must be a "
+                f"multiple of {halvings}; got {side}: shorten ch_mult or {resize}{hint}"
+            )
+    lengths = [sides[0] // 2**level for level in range(levels)]
+    for length in settings["attn_resolutions"]:
+        if length not in lengths:
+            raise ValueError(
+                f"model.attn_resolutions: no level has side {length}; {what}s of {sides[0]} with {levels} levels have "
+                f"{', '.join(map(str, lengths))}"
             )
 
 
@@ -114,7 +135,8 @@ def build(
     *,
     in_channels: int,
     out_channels: int,
-    image_size: int | None,
+    image_size: int | tuple[int, ...] | None,
+    resize: str = "give data of another size",
     centered: bool = True,
     dtype: Any = jnp.float32,
 ) -> nn.Module:
@@ -125,7 +147,9 @@ def build(
         module of that name; a field that is absent keeps the module's default.
       in_channels: channels of the input (size of the vector for a vector network).
       out_channels: channels of the output; for the classifiers the number of classes.
-      image_size: side of the square images, or None for vectors.
+      image_size: sides of the data: (H, W) of images, or one number where they are square, (T,) of signals, (D, H, W)
+        of volumes, None or () for vectors.
+      resize: what can be done about a size that does not fit, for messages.
       centered: whether the data are in [-1, 1] rather than [0, 1].
       dtype: type of the arithmetic, float32 or bfloat16.
 
@@ -137,20 +161,17 @@ def build(
     """
     settings = {f.name: getattr(model_config, f.name) for f in dataclasses.fields(model_config)}
     name = settings.pop("name")
-    known = IMAGE_NETWORKS | VECTOR_NETWORKS
-    if name not in known:
-        raise ValueError(f"model.name: '{name}' is unknown; choose one of {', '.join(known)}")
-    if name in IMAGE_NETWORKS and image_size is None:
-        raise ValueError(f"model.name: '{name}' needs images and the data are vectors; use 'mlp'")
-    if name in VECTOR_NETWORKS and image_size is not None:
-        raise ValueError(f"model.name: '{name}' needs vectors and the data are images; use 'ncsnpp' or 'ddpm'")
+    if name not in NETWORKS:
+        raise ValueError(f"model.name: '{name}' is unknown; choose one of {', '.join(NETWORKS)}")
+    sides = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size or ())
+    _check_network(name, sides)
     if in_channels < 1 or out_channels < 1:
         raise ValueError(f"in_channels and out_channels must be positive; got {in_channels} and {out_channels}")
     _check_fields(settings)
-    if image_size is not None:
-        _check_resolutions(settings, image_size)
+    cls = NETWORKS[name][0]
+    if "ch_mult" in settings or "variant" in settings:
+        _check_resolutions(settings, sides, resize)
 
-    cls = known[name]
     accepted = {f.name for f in dataclasses.fields(cls)}
     unknown = sorted(set(settings) - accepted)
     if unknown:

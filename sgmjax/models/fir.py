@@ -4,7 +4,8 @@
 after each pixel, pad with zeros, convolve with the FIR kernel, keep every `down`-th pixel. The kernels are separable,
 so each axis is a sum of a few shifted and strided slices, which XLA fuses on every backend, forward and backward.
 
-All functions take and return images `(batch, H, W, C)` and keep their dtype.
+All functions take and return `(batch, *space, C)`, act on every spatial axis (images have two, whence the names,
+signals one, volumes three) and keep their dtype.
 
 Reference: Karras et al. 2020 (StyleGAN2), appendix B; Zhang 2019; Song et al. 2021 (score-based SDEs), appendix H.1.
 """
@@ -49,16 +50,17 @@ def upfirdn2d(
     """Zero-insertion by `up`, padding, convolution with `outer(taps, taps)`, decimation by `down`.
 
     Args:
-      x: images, (batch, H, W, C).
+      x: (batch, *space, C).
       taps: the filter along each axis, used as given (see `normalized_kernel`).
       up, down: integer factors, at least 1.
-      pad: zeros before and after, on both axes, after the zero-insertion; negative values crop.
+      pad: zeros before and after, on every axis, after the zero-insertion; negative values crop.
 
     Returns:
-      Images of side `(H * up + sum(pad) - len(taps)) // down + 1`.
+      The same with sides `(H * up + sum(pad) - len(taps)) // down + 1`.
     """
-    x = _upfirdn1d(x, taps, 1, up, down, pad)
-    return _upfirdn1d(x, taps, 2, up, down, pad)
+    for axis in range(1, x.ndim - 1):
+        x = _upfirdn1d(x, taps, axis, up, down, pad)
+    return x
 
 
 def upsample_2d(x: jax.Array, kernel: Sequence[float] = (1, 3, 3, 1)) -> jax.Array:
@@ -92,12 +94,14 @@ def filter_before_upsampled_conv(x: jax.Array, kernel: Sequence[float] = (1, 3, 
 
 def naive_upsample_2d(x: jax.Array) -> jax.Array:
     """Doubles the side by repeating each pixel (nearest neighbour)."""
-    b, h, w, c = x.shape
-    x = jnp.broadcast_to(x[:, :, None, :, None, :], (b, h, 2, w, 2, c))
-    return x.reshape(b, 2 * h, 2 * w, c)
+    space = x.shape[1:-1]
+    x = x.reshape(x.shape[0], *(n for side in space for n in (side, 1)), x.shape[-1])
+    x = jnp.broadcast_to(x, (x.shape[0], *(n for side in space for n in (side, 2)), x.shape[-1]))
+    return x.reshape(x.shape[0], *(2 * side for side in space), x.shape[-1])
 
 
 def naive_downsample_2d(x: jax.Array) -> jax.Array:
-    """Halves the side by the mean of 2 x 2 pixels."""
-    b, h, w, c = x.shape
-    return x.reshape(b, h // 2, 2, w // 2, 2, c).mean(axis=(2, 4))
+    """Halves the side by the mean of 2 x 2 pixels (of two steps, of 2 x 2 x 2)."""
+    space = x.shape[1:-1]
+    pairs = x.reshape(x.shape[0], *(n for side in space for n in (side // 2, 2)), x.shape[-1])
+    return pairs.mean(axis=tuple(range(2, 2 * len(space) + 1, 2)))

@@ -1,4 +1,4 @@
-"""Layers of the convolutional score networks, channels last.
+"""Layers of the convolutional score networks, channels last, over any number of spatial axes.
 
 Parameters are float32 and live under their own names; `dtype` is the type of the arithmetic. Statistics of the norms
 and the softmax are float32 in any case.
@@ -65,15 +65,33 @@ def conv3x3(
     dtype: Dtype,
     init_scale: float = 1.0,
     strides: int = 1,
-    padding: int | Sequence[tuple[int, int]] = 1,
+    padding: int | tuple[int, int] = 1,
+    axes: int = 2,
 ) -> nn.Conv:
+    """A convolution whose kernel is 3 along each of `axes` spatial axes; `padding` is of each, before and after."""
     return nn.Conv(
-        features, (3, 3), strides=strides, padding=padding, kernel_init=ddpm_init(init_scale), dtype=dtype, name=name
+        features,
+        (3,) * axes,
+        strides=strides,
+        padding=padding if isinstance(padding, int) else (padding,) * axes,
+        kernel_init=ddpm_init(init_scale),
+        dtype=dtype,
+        name=name,
     )
 
 
-def conv1x1(features: int, *, name: str, dtype: Dtype) -> nn.Conv:
-    return nn.Conv(features, (1, 1), kernel_init=ddpm_init(), dtype=dtype, name=name)
+def conv1x1(features: int, *, name: str, dtype: Dtype, axes: int = 2) -> nn.Conv:
+    return nn.Conv(features, (1,) * axes, kernel_init=ddpm_init(), dtype=dtype, name=name)
+
+
+def spatial_axes(x: jax.Array) -> int:
+    """How many there are in (B, *space, C): 1 for signals, 2 for images, 3 for volumes."""
+    return x.ndim - 2
+
+
+def over_space(v: jax.Array, x: jax.Array) -> jax.Array:
+    """Values of each example, (B,) or (B, C), as they broadcast to x (B, *space, C)."""
+    return v.reshape(v.shape[0], *(1,) * spatial_axes(x), -1)
 
 
 def dense(features: int, *, name: str, dtype: Dtype, init_scale: float = 1.0) -> nn.Dense:
@@ -161,12 +179,12 @@ class Combine(nn.Module):
 
     @nn.compact
     def __call__(self, pyramid: jax.Array, h: jax.Array) -> jax.Array:
-        pyramid = conv1x1(h.shape[-1], name="conv", dtype=self.dtype)(pyramid)
+        pyramid = conv1x1(h.shape[-1], name="conv", dtype=self.dtype, axes=spatial_axes(h))(pyramid)
         return jnp.concatenate([pyramid, h], axis=-1) if self.method == "cat" else pyramid + h
 
 
 class AttnBlock(nn.Module):
-    """Single-head self-attention over pixels with a residual connection. (B, H, W, C) -> same."""
+    """Single-head self-attention over pixels with a residual connection. (B, *space, C) -> same."""
 
     skip_rescale: bool = False
     init_scale: float = 0.0
@@ -175,8 +193,8 @@ class AttnBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        b, height, width, c = x.shape
-        h = group_norm(c, name="norm", dtype=self.dtype, norm=self.norm)(x).reshape(b, height * width, c)
+        b, c = x.shape[0], x.shape[-1]
+        h = group_norm(c, name="norm", dtype=self.dtype, norm=self.norm)(x).reshape(b, -1, c)
         q = nin(c, name="query", dtype=self.dtype)(h)
         k = nin(c, name="key", dtype=self.dtype)(h)
         v = nin(c, name="value", dtype=self.dtype)(h)
@@ -198,13 +216,13 @@ class Upsample(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        features = self.features or x.shape[-1]
+        features, axes = self.features or x.shape[-1], spatial_axes(x)
         if not self.with_conv:
             return resize(x, "up", self.fir_kernel if self.fir else None)
         if self.fir:
             x = fir_ops.filter_before_upsampled_conv(x, self.fir_kernel)
-            return conv3x3(features, name="conv", dtype=self.dtype, padding=0)(x)
-        return conv3x3(features, name="conv", dtype=self.dtype)(fir_ops.naive_upsample_2d(x))
+            return conv3x3(features, name="conv", dtype=self.dtype, padding=0, axes=axes)(x)
+        return conv3x3(features, name="conv", dtype=self.dtype, axes=axes)(fir_ops.naive_upsample_2d(x))
 
 
 class Downsample(nn.Module):
@@ -221,17 +239,17 @@ class Downsample(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        features = self.features or x.shape[-1]
+        features, axes = self.features or x.shape[-1], spatial_axes(x)
         if not self.with_conv:
             return resize(x, "down", self.fir_kernel if self.fir else None)
         if self.fir:
             x = fir_ops.filter_before_strided_conv(x, self.fir_kernel)
-            return conv3x3(features, name="conv", dtype=self.dtype, strides=2, padding=0)(x)
-        return conv3x3(features, name="conv", dtype=self.dtype, strides=2, padding=((0, 1), (0, 1)))(x)
+            return conv3x3(features, name="conv", dtype=self.dtype, strides=2, padding=0, axes=axes)(x)
+        return conv3x3(features, name="conv", dtype=self.dtype, strides=2, padding=(0, 1), axes=axes)(x)
 
 
 class ResnetBlockDDPM(nn.Module):
-    """Residual block of DDPM; DDPM++ rescales the sum by 1 / sqrt(2). x (B, H, W, C), temb (B, E) or None."""
+    """Residual block of DDPM; DDPM++ rescales the sum by 1 / sqrt(2). x (B, *space, C), temb (B, E) or None."""
 
     features: int
     act: Callable[[jax.Array], jax.Array] = nn.swish
@@ -245,12 +263,13 @@ class ResnetBlockDDPM(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, temb: jax.Array | None) -> jax.Array:
         h = self.act(group_norm(x.shape[-1], name="norm_0", dtype=self.dtype, norm=self.norm)(x))
-        h = conv3x3(self.features, name="conv_0", dtype=self.dtype)(h)
+        h = conv3x3(self.features, name="conv_0", dtype=self.dtype, axes=spatial_axes(h))(h)
         if temb is not None:
-            h = h + dense(self.features, name="time_dense", dtype=self.dtype)(self.act(temb))[:, None, None, :]
+            h = h + over_space(dense(self.features, name="time_dense", dtype=self.dtype)(self.act(temb)), h)
         h = self.act(group_norm(self.features, name="norm_1", dtype=self.dtype, norm=self.norm)(h))
         h = nn.Dropout(self.dropout, deterministic=not self.train)(h)
-        h = conv3x3(self.features, name="conv_1", dtype=self.dtype, init_scale=self.init_scale)(h)
+        conv = conv3x3(self.features, name="conv_1", dtype=self.dtype, init_scale=self.init_scale, axes=spatial_axes(h))
+        h = conv(h)
         if x.shape[-1] != self.features:
             x = nin(self.features, name="shortcut", dtype=self.dtype)(x)
         return (x + h) / SQRT2 if self.skip_rescale else x + h
@@ -259,7 +278,7 @@ class ResnetBlockDDPM(nn.Module):
 class ResnetBlockBigGAN(nn.Module):
     """Residual block of BigGAN, which also resamples: both branches, after the first activation.
 
-    x (B, H, W, C), temb (B, E) or None -> (B, H', W', features).
+    x (B, *space, C), temb (B, E) or None -> (B, *space', features).
     """
 
     features: int
@@ -278,12 +297,13 @@ class ResnetBlockBigGAN(nn.Module):
         h = self.act(group_norm(x.shape[-1], name="norm_0", dtype=self.dtype)(x))
         kernel = self.fir_kernel if self.fir else None
         h, x = resize(h, self.resample, kernel), resize(x, self.resample, kernel)
-        h = conv3x3(self.features, name="conv_0", dtype=self.dtype)(h)
+        h = conv3x3(self.features, name="conv_0", dtype=self.dtype, axes=spatial_axes(h))(h)
         if temb is not None:
-            h = h + dense(self.features, name="time_dense", dtype=self.dtype)(self.act(temb))[:, None, None, :]
+            h = h + over_space(dense(self.features, name="time_dense", dtype=self.dtype)(self.act(temb)), h)
         h = self.act(group_norm(self.features, name="norm_1", dtype=self.dtype)(h))
         h = nn.Dropout(self.dropout, deterministic=not self.train)(h)
-        h = conv3x3(self.features, name="conv_1", dtype=self.dtype, init_scale=self.init_scale)(h)
+        conv = conv3x3(self.features, name="conv_1", dtype=self.dtype, init_scale=self.init_scale, axes=spatial_axes(h))
+        h = conv(h)
         if x.shape[-1] != self.features or self.resample != "none":
-            x = conv1x1(self.features, name="shortcut", dtype=self.dtype)(x)
+            x = conv1x1(self.features, name="shortcut", dtype=self.dtype, axes=spatial_axes(x))(x)
         return (x + h) / SQRT2 if self.skip_rescale else x + h

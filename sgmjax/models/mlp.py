@@ -1,4 +1,4 @@
-"""Networks for vectors: a residual MLP of our own, and the two toy networks of the CLD code."""
+"""Networks for vectors (signals, volumes): a residual MLP of our own, and the two toy networks of the CLD code."""
 
 from __future__ import annotations
 
@@ -27,11 +27,14 @@ def log_time_features(cond: jax.Array, pairs: int = 16, floor: float = 1e-6) -> 
 class MLP(nn.Module):
     """Residual MLP for vectors, with the noise level and the class added in every block, and a linear part.
 
+    What has spatial axes is flattened; the linear part is then one matrix of the channels, the same everywhere.
+
     Fields are those of `MLPConfig`, plus `out_channels` (size of the output vector), `dtype`, and `centered`, which is
-    accepted for uniformity and has no effect. Called as `NCSNpp` is, with x (B, D) and any positive `cond` (B,).
+    accepted for uniformity and has no effect. Called as `NCSNpp` is, with x (B, D) or (B, *space, C) and any positive
+    `cond` (B,).
 
     Returns:
-      (B, out_channels), float32; zero up to 1e-5 at initialisation.
+      (B, *space, out_channels), float32; zero up to 1e-5 at initialisation.
     """
 
     out_channels: int = 2
@@ -55,19 +58,24 @@ class MLP(nn.Module):
             raise ValueError("labels were given to a network without classes; set model.num_classes")
         temb = nn.swish(layers.dense(self.width, name="time_dense_1", dtype=wide)(temb))
 
-        h = layers.dense(self.width, name="dense_in", dtype=self.dtype)(x.astype(self.dtype))
+        places = math.prod(x.shape[1:-1])  # 1 for vectors
+        flat = x.reshape(x.shape[0], -1).astype(self.dtype)
+        h = layers.dense(self.width, name="dense_in", dtype=self.dtype)(flat)
         for i in range(self.depth):
             r = nn.LayerNorm(dtype=self.dtype, use_fast_variance=False, name=f"block_{i}_norm")(h)
             r = layers.dense(self.width, name=f"block_{i}_dense_0", dtype=self.dtype)(r)
             r = nn.swish(r + layers.dense(self.width, name=f"block_{i}_time", dtype=self.dtype)(temb))
             h = h + layers.dense(self.width, name=f"block_{i}_dense_1", dtype=self.dtype)(r) / math.sqrt(self.depth)
         h = nn.swish(nn.LayerNorm(dtype=self.dtype, use_fast_variance=False, name="norm_out")(h))
-        out = layers.dense(self.out_channels, name="dense_out", dtype=self.dtype, init_scale=0.0)(h).astype(wide)
+        size = places * self.out_channels
+        out = layers.dense(size, name="dense_out", dtype=self.dtype, init_scale=0.0)(h).astype(wide)
+        out = out.reshape(x.shape[0], places, self.out_channels)
         # Far from the data the noise is linear in x, which normalised blocks cannot be: samplers would run away there.
         size = self.out_channels * x.shape[-1]
         linear = layers.dense(size, name="linear_part", dtype=wide, init_scale=0.0)(temb)
-        linear = linear.reshape(x.shape[0], self.out_channels, x.shape[-1])
-        return out + jnp.sum(linear * x.astype(wide)[:, None, :], axis=-1)
+        linear = linear.reshape(x.shape[0], 1, self.out_channels, x.shape[-1])
+        along = x.astype(wide).reshape(x.shape[0], places, 1, x.shape[-1])
+        return (out + jnp.sum(linear * along, axis=-1)).reshape(*x.shape[:-1], self.out_channels)
 
 
 def _torch_dense(features: int, fan_in: int, name: str, dtype: Any) -> nn.Dense:

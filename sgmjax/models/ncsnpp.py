@@ -123,9 +123,9 @@ class _Encoder(nn.Module):
         return temb
 
     def _encode(self, x: jax.Array, temb: jax.Array | None, train: bool) -> tuple[jax.Array, list[jax.Array]]:
-        """x (B, H, W, C) -> bottom features after the middle blocks, and the skip connections, finest first."""
+        """x (B, *space, C) -> bottom features after the middle blocks, and the skip connections, finest first."""
         pyramid = x
-        h = layers.conv3x3(self.nf, name="conv_in", dtype=self.dtype)(x)
+        h = layers.conv3x3(self.nf, name="conv_in", dtype=self.dtype, axes=layers.spatial_axes(x))(x)
         hs = [h]
         last = len(self.ch_mult) - 1
         for level, mult in enumerate(self.ch_mult):
@@ -166,13 +166,14 @@ class NCSNpp(_Encoder):
 
     Called as `module.apply({"params": p}, x, cond, train=False, labels=None, rngs={"dropout": key})`:
 
-      x: (B, H, W, C); H = W divisible by 2^(levels - 1).
+      x: (B, H, W, C), or with any number of spatial axes; each side divisible by 2^(levels - 1). `attn_resolutions` are
+        lengths of the first of them.
       cond: (B,), what the official network receives: sigma or t > 0 (fourier, the log is taken inside), t in [0, 1] or
         0..999 (positional).
       labels: (B,) int32 in [0, num_classes], where num_classes stands for "no class" and is the default.
 
     Returns:
-      (B, H, W, out_channels), float32.
+      (B, *space, out_channels), float32.
     """
 
     out_channels: int = 3
@@ -190,7 +191,8 @@ class NCSNpp(_Encoder):
     def _to_output(self, h: jax.Array, name: str) -> jax.Array:
         act = layers.activation(self.nonlinearity)
         h = act(layers.group_norm(h.shape[-1], name=f"{name}_norm", dtype=self.dtype)(h))
-        return layers.conv3x3(self.out_channels, name=f"{name}_conv", dtype=self.dtype, init_scale=self.init_scale)(h)
+        options = {"dtype": self.dtype, "init_scale": self.init_scale, "axes": layers.spatial_axes(h)}
+        return layers.conv3x3(self.out_channels, name=f"{name}_conv", **options)(h)
 
     @nn.compact
     def __call__(
@@ -215,7 +217,8 @@ class NCSNpp(_Encoder):
             elif self.progressive == "residual":
                 if pyramid is None:
                     norm = layers.group_norm(h.shape[-1], name=f"up_{level}_pyramid_norm", dtype=self.dtype)
-                    conv = layers.conv3x3(h.shape[-1], name=f"up_{level}_pyramid_conv", dtype=self.dtype)
+                    axes = layers.spatial_axes(h)
+                    conv = layers.conv3x3(h.shape[-1], name=f"up_{level}_pyramid_conv", dtype=self.dtype, axes=axes)
                     pyramid = conv(act(norm(h)))
                 else:
                     pyramid = self._resampler(layers.Upsample, f"up_{level}_pyramid", h.shape[-1])(pyramid)
@@ -230,7 +233,7 @@ class NCSNpp(_Encoder):
         out = self._to_output(h, "out") if self.progressive != "output_skip" else pyramid
         assert out is not None
         out = out.astype(self._wide)
-        return out / self._sigma(cond)[:, None, None, None] if self.scale_by_sigma else out
+        return out / layers.over_space(self._sigma(cond), out) if self.scale_by_sigma else out
 
 
 class NCSNppClassifier(_Encoder):

@@ -70,6 +70,7 @@ class _Learnt:
     times: objectives.Times
     event_shape: tuple[int, ...]
     num_classes: int | None
+    discrete: bool = True
 
     @property
     def is_image(self) -> bool:
@@ -105,8 +106,9 @@ class Problem(_Learnt):
         sde: the forward process.
         network: the Flax module; unbound.
         times: draws training times.
-        event_shape: shape of one example, (H, W, C) or (D,).
+        event_shape: shape of one example, (H, W, C) of images, (D,) of vectors, (T, C) of signals, (D, H, W, C).
         num_classes: classes the network is conditioned on; None: unconditional.
+        discrete: whether the data are 8-bit levels, else floats; samples are saved as the data are.
     """
 
     def eps_fn(self, params: PyTree, *, labels=None, dropout_key=None) -> score.EpsFn:
@@ -144,7 +146,7 @@ class Problem(_Learnt):
         """Mean loss of a batch {"x": uint8 or float32 (batch, *event), "label": (batch,)}, and metrics (none)."""
         objective = self.config.objective
         loss_key, dropout_key = jax.random.split(key)
-        if self.config.data.uniform_dequantization and self.is_image:
+        if self.config.data.uniform_dequantization:
             loss_key, noise_key = jax.random.split(loss_key)
             x0 = dequantize(noise_key, batch["x"], centered=self.centered)
         else:
@@ -291,26 +293,38 @@ def sampling_times(config: SamplingConfig, sde: sdes.SDE):
     return times, {}
 
 
-def problem(config: Config, data_shape: tuple[int, ...], num_classes: int | None = None) -> Any:
+def problem(
+    config: Config,
+    data_shape: tuple[int, ...],
+    num_classes: int | None = None,
+    *,
+    discrete: bool | None = None,
+    resizable: bool = True,
+) -> Any:
     """The functions of a run: a `Problem`, a `Classifier` where the model is one, `latent.LatentProblem` with a VAE.
 
     Args:
         config: the settings.
-        data_shape: shape of one example, (H, W, C) for images and (D,) for vectors.
+        data_shape: shape of one example, as of `Problem.event_shape`.
         num_classes: classes of the data, if it has labels.
+        discrete: whether the data are uint8; None: as images mostly are, and other data not.
+        resizable: whether data.image_size is a setting of these data, for messages.
 
     Raises:
         ConfigError: settings that cannot work together; one line that names the key and the fix.
     """
     sde = process(config.sde)
     _check(config, sde, num_classes)
+    resize = "set data.image_size" if resizable and len(data_shape) == 3 else "give data of another size"
     if config.vae is not None:
         from sgmjax.training.latent import latent_problem
 
-        return latent_problem(config, sde, data_shape)
-    is_image = len(data_shape) == 3
-    if is_image and data_shape[0] != data_shape[1]:
-        raise ConfigError(f"data: images of {data_shape[0]} x {data_shape[1]}; set data.image_size for square ones")
+        return latent_problem(config, sde, data_shape, resize)
+    discrete = len(data_shape) == 3 if discrete is None else discrete
+    if config.data.uniform_dequantization and not discrete:
+        raise ConfigError(
+            "data.uniform_dequantization: is of 8-bit data; the data are floats, whose density needs none"
+        )
     channels = data_shape[-1]
     classifies = config.model.name in CLASSIFIERS
     try:
@@ -318,7 +332,8 @@ def problem(config: Config, data_shape: tuple[int, ...], num_classes: int | None
             config.model,
             in_channels=sde.k * channels,
             out_channels=(num_classes or 0) if classifies else sde.num_noised * channels,
-            image_size=data_shape[0] if is_image else None,
+            image_size=tuple(data_shape[:-1]),
+            resize=resize,
             centered=config.data.centered,
             dtype=jnp.dtype(config.train.compute_dtype),
         )
@@ -336,8 +351,9 @@ def problem(config: Config, data_shape: tuple[int, ...], num_classes: int | None
             anneal_power=objective.anneal_power,
         )  # fmt: skip
     if classifies:
-        return Classifier(config, sde, network, times, tuple(data_shape), num_classes)
-    return Problem(config, sde, network, times, tuple(data_shape), getattr(config.model, "num_classes", None))
+        return Classifier(config, sde, network, times, tuple(data_shape), num_classes, discrete)
+    conditional = getattr(config.model, "num_classes", None)
+    return Problem(config, sde, network, times, tuple(data_shape), conditional, discrete)
 
 
 def _check(config: Config, sde: sdes.SDE, num_classes: int | None) -> None:

@@ -27,6 +27,7 @@ FREE = (
     "train.keep_checkpoints",
     "train.max_bad_steps",
     "data.data_dir",
+    "data.path",
     "data.in_memory",
     "data.memory_limit_gb",
     "sampling.",

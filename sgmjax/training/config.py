@@ -47,6 +47,7 @@ from sgmjax.training.schema import (
     SubVPConfig,
     ThirdOrderConfig,
     TrainConfig,
+    UNet1dConfig,
     VEConfig,
     VPConfig,
 )
@@ -55,8 +56,8 @@ __all__ = [
     "CLASSIFIERS", "MODELS", "SDES", "CLDConfig", "Config", "ConfigError", "DataConfig", "DDPMConfig", "LatentConfig",
     "MLPClassifierConfig", "MLPConfig", "ModelConfig", "NCSNConfig", "NCSNppClassifierConfig", "NCSNppConfig",
     "NCSNv2Config", "NVAEConfig", "ObjectiveConfig", "OptimizerConfig", "PSLDConfig", "RecipeConfig", "SamplingConfig",
-    "SDEConfig", "SubVPConfig", "ThirdOrderConfig", "TrainConfig", "VEConfig", "VPConfig", "check", "complete",
-    "differences", "from_dict", "to_dict", "validate_for_devices",
+    "SDEConfig", "SubVPConfig", "ThirdOrderConfig", "TrainConfig", "UNet1dConfig", "VEConfig", "VPConfig", "check",
+    "complete", "differences", "from_dict", "to_dict", "validate_for_devices",
 ]  # fmt: skip
 
 
@@ -83,6 +84,7 @@ def check(config: Config) -> Config:
     Raises:
         ConfigError: naming the two settings and values that agree.
     """
+    _check_data(config.data)
     train, sampling = config.train, config.sampling
     if train.batch_size % train.grad_accumulation:
         raise ConfigError(
@@ -118,6 +120,24 @@ def check(config: Config) -> Config:
         if hasattr(sde, low) and getattr(sde, low) > getattr(sde, high):
             raise ConfigError(f"sde.{low}: {getattr(sde, low)} is above sde.{high}={getattr(sde, high)}; swap them")
     return config
+
+
+def _check_data(data: DataConfig) -> None:
+    """That what is set for arrays, or not for them, is read: nothing is ignored."""
+    if data.name != "npz":
+        if data.path is not None:
+            raise ConfigError(f"data.path: is read with data.name='npz', and data.name is {data.name!r}; set that too")
+        return
+    if data.path is None:
+        raise ConfigError("data.path: data.name='npz' needs the file of arrays, as --config.data.path=FILE.npz")
+    for key in ("data_dir", "split", "image_size", "in_memory", "memory_limit_gb", "num_samples"):
+        if (value := getattr(data, key)) != getattr(DataConfig(), key):
+            raise ConfigError(f"data.{key}: {value!r} means nothing for arrays (data.name='npz'); leave it out")
+    if data.eval_split not in ("test", None):
+        raise ConfigError(
+            f"data.eval_split: {data.eval_split!r}, and arrays have 'test' (x_test, or else one example in twenty); "
+            "use that, or None"
+        )
 
 
 def validate_for_devices(config: Config, device_count: int, process_count: int = 1) -> None:

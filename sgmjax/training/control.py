@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sgmjax import samplers
-from sgmjax.data import DataError, load, to_float
+from sgmjax.data import DataError, Dataset, load, to_float
 from sgmjax.samplers import registry
 from sgmjax.samplers.inpainting import check_mask
 from sgmjax.training import pictures
@@ -137,7 +137,12 @@ class Control:
             )
 
     def inputs(
-        self, word: str, problem: Problem, num: int, labels: np.ndarray | None
+        self,
+        word: str,
+        problem: Problem,
+        num: int,
+        labels: np.ndarray | None,
+        held_out: Callable[[], Dataset] | None = None,
     ) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
         """The inputs of `sample_fn` for `num` samples, from `read_inputs`; and the labels, those of the inputs if none.
 
@@ -146,9 +151,9 @@ class Control:
         if not self.needs_input:
             return {}, labels
         if self.interpolate:
-            x, _ = read_inputs(word, problem, num + 1)
+            x, _ = read_inputs(word, problem, num + 1, held_out)
             return {"x0": x[:-1], "x1": x[1:]}, labels
-        x, own = read_inputs(word, problem, min(num, COLUMNS))
+        x, own = read_inputs(word, problem, min(num, COLUMNS), held_out)
         turn = np.arange(num) % len(x)
         if labels is None and own is not None and problem.num_classes is not None:
             labels = own[turn]
@@ -245,9 +250,9 @@ class Control:
         """The samples (from `pictures.to_arrays`) below the inputs and what was kept of them, uint8 (H, W, 3)."""
         if self.interpolate or self.interpolate_samples:
             flat = samples.reshape(-1, *problem.event_shape)
-            return pictures.picture(flat, limit=12 * COLUMNS, columns=COLUMNS)
+            return pictures.picture(flat, limit=12 * COLUMNS, columns=COLUMNS, centered=problem.centered)
         if not inputs or not problem.is_image:
-            return pictures.picture(samples)
+            return pictures.picture(samples, centered=problem.centered)
         x0 = inputs["x0"][:COLUMNS]
         rows = [x0]
         if self.mask is not None:
@@ -255,8 +260,9 @@ class Control:
             rows.append(np.where(np.broadcast_to(self.mask > 0, x0.shape), x0, middle))
         if self.colorize:
             rows.append(np.broadcast_to(x0.mean(axis=-1, keepdims=True), x0.shape))
-        above = pictures.to_arrays(np.concatenate(rows), problem.is_image, problem.centered)
-        return pictures.picture(np.concatenate([above, samples]), limit=12 * len(x0), columns=len(x0))
+        above = pictures.to_arrays(np.concatenate(rows), problem.discrete, problem.centered)
+        shown = np.concatenate([above, samples])
+        return pictures.picture(shown, limit=12 * len(x0), columns=len(x0), centered=problem.centered)
 
 
 def load_classifier(path: str, problem: Problem, **options: Any) -> LoadedRun:
@@ -279,30 +285,30 @@ def read_mask(word: str, event_shape: tuple[int, ...]) -> np.ndarray:
     """The mask, 1 where the input is kept.
 
     Args:
-        word: "half" keeps the left half (of vectors the first coordinates), "center" all but the middle, else the path
-            of an .npz with `mask`, of zeros and ones, (H, W) or (H, W, C).
+        word: "half" keeps the left half (of vectors the first coordinates, of signals the first steps, of volumes the
+            first slices), "center" all but the middle, else the path of an .npz with `mask`, of zeros and ones, of the
+            shape of an example, or without its channels.
         event_shape: of the data.
 
     Raises:
         ConfigError: no such file or array, or a mask that does not fit.
     """
-    is_image = len(event_shape) == 3
-    mask = np.zeros((*event_shape[:-1], 1) if is_image else event_shape, np.float32)
+    space = event_shape[:-1]
+    mask = np.zeros((*space, 1) if space else event_shape, np.float32)
     if word == "half":
-        axis = 1 if is_image else 0
+        axis = 1 if len(space) == 2 else 0
         mask[(slice(None),) * axis + (slice(mask.shape[axis] // 2),)] = 1
         return mask
     if word == "center":
-        if not is_image:
-            raise ConfigError("--inpaint=center: needs images; use half")
-        height, width = event_shape[:2]
+        if not space:
+            raise ConfigError("--inpaint=center: needs images, signals or volumes; use half")
         mask[:] = 1
-        mask[height // 4 : height - height // 4, width // 4 : width - width // 4] = 0
+        mask[tuple(slice(side // 4, side - side // 4) for side in space)] = 0
         return mask
     if not word.endswith(".npz"):
         raise ConfigError(f"--inpaint: half, center, or an .npz with a mask; got {word!r}")
     mask = np.asarray(_read_npz(word, ("mask",), "--inpaint"), np.float32)
-    if is_image and mask.ndim == 2:
+    if space and mask.shape == space:
         mask = mask[..., None]
     try:
         check_mask(jnp.asarray(mask), event_shape)
@@ -311,18 +317,21 @@ def read_mask(word: str, event_shape: tuple[int, ...]) -> np.ndarray:
     return mask
 
 
-def read_inputs(word: str, problem: Problem, num: int) -> tuple[np.ndarray, np.ndarray | None]:
+def read_inputs(
+    word: str, problem: Problem, num: int, held_out: Callable[[], Dataset] | None = None
+) -> tuple[np.ndarray, np.ndarray | None]:
     """`num` inputs in the network's range, (num, *event) float32, in turn, and their labels if there are any.
 
     Args:
-        word: "test": the held-out data of the run's config; else the path of an .npz with `samples` or `x`, uint8 or in
-            the network's range, and perhaps `labels`.
+        word: "test": the held-out data; else the path of an .npz with `samples` or `x`, uint8 or in the network's
+            range, and perhaps `labels`.
+        held_out: gives the held-out data; None: those of the run's config.
 
     Raises:
         ConfigError: no such file, or data of another shape. DataError: no held-out data.
     """
     if word == "test":
-        dataset: Any = load(problem.config.data, "eval")
+        dataset: Any = load(problem.config.data, "eval") if held_out is None else held_out()
         batch = dataset.read(np.arange(min(num, dataset.num_examples)))
         x, labels = batch["x"], batch["label"] if dataset.num_classes is not None else None
     elif word.endswith(".npz"):

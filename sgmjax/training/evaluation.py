@@ -223,12 +223,13 @@ def _nfe(info: Any) -> Any:
     return info["nfe"] if isinstance(info, dict) else info.nfe
 
 
-def print_frechet(samples: np.ndarray, dataset: Any, limit: int = 10_000, max_size: int = 4096) -> None:
+def print_frechet(samples: np.ndarray, dataset: Any, centered: bool, limit: int = 10_000, max_size: int = 4096) -> None:
     """Prints the pixel-space Frechet distance of samples to the data, beside that of two halves of the data.
 
     Args:
-        samples: uint8 (num, H, W, C).
+        samples: (num, H, W, C), as the data are.
         dataset: has `num_examples` and `read`.
+        centered: whether floats are in [-1, 1], else in [0, 1].
         limit: real images used.
         max_size: numbers in an image above which nothing is printed: the covariance would not be worth its time.
     """
@@ -239,8 +240,10 @@ def print_frechet(samples: np.ndarray, dataset: Any, limit: int = 10_000, max_si
     real = dataset.read(np.arange(min(limit, dataset.num_examples)))["x"]
     order = np.random.default_rng(0).permutation(len(real))
     half = len(real) // 2
+    distance, floor = (
+        pixel_frechet(a, b, centered=centered) for a, b in ((samples, real), (real[order[:half]], real[order[half:]]))
+    )
     say(
-        f"pixel-space Frechet distance: {pixel_frechet(samples, real):.3f} between {len(samples)} samples and "
-        f"{len(real)} real images, {pixel_frechet(real[order[:half]], real[order[half:]]):.3f} between two halves of "
-        "the real ones"
+        f"pixel-space Frechet distance: {distance:.3f} between {len(samples)} samples and {len(real)} real images, "
+        f"{floor:.3f} between two halves of the real ones"
     )

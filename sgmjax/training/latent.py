@@ -68,6 +68,7 @@ class _Latent:
     first: int
 
     is_image = True
+    discrete = True
     centered = True
     num_classes = None
     remedies = _REMEDIES
@@ -422,22 +423,25 @@ class LatentProblem(_Latent):
         return images, nfe
 
 
-def latent_problem(config: Config, sde: sdes.SDE, data_shape: tuple[int, ...]) -> _Latent:
+def latent_problem(
+    config: Config, sde: sdes.SDE, data_shape: tuple[int, ...], resize: str = "set data.image_size"
+) -> _Latent:
     """The problem of a run with a section `vae`: its last stage.
 
     Args:
         config: the settings.
         sde: the process of the prior.
         data_shape: (H, W, C).
+        resize: what can be done about a size that does not fit, for messages.
 
     Raises:
         ConfigError: settings that cannot work together; one line that names the key and the fix.
     """
     assert config.vae is not None
     if len(data_shape) != 3:
-        raise ConfigError("vae: needs images, and the data are vectors; leave the section vae out")
+        raise ConfigError(f"vae: needs images, and examples have shape {tuple(data_shape)}; leave the section vae out")
     if data_shape[0] != data_shape[1]:
-        raise ConfigError(f"data: images of {data_shape[0]} x {data_shape[1]}; set data.image_size for square ones")
+        raise ConfigError(f"vae: needs square images, and these are {data_shape[0]} x {data_shape[1]}; {resize}")
     if not config.data.centered:
         raise ConfigError("data.centered: a VAE sees images in [-1, 1]; set it to True")
     if config.vae.decoder == "bin" and config.data.binarize == "none" and config.data.name in ("digits", "mnist"):
@@ -516,9 +520,13 @@ def check_images(config: Config, dataset: Any) -> None:
     """That the data suit the decoder: looks at some of them.
 
     Raises:
-        ConfigError: grey images for a binary decoder.
+        ConfigError: floats; grey images for a binary decoder.
     """
-    if config.vae is None or config.data.binarize == "dynamic":
+    if config.vae is None:
+        return
+    if not dataset.discrete:
+        raise ConfigError(f"vae: its decoders are for 8-bit images, and {dataset.name} has floats; give uint8")
+    if config.data.binarize == "dynamic":
         return
     some = dataset.read(np.unique(np.linspace(0, dataset.num_examples - 1, 64).astype(int)))["x"]
     try:

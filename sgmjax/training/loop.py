@@ -23,8 +23,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from sgmjax._inputs import InputError, read_array
+from sgmjax.data.examples import check_values
 from sgmjax.models import trainable_mask
-from sgmjax.training import earlier, evaluation, pictures, trouble, workdir
+from sgmjax.training import earlier, evaluation, horizon, pictures, trouble, workdir
 from sgmjax.training import sharding as sh
 from sgmjax.training.checkpoint import Checkpointer
 from sgmjax.training.config import Config, ConfigError, check, to_dict, validate_for_devices
@@ -124,28 +125,45 @@ def setup(
         found = f"accuracy in {accuracy}" if accuracy.exists() else f"samples in {path / 'samples' / 'final.npz'}"
         say(f"{path} is complete: {config.train.steps} steps, {found}")
         return Result("complete", config.train.steps, path)
+    given = dataset is not None
     if dataset is None:
         from sgmjax import data
 
         dataset = data.load(config.data, "train")
         if eval_dataset is None and config.data.eval_split is not None:
             eval_dataset = data.load(config.data, "eval")
-    if eval_dataset is not None and eval_dataset.shape != dataset.shape:
-        raise ConfigError(
-            f"data: training examples have shape {dataset.shape} and held-out ones {eval_dataset.shape}; "
-            "set data.image_size to give both one size"
-        )
+    resizable = not given and config.data.name != "npz"
+    _check_data(config, dataset, eval_dataset, resizable)
     if problem is None:
         from sgmjax.training import build
 
-        problem = build.problem(config, dataset.shape, dataset.num_classes)
+        options = {"discrete": dataset.discrete, "resizable": resizable}
+        problem = build.problem(config, dataset.shape, dataset.num_classes, **options)
     if config.vae is not None:
         from sgmjax.training.latent import check_images
 
         check_images(config, dataset)
-    run = Run(config, path, problem, dataset, eval_dataset, changed=changed)
+    for line in horizon.outlasting(config):
+        say(line)
+    run = Run(config, path, problem, dataset, eval_dataset, given=given, changed=changed)
     workdir.check_space(path, run.abstract, config.train.keep_checkpoints, dataset.shape, config.sampling.num)
     return run
+
+
+def _check_data(config: Config, dataset: Any, eval_dataset: Any, resizable: bool) -> None:
+    """That the two parts of the data fit one another, and what networks see is finite and in its range."""
+    check_values(dataset, config.data.centered)
+    if eval_dataset is None:
+        return
+    check_values(eval_dataset, config.data.centered)
+    if eval_dataset.shape != dataset.shape:
+        fix = "; set data.image_size to give both one size" if resizable else ""
+        raise ConfigError(
+            f"data: training examples have shape {dataset.shape} and held-out ones {eval_dataset.shape}{fix}"
+        )
+    if eval_dataset.discrete != dataset.discrete:
+        one, other = ("uint8" if part.discrete else "floats" for part in (dataset, eval_dataset))
+        raise ConfigError(f"data: training examples are {one} and held-out ones {other}; give both the same type")
 
 
 def _complete(path: Path, steps: int) -> bool:
@@ -189,8 +207,10 @@ class Run:
         dataset: Any,
         eval_dataset: Any,
         *,
+        given: bool = False,
         changed: Sequence[tuple[str, Any, Any]] = (),
     ):
+        self.given = given  # the data were given in Python: the folder says so to the commands
         self._new_settings = changed  # since the folder's run was last trained
         self.config, self.path, self.problem = config, path, problem
         self.dataset, self.eval_dataset = dataset, eval_dataset
@@ -322,8 +342,7 @@ class Run:
         workdir.write_config(
             self.path,
             self.config,
-            self.dataset.shape,
-            self.dataset.num_classes,
+            workdir.DataRecord.of(self.dataset, given=self.given),
             changed=self._new_settings,
             step=max(checkpointer.steps(), default=0),
         )
@@ -352,7 +371,7 @@ class Run:
             self._adopt(params, ema_params, step, event_shape, num_classes)
 
     def _adopt(self, params: Any, ema_params: Any, step: int, event_shape: Any, num_classes: int | None) -> None:
-        workdir.write_config(self.path, self.config, event_shape, num_classes)
+        workdir.write_config(self.path, self.config, workdir.DataRecord(event_shape, num_classes, discrete=True))
         checkpointer = Checkpointer(self.path, self.config.train.keep_checkpoints)
         try:
             with jax.set_mesh(self.mesh):
@@ -531,7 +550,8 @@ class Run:
             key = jax.random.fold_in(jax.random.fold_in(self.key, _SAMPLE), step)
             drawn = stage.preview(self._weights(state), self._place(key), self.config.sampling.grid_images)
             assert drawn is not None
-            image = pictures.picture(pictures.to_arrays(drawn[0], self.problem.is_image, self.problem.centered))
+            samples = pictures.to_arrays(drawn[0], self.problem.discrete, self.problem.centered)
+            image = pictures.picture(samples, centered=self.problem.centered)
             if jax.process_index() == 0:
                 pictures.save_picture(self.path / "samples" / f"step_{step}.png", image)
             writer.image(step, "samples", image)
@@ -578,14 +598,14 @@ class Run:
         drawn = self._final(self._weights(state), key, num, stop=lambda: interrupt.check(step))
         if drawn is None:
             return False
-        samples = pictures.to_arrays(drawn[0], self.problem.is_image, self.problem.centered)
+        samples = pictures.to_arrays(drawn[0], self.problem.discrete, self.problem.centered)
         folder = self.path / "samples"
         if jax.process_index() == 0:
-            pictures.save_picture(folder / "final.png", pictures.picture(samples))
+            pictures.save_picture(folder / "final.png", pictures.picture(samples, centered=self.problem.centered))
             pictures.save_arrays(folder / "final.npz", samples=samples, step=step, nfe=drawn[1])
         say(f"{num} samples, NFE {drawn[1]}, in {time.perf_counter() - start:.1f} s: {folder / 'final.npz'}")
         if self.problem.is_image and jax.process_index() == 0:
-            evaluation.print_frechet(samples, self.dataset)
+            evaluation.print_frechet(samples, self.dataset, self.problem.centered)
         return True
 
     def _report_accuracy(self, state: TrainState, step: int) -> None:

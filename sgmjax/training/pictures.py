@@ -1,4 +1,4 @@
-"""Samples on disk: grids of images, scatter plots of 2-D sets, and the arrays themselves."""
+"""Samples on disk: grids of images, scatter plots of 2-D sets, lines of signals, and the arrays themselves."""
 
 from __future__ import annotations
 
@@ -11,25 +11,39 @@ import numpy as np
 from sgmjax._inputs import replacing
 
 
-def to_arrays(x: np.ndarray, is_image: bool, centered: bool) -> np.ndarray:
-    """What is saved for samples in the network's range: uint8 (num, H, W, C) for images, else float32 (num, D)."""
+def to_arrays(x: np.ndarray, discrete: bool, centered: bool) -> np.ndarray:
+    """What is saved for samples (num, *event) in the network's range: uint8 levels if `discrete`, else float32."""
     x = np.asarray(x, np.float32)
-    if not is_image:
-        return x
-    unit = (x + 1) / 2 if centered else x
+    return to_levels(x, -1.0 if centered else 0.0, 1.0) if discrete else x
+
+
+def to_levels(x: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Floats as uint8, `low` as 0 and `high` as 255; values outside are clipped."""
+    unit = (x - low) / max(high - low, 1e-12)
     return np.round(np.clip(np.nan_to_num(unit), 0, 1) * 255).astype(np.uint8)
 
 
-def picture(samples: np.ndarray, limit: int = 100, columns: int | None = None) -> np.ndarray:
+def picture(samples: np.ndarray, limit: int = 100, columns: int | None = None, *, centered: bool = True) -> np.ndarray:
     """One picture of many samples, uint8 (H, W, 3).
 
     Args:
-        samples: from `to_arrays`. Images are laid out in a grid, small ones enlarged by a whole factor; of vectors the
-            first two coordinates are plotted.
-        limit: images shown; vectors are shown all.
+        samples: from `to_arrays`. Images are laid out in a grid, small ones enlarged by a whole factor, of volumes the
+            middle slice; of vectors the first two coordinates are plotted, signals as lines.
+        limit: images shown; vectors are shown all, of signals at most 25.
         columns: of the grid; None: about as many as rows.
+        centered: whether images of floats are in [-1, 1], else in [0, 1]. Volumes of floats go from their least value
+            to their largest.
     """
-    return _grid(samples[:limit], columns) if samples.ndim == 4 else _scatter(samples)
+    if samples.ndim == 2:
+        return _scatter(samples)
+    if samples.ndim == 3:
+        return _lines(samples[: min(limit, 25)])
+    shown = samples[:limit]
+    low, high = -1.0 if centered else 0.0, 1.0
+    if samples.ndim == 5:
+        shown = shown[:, shown.shape[1] // 2]
+        low, high = float(np.min(shown)), float(np.max(shown))
+    return _grid(shown if shown.dtype == np.uint8 else to_levels(shown, low, high), columns)
 
 
 def _grid(images: np.ndarray, columns: int | None) -> np.ndarray:
@@ -48,17 +62,39 @@ def _grid(images: np.ndarray, columns: int | None) -> np.ndarray:
 
 
 def _scatter(points: np.ndarray) -> np.ndarray:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure  # no pyplot: no global state, no display
-
-    figure = Figure(figsize=(5, 5), dpi=100, layout="constrained")
-    canvas = FigureCanvasAgg(figure)
+    figure = _figure(5, 5)
     axes = figure.add_subplot()
     second = points[:, 1] if points.shape[1] > 1 else np.zeros(len(points))
     axes.scatter(points[:, 0], second, s=4, alpha=0.4, linewidths=0)
     axes.set_aspect("equal", adjustable="datalim")
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    return _drawn(figure)
+
+
+def _lines(signals: np.ndarray) -> np.ndarray:
+    """A panel for each signal (T, C), a line for each of its channels, all with one scale."""
+    columns = math.ceil(math.sqrt(len(signals)))
+    rows = math.ceil(len(signals) / columns)
+    figure = _figure(1 + 2 * columns, 0.5 + 1.2 * rows)
+    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
+    for panel, signal in zip(panels, signals, strict=False):
+        panel.plot(signal, linewidth=0.8)
+    for panel in panels[len(signals) :]:
+        panel.axis("off")
+    return _drawn(figure)
+
+
+def _figure(width: float, height: float) -> Any:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure  # no pyplot: no global state, no display
+
+    figure = Figure(figsize=(width, height), dpi=100, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _drawn(figure: Any) -> np.ndarray:
+    figure.canvas.draw()
+    return np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()
 
 
 def save_picture(path: str | os.PathLike, image: np.ndarray) -> None:

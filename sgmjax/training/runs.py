@@ -10,10 +10,12 @@ import contextlib
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 
+from sgmjax.data import DataError, Dataset, load, npz
+from sgmjax.data.examples import check_values
 from sgmjax.training import build, workdir
 from sgmjax.training.checkpoint import Checkpointer
 from sgmjax.training.config import from_dict, to_dict
@@ -65,8 +67,8 @@ def load_run(
         settings["sampling"]["options"] = {}  # another sampler's
     options = dict(settings["sampling"]["options"]) | dict(given.pop("options", {}))
     settings["sampling"] |= given | {"options": options}
-    shape, num_classes = workdir.read_data_shape(path)
-    problem: Any = build.problem(from_dict(settings), shape, num_classes)
+    about = workdir.read_data(path)
+    problem: Any = build.problem(from_dict(settings), about.shape, about.num_classes, discrete=about.discrete)
     if sharding is None:
         sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     stateful = hasattr(problem, "init_state")
@@ -86,6 +88,42 @@ def load_run(
         steps = problem.config.train.steps
         problem = next(part for end, part in problem.stages(steps) if step <= end)
     return LoadedRun(problem, params, step)
+
+
+def load_data(
+    path: str | os.PathLike, problem: Any, split: Literal["train", "eval"], file: str | None = None
+) -> Dataset:
+    """The data of a run, for what is done with it afterwards.
+
+    Args:
+        path: the run folder.
+        problem: of the run.
+        split: training or held-out data.
+        file: an .npz with the data to use instead (flag --data), see `sgmjax.data.npz.load_given`.
+
+    Raises:
+        DataError: no such data, or others than the run was trained on. InputError: a file that is no such archive.
+    """
+    if file is not None:
+        dataset = npz.load_given(file, split)
+    elif workdir.read_data(path).given:
+        raise DataError(
+            f"--data: the run in {path} was trained on a data set given in Python, which its folder does not hold; "
+            "give held-out data, as --data=FILE.npz with arrays x and, for classes, labels"
+        )
+    else:
+        dataset = load(problem.config.data, split)
+    ours, found = (problem.event_shape, problem.discrete), (dataset.shape, dataset.discrete)
+    if ours != found:
+        one, other = (f"{'uint8' if d else 'float32'} examples of shape {tuple(s)}" for s, d in (ours, found))
+        raise DataError(f"{dataset.name}: the run in {path} was trained on {one}, and these are {other}")
+    wanted, have = problem.num_classes, dataset.num_classes
+    if wanted is not None and have is None:
+        raise DataError(f"{dataset.name}: has no labels, and the network of the run is told the class; add labels")
+    if wanted is not None and have is not None and have > wanted:
+        raise DataError(f"{dataset.name}: labels up to {have - 1}, and the run has classes 0 to {wanted - 1}")
+    check_values(dataset, problem.centered)
+    return dataset
 
 
 @contextlib.contextmanager

@@ -44,11 +44,13 @@ def _section(cls):
 class DataConfig:
     """What is trained on.
 
-    `name`: `digits` (scikit-learn, embedded), a 2-D set of `sgmjax.data.toy`, `folder`, or any TFDS image set.
+    `name`: `digits` (scikit-learn, embedded), a 2-D set of `sgmjax.data.toy`, `folder`, `npz` (arrays), or any TFDS
+    image set.
     """
 
     name: str = "digits"
     data_dir: UserPath | None = None  # TFDS directory (default ~/tensorflow_datasets); for `folder` the image folder
+    path: UserPath | None = None  # for `npz`: the file, with arrays x, labels, and perhaps x_test, labels_test
     split: str = "train"
     eval_split: str | None = "test"  # held-out data; None: no evaluation loss. `digits` holds out its own split.
     image_size: PositiveInt | None = None  # square; None keeps the size of the data (which must then be one size)
@@ -241,12 +243,29 @@ class NCSNv2Config:
 
 @_section
 class MLPConfig:
-    """Residual MLP for vectors (2-D sets)."""
+    """Residual MLP for vectors (2-D sets); signals and volumes are flattened."""
 
     name: Literal["mlp"] = "mlp"
     width: PositiveInt = 128
     depth: PositiveInt = 4
     num_classes: PositiveInt | None = None
+
+
+@_section
+class UNet1dConfig:
+    """A small U-Net for signals (T, C): NCSN++ with convolutions along time. T is a multiple of 2^(levels - 1)."""
+
+    name: Literal["unet1d"] = "unet1d"
+    nf: PositiveInt = 64
+    ch_mult: tuple[PositiveInt, ...] = (1, 2, 2)
+    num_res_blocks: PositiveInt = 2
+    attn_resolutions: tuple[PositiveInt, ...] = ()  # lengths, T halved once per entry of ch_mult after the first
+    dropout: Fraction = 0.0
+    embedding_type: Literal["positional", "fourier"] = "fourier"
+    fourier_scale: PositiveFloat = 16.0
+    nonlinearity: Literal["swish", "elu", "relu", "lrelu"] = "swish"
+    num_classes: PositiveInt | None = None
+    remat: bool = False
 
 
 @_section
@@ -306,6 +325,7 @@ ModelConfig = (
     | NCSNConfig
     | NCSNv2Config
     | MLPConfig
+    | UNet1dConfig
     | CLDToyMLPConfig
     | CLDToyResNetConfig
     | NCSNppClassifierConfig
@@ -317,6 +337,7 @@ MODELS: dict[str, type] = {
     "ncsn": NCSNConfig,
     "ncsnv2": NCSNv2Config,
     "mlp": MLPConfig,
+    "unet1d": UNet1dConfig,
     "cld_toy_mlp": CLDToyMLPConfig,
     "cld_toy_resnet": CLDToyResNetConfig,
     "ncsnpp_classifier": NCSNppClassifierConfig,
@@ -404,10 +425,11 @@ class OptimizerConfig:
     beta2: Fraction = 0.999
     eps: PositiveFloat = 1e-8
     weight_decay: NonNegativeFloat = 0.0
-    warmup_steps: NonNegativeInt = 5000  # linear from 0
+    warmup_steps: NonNegativeInt = 100  # linear from 0; published runs: 5000
     grad_clip: PositiveFloat | None = 1.0  # global norm
     ema_decay: Fraction = 0.9999
-    ema_warmup: bool = False  # True: min(decay, (1 + n) / (10 + n)), as score_sde and CLD
+    # True: min(decay, (1 + n) / (10 + n)) after n steps, as score_sde and CLD, which fits a run of any length.
+    ema_warmup: bool = True
 
 
 LatentMode = Literal[
@@ -429,13 +451,13 @@ class LatentConfig:
     vae_from: UserPath | None = None  # run folder whose VAE is the beginning [vae_checkpoint]
     vae_optimizer: OptimizerConfig = OptimizerConfig(
         name="adamax", learning_rate=1e-2, learning_rate_min=1e-4, eps=1e-3, weight_decay=3e-4, warmup_steps=1000,
-        grad_clip=None, ema_decay=0.0,
+        grad_clip=None, ema_decay=0.0, ema_warmup=False,
     )  # fmt: skip
     # From here on: the second stage.
     train_vae: bool = True  # False: frozen, only the prior is trained
     vae_finetune: OptimizerConfig = OptimizerConfig(
         name="adamw", learning_rate=1e-4, learning_rate_min=1e-5, eps=1e-3, weight_decay=3e-4, warmup_steps=1000,
-        grad_clip=None, ema_decay=0.0,
+        grad_clip=None, ema_decay=0.0, ema_warmup=False,
     )  # fmt: skip
     p_weighting: LatentMode = "ll_iw"  # of the prior's objective [iw_sample_p]
     q_weighting: Literal["reweight_p_samples", "ll_uniform", "ll_iw"] = "reweight_p_samples"  # of the VAE's

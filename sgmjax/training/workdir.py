@@ -14,7 +14,7 @@ import platform
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -128,8 +128,29 @@ def read_config(path: str | os.PathLike) -> Config:
         raise WorkdirError(f"cannot read {file}: {type(error).__name__}: {one_line(error)}") from error
 
 
-def read_data_shape(path: str | os.PathLike) -> tuple[tuple[int, ...], int | None]:
-    """Event shape and number of classes of the data that a run folder's model was trained on.
+class DataRecord(NamedTuple):
+    """What a run folder says of the data that its model was trained on.
+
+    Attributes:
+        shape: of one example.
+        num_classes: or None.
+        discrete: whether they are uint8.
+        given: whether they were given in Python, so that the config does not say where they are.
+    """
+
+    shape: tuple[int, ...]
+    num_classes: int | None
+    discrete: bool
+    given: bool = False
+
+    @classmethod
+    def of(cls, dataset: Any, *, given: bool = False) -> DataRecord:
+        """What is to be recorded of a data set."""
+        return cls(tuple(dataset.shape), dataset.num_classes, dataset.discrete, given)
+
+
+def read_data(path: str | os.PathLike) -> DataRecord:
+    """The record of a run folder's data.
 
     Raises:
         WorkdirError: as `read_config`.
@@ -142,8 +163,9 @@ def read_data_shape(path: str | os.PathLike) -> tuple[tuple[int, ...], int | Non
             raise ValueError(f"data.shape must be positive integers, not {shape}")
         if classes is not None and not _is_size(classes):
             raise ValueError(f"data.num_classes must be a positive integer or null, not {classes}")
-        return tuple(shape), classes
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        discrete = data.get("discrete", len(shape) == 3)  # of folders that do not say it only images were
+        return DataRecord(tuple(shape), classes, bool(discrete), bool(data.get("given", False)))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise WorkdirError(f"cannot read {file}: {type(error).__name__}: {one_line(error)}") from error
 
 
@@ -154,18 +176,17 @@ def _is_size(value: Any) -> bool:
 def write_config(
     path: Path,
     config: Config,
-    event_shape: tuple[int, ...],
-    num_classes: int | None,
+    data: DataRecord,
     *,
     changed: Sequence[tuple[str, Any, Any]] = (),
     step: int = 0,
 ) -> None:
-    """Writes `config.json`: the config, the shape of the data, and the versions that it ran with.
+    """Writes `config.json`: the config, what the data are, and the versions that it ran with.
 
     Args:
         path: the run folder.
         config: the settings.
-        event_shape, num_classes: of the data.
+        data: what the model is trained on.
         changed: settings that change at `step`, as (name, old, new); added to the record of earlier changes.
         step: steps taken.
     """
@@ -177,7 +198,7 @@ def write_config(
     packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "diffrax", "numpy")
     record = {
         "config": to_dict(config),
-        "data": {"shape": list(event_shape), "num_classes": num_classes},
+        "data": {name: value for name, value in data._asdict().items() if value is not None or name == "num_classes"},
         **({"changes": made} if made else {}),
         "versions": {
             "sgmjax": version(),

@@ -234,8 +234,8 @@ def test_senseless_arguments(arguments):
 
 
 def test_bad_arrays():
-    with pytest.raises(DataError, match="expected uint8 images"):
-        ArrayDataset("a", np.zeros((2, 3, 3, 1), np.float32))
+    with pytest.raises(DataError, match="neither 8-bit levels nor floats"):
+        ArrayDataset("a", np.zeros((2, 3, 3, 1), np.int32))
     with pytest.raises(DataError, match="labels of shape"):
         ArrayDataset("a", np.zeros((2, 3), np.float32), np.zeros(3))
     with pytest.raises(DataError, match="no examples"):

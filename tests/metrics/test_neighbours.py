@@ -10,9 +10,10 @@ import pytest
 from scipy.spatial.distance import cdist
 from scipy.stats import norm
 
-from sgmjax import data, evaluate
+from sgmjax import evaluate
 from sgmjax.data import ArrayDataset
 from sgmjax.metrics import memorisation, nearest, neighbours, picture_rows
+from sgmjax.training import runs
 from sgmjax.training import sharding as sh
 from sgmjax.training.config import DataConfig, SamplingConfig
 
@@ -133,15 +134,16 @@ def test_metric_of_evaluate(monkeypatch):
     training = ArrayDataset("pixels", np.random.default_rng(0).integers(0, 256, (50, 2, 2, 1)).astype(np.uint8))
     held_out = ArrayDataset("pixels", np.random.default_rng(1).integers(0, 256, (40, 2, 2, 1)).astype(np.uint8))
     samples = np.concatenate([training.read(np.arange(12))["x"], held_out.read(np.arange(12))["x"]])
-    monkeypatch.setattr(data, "load", lambda config, split: {"train": training, "eval": held_out}[split])
+    parts = {"train": training, "eval": held_out}
+    monkeypatch.setattr(runs, "load_data", lambda path, problem, split, file: parts[split])
 
     def sample_fn(params, key, num):
         return jnp.asarray(samples[:num], jnp.float32) / 127.5 - 1, {"nfe": 7}
 
     config = types.SimpleNamespace(sampling=SamplingConfig(batch_size=24), data=DataConfig())
-    problem = types.SimpleNamespace(sample_fn=sample_fn, is_image=True, centered=True, config=config)
+    problem = types.SimpleNamespace(sample_fn=sample_fn, is_image=True, discrete=True, centered=True, config=config)
     run = types.SimpleNamespace(problem=problem, params=jnp.zeros(()))
-    values = types.SimpleNamespace(num=24, batch_size=None, seed=0, nearest=3, split="test")
+    values = types.SimpleNamespace(num=24, batch_size=None, seed=0, nearest=3, split="test", workdir="run", data=None)
     lines, result, image = evaluate.neighbours(values, run, held_out, sh.make_mesh())
     assert "of 24 samples" in lines[0] and "of 40 held-out images" in lines[0] and "of the samples" in lines[1]
     assert result["results"]["share_below"] >= 0.5 and result["results"]["smallest"] == 0.0

@@ -18,7 +18,7 @@ from sgmjax.training.state import (
     make_optimizer,
 )
 
-CONSTANT = {"warmup_steps": 0, "grad_clip": None}
+CONSTANT = {"warmup_steps": 0, "grad_clip": None, "ema_warmup": False}
 
 
 def test_learning_rate_rises_then_falls_by_half_a_cosine():

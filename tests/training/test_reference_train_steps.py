@@ -170,7 +170,7 @@ def test_psld(reference):
         sde,
         OptimizerConfig(
             learning_rate=config["lr"], warmup_steps=config["warmup"], grad_clip=config["grad_clip"],
-            ema_decay=config["ema_decay"],
+            ema_decay=config["ema_decay"], ema_warmup=False,
         ),
         draws,
         matching=matching,

@@ -273,7 +273,7 @@ def test_configs_that_are_none(folder, edit):
     path.write_text(edit(json.loads(path.read_text())))
     with pytest.raises(workdir.WorkdirError) as error:
         workdir.read_config(folder)
-        workdir.read_data_shape(folder)
+        workdir.read_data(folder)
     assert str(path) in one_line(error)
 
 

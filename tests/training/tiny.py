@@ -20,7 +20,7 @@ from sgmjax.training.config import Config, from_dict
 SETTINGS: dict[str, Any] = {
     "data": {"name": "ring", "eval_split": None},
     "model": {"name": "mlp"},
-    "optimizer": {"learning_rate": 1e-2, "warmup_steps": 5, "ema_decay": 0.9},
+    "optimizer": {"learning_rate": 1e-2, "warmup_steps": 5, "ema_decay": 0.9, "ema_warmup": False},
     "train": {
         "steps": 20,
         "batch_size": 16,
@@ -56,6 +56,7 @@ class Problem:
 
     event_shape = (2,)
     is_image = False
+    discrete = False
     centered = True
 
     def __init__(self, noisy: bool = True, bad: float = np.inf, delay: float = 0.0, width: int = 32):

@@ -1,0 +1,99 @@
+"""Arrays of an .npz file as a data set.
+
+The file holds `x` (or `images`, `samples`, `x_train`) and perhaps `labels` (`label`, `y`, `y_train`); as held-out data
+perhaps `x_test`, and `labels_test` (`y_test`, ...). Without them one example in twenty is held out, by a fixed rule.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from sgmjax._inputs import check_labels, read_arrays, shown
+from sgmjax.data.base import DataError
+from sgmjax.data.examples import as_examples
+from sgmjax.data.memory import ArrayDataset, arrays
+
+HELD_OUT = 20  # one example in twenty where the file has no held-out ones
+_SPLIT_SEED = 0
+_X = ("x", "images", "samples")
+_LABELS = ("labels", "label", "y")
+
+
+def load(path: str, split: str, *, hold_out: bool = True, flip: bool = False) -> ArrayDataset:
+    """The training or held-out part of an .npz (or the array of an .npy, without labels).
+
+    Args:
+        path: the file.
+        split: `train` or `eval`.
+        hold_out: whether one example in twenty is held out where the file has no held-out ones; else all train.
+        flip: as of `sgmjax.data.arrays`.
+
+    Raises:
+        InputError: a file that is no such archive. DataError: arrays that are no examples.
+    """
+    x, labels, held_out = _read(path, "data.path")
+    if held_out is None and (hold_out or split == "eval"):
+        mine = _held_out(len(x), path) == (split == "eval")
+        parts = x[mine], labels if labels is None else labels[mine]
+    else:
+        parts = (x, labels) if split == "train" or held_out is None else held_out
+    return _named(path, split, parts, labels, flip)
+
+
+def load_given(path: str, split: str, what: str = "--data") -> ArrayDataset:
+    """The data of one command: `x_test` of a file if it has them, else all its `x` are held-out data.
+
+    Args:
+        path: the file.
+        split: `train` or `eval`.
+        what: for messages.
+
+    Raises:
+        As `load`; no training part.
+    """
+    x, labels, held_out = _read(path, what)
+    if split == "train" and held_out is None:
+        raise DataError(f"{what}: {shown(path)} has no training part: give x with the training data, x_test held-out")
+    return _named(path, split, (x, labels) if split == "train" or held_out is None else held_out, labels, False)
+
+
+def _read(path: str, what: str) -> tuple[np.ndarray, np.ndarray | None, tuple[np.ndarray, np.ndarray | None] | None]:
+    """x, labels, and the held-out ones of both, or None."""
+    found = read_arrays(path, what)
+
+    def one(names: tuple[str, ...], suffixes: tuple[str, ...]) -> np.ndarray | None:
+        return next((found[n + s] for s in suffixes for n in names if n + s in found), None)
+
+    x, labels = one(_X, ("", "_train")), one(_LABELS, ("", "_train"))
+    x = found.get("") if x is None else x
+    if x is None:
+        have = ", ".join(map(shown, found)) or "none"
+        raise DataError(f"{what}: {shown(path)} has no array x (nor {', '.join(_X[1:])}, x_train); it has {have}")
+    x_test, labels_test = one(_X, ("_test",)), one(_LABELS, ("_test",))
+    file = shown(path)
+    if (labels is None) != (labels_test is None) and (x_test is not None or labels is None):
+        has, lacks = ("labels_test", "labels") if labels is None else ("labels", "labels_test")
+        raise DataError(f"{what}: {file} has {has} and no {lacks}; give both or neither")
+    if x_test is None and labels_test is not None:
+        raise DataError(f"{what}: {file} has labels_test and no x_test")
+    x = as_examples(x, f"{file}: x")
+    if labels is not None:
+        check_labels(labels, None, f"{file}: labels", length=len(x))
+    return x, labels, None if x_test is None else (as_examples(x_test, f"{file}: x_test"), labels_test)
+
+
+def _named(path: str, split: str, parts: Any, labels: np.ndarray | None, flip: bool) -> ArrayDataset:
+    """The part of a file as a data set, whose classes are those of all its training labels."""
+    num_classes = None if labels is None else int(labels.max(initial=-1)) + 1
+    return arrays(*parts, name=f"{shown(path)} ({split})", num_classes=num_classes, flip=flip)
+
+
+def _held_out(num: int, path: str) -> np.ndarray:
+    """Whether each example is held out, `(num,)` bool."""
+    if num < 2:
+        raise DataError(f"{shown(path)}: of one example none can be held out; give x_test, or data.eval_split=None")
+    held_out = np.zeros(num, bool)
+    held_out[np.random.default_rng(_SPLIT_SEED).permutation(num)[: max(1, num // HELD_OUT)]] = True
+    return held_out
