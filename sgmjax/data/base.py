@@ -160,6 +160,7 @@ class Dataset:
         shape: the event shape, `(H, W, C)` or `(D,)`.
         num_examples: how many.
         num_classes: number of label values, or None when the examples carry no labels (labels are then 0).
+        class_names: what the labels 0, 1, ... are called, or None when that is not known.
         is_image: whether `x` is uint8 images (else float32 vectors).
         flip: whether training batches flip images left to right with probability 1/2.
         in_memory: whether `arrays` works.
@@ -174,6 +175,7 @@ class Dataset:
         num_examples: int,
         *,
         num_classes: int | None = None,
+        class_names: tuple[str, ...] | None = None,
         is_image: bool = True,
         flip: bool = False,
     ):
@@ -183,6 +185,7 @@ class Dataset:
         self.shape = tuple(shape)
         self.num_examples = num_examples
         self.num_classes = num_classes
+        self.class_names = class_names
         self.is_image = is_image
         self.flip = flip and is_image
 

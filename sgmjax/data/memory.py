@@ -5,12 +5,13 @@ from __future__ import annotations
 import queue
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from sgmjax.data.base import Batch, DataError, Dataset
+from sgmjax.data.classes import checked_labels
 
 PREFETCH = 4  # batches prepared ahead
 
@@ -74,12 +75,14 @@ class ArrayDataset(Dataset):
     Args:
         name: for messages.
         x: `(n, H, W, C)` uint8 images, or `(n, D)` float32 vectors.
-        label: `(n,)` integers, or None.
-        num_classes: number of label values, or None.
+        label: `(n,)` integers 0 ... num_classes - 1, or None.
+        num_classes: number of classes; None: as many as the labels show, if every one from 0 on is among them.
+        class_names: their names, in the order of their numbers; or None.
         flip: flip training batches left to right with probability 1/2 (images only).
 
     Raises:
-        DataError: for another dtype or rank, labels of another length, or no examples.
+        DataError: for another dtype or rank, no examples, and labels of another length, of another dtype than integers
+            or out of range.
     """
 
     in_memory = True
@@ -91,6 +94,7 @@ class ArrayDataset(Dataset):
         label: np.ndarray | None = None,
         *,
         num_classes: int | None = None,
+        class_names: Sequence[str] | None = None,
         flip: bool = False,
     ):
         is_image = x.ndim == 4 and x.dtype == np.uint8
@@ -98,13 +102,11 @@ class ArrayDataset(Dataset):
             raise DataError(
                 f"{name}: expected uint8 images (n, H, W, C) or float32 vectors (n, D), got {x.dtype} {x.shape}"
             )
-        if label is None:
-            label = np.zeros(len(x), np.int32)
-        if label.shape != (len(x),):
-            raise DataError(f"{name}: {len(x)} examples but labels of shape {label.shape}")
-        super().__init__(name, x.shape[1:], len(x), num_classes=num_classes, is_image=is_image, flip=flip)
+        self._label, classes, names = checked_labels(label, len(x), num_classes, class_names, name)
+        super().__init__(
+            name, x.shape[1:], len(x), num_classes=classes, class_names=names, is_image=is_image, flip=flip
+        )
         self._x = np.ascontiguousarray(x)
-        self._label = label.astype(np.int32)
 
     def read(self, indices: np.ndarray, flips: np.ndarray | None = None) -> Batch:
         x = self._x[indices]
