@@ -117,11 +117,10 @@ def evaluate(values: Any) -> None:
     """
     import jax
 
-    from sgmjax import data
     from sgmjax.training import sharding as sh
     from sgmjax.training.logging import say
     from sgmjax.training.pictures import save_picture
-    from sgmjax.training.runs import load_run
+    from sgmjax.training.runs import load_data, load_run
 
     path = Path(values.workdir)
     mesh = sh.make_mesh()
@@ -134,7 +133,7 @@ def evaluate(values: Any) -> None:
         raise _cli.UsageError("--metrics: nelbo is for runs with a VAE; use bpd")
     if "bpd" in values.metrics and has_vae:
         raise _cli.UsageError("--metrics: bpd is of models of the data themselves; for a run with a VAE use nelbo")
-    dataset = data.load(run.problem.config.data, "eval" if values.split == "test" else "train")
+    dataset = load_data(run.problem, "eval" if values.split == "test" else "train")
     for name in values.metrics:
         measure = {"bpd": likelihood, "frechet": frechet, "neighbours": neighbours, "nelbo": nelbo}[name]
         say(f"{name} on {dataset.name}, step {run.step} of {path} ...")

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from sgmjax._inputs import InputError, check_labels, shown
-from sgmjax.data.base import DataError
+from sgmjax.data.base import DataError, Dataset
 
 Names = tuple[str, ...]
 
@@ -111,20 +111,29 @@ def checked_labels(
     return values.astype(np.int32), num_classes, names
 
 
-def check_same(ours: Names | None, theirs: Names | None, what: str) -> None:
-    """Checks that two sets number the same classes in the same way; nothing is known of one without names.
+def check_same(num_classes: int | None, names: Names | None, dataset: Dataset) -> None:
+    """Checks that the labels of other data mean what those of training mean.
+
+    Args:
+        num_classes, names: of the training data; without names only the number is compared.
+        dataset: the other data.
 
     Raises:
-        DataError: naming the first class that differs.
+        DataError: another number of classes, or the first of another name.
     """
-    if ours is None or theirs is None or ours == theirs:
-        return
-    if len(ours) != len(theirs):
-        differ = f"there are {len(theirs)} ({listed(theirs)}) and not {len(ours)} ({listed(ours)})"
+    theirs = dataset.class_names
+    if dataset.num_classes != num_classes:
+        have, trained = (
+            "no labels" if n is None else f"{n} classes" + ("" if c is None or plain(c) else f" ({listed(c)})")
+            for n, c in ((dataset.num_classes, theirs), (num_classes, names))
+        )
+        differ = f"have {have}, training had {trained}"
+    elif names is not None and theirs is not None and names != theirs:
+        place = next(i for i, (a, b) in enumerate(zip(names, theirs, strict=True)) if a != b)
+        differ = f"have the class {place} {shown(theirs[place])!r}, which in training was {shown(names[place])!r}"
     else:
-        place = next(i for i, (a, b) in enumerate(zip(ours, theirs, strict=True)) if a != b)
-        differ = f"{place} is {shown(theirs[place])!r} and not {shown(ours[place])!r}"
-    raise DataError(f"{what}: {differ}; the labels would mean other things. Use the data that the run was trained on")
+        return
+    raise DataError(f"{dataset.name}: the data {differ}; the network knows the classes of its training, so use these")
 
 
 def _is_number(word: str) -> bool:

@@ -20,11 +20,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sgmjax.data.classes import check_same, listed, plain
 from sgmjax.models import trainable_mask
 from sgmjax.training import evaluation, pictures, workdir
 from sgmjax.training import sharding as sh
 from sgmjax.training.checkpoint import Checkpointer
-from sgmjax.training.config import Config, ConfigError, check, to_dict, validate_for_devices
+from sgmjax.training.config import CLASSIFIERS, Config, ConfigError, check, to_dict, validate_for_devices
 from sgmjax.training.interrupt import Interrupt
 from sgmjax.training.logging import MetricsWriter, Progress, say
 from sgmjax.training.packing import GroupedPacking, Packing
@@ -105,14 +106,21 @@ def setup(
         if eval_dataset is None and config.data.eval_split is not None:
             eval_dataset = data.load(config.data, "eval")
     if eval_dataset is not None and eval_dataset.shape != dataset.shape:
+        same_size = eval_dataset.shape[:-1] == dataset.shape[:-1]
+        fix = "give both the same channels" if same_size else "set data.image_size to give both one size"
         raise ConfigError(
-            f"data: training examples have shape {dataset.shape} and held-out ones {eval_dataset.shape}; "
-            "set data.image_size to give both one size"
+            f"data: training examples have shape {dataset.shape} and held-out ones {eval_dataset.shape}; {fix}"
         )
+    if config.model.name in CLASSIFIERS or getattr(config.model, "num_classes", None) is not None:
+        workdir.check_classes(path, dataset)
+        if eval_dataset is not None:
+            check_same(dataset.num_classes, dataset.class_names, eval_dataset)
+    if not plain(dataset.class_names):
+        say(f"classes: {listed(dataset.class_names)}")
     if problem is None:
         from sgmjax.training import build
 
-        problem = build.problem(config, dataset.shape, dataset.num_classes)
+        problem = build.problem(config, dataset.shape, dataset.num_classes, dataset.class_names)
     if config.vae is not None:
         from sgmjax.training.latent import check_images
 
@@ -270,7 +278,9 @@ class Run:
     def execute(self) -> Result:
         """Restores or starts, takes the remaining steps, draws the final samples."""
         train = self.config.train
-        workdir.write_config(self.path, self.config, self.dataset.shape, self.dataset.num_classes)
+        workdir.write_config(
+            self.path, self.config, self.dataset.shape, self.dataset.num_classes, self.dataset.class_names
+        )
         checkpointer = Checkpointer(self.path, train.keep_checkpoints)
         try:
             with jax.set_mesh(self.mesh), Interrupt() as interrupt:

@@ -10,10 +10,12 @@ import contextlib
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 
+from sgmjax import data
+from sgmjax.data.classes import check_same
 from sgmjax.training import build, workdir
 from sgmjax.training.checkpoint import Checkpointer
 from sgmjax.training.config import from_dict, to_dict
@@ -66,7 +68,7 @@ def load_run(
     options = dict(settings["sampling"]["options"]) | dict(given.pop("options", {}))
     settings["sampling"] |= given | {"options": options}
     shape, num_classes = workdir.read_data_shape(path)
-    problem: Any = build.problem(from_dict(settings), shape, num_classes)
+    problem: Any = build.problem(from_dict(settings), shape, num_classes, workdir.read_class_names(path))
     if sharding is None:
         sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     stateful = hasattr(problem, "init_state")
@@ -86,6 +88,18 @@ def load_run(
         steps = problem.config.train.steps
         problem = next(part for end, part in problem.stages(steps) if step <= end)
     return LoadedRun(problem, params, step)
+
+
+def load_data(problem: Any, split: Literal["train", "eval"]) -> data.Dataset:
+    """A part of the data of a run, whose labels mean what they did in training.
+
+    Raises:
+        DataError: as `data.load`; classes that are not those which the network was trained on.
+    """
+    dataset = data.load(problem.config.data, split)
+    if problem.num_classes is not None:
+        check_same(problem.num_classes, problem.class_names, dataset)
+    return dataset
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ import jax
 import numpy as np
 
 from sgmjax._inputs import InputError, replacing
+from sgmjax.data.classes import check_same
 from sgmjax.training.config import Config, ConfigError, differences, from_dict, to_dict
 
 # Settings that a run may be continued with another value of: they change what is shown or kept, not what is learnt.
@@ -141,14 +142,45 @@ def read_data_shape(path: str | os.PathLike) -> tuple[tuple[int, ...], int | Non
         raise WorkdirError(f"cannot read {file}: {type(error).__name__}: {error}") from error
 
 
-def write_config(path: Path, config: Config, event_shape: tuple[int, ...], num_classes: int | None) -> None:
-    """Writes `config.json`: the config, the shape of the data, and the versions that it ran with."""
+def read_class_names(path: str | os.PathLike) -> tuple[str, ...] | None:
+    """What the classes 0, 1, ... of the training data of a run folder are called, or None where nothing says so.
+
+    Raises:
+        WorkdirError: as `read_config`.
+    """
+    file = Path(path) / "config.json"
+    try:
+        names = json.loads(file.read_text())["data"].get("class_names")
+        return None if names is None else tuple(map(str, names))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise WorkdirError(f"cannot read {file}: {type(error).__name__}: {error}") from error
+
+
+def check_classes(path: Path, dataset: Any) -> None:
+    """Checks that the data number the classes as they did when the folder's run began, if it has.
+
+    Raises:
+        DataError: they do not.
+    """
+    if (path / "config.json").exists():
+        check_same(read_data_shape(path)[1], read_class_names(path), dataset)
+
+
+def write_config(
+    path: Path,
+    config: Config,
+    event_shape: tuple[int, ...],
+    num_classes: int | None,
+    class_names: tuple[str, ...] | None = None,
+) -> None:
+    """Writes `config.json`: the config, the shape and the classes of the data, and the versions that it ran with."""
     if jax.process_index() != 0:
         return
     packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "diffrax", "numpy")
+    names = {} if class_names is None else {"class_names": list(class_names)}
     record = {
         "config": to_dict(config),
-        "data": {"shape": list(event_shape), "num_classes": num_classes},
+        "data": {"shape": list(event_shape), "num_classes": num_classes, **names},
         "versions": {
             "sgmjax": version(),
             "python": platform.python_version(),
