@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from sgmjax import _cli
+from sgmjax._inputs import InputError
 
 
 def main(argv: Sequence[str]) -> int:
@@ -59,7 +60,7 @@ def read_flags(argv: Sequence[str]) -> Any:
     )
     flags.DEFINE_integer("seed", 0, "of the samples", flag_values=values)
     flags.DEFINE_integer("batch_size", None, "samples drawn at a time", flag_values=values)
-    flags.DEFINE_list("labels", None, "classes, as 3 or 0,1,2: used in turn", flag_values=values)
+    flags.DEFINE_list("labels", None, "classes, by number or name, as 3 or cat,dog: used in turn", flag_values=values)
     _cli.define_path(values, "classifier", None, "run folder of a classifier that guides to --labels")
     flags.DEFINE_float("guidance", None, "strength of the guidance; 1 is Bayes' rule", flag_values=values)
     _cli.define_path(values, "inpaint", None, "what is kept: half, center, or an .npz with `mask`")
@@ -130,7 +131,8 @@ def draw(values: Any) -> None:
     if values.classifier:
         guide = control.load_classifier(values.classifier, problem, sharding=everywhere, say=say)
     classes = guide.problem.num_classes if guide is not None else problem.num_classes
-    labels = read_labels(values.labels, classes, sampling.num)
+    names = guide.problem.class_names if guide is not None else problem.class_names
+    labels = read_labels(values.labels, classes, sampling.num, names)
     steer = control.Control(
         guidance=values.guidance,
         classifier=guide,
@@ -198,13 +200,17 @@ def read_options(words: list[str]) -> dict[str, Any]:
     return options
 
 
-def read_labels(words: list[str] | None, num_classes: int | None, num: int):
-    """The classes to draw, (num,) int32, or None. `num_classes` is the network's.
+def read_labels(
+    words: list[str] | None, num_classes: int | None, num: int, names: tuple[str, ...] | None = None
+) -> Any:
+    """The classes to draw, (num,) int32, or None. `num_classes` is the network's, `names` those of its classes.
 
     Raises:
         UsageError: a label that is no class of the data.
     """
     import numpy as np
+
+    from sgmjax.data.classes import to_labels
 
     if not words:
         return None
@@ -212,10 +218,10 @@ def read_labels(words: list[str] | None, num_classes: int | None, num: int):
         raise _cli.UsageError(
             "--labels: the network of this run knows no classes (model.num_classes); leave it out, or give --classifier"
         )
-    for word in words:
-        if not word.isdigit() or int(word) >= num_classes:
-            raise _cli.UsageError(f"--labels: {word!r} is no class; they are 0 to {num_classes - 1}")
-    return np.resize(np.asarray([int(word) for word in words], np.int32), num)
+    try:
+        return np.resize(to_labels(words, num_classes, names, "--labels"), num)
+    except InputError as error:
+        raise _cli.UsageError(str(error)) from None
 
 
 if __name__ == "__main__":

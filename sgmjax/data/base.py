@@ -161,6 +161,7 @@ class Dataset:
         discrete: whether `x` is uint8, 8-bit levels, else float32.
         num_examples: how many.
         num_classes: number of label values, or None when the examples carry no labels (labels are then 0).
+        class_names: what the labels 0, 1, ... are called, or None when that is not known.
         is_image: whether the examples are images `(H, W, C)`.
         flip: whether training batches flip images left to right with probability 1/2.
         in_memory: whether `arrays` works.
@@ -175,6 +176,7 @@ class Dataset:
         num_examples: int,
         *,
         num_classes: int | None = None,
+        class_names: tuple[str, ...] | None = None,
         discrete: bool = True,
         flip: bool = False,
     ):
@@ -184,6 +186,7 @@ class Dataset:
         self.shape = tuple(shape)
         self.num_examples = num_examples
         self.num_classes = num_classes
+        self.class_names = class_names
         self.discrete = discrete
         self.is_image = len(self.shape) == 3
         self.flip = flip and self.is_image

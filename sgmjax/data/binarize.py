@@ -42,7 +42,9 @@ def static(dataset: Dataset, split: str) -> ArrayDataset:
     for start in range(0, len(x), 4096):  # in parts: the uniform numbers take eight times the room of the images
         part = arrays["x"][start : start + 4096]
         x[start : start + 4096] = np.where(rng.random(part.shape) * 255.0 < part, 255, 0)
-    return ArrayDataset(dataset.name, x, arrays["label"], num_classes=dataset.num_classes, flip=dataset.flip)
+    label = None if dataset.num_classes is None else arrays["label"]
+    classes = {"num_classes": dataset.num_classes, "class_names": dataset.class_names}
+    return ArrayDataset(dataset.name, x, label, **classes, flip=dataset.flip)
 
 
 def dynamic(key: Any, x: Any) -> Any:

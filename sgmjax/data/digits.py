@@ -46,7 +46,7 @@ def load(split: str, *, image_size: int | None = None, flip: bool = False) -> Ar
     if image_size is not None and image_size != levels.shape[1]:
         levels = np.stack([resize_float(image, image_size) for image in levels])
     x = np.floor(np.clip(levels, 0, 255) + 0.5).astype(np.uint8)[..., None]
-    return ArrayDataset(f"digits ({split})", x, label, num_classes=10, flip=flip)
+    return ArrayDataset(f"digits ({split})", x, label, class_names=[str(digit) for digit in range(10)], flip=flip)
 
 
 def _held_out(label: np.ndarray) -> np.ndarray:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import queue
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from sgmjax._inputs import check_labels
 from sgmjax.data.base import Batch, DataError, Dataset
+from sgmjax.data.classes import checked_labels
 from sgmjax.data.examples import as_examples
 
 PREFETCH = 4  # batches prepared ahead
@@ -76,12 +76,14 @@ class ArrayDataset(Dataset):
     Args:
         name: for messages.
         x: vectors, signals, images or volumes, channels last, as `sgmjax.data.examples` says.
-        label: `(n,)` integers, or None.
-        num_classes: number of label values, or None.
+        label: `(n,)` integers 0 ... num_classes - 1, or None.
+        num_classes: number of classes; None: as many as the labels show, if every one from 0 on is among them.
+        class_names: their names, in the order of their numbers; or None.
         flip: flip training batches left to right with probability 1/2 (images only).
 
     Raises:
-        DataError: what is no such array or not finite, labels of another length, or no examples.
+        DataError: what is no such array or not finite, no examples, and labels of another length, of another dtype than
+            integers or out of range.
     """
 
     in_memory = True
@@ -93,16 +95,16 @@ class ArrayDataset(Dataset):
         label: np.ndarray | None = None,
         *,
         num_classes: int | None = None,
+        class_names: Sequence[str] | None = None,
         flip: bool = False,
     ):
         x = as_examples(x, name)
-        if label is None:
-            label = np.zeros(len(x), np.int32)
-        if label.shape != (len(x),):
-            raise DataError(f"{name}: {len(x)} examples but labels of shape {label.shape}")
-        super().__init__(name, x.shape[1:], len(x), num_classes=num_classes, discrete=x.dtype == np.uint8, flip=flip)
+        self._label, classes, names = checked_labels(label, len(x), num_classes, class_names, name)
+        discrete = x.dtype == np.uint8
+        super().__init__(
+            name, x.shape[1:], len(x), num_classes=classes, class_names=names, discrete=discrete, flip=flip
+        )
         self._x = np.ascontiguousarray(x)
-        self._label = label.astype(np.int32)
 
     def read(self, indices: np.ndarray, flips: np.ndarray | None = None) -> Batch:
         x = self._x[indices]
@@ -127,18 +129,13 @@ def arrays(
             floats or uint8, as `sgmjax.data.examples` says. Nested lists that form such an array do.
         labels: `(n,)` integers from 0, or None.
         name: for messages.
-        num_classes: number of label values; None: one more than the largest label.
+        num_classes: number of classes; None: as many as the labels show, if every one from 0 on is among them.
         flip: flip training batches left to right with probability 1/2 (images only).
 
     Raises:
-        DataError: what is no such array, or not finite. InputError: labels that are none.
+        DataError: what is no such array, or not finite; labels that are none.
     """
-    if labels is None and num_classes is not None:
-        raise DataError(f"{name}: num_classes={num_classes} means nothing without labels")
-    if labels is not None:
-        labels = np.asarray(labels)
-        check_labels(labels, num_classes, f"{name}: labels", length=len(x))
-        num_classes = int(labels.max(initial=-1)) + 1 if num_classes is None else num_classes
+    labels = None if labels is None else np.asarray(labels)
     dataset = ArrayDataset(name, x, labels, num_classes=num_classes, flip=flip)
     if flip and not dataset.is_image:
         raise DataError(f"{name}: flip (data.flip) is for images; examples of shape {dataset.shape} have no left")

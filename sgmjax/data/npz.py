@@ -12,6 +12,7 @@ import numpy as np
 
 from sgmjax._inputs import check_labels, read_arrays, shown
 from sgmjax.data.base import DataError
+from sgmjax.data.classes import checked_labels
 from sgmjax.data.examples import as_examples
 from sgmjax.data.memory import ArrayDataset, arrays
 
@@ -42,12 +43,13 @@ def load(path: str, split: str, *, hold_out: bool = True, flip: bool = False) ->
     return _named(path, split, parts, labels, flip)
 
 
-def load_given(path: str, split: str, what: str = "--data") -> ArrayDataset:
+def load_given(path: str, split: str, *, num_classes: int | None = None, what: str = "--data") -> ArrayDataset:
     """The data of one command: `x_test` of a file if it has them, else all its `x` are held-out data.
 
     Args:
         path: the file.
         split: `train` or `eval`.
+        num_classes: of the run, of which the labels need not show every one.
         what: for messages.
 
     Raises:
@@ -56,7 +58,8 @@ def load_given(path: str, split: str, what: str = "--data") -> ArrayDataset:
     x, labels, held_out = _read(path, what)
     if split == "train" and held_out is None:
         raise DataError(f"{what}: {shown(path)} has no training part: give x with the training data, x_test held-out")
-    return _named(path, split, (x, labels) if split == "train" or held_out is None else held_out, labels, False)
+    parts = (x, labels) if split == "train" or held_out is None else held_out
+    return _named(path, split, parts, labels, False, num_classes)
 
 
 def _read(path: str, what: str) -> tuple[np.ndarray, np.ndarray | None, tuple[np.ndarray, np.ndarray | None] | None]:
@@ -84,10 +87,15 @@ def _read(path: str, what: str) -> tuple[np.ndarray, np.ndarray | None, tuple[np
     return x, labels, None if x_test is None else (as_examples(x_test, f"{file}: x_test"), labels_test)
 
 
-def _named(path: str, split: str, parts: Any, labels: np.ndarray | None, flip: bool) -> ArrayDataset:
-    """The part of a file as a data set, whose classes are those of all its training labels."""
-    num_classes = None if labels is None else int(labels.max(initial=-1)) + 1
-    return arrays(*parts, name=f"{shown(path)} ({split})", num_classes=num_classes, flip=flip)
+def _named(
+    path: str, split: str, parts: Any, labels: np.ndarray | None, flip: bool, num_classes: int | None = None
+) -> ArrayDataset:
+    """The part of a file as a data set; as many classes as its training labels show, unless the number is given."""
+    if labels is not None and num_classes is None:
+        _, num_classes, _ = checked_labels(labels, len(labels), None, None, shown(path))
+    return arrays(
+        *parts, name=f"{shown(path)} ({split})", num_classes=num_classes if labels is not None else None, flip=flip
+    )
 
 
 def _held_out(num: int, path: str) -> np.ndarray:

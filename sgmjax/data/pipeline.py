@@ -10,6 +10,7 @@ import numpy as np
 from sgmjax.data import binarize, digits, npz, toy
 from sgmjax.data.base import DataError, Dataset
 from sgmjax.data.folder import FolderSource
+from sgmjax.data.images import Range
 from sgmjax.data.source import as_dataset
 from sgmjax.data.tfds import NotPreparedError, TfdsSource, import_tfds
 
@@ -29,6 +30,8 @@ class _Settings(Protocol):
     def eval_split(self) -> str | None: ...
     @property
     def image_size(self) -> int | None: ...
+    @property
+    def range(self) -> tuple[int, ...] | None: ...
     @property
     def flip(self) -> bool: ...
     @property
@@ -70,6 +73,7 @@ def load(config: _Settings, split: Literal["train", "eval"] = "train") -> Datase
 
 def _load(config: _Settings, split: Literal["train", "eval"]) -> Dataset:
     flip = config.flip and split == "train"
+    value_range = _value_range(config)
     if config.name == "digits":
         return digits.load(split, image_size=config.image_size, flip=flip)
     if config.name in toy.NAMES:
@@ -87,12 +91,13 @@ def _load(config: _Settings, split: Literal["train", "eval"]) -> Dataset:
             train_split=config.split,
             eval_split=config.eval_split,
             one_size=config.image_size is None,
+            value_range=value_range,
         )
     else:
         tfds_split = config.split if split == "train" else config.eval_split
         assert tfds_split is not None
         try:
-            source = TfdsSource(config.name, tfds_split, config.data_dir)
+            source = TfdsSource(config.name, tfds_split, config.data_dir, value_range=value_range)
         except NotPreparedError:
             _check_name(config.name)
             raise
@@ -103,6 +108,16 @@ def _load(config: _Settings, split: Literal["train", "eval"]) -> Dataset:
         in_memory=config.in_memory,
         memory_limit_gb=config.memory_limit_gb,
     )
+
+
+def _value_range(config: _Settings) -> Range | None:
+    if config.range is None:
+        return None
+    if config.name == "digits" or config.name in toy.NAMES:
+        raise DataError(f"data.range: is for images of more than 8 bits, which {config.name} has not; leave it out")
+    if len(config.range) != 2 or config.range[0] >= config.range[1]:
+        raise DataError(f"data.range: must be two values, the lower first, as (0, 4095); got {config.range}")
+    return config.range[0], config.range[1]
 
 
 def _check_name(name: str) -> None:

@@ -28,11 +28,14 @@ class ImageSource(Protocol):
 
     name: str
     num_classes: int | None
+    class_names: tuple[str, ...] | None
+    channels: int | None  # of all images: 1, grey, or 3; None: not known, as many as the images turn out to have
 
     def __len__(self) -> int: ...
 
     def read(self, indices: Sequence[int]) -> list[tuple[np.ndarray, int]]:
-        """uint8 `(H, W, C)` images, C 1 or 3, as stored, and labels (0 where there are none)."""
+        """uint8 `(H, W, C)` images, C 1 or 3, as stored, and labels: 0 where there are no classes, -1 of an example
+        without one."""
         ...
 
     def where(self, index: int) -> str:
@@ -48,7 +51,9 @@ def as_dataset(
     in_memory: bool | None = None,
     memory_limit_gb: float = 2.0,
 ) -> Dataset:
-    """A data set of the images of `source`, all of one shape.
+    """A data set of the images of `source`, all of one shape: grey images among colour ones become RGB.
+
+    A set with classes of which no example has a label (the test part of some TFDS sets) is a set without classes.
 
     Args:
         image_size: every image is cut to its largest centred square and resized to this side (bicubic, antialiased).
@@ -58,35 +63,57 @@ def as_dataset(
             their decoded size is at most `memory_limit_gb` (1e9 bytes).
 
     Raises:
-        DataError: for a set that is empty, or has different sizes and no `image_size`.
+        DataError: for a set that is empty, or has different sizes and no `image_size`; an example without a label
+            among others with one.
     """
     if image_size is not None and image_size < 1:
         raise DataError(f"data.image_size must be at least 1, got {image_size}")
     num = len(source)
     if num < 1:
         raise DataError(f"{source.name}: no examples; check the split")
-    shape = _fit(source, 0, source.read([0])[0][0], None, image_size).shape
+    probes = [int(i) for i in np.unique(np.linspace(0, num - 1, PROBES).astype(int))]
+    probed = source.read(probes)
+    channels = source.channels or max(image.shape[-1] for image, _ in probed)
+    side = (image_size, image_size) if image_size is not None else probed[0][0].shape[:2]
+    shape = (*side, channels)
+    labelled = source.num_classes is not None and any(label >= 0 for _, label in probed)
     size_gb = num * int(np.prod(shape)) / 1e9
     if in_memory is None:
         in_memory = size_gb <= memory_limit_gb
     if in_memory:
-        x, label = _load(source, shape, image_size)
-        return ArrayDataset(source.name, x, label, num_classes=source.num_classes, flip=flip)
-    return LazyDataset(source, shape, image_size=image_size, flip=flip)
+        try:
+            x, label = _load(source, shape, image_size, labelled)
+        except _ColourError:
+            if source.channels is not None:
+                raise
+            x, label = _load(source, (*side, 3), image_size, labelled)
+        if not labelled:
+            return ArrayDataset(source.name, x, flip=flip)
+        classes = {"num_classes": source.num_classes, "class_names": source.class_names}
+        return ArrayDataset(source.name, x, label, **classes, flip=flip)
+    for i, (image, _) in zip(probes, probed, strict=True):  # different sizes show up now, not in the middle of a run
+        _fit(source, i, image, shape, image_size)
+    return LazyDataset(source, shape, image_size=image_size, labelled=labelled, flip=flip)
+
+
+class _ColourError(DataError):
+    """An image in colour in a set of grey ones."""
 
 
 def _fit(
-    source: ImageSource, index: int, image: np.ndarray, shape: tuple[int, ...] | None, image_size: int | None
+    source: ImageSource, index: int, image: np.ndarray, shape: tuple[int, ...], image_size: int | None
 ) -> np.ndarray:
-    """`image` resized; checked against `shape`, that of the first image."""
+    """`image` in `shape`: resized if asked, a grey one with three equal channels among colours."""
     if image_size is not None:
         image = resize(image, image_size)
-    if shape is not None and image.shape != shape:
-        if image.shape[-1] != shape[-1]:
-            raise DataError(
-                f"{source.where(index)} has {image.shape[-1]} channels but {source.where(0)} has {shape[-1]}: "
-                "convert the images to one colour mode"
-            )
+    if image.shape[-1] < shape[-1]:
+        image = np.repeat(image, shape[-1], axis=-1)
+    if image.shape[-1] > shape[-1]:
+        raise _ColourError(
+            f"{source.where(index)} is in colour, and the images of {source.name} that were looked at first are grey: "
+            "set data.in_memory=True, with which all are looked at, or save it as a grey image"
+        )
+    if image.shape != shape:
         raise DataError(
             f"{source.where(index)} is {image.shape[0]}x{image.shape[1]} (height x width) but {source.where(0)} is "
             f"{shape[0]}x{shape[1]}: set data.image_size to bring all images to one size"
@@ -94,7 +121,19 @@ def _fit(
     return image
 
 
-def _load(source: ImageSource, shape: tuple[int, ...], image_size: int | None) -> tuple[np.ndarray, np.ndarray]:
+def _label(source: ImageSource, index: int, label: int, labelled: bool) -> int:
+    if not labelled:
+        return 0
+    classes = source.num_classes or 0
+    if not 0 <= label < classes:
+        what = "no label, and others have one" if label == -1 else f"the label {label}"
+        raise DataError(f"{source.where(index)} has {what}; {classes} classes are 0 to {classes - 1}: mend the data")
+    return label
+
+
+def _load(
+    source: ImageSource, shape: tuple[int, ...], image_size: int | None, labelled: bool
+) -> tuple[np.ndarray, np.ndarray]:
     """All images and labels, decoded by several threads, with a progress line on standard error."""
     num = len(source)
     x = np.empty((num, *shape), np.uint8)
@@ -105,7 +144,7 @@ def _load(source: ImageSource, shape: tuple[int, ...], image_size: int | None) -
         indices = range(start, min(start + CHUNK, num))
         for i, (image, y) in zip(indices, source.read(indices), strict=True):
             x[i] = _fit(source, i, image, shape, image_size)
-            label[i] = y
+            label[i] = _label(source, i, y, labelled)
         return len(indices)
 
     with ThreadPoolExecutor(threads()) as pool:
@@ -177,12 +216,14 @@ class LazyDataset(Dataset):
 
     in_memory = False
 
-    def __init__(self, source: ImageSource, shape: tuple[int, ...], *, image_size: int | None, flip: bool):
-        super().__init__(source.name, shape, len(source), num_classes=source.num_classes, flip=flip)
+    def __init__(
+        self, source: ImageSource, shape: tuple[int, ...], *, image_size: int | None, labelled: bool, flip: bool
+    ):
+        classes, names = (source.num_classes, source.class_names) if labelled else (None, None)
+        super().__init__(source.name, shape, len(source), num_classes=classes, class_names=names, flip=flip)
         self._source = source
         self._image_size = image_size
-        probes = np.unique(np.linspace(0, len(source) - 1, PROBES).astype(int))
-        self.read(probes)  # different sizes show up now, not in the middle of a run
+        self._labelled = labelled
 
     def read(self, indices: np.ndarray, flips: np.ndarray | None = None) -> Batch:
         x = np.empty((len(indices), *self.shape), np.uint8)
@@ -190,7 +231,7 @@ class LazyDataset(Dataset):
         positions = [int(i) for i in indices]
         for row, (i, (image, y)) in enumerate(zip(positions, self._source.read(positions), strict=True)):
             x[row] = _fit(self._source, i, image, self.shape, self._image_size)
-            label[row] = y
+            label[row] = _label(self._source, i, y, self._labelled)
         if flips is not None:
             x[flips] = x[flips, :, ::-1]
         return {"x": x, "label": label}

@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from sgmjax._inputs import user_path
 from sgmjax.data.base import DataError
-from sgmjax.data.images import as_uint8
+from sgmjax.data.images import Range, read_image
 
 
 class NotPreparedError(DataError):
@@ -25,7 +26,7 @@ class NotPreparedError(DataError):
 
 def data_dir_or_default(data_dir: str | None) -> str:
     """The directory of TFDS sets: as given, else `$TFDS_DATA_DIR`, else `~/tensorflow_datasets`."""
-    return os.path.expanduser(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
+    return str(user_path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets", "data.data_dir"))
 
 
 def prepare_command(name: str, data_dir: str) -> str:
@@ -101,13 +102,15 @@ class TfdsSource:
         name: name of the set; `name/config` and `name:version` as in TFDS.
         split: any TFDS split, also `train[:90%]` or `train+test`.
         data_dir: directory that holds it.
+        value_range: values of 16-bit images that become black and white; None: the images have 8 bits.
 
     Raises:
         NotPreparedError: if it is not there.
-        DataError: for an unknown split, or a set without images.
+        DataError: for an unknown split, a set without images, images of other types than uint8 and uint16, and a range
+            without 16 bits or 16 bits without one.
     """
 
-    def __init__(self, name: str, split: str, data_dir: str | None = None):
+    def __init__(self, name: str, split: str, data_dir: str | None = None, *, value_range: Range | None = None):
         data_dir = data_dir_or_default(data_dir)
         builder = find_builder(name, data_dir)
         if builder is None:
@@ -117,8 +120,15 @@ class TfdsSource:
         check_random_access(builder, name, data_dir)
         self.name = f"{name} ({split})"
         self._image, self._label = _features(builder, name)
-        self.num_classes = int(builder.info.features[self._label].num_classes) if self._label else None
-        self._source = _open(builder, name, split, {self._image, self._label})
+        self.num_classes, self.class_names = None, None
+        if self._label:
+            feature = builder.info.features[self._label]
+            self.num_classes, self.class_names = int(feature.num_classes), tuple(feature.names)
+        image = builder.info.features[self._image]
+        self.channels: int | None = {1: 1, 3: 3, 4: 3}.get(image.shape[-1])
+        _check_depth(name, image.np_dtype, value_range)
+        self._value_range = value_range
+        self._source = _open(builder, name, split, self._label)
 
     def __len__(self) -> int:
         return len(self._source)
@@ -129,9 +139,16 @@ class TfdsSource:
     def read(self, indices: Sequence[int]) -> list[tuple[np.ndarray, int]]:
         examples = self._source.__getitems__(list(indices))
         return [
-            (as_uint8(np.asarray(example[self._image]), self.where(i)), int(example[self._label]) if self._label else 0)
+            (self._decode(i, example[self._image]), int(example[self._label]) if self._label else 0)
             for i, example in zip(indices, examples, strict=True)
         ]
+
+    def _decode(self, index: int, content: bytes) -> np.ndarray:
+        """Not by TFDS, which opens whatever format Pillow knows; without turning photographs, as TFDS does."""
+        image = read_image(content, self.where(index), value_range=self._value_range, upright=False)
+        if image.shape[-1] > (self.channels or 3):
+            raise DataError(f"{self.where(index)} is in colour, and the set calls its images grey: prepare it anew")
+        return image
 
 
 def _features(builder: Any, name: str) -> tuple[str, str | None]:
@@ -146,12 +163,25 @@ def _features(builder: Any, name: str) -> tuple[str, str | None]:
     return ("image" if "image" in images else images[0]), label
 
 
-def _open(builder: Any, name: str, split: str, wanted: set[str | None]) -> Any:
+def _check_depth(name: str, dtype: Any, value_range: Range | None) -> None:
+    if np.dtype(dtype) not in (np.uint8, np.uint16):
+        raise DataError(f"{name} has images of {np.dtype(dtype)}; those of uint8 and uint16 can be read")
+    deep = np.dtype(dtype) == np.uint16
+    if deep and value_range is None:
+        raise DataError(
+            f"data.range: {name} has 16-bit images; say which values shall be black and white, as "
+            "--config.data.range='(0, 65535)'"
+        )
+    if value_range is not None and not deep:
+        raise DataError(f"data.range: the images of {name} have 8 bits, which need none; leave it out")
+
+
+def _open(builder: Any, name: str, split: str, label: str | None) -> Any:
     from tensorflow_datasets.core import decode
 
-    skip = {key: decode.SkipDecoding() for key in builder.info.features if key not in wanted}
+    skip = {key: decode.SkipDecoding() for key in builder.info.features if key != label}
     try:
-        return builder.as_data_source(split=split, decoders=skip or None)
+        return builder.as_data_source(split=split, decoders=skip)
     except ValueError as error:
         splits = ", ".join(builder.info.splits)
         raise DataError(f"{name} has no split {split!r}; it has {splits} (set data.split, data.eval_split)") from error

@@ -160,4 +160,5 @@ def load(name: str, split: str, *, num_samples: int = 50_000, seed: int = 0) -> 
     """A generated set of `num_samples` points to train on, or a fifth as many (at least one) to evaluate on."""
     num = num_samples if split == "train" else max(1, num_samples // 5)
     x, label = sample(name, num if num_samples >= 1 else num_samples, seed=seed, split=split)
-    return ArrayDataset(f"{name} ({split})", x, label, num_classes=_SETS[name][1])
+    classes = _SETS[name][1]
+    return ArrayDataset(f"{name} ({split})", x, None if classes is None else label, num_classes=classes)

@@ -63,7 +63,7 @@ def load(path: str | os.PathLike[str]) -> Any:
     file = regular_file(path, "checkpoint")
     names = _names(file)
     for stand_in in (_Inert, _InertMapping):
-        others = [type(name, (stand_in,), {"__module__": module}) for module, name in names]
+        others: list[Any] = [type(name, (stand_in,), {"__module__": module}) for module, name in names]
         try:
             with warnings.catch_warnings(), torch.serialization.safe_globals(others):
                 warnings.simplefilter("ignore")  # of pickle versions, for people who write checkpoints

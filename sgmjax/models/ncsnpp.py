@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from sgmjax._inputs import check_labels
 from sgmjax.models import layers
 
 
@@ -31,8 +32,15 @@ def noise_table(sigma_min: float, sigma_max: float, num_scales: int) -> np.ndarr
 
 
 def label_or_none(labels: jax.Array | None, num_classes: int, batch: int) -> jax.Array:
-    """The labels, or the index `num_classes` ("no class") for every example."""
-    return jnp.full((batch,), num_classes, jnp.int32) if labels is None else labels
+    """The labels, or the index `num_classes` ("no class") for every example.
+
+    Raises:
+        InputError: labels that are not (batch,) integers 0 ... num_classes.
+    """
+    if labels is None:
+        return jnp.full((batch,), num_classes, jnp.int32)
+    check_labels(labels, num_classes + 1, f"labels, where {num_classes} is no class,", length=batch)
+    return jnp.asarray(labels)
 
 
 class _Encoder(nn.Module):

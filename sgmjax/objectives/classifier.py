@@ -14,6 +14,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from sgmjax._inputs import check_labels
 from sgmjax.objectives.times import Times
 from sgmjax.sdes import SDE
 from sgmjax.sdes.base import Matching
@@ -26,17 +27,22 @@ def classifier_loss(logits_fn: Callable, sde: SDE, z0, labels, t, eps, *, matchi
         logits_fn: logits_fn(z, t) -> (batch, classes), t the forward time.
         sde: the process.
         z0: (batch, k, *event); `sde.augment(x0)` for HSM, `sde.augment(x0, key)` for DSM.
-        labels: (batch,) int.
+        labels: (batch,) integers 0 ... classes - 1.
         t: (batch,) in (0, 1].
         eps: (batch, k, *event) standard normal.
         matching: the kernel, see `SDE.transition`.
 
     Returns:
         (batch,) losses in nats, and (batch,) whether the likeliest class was the right one.
+
+    Raises:
+        InputError: labels that are no classes.
     """
+    check_labels(labels, None, length=z0.shape[0])
     z_t = sde.transition(t, matching).perturb(z0, eps)
     log_probs = jax.nn.log_softmax(logits_fn(z_t, t), axis=-1)
-    labels = labels.astype(jnp.int32)
+    check_labels(labels, log_probs.shape[-1])
+    labels = jnp.asarray(labels, jnp.int32)
     loss = -jnp.take_along_axis(log_probs, labels[:, None], axis=-1)[:, 0]
     return loss, jnp.argmax(log_probs, axis=-1) == labels
 

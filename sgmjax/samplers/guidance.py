@@ -17,6 +17,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from sgmjax._inputs import check_labels
 from sgmjax.sdes import SDE
 
 
@@ -38,7 +39,7 @@ def guided_score(
         score_fn: score_fn(z, t) -> (batch, k, *event).
         log_prob_fn: log_prob_fn(z, t) -> (batch, classes) log probabilities of the noised state at forward time t;
             logits do as well, they are normalised here.
-        labels: (batch,) int, or one label for all.
+        labels: (batch,) integers 0 ... classes - 1, or one label for all.
         strength: a number or (batch,).
         sde: the process.
         reverse_time: hand the classifier 1 - t, as PSLD's sampler does to a classifier trained on t. For published
@@ -46,7 +47,11 @@ def guided_score(
 
     Returns:
         score_fn(z, t) -> (batch, k, *event).
+
+    Raises:
+        InputError: labels that are no integers from 0; when it is called, those that are no classes.
     """
+    check_labels(labels, None)
 
     def guided(z, t):
         chosen = jnp.broadcast_to(jnp.asarray(labels), (z.shape[0],))
@@ -54,6 +59,7 @@ def guided_score(
 
         def selected(z):
             log_probs = jax.nn.log_softmax(log_prob_fn(z, time), axis=-1)
+            check_labels(labels, log_probs.shape[-1])
             return jnp.sum(jnp.take_along_axis(log_probs, chosen[:, None], axis=-1))
 
         gradient = sde.expand(sde.restrict(jax.grad(selected)(z)))

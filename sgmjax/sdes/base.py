@@ -23,17 +23,18 @@ from sgmjax.sdes import linalg
 Matching = Literal["hsm", "dsm"]
 
 
-def check_time(*times) -> None:
+def check_time(*times: Any) -> None:
     """Raise ValueError unless each time is a floating array (batch,); of a traced one shape and type are known, too.
 
     A number would broadcast in some formulas and fail in others, and integers would round the coefficients to integers.
     """
     for t in times:
-        shape = getattr(t, "shape", () if np.isscalar(t) else type(t).__name__)
+        shape = getattr(t, "shape", () if np.isscalar(t) else type(t).__name__)  # type: ignore[arg-type]
         if not isinstance(shape, tuple) or len(shape) != 1:
             raise ValueError(f"t must have shape (batch,), got {shape}: one time for each state (jnp.full(batch, t)).")
-        if not jnp.issubdtype(t.dtype, jnp.floating):
-            raise ValueError(f"t must be floating, got {t.dtype}.")
+        dtype = jnp.result_type(t)
+        if not jnp.issubdtype(dtype, jnp.floating):
+            raise ValueError(f"t must be floating, got {dtype}.")
 
 
 def _timed(method: Callable) -> Callable:

@@ -15,6 +15,7 @@ from flax import linen as nn
 from jax.sharding import PartitionSpec
 
 from sgmjax import data, models, objectives, samplers, score, sdes
+from sgmjax._inputs import InputError, check_labels
 from sgmjax.data.dequantize import dequantize
 from sgmjax.samplers import registry
 from sgmjax.samplers.editing import start_at
@@ -70,6 +71,7 @@ class _Learnt:
     times: objectives.Times
     event_shape: tuple[int, ...]
     num_classes: int | None
+    class_names: tuple[str, ...] | None = None
     discrete: bool = True
 
     @property
@@ -108,11 +110,19 @@ class Problem(_Learnt):
         times: draws training times.
         event_shape: shape of one example, (H, W, C) of images, (D,) of vectors, (T, C) of signals, (D, H, W, C).
         num_classes: classes the network is conditioned on; None: unconditional.
+        class_names: theirs, or None.
         discrete: whether the data are 8-bit levels, else floats; samples are saved as the data are.
     """
 
     def eps_fn(self, params: PyTree, *, labels=None, dropout_key=None) -> score.EpsFn:
-        """The prediction of the noised variables' eps, eps_fn(z, t). A dropout key means training."""
+        """The prediction of the noised variables' eps, eps_fn(z, t).
+
+        Args:
+            params: parameters.
+            labels: (batch,) classes; in training also `num_classes`, for no class. None: no class for any.
+            dropout_key: means training.
+        """
+        self._check_labels(labels, hidden=dropout_key is not None)
         objective = self.config.objective
         return score.eps_from_network(
             self._apply(params, dropout_key, labels),
@@ -123,6 +133,14 @@ class Problem(_Learnt):
             matching=objective.matching,
         )
 
+    def _check_labels(self, labels, length: int | None = None, *, hidden: bool = False) -> None:
+        """Raise InputError unless labels are classes that the network knows, or its "no class" where `hidden`."""
+        if labels is not None and self.num_classes is None:
+            raise InputError("labels were given to a network without classes; set model.num_classes")
+        if labels is not None:
+            assert self.num_classes is not None
+            check_labels(labels, self.num_classes + hidden, length=length)
+
     def score_fn(self, params: PyTree, *, labels=None, guidance: float = 1.0) -> score.ScoreFn:
         """The score function for samplers, score_fn(z, t) -> (batch, k, *event).
 
@@ -132,6 +150,8 @@ class Problem(_Learnt):
             guidance: strength of classifier-free guidance, see `samplers.guidance.cfg_score`. 1, plain conditioning,
                 evaluates the network once a call, any other strength twice.
         """
+
+        self._check_labels(labels)
 
         def one(labels):
             return score.score_from_eps(
@@ -152,6 +172,7 @@ class Problem(_Learnt):
         else:
             x0 = data.to_float(batch["x"], self.centered)
         labels = batch["label"] if self.num_classes is not None else None
+        self._check_labels(labels)
         if labels is not None and train and objective.label_dropout:
             hide_key, dropout_key = jax.random.split(dropout_key)
             hidden = jax.random.bernoulli(hide_key, objective.label_dropout, labels.shape)
@@ -180,6 +201,7 @@ class Problem(_Learnt):
             num: how many; static.
             labels: (num,) classes; None draws them uniformly for a class-conditional network.
         """
+        self._check_labels(labels, length=num)
         label_key, key = jax.random.split(key)
         if self.num_classes is not None and labels is None:
             labels = jax.random.randint(label_key, (num,), 0, self.num_classes)
@@ -297,6 +319,7 @@ def problem(
     config: Config,
     data_shape: tuple[int, ...],
     num_classes: int | None = None,
+    class_names: tuple[str, ...] | None = None,
     *,
     discrete: bool | None = None,
     resizable: bool = True,
@@ -307,6 +330,7 @@ def problem(
         config: the settings.
         data_shape: shape of one example, as of `Problem.event_shape`.
         num_classes: classes of the data, if it has labels.
+        class_names: theirs, if they are known.
         discrete: whether the data are uint8; None: as images mostly are, and other data not.
         resizable: whether data.image_size is a setting of these data, for messages.
 
@@ -351,9 +375,10 @@ def problem(
             anneal_power=objective.anneal_power,
         )  # fmt: skip
     if classifies:
-        return Classifier(config, sde, network, times, tuple(data_shape), num_classes, discrete)
-    conditional = getattr(config.model, "num_classes", None)
-    return Problem(config, sde, network, times, tuple(data_shape), conditional, discrete)
+        return Classifier(config, sde, network, times, tuple(data_shape), num_classes, class_names, discrete)
+    known = getattr(config.model, "num_classes", None)
+    names = None if known is None else class_names
+    return Problem(config, sde, network, times, tuple(data_shape), known, names, discrete)
 
 
 def _check(config: Config, sde: sdes.SDE, num_classes: int | None) -> None:

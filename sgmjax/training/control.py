@@ -19,13 +19,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from sgmjax import samplers
-from sgmjax.data import DataError, Dataset, load, to_float
+from sgmjax._inputs import InputError, check_labels
+from sgmjax.data import DataError, Dataset, to_float
+from sgmjax.data.classes import to_labels
 from sgmjax.samplers import registry
 from sgmjax.samplers.inpainting import check_mask
 from sgmjax.training import pictures
 from sgmjax.training.build import Classifier, Problem, run_sampler
 from sgmjax.training.config import ConfigError, differences, to_dict
-from sgmjax.training.runs import LoadedRun, load_run
+from sgmjax.training.runs import LoadedRun, data_of, load_run
 
 COLUMNS = 8  # images of an interpolation, and inputs shown beside one another
 
@@ -67,7 +69,10 @@ class Control:
         return 1.0 if self.guidance is None else self.guidance
 
     def check(self, problem: Any, labels: np.ndarray | None) -> None:
-        """Raise ConfigError, in one line, for what does not fit the run or cannot be done together."""
+        """Raise ConfigError, in one line, for what does not fit the run or cannot be done together.
+
+        InputError: labels that are no classes.
+        """
         settings = problem.config.sampling
         constrained = self.mask is not None or self.colorize
         self._check_latent(problem, constrained)
@@ -103,6 +108,11 @@ class Control:
         if self.interpolate and labels is not None and len(set(labels.tolist())) > 1:
             raise ConfigError("--interpolate: between images of one class; give one in --labels")
         self._check_guidance(problem, labels)
+        if labels is not None:
+            known = problem if self.classifier is None else self.classifier.problem
+            if known.num_classes is None:
+                raise ConfigError("--labels: the network of this run knows no classes; leave it out")
+            check_labels(labels, known.num_classes, "--labels")
 
     def _check_latent(self, problem: Any, constrained: bool) -> None:
         """What concerns runs with a VAE, or needs one."""
@@ -324,19 +334,21 @@ def read_inputs(
 
     Args:
         word: "test": the held-out data; else the path of an .npz with `samples` or `x`, uint8 or in the network's
-            range, and perhaps `labels`.
+            range, and perhaps `labels`, numbers or names of classes.
         held_out: gives the held-out data; None: those of the run's config.
 
     Raises:
-        ConfigError: no such file, or data of another shape. DataError: no held-out data.
+        ConfigError: no such file, or data of another shape. DataError: no held-out data, or of other classes.
+        InputError: labels that are no classes of the run.
     """
     if word == "test":
-        dataset: Any = load(problem.config.data, "eval") if held_out is None else held_out()
+        dataset: Any = data_of(problem, "eval") if held_out is None else held_out()
         batch = dataset.read(np.arange(min(num, dataset.num_examples)))
         x, labels = batch["x"], batch["label"] if dataset.num_classes is not None else None
     elif word.endswith(".npz"):
         x = _read_npz(word, ("samples", "x"), "--input")
         labels = _read_npz(word, ("labels",), "--input", required=False)
+        labels = None if problem.num_classes is None else _input_labels(labels, len(x), problem)
     else:
         raise ConfigError(f"--input: test, or an .npz of images; got {word!r}")
     if x.shape[1:] != problem.event_shape or not len(x):
@@ -347,6 +359,19 @@ def read_inputs(
         raise ConfigError(f"--input: {error}") from None
     turn = np.arange(num) % len(x)
     return x[turn], None if labels is None else np.asarray(labels, np.int32)[turn]
+
+
+def _input_labels(labels: Any, num: int, problem: Problem) -> np.ndarray | None:
+    """The classes of inputs, (num,) int32, from their numbers or names."""
+    if labels is None:
+        return None
+    assert problem.num_classes is not None
+    if labels.dtype.kind == "U":
+        if labels.shape != (num,):
+            raise InputError(f"--input: labels have shape {labels.shape}, expected ({num},), one for each example")
+        return to_labels(labels.tolist(), problem.num_classes, problem.class_names, "--input: labels")
+    check_labels(labels, problem.num_classes, "--input: labels", length=num)
+    return labels.astype(np.int32)
 
 
 def _read_npz(path: str, names: tuple[str, ...], flag: str, required: bool = True) -> Any:
@@ -373,6 +398,10 @@ def _check_classifier(problem: Problem, classifier: Any) -> None:
             f"--classifier: it was trained on {classifier.event_shape} (centered={classifier.centered}), this run on "
             f"{problem.event_shape} (centered={problem.centered})"
         )
+    if problem.num_classes is not None:
+        known = (problem.class_names, classifier.class_names)
+        if problem.num_classes != classifier.num_classes or (None not in known and known[0] != known[1]):
+            raise ConfigError("--classifier: it was trained on other classes than this run; give one of the same data")
     ours, theirs = (to_dict(p.config.sde) for p in (problem, classifier))
     ignored = ("numerical_eps", "factor")  # not the law of the process
     changed = [f"{key} {a} here, {b} there" for key, a, b in differences(ours, theirs) if key not in ignored]

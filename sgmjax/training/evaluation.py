@@ -12,6 +12,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
+from sgmjax._inputs import check_labels
 from sgmjax.training import sharding as sh
 from sgmjax.training.logging import say
 
@@ -196,7 +197,7 @@ class Sampler:
             params: averaged parameters.
             key: of this set of samples.
             num: how many.
-            labels: (num,) int, classes to draw.
+            labels: (num,) integers from 0, classes to draw.
             inputs: what else `sample_fn` takes by name for each sample, (num, ...) arrays.
             stop: asked between batches; if it says True, the result is None.
             progress: told after each batch how many samples there are.
@@ -204,6 +205,7 @@ class Sampler:
         parts, nfe = [], 0
         given = {name: np.asarray(value) for name, value in (inputs or {}).items()}
         if labels is not None:
+            check_labels(labels, None, length=num)
             given["labels"] = np.asarray(labels, np.int32)
         with jax.set_mesh(self._mesh):
             for i in range(math.ceil(num / self.batch_size)):

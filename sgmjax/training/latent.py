@@ -237,8 +237,15 @@ class _Latent:
 
     def score_fn(self, weights: PyTree, *, labels=None, guidance: float = 1.0) -> score.ScoreFn:
         """The prior's score, score_fn(z, t) -> (batch, k, *latent_shape)."""
-        del labels, guidance  # there are no classes
+        _refuse_labels(labels)
+        if guidance != 1.0:
+            raise ValueError(f"guidance: {guidance}, but a latent prior knows no classes; leave it 1")
         return score.score_from_eps(self.weighted_eps(weights), self.sde)
+
+
+def _refuse_labels(labels: Any) -> None:
+    if labels is not None:
+        raise ValueError("labels were given to a latent prior, which knows no classes; leave them out")
 
 
 class VAEStage(_Latent):
@@ -276,6 +283,7 @@ class VAEStage(_Latent):
 
     def sample_fn(self, weights: PyTree, key, num: int, *, labels=None) -> tuple[jax.Array, samplers.SampleInfo]:
         """`num` images by latent variables from N(0, I)."""
+        _refuse_labels(labels)
         return self.decode(weights, key, num=num), samplers.SampleInfo(nfe=0, state=None)
 
 
@@ -394,6 +402,7 @@ class LatentProblem(_Latent):
 
     def sample_fn(self, weights: PyTree, key, num: int, *, labels=None) -> tuple[jax.Array, samplers.SampleInfo]:
         """`num` images: latent variables by `config.sampling`, then the decoder."""
+        _refuse_labels(labels)
         from sgmjax.training.build import run_sampler
 
         latent_key, decoder_key = jax.random.split(key)

@@ -23,12 +23,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from sgmjax._inputs import InputError, read_array
+from sgmjax.data.classes import check_same, listed, plain
 from sgmjax.data.examples import check_values
 from sgmjax.models import trainable_mask
 from sgmjax.training import earlier, evaluation, horizon, pictures, trouble, workdir
 from sgmjax.training import sharding as sh
 from sgmjax.training.checkpoint import Checkpointer
-from sgmjax.training.config import Config, ConfigError, check, to_dict, validate_for_devices
+from sgmjax.training.config import CLASSIFIERS, Config, ConfigError, check, to_dict, validate_for_devices
 from sgmjax.training.interrupt import Interrupt
 from sgmjax.training.lock import RunLock
 from sgmjax.training.logging import MetricsWriter, Progress, say
@@ -134,11 +135,17 @@ def setup(
             eval_dataset = data.load(config.data, "eval")
     resizable = not given and config.data.name != "npz"
     _check_data(config, dataset, eval_dataset, resizable)
+    if config.model.name in CLASSIFIERS or getattr(config.model, "num_classes", None) is not None:
+        workdir.check_classes(path, dataset)
+        if eval_dataset is not None:
+            check_same(dataset.num_classes, dataset.class_names, eval_dataset)
+    if not plain(dataset.class_names):
+        say(f"classes: {listed(dataset.class_names)}")
     if problem is None:
         from sgmjax.training import build
 
         options = {"discrete": dataset.discrete, "resizable": resizable}
-        problem = build.problem(config, dataset.shape, dataset.num_classes, **options)
+        problem = build.problem(config, dataset.shape, dataset.num_classes, dataset.class_names, **options)
     if config.vae is not None:
         from sgmjax.training.latent import check_images
 
@@ -157,9 +164,10 @@ def _check_data(config: Config, dataset: Any, eval_dataset: Any, resizable: bool
         return
     check_values(eval_dataset, config.data.centered)
     if eval_dataset.shape != dataset.shape:
-        fix = "; set data.image_size to give both one size" if resizable else ""
+        same_size = eval_dataset.shape[:-1] == dataset.shape[:-1]
+        fix = "set data.image_size to give both one size" if resizable and not same_size else "give both the same shape"
         raise ConfigError(
-            f"data: training examples have shape {dataset.shape} and held-out ones {eval_dataset.shape}{fix}"
+            f"data: training examples have shape {dataset.shape} and held-out ones {eval_dataset.shape}; {fix}"
         )
     if eval_dataset.discrete != dataset.discrete:
         one, other = ("uint8" if part.discrete else "floats" for part in (dataset, eval_dataset))

@@ -54,6 +54,8 @@ class DataConfig:
     split: str = "train"
     eval_split: str | None = "test"  # held-out data; None: no evaluation loss. `digits` holds out its own split.
     image_size: PositiveInt | None = None  # square; None keeps the size of the data (which must then be one size)
+    # Images of more than 8 bits: the values (low, high) that become 0 and 255. None: all images have 8 bits.
+    range: tuple[int, ...] | None = None
     flip: bool = False  # random horizontal flips, training only
     centered: bool = True  # True: network sees [-1, 1]; False: [0, 1]
     uniform_dequantization: bool = False  # train on (x + u) / 256, u uniform: the density that bits/dim are about

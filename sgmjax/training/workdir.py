@@ -20,6 +20,7 @@ import jax
 import numpy as np
 
 from sgmjax._inputs import InputError, one_line, replacing, user_path
+from sgmjax.data.classes import check_same
 from sgmjax.training import changes
 from sgmjax.training.config import Config, ConfigError, from_dict, to_dict
 
@@ -136,17 +137,19 @@ class DataRecord(NamedTuple):
         num_classes: or None.
         discrete: whether they are uint8.
         given: whether they were given in Python, so that the config does not say where they are.
+        class_names: what the classes 0, 1, ... are called, or None where nothing says so.
     """
 
     shape: tuple[int, ...]
     num_classes: int | None
     discrete: bool
     given: bool = False
+    class_names: tuple[str, ...] | None = None
 
     @classmethod
     def of(cls, dataset: Any, *, given: bool = False) -> DataRecord:
         """What is to be recorded of a data set."""
-        return cls(tuple(dataset.shape), dataset.num_classes, dataset.discrete, given)
+        return cls(tuple(dataset.shape), dataset.num_classes, dataset.discrete, given, dataset.class_names)
 
 
 def read_data(path: str | os.PathLike) -> DataRecord:
@@ -164,13 +167,28 @@ def read_data(path: str | os.PathLike) -> DataRecord:
         if classes is not None and not _is_size(classes):
             raise ValueError(f"data.num_classes must be a positive integer or null, not {classes}")
         discrete = data.get("discrete", len(shape) == 3)  # of folders that do not say it only images were
-        return DataRecord(tuple(shape), classes, bool(discrete), bool(data.get("given", False)))
+        names = data.get("class_names")
+        if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+            raise ValueError(f"data.class_names must be a list of names, not {names}")
+        names = None if names is None else tuple(names)
+        return DataRecord(tuple(shape), classes, bool(discrete), bool(data.get("given", False)), names)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise WorkdirError(f"cannot read {file}: {type(error).__name__}: {one_line(error)}") from error
 
 
 def _is_size(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**31
+
+
+def check_classes(path: Path, dataset: Any) -> None:
+    """Checks that the data number the classes as they did when the folder's run began, if it has.
+
+    Raises:
+        DataError: they do not.
+    """
+    if (path / "config.json").exists():
+        there = read_data(path)
+        check_same(there.num_classes, there.class_names, dataset)
 
 
 def write_config(

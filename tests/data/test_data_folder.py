@@ -23,6 +23,7 @@ def config(folder, **settings):
         "eval_split": None,
         "image_size": None,
         "flip": False,
+        "range": None,
         "in_memory": None,
         "memory_limit_gb": 2.0,
         "num_samples": 1,

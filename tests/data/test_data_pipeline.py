@@ -22,6 +22,7 @@ DEFAULTS = {
     "eval_split": "test",
     "image_size": None,
     "flip": False,
+    "range": None,
     "in_memory": None,
     "memory_limit_gb": 2.0,
     "num_samples": 1000,

@@ -22,10 +22,11 @@ class CountingSource:
     """Image i is filled with i, apart from its left column, which is 255: a flip shows."""
 
     name = "counting"
-    num_classes = NUM
+    class_names = channels = None
 
     def __init__(self, num: int = NUM, fail_at: int | None = None):
         self._num, self.fail_at = num, fail_at
+        self.num_classes = num
 
     def __len__(self) -> int:
         return self._num

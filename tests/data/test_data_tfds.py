@@ -28,6 +28,7 @@ def config(folder, **settings):
         "eval_split": "test",
         "image_size": None,
         "flip": False,
+        "range": None,
         "in_memory": None,
         "memory_limit_gb": 2.0,
         "num_samples": 1,
@@ -124,7 +125,7 @@ def test_reading_imports_no_tensorflow(data_dir):
     program = (
         "import sys; from types import SimpleNamespace as N; from sgmjax import data\n"
         f"c = N(name='mnist', data_dir={str(data_dir)!r}, split='test[:64]', eval_split=None, image_size=None,"
-        " flip=False, in_memory=False, memory_limit_gb=1, num_samples=1, binarize='none')\n"
+        " flip=False, in_memory=False, memory_limit_gb=1, num_samples=1, binarize='none', range=None)\n"
         "it = data.load(c).iterator(8, seed=0); assert next(it)['x'].shape == (8, 28, 28, 1); it.close()\n"
         "assert 'grain' in sys.modules and 'tensorflow' not in sys.modules"
     )
@@ -145,7 +146,7 @@ def test_the_log_filter_lets_other_messages_pass(caplog):
 
 class MixedSource:
     name = "mixed"
-    num_classes = None
+    num_classes = class_names = channels = None
 
     def __init__(self, shapes):
         self.shapes = shapes
@@ -166,8 +167,8 @@ def test_different_sizes_need_image_size(in_memory):
     with pytest.raises(DataError, match="example 2 of mixed is 5x4 .* example 0 of mixed is 4x4: set data.image_size"):
         as_dataset(source, in_memory=in_memory)
     assert as_dataset(source, in_memory=in_memory, image_size=4).shape == (4, 4, 1)
-    with pytest.raises(DataError, match="3 channels"):
-        as_dataset(MixedSource([(4, 4, 1), (4, 4, 3)]), in_memory=in_memory, image_size=4)
+    mixed = as_dataset(MixedSource([(4, 4, 1), (4, 4, 3)]), in_memory=in_memory, image_size=4)
+    assert mixed.shape == (4, 4, 3) and mixed.read(np.arange(2))["x"].shape == (2, 4, 4, 3)
     with pytest.raises(DataError, match="no examples"):
         as_dataset(MixedSource([]))
 
