@@ -2,44 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
+from image_folders import colour, config, save
 from PIL import Image
 
 from sgmjax import data
 from sgmjax.data import DataError
 from sgmjax.data.folder import FolderSource, read_image
 from sgmjax.data.images import resize
-
-
-def config(folder, **settings):
-    defaults = {
-        "name": "folder",
-        "data_dir": str(folder),
-        "split": "train",
-        "eval_split": None,
-        "image_size": None,
-        "flip": False,
-        "range": None,
-        "in_memory": None,
-        "memory_limit_gb": 2.0,
-        "num_samples": 1,
-        "binarize": "none",
-    }
-    return SimpleNamespace(**{**defaults, **settings})
-
-
-def save(path: Path, pixels: np.ndarray, **options) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(path, **options)
-    return path
-
-
-def colour(value: int, height: int = 6, width: int = 6) -> np.ndarray:
-    return np.full((height, width, 3), value, np.uint8)
 
 
 def gradient(height: int, width: int) -> np.ndarray:
