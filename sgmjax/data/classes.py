@@ -86,13 +86,13 @@ def checked_labels(
         num_classes = len(names)
     if label is None:
         if num_classes is not None:
-            raise DataError(f"{where}: num_classes={num_classes}, but there are no labels; give label, or neither")
+            raise DataError(f"{where}: num_classes={num_classes} means nothing without labels; give both or neither")
         return np.zeros(length, np.int32), None, None
     if num_classes is not None and num_classes < 1:
         raise DataError(f"{where}: num_classes must be at least 1, got {num_classes}")
     shape = np.shape(label)  # type: ignore[arg-type]
     if shape != (length,):
-        raise DataError(f"{where}: {length} examples but labels of shape {shape}")
+        raise DataError(f"{where}: {length} examples but labels of shape {shape}, expected ({length},)")
     try:
         check_labels(label, num_classes, f"{where}: labels")
     except InputError as error:
@@ -105,8 +105,8 @@ def checked_labels(
             missing = int(np.flatnonzero(present != np.arange(num_classes))[0])
             raise DataError(
                 f"{where}: labels go up to {present[-1]} and {missing} is not among them; number the classes from 0 "
-                f"(np.unique(label, return_inverse=True)[1]), or say how many there are, as num_classes="
-                f"{present[-1] + 1}"
+                "(np.unique(label, return_inverse=True)[1]), or say how many there are, by class_names or "
+                f"num_classes={present[-1] + 1}"
             )
     return values.astype(np.int32), num_classes, names
 

@@ -120,23 +120,27 @@ class ArrayDataset(Dataset):
 
 
 def arrays(
-    x: Any, labels: Any = None, *, name: str = "arrays", num_classes: int | None = None, flip: bool = False
+    x: Any,
+    labels: Any = None,
+    *,
+    name: str = "arrays",
+    num_classes: int | None = None,
+    class_names: Sequence[str] | None = None,
+    flip: bool = False,
 ) -> ArrayDataset:
     """A data set of examples that are there.
 
     Args:
         x: `(n, D)` vectors, `(n, T, C)` signals, `(n, H, W, C)` images or `(n, D, H, W, C)` volumes, channels last;
             floats or uint8, as `sgmjax.data.examples` says. Nested lists that form such an array do.
-        labels: `(n,)` integers from 0, or None.
+        labels, num_classes, class_names: as `label` and so on of `ArrayDataset`.
         name: for messages.
-        num_classes: number of classes; None: as many as the labels show, if every one from 0 on is among them.
         flip: flip training batches left to right with probability 1/2 (images only).
 
     Raises:
-        DataError: what is no such array, or not finite; labels that are none.
+        DataError: as `ArrayDataset`; to flip what is no image.
     """
-    labels = None if labels is None else np.asarray(labels)
-    dataset = ArrayDataset(name, x, labels, num_classes=num_classes, flip=flip)
+    dataset = ArrayDataset(name, x, labels, num_classes=num_classes, class_names=class_names, flip=flip)
     if flip and not dataset.is_image:
         raise DataError(f"{name}: flip (data.flip) is for images; examples of shape {dataset.shape} have no left")
     return dataset

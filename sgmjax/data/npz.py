@@ -2,6 +2,7 @@
 
 The file holds `x` (or `images`, `samples`, `x_train`) and perhaps `labels` (`label`, `y`, `y_train`); as held-out data
 perhaps `x_test`, and `labels_test` (`y_test`, ...). Without them one example in twenty is held out, by a fixed rule.
+`class_names` (text) says what the classes 0, 1, ... are called; without it each must be among the training labels.
 """
 
 from __future__ import annotations
@@ -34,36 +35,42 @@ def load(path: str, split: str, *, hold_out: bool = True, flip: bool = False) ->
     Raises:
         InputError: a file that is no such archive. DataError: arrays that are no examples.
     """
-    x, labels, held_out = _read(path, "data.path")
+    x, labels, held_out, names = _read(path, "data.path")
     if held_out is None and (hold_out or split == "eval"):
         mine = _held_out(len(x), path) == (split == "eval")
         parts = x[mine], labels if labels is None else labels[mine]
     else:
         parts = (x, labels) if split == "train" or held_out is None else held_out
-    return _named(path, split, parts, labels, flip)
+    classes = None
+    if labels is not None:
+        _, classes, names = checked_labels(labels, len(x), None, names, shown(path))
+    return arrays(*parts, name=f"{shown(path)} ({split})", num_classes=classes, class_names=names, flip=flip)
 
 
-def load_given(path: str, split: str, *, num_classes: int | None = None, what: str = "--data") -> ArrayDataset:
+def load_given(path: str, split: str, num_classes: int | None = None, what: str = "--data") -> ArrayDataset:
     """The data of one command: `x_test` of a file if it has them, else all its `x` are held-out data.
 
     Args:
         path: the file.
         split: `train` or `eval`.
-        num_classes: of the run, of which the labels need not show every one.
+        num_classes: classes that the data are to have; None: labels do not matter.
         what: for messages.
 
     Raises:
         As `load`; no training part.
     """
-    x, labels, held_out = _read(path, what)
+    x, labels, held_out, names = _read(path, what)
     if split == "train" and held_out is None:
         raise DataError(f"{what}: {shown(path)} has no training part: give x with the training data, x_test held-out")
-    parts = (x, labels) if split == "train" or held_out is None else held_out
-    return _named(path, split, parts, labels, False, num_classes)
+    if split == "eval" and held_out is not None:
+        x, labels = held_out
+    if num_classes is None or labels is None:
+        labels = num_classes = names = None
+    return arrays(x, labels, name=f"{shown(path)} ({split})", num_classes=num_classes, class_names=names)
 
 
-def _read(path: str, what: str) -> tuple[np.ndarray, np.ndarray | None, tuple[np.ndarray, np.ndarray | None] | None]:
-    """x, labels, and the held-out ones of both, or None."""
+def _read(path: str, what: str) -> tuple[np.ndarray, np.ndarray | None, Any, list[str] | None]:
+    """x, labels, (x, labels) of held-out examples or None, and the names of the classes."""
     found = read_arrays(path, what)
 
     def one(names: tuple[str, ...], suffixes: tuple[str, ...]) -> np.ndarray | None:
@@ -84,18 +91,13 @@ def _read(path: str, what: str) -> tuple[np.ndarray, np.ndarray | None, tuple[np
     x = as_examples(x, f"{file}: x")
     if labels is not None:
         check_labels(labels, None, f"{file}: labels", length=len(x))
-    return x, labels, None if x_test is None else (as_examples(x_test, f"{file}: x_test"), labels_test)
-
-
-def _named(
-    path: str, split: str, parts: Any, labels: np.ndarray | None, flip: bool, num_classes: int | None = None
-) -> ArrayDataset:
-    """The part of a file as a data set; as many classes as its training labels show, unless the number is given."""
-    if labels is not None and num_classes is None:
-        _, num_classes, _ = checked_labels(labels, len(labels), None, None, shown(path))
-    return arrays(
-        *parts, name=f"{shown(path)} ({split})", num_classes=num_classes if labels is not None else None, flip=flip
-    )
+    held_out = None if x_test is None else (as_examples(x_test, f"{file}: x_test"), labels_test)
+    names = found.get("class_names")
+    if names is None:
+        return x, labels, held_out, None
+    if labels is None or names.dtype.kind != "U" or names.ndim != 1:
+        raise DataError(f"{what}: {file}: class_names must be text (classes,), and there must be labels")
+    return x, labels, held_out, names.tolist()
 
 
 def _held_out(num: int, path: str) -> np.ndarray:

@@ -113,7 +113,7 @@ def _load(config: _Settings, split: Literal["train", "eval"]) -> Dataset:
 def _value_range(config: _Settings) -> Range | None:
     if config.range is None:
         return None
-    if config.name == "digits" or config.name in toy.NAMES:
+    if config.name in ("digits", "npz", *toy.NAMES):
         raise DataError(f"data.range: is for images of more than 8 bits, which {config.name} has not; leave it out")
     if len(config.range) != 2 or config.range[0] >= config.range[1]:
         raise DataError(f"data.range: must be two values, the lower first, as (0, 4095); got {config.range}")

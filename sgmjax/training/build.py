@@ -71,8 +71,8 @@ class _Learnt:
     times: objectives.Times
     event_shape: tuple[int, ...]
     num_classes: int | None
-    class_names: tuple[str, ...] | None = None
     discrete: bool = True
+    class_names: tuple[str, ...] | None = None
 
     @property
     def is_image(self) -> bool:
@@ -110,8 +110,8 @@ class Problem(_Learnt):
         times: draws training times.
         event_shape: shape of one example, (H, W, C) of images, (D,) of vectors, (T, C) of signals, (D, H, W, C).
         num_classes: classes the network is conditioned on; None: unconditional.
-        class_names: theirs, or None.
         discrete: whether the data are 8-bit levels, else floats; samples are saved as the data are.
+        class_names: theirs, or None.
     """
 
     def eps_fn(self, params: PyTree, *, labels=None, dropout_key=None) -> score.EpsFn:
@@ -319,8 +319,8 @@ def problem(
     config: Config,
     data_shape: tuple[int, ...],
     num_classes: int | None = None,
-    class_names: tuple[str, ...] | None = None,
     *,
+    class_names: tuple[str, ...] | None = None,
     discrete: bool | None = None,
     resizable: bool = True,
 ) -> Any:
@@ -375,10 +375,10 @@ def problem(
             anneal_power=objective.anneal_power,
         )  # fmt: skip
     if classifies:
-        return Classifier(config, sde, network, times, tuple(data_shape), num_classes, class_names, discrete)
-    known = getattr(config.model, "num_classes", None)
-    names = None if known is None else class_names
-    return Problem(config, sde, network, times, tuple(data_shape), known, names, discrete)
+        return Classifier(config, sde, network, times, tuple(data_shape), num_classes, discrete, class_names)
+    conditional = getattr(config.model, "num_classes", None)
+    names = None if conditional is None else class_names
+    return Problem(config, sde, network, times, tuple(data_shape), conditional, discrete, names)
 
 
 def _check(config: Config, sde: sdes.SDE, num_classes: int | None) -> None:

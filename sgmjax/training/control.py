@@ -20,14 +20,14 @@ import numpy as np
 
 from sgmjax import samplers
 from sgmjax._inputs import InputError, check_labels
-from sgmjax.data import DataError, Dataset, to_float
+from sgmjax.data import DataError, Dataset, load, to_float
 from sgmjax.data.classes import to_labels
 from sgmjax.samplers import registry
 from sgmjax.samplers.inpainting import check_mask
 from sgmjax.training import pictures
 from sgmjax.training.build import Classifier, Problem, run_sampler
 from sgmjax.training.config import ConfigError, differences, to_dict
-from sgmjax.training.runs import LoadedRun, data_of, load_run
+from sgmjax.training.runs import LoadedRun, load_run
 
 COLUMNS = 8  # images of an interpolation, and inputs shown beside one another
 
@@ -342,7 +342,7 @@ def read_inputs(
         InputError: labels that are no classes of the run.
     """
     if word == "test":
-        dataset: Any = data_of(problem, "eval") if held_out is None else held_out()
+        dataset: Any = load(problem.config.data, "eval") if held_out is None else held_out()
         batch = dataset.read(np.arange(min(num, dataset.num_examples)))
         x, labels = batch["x"], batch["label"] if dataset.num_classes is not None else None
     elif word.endswith(".npz"):

@@ -144,8 +144,8 @@ def setup(
     if problem is None:
         from sgmjax.training import build
 
-        options = {"discrete": dataset.discrete, "resizable": resizable}
-        problem = build.problem(config, dataset.shape, dataset.num_classes, dataset.class_names, **options)
+        options = {"class_names": dataset.class_names, "discrete": dataset.discrete, "resizable": resizable}
+        problem = build.problem(config, dataset.shape, dataset.num_classes, **options)
     if config.vae is not None:
         from sgmjax.training.latent import check_images
 
@@ -164,10 +164,9 @@ def _check_data(config: Config, dataset: Any, eval_dataset: Any, resizable: bool
         return
     check_values(eval_dataset, config.data.centered)
     if eval_dataset.shape != dataset.shape:
-        same_size = eval_dataset.shape[:-1] == dataset.shape[:-1]
-        fix = "set data.image_size to give both one size" if resizable and not same_size else "give both the same shape"
+        fix = "; set data.image_size to give both one size" if resizable else ""
         raise ConfigError(
-            f"data: training examples have shape {dataset.shape} and held-out ones {eval_dataset.shape}; {fix}"
+            f"data: training examples have shape {dataset.shape} and held-out ones {eval_dataset.shape}{fix}"
         )
     if eval_dataset.discrete != dataset.discrete:
         one, other = ("uint8" if part.discrete else "floats" for part in (dataset, eval_dataset))

@@ -69,9 +69,8 @@ def load_run(
     options = dict(settings["sampling"]["options"]) | dict(given.pop("options", {}))
     settings["sampling"] |= given | {"options": options}
     about = workdir.read_data(path)
-    problem: Any = build.problem(
-        from_dict(settings), about.shape, about.num_classes, about.class_names, discrete=about.discrete
-    )
+    known = {"class_names": about.class_names, "discrete": about.discrete}
+    problem: Any = build.problem(from_dict(settings), about.shape, about.num_classes, **known)
     if sharding is None:
         sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     stateful = hasattr(problem, "init_state")
@@ -96,7 +95,7 @@ def load_run(
 def load_data(
     path: str | os.PathLike, problem: Any, split: Literal["train", "eval"], file: str | None = None
 ) -> Dataset:
-    """The data of a run, for what is done with it afterwards; their labels mean what they did in training.
+    """The data of a run, for what is done with it afterwards.
 
     Args:
         path: the run folder.
@@ -108,27 +107,18 @@ def load_data(
         DataError: no such data, or others than the run was trained on. InputError: a file that is no such archive.
     """
     if file is not None:
-        return data_of(problem, split, npz.load_given(file, split, num_classes=problem.num_classes))
-    if workdir.read_data(path).given:
+        dataset = npz.load_given(file, split, problem.num_classes)
+    elif workdir.read_data(path).given:
         raise DataError(
             f"--data: the run in {path} was trained on a data set given in Python, which its folder does not hold; "
             "give held-out data, as --data=FILE.npz with arrays x and, for classes, labels"
         )
-    return data_of(problem, split)
-
-
-def data_of(problem: Any, split: Literal["train", "eval"], dataset: Dataset | None = None) -> Dataset:
-    """A data set that is checked to be like the one a run was trained on; None: that of the run's config.
-
-    Raises:
-        DataError: another shape, range or type, or classes that are not those which the network was trained on.
-    """
-    if dataset is None:
+    else:
         dataset = load(problem.config.data, split)
     ours, found = (problem.event_shape, problem.discrete), (dataset.shape, dataset.discrete)
     if ours != found:
         one, other = (f"{'uint8' if d else 'float32'} examples of shape {tuple(s)}" for s, d in (ours, found))
-        raise DataError(f"{dataset.name}: the run was trained on {one}, and these are {other}")
+        raise DataError(f"{dataset.name}: the run in {path} was trained on {one}, and these are {other}")
     if problem.num_classes is not None:
         check_same(problem.num_classes, problem.class_names, dataset)
     check_values(dataset, problem.centered)

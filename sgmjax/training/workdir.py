@@ -137,7 +137,7 @@ class DataRecord(NamedTuple):
         num_classes: or None.
         discrete: whether they are uint8.
         given: whether they were given in Python, so that the config does not say where they are.
-        class_names: what the classes 0, 1, ... are called, or None where nothing says so.
+        class_names: what the classes are called, or None where nothing says so.
     """
 
     shape: tuple[int, ...]
@@ -166,12 +166,12 @@ def read_data(path: str | os.PathLike) -> DataRecord:
             raise ValueError(f"data.shape must be positive integers, not {shape}")
         if classes is not None and not _is_size(classes):
             raise ValueError(f"data.num_classes must be a positive integer or null, not {classes}")
-        discrete = data.get("discrete", len(shape) == 3)  # of folders that do not say it only images were
         names = data.get("class_names")
-        if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
-            raise ValueError(f"data.class_names must be a list of names, not {names}")
-        names = None if names is None else tuple(names)
-        return DataRecord(tuple(shape), classes, bool(discrete), bool(data.get("given", False)), names)
+        if names is not None and (len(names) != classes or not all(isinstance(name, str) for name in names)):
+            raise ValueError(f"data.class_names must be {classes} names")
+        discrete = data.get("discrete", len(shape) == 3)  # of folders that do not say it only images were
+        given = bool(data.get("given", False))
+        return DataRecord(tuple(shape), classes, bool(discrete), given, None if names is None else tuple(names))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise WorkdirError(f"cannot read {file}: {type(error).__name__}: {one_line(error)}") from error
 
@@ -187,8 +187,8 @@ def check_classes(path: Path, dataset: Any) -> None:
         DataError: they do not.
     """
     if (path / "config.json").exists():
-        there = read_data(path)
-        check_same(there.num_classes, there.class_names, dataset)
+        before = read_data(path)
+        check_same(before.num_classes, before.class_names, dataset)
 
 
 def write_config(

@@ -133,7 +133,10 @@ def test_run_folder(tmp_path):
         assert (tmp_path / name).stat().st_size > 0
     assert list((tmp_path / "tensorboard").glob("events.out.tfevents.*"))
     record = json.loads((tmp_path / "config.json").read_text())
-    assert record["data"] == {"shape": [2], "num_classes": None} and record["versions"]["jax"] == jax.__version__
+    assert (
+        record["data"] == {"shape": [2], "num_classes": None, "discrete": False, "given": True}
+        and record["versions"]["jax"] == jax.__version__
+    )
     assert workdir.read_config(tmp_path) == tiny.config(train={"sample_every": 10})
     logged = rows(tmp_path)
     assert {"loss", "mse", "grad_norm", "examples_per_second", "host_ms", "bad_steps"} <= set(logged[0])
