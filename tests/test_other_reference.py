@@ -40,7 +40,7 @@ def make(source: Path, target: Path) -> None:
         names = sorted({key.split("/")[0] for key in settings})
         new = {name: f"case-{i}.{prefix[0]}" for i, name in enumerate(names)}
         if len(names) > 1:
-            new[names[0]] = None
+            new[names[-1]] = None
         renamed[prefix] = renamed.get(prefix, {}) | new
         write_json(target / table, {_key(key, new): value for key, value in settings.items() if _key(key, new)})
     for path in sorted(source.glob("*.json")):
@@ -81,14 +81,14 @@ def _thinned(file: str, key: str) -> bool:
 
 
 def _rename_files(source: Path, target: Path) -> dict[str, str]:
-    """Copies the files of each stem under a new one; of every family the first is left out, if it is not the only."""
+    """Copies the files of each stem under a new one; of every family the last is left out, if it is not the only."""
     target.mkdir(exist_ok=True)
     stems = sorted(path.stem for path in source.glob("*.json"))
     new: dict[str, str] = {}
     for family in FAMILIES:
         mine = [stem for stem in stems if stem.startswith(family) and stem not in new]
         new |= {stem: f"{family}case-{i}" for i, stem in enumerate(mine)}
-        for stem in mine[1:] or mine:
+        for stem in mine[:-1] or mine:
             for path in source.glob(f"{stem}*"):
                 rest = path.name.removeprefix(stem)
                 if rest.startswith((".", "_expected")):
