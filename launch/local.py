@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -40,8 +41,22 @@ def environment(process: int, processes: int, devices: int, port: int) -> dict[s
     }
 
 
+# What the C++ of JAX's coordination service and of Gloo says of processes that come and go: `lost` says it in one line.
+_CHATTER = re.compile(
+    r"[IWEF]\d{4} [\d:.]+ +\d+ (preemption_sync_manager|coordination_\w+|client|distributed_runtime\w*)\.(cc|h):\d+\]"
+    r"|\[Gloo\] Rank|Additional GRPC error|:[A-Z_]+:Error received from peer|\*\*\* Check failure stack|    @ +0x"
+)
+
+
+def is_chatter(line: str) -> bool:
+    """Whether a line of a process is not copied."""
+    return _CHATTER.match(line) is not None
+
+
 def _copy(process: int, stream: IO[str]) -> None:
     for line in stream:
+        if is_chatter(line):
+            continue
         sys.stdout.write(f"[{process}] {line}")
         sys.stdout.flush()
 

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sgmjax import _cli
+from sgmjax._inputs import InputError
 
 if TYPE_CHECKING:
     from sgmjax.training.config import Config
@@ -47,15 +48,16 @@ def main(argv: Sequence[str]) -> int:
         return 0
     from sgmjax.training.checkpoint import CheckpointError
     from sgmjax.training.trouble import LostProcessError, TroubleError
-    from sgmjax.training.workdir import WorkdirError
 
     try:
         result = run.execute()
     except LostProcessError as error:
         _cli.fail(error, status=1)
         os._exit(1)  # leaving in the ordinary way would wait for the one that is lost
-    except (loop.NonFiniteError, CheckpointError, TroubleError, WorkdirError) as error:
+    except (loop.NonFiniteError, CheckpointError, TroubleError) as error:
         return _cli.fail(error, status=1)
+    except InputError as error:  # what only the checkpoint could tell, as that it belongs to other data
+        return _cli.fail(error)
     return 0 if result.signal is None else 128 + result.signal
 
 

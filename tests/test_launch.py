@@ -51,6 +51,25 @@ def test_a_failing_process_ends_the_others_with_its_status():
     assert time.monotonic() - start < 30
 
 
+def test_a_process_ended_by_a_signal_is_named_in_one_line_and_cpp_logs_are_not_copied():
+    """The lines are those that JAX 0.10.2 printed when process 0 of two was killed."""
+    script = (
+        "import os, signal, sys, time\n"
+        "if os.environ['JAX_PROCESS_ID'] == '0': os.kill(os.getpid(), signal.SIGKILL)\n"
+        "print('E1125 20:23:51.139363     676 coordination_service_agent.cc:289] Polled an error from coordination')\n"
+        "print('F1125 20:23:51.139372     676 client.h:80] Terminating process because the JAX distributed service')\n"
+        "print('Additional GRPC error information from remote target coordination_service while calling /xla.x:')\n"
+        "print(':UNKNOWN:Error received from peer  {grpc_status:14, grpc_message:\"Socket closed\"}')\n"
+        "print('F1125 20:23:51.139372     676 other.cc:80] a bug')\n"
+        "print('error: of ours')\n"
+        "time.sleep(60)"
+    )
+    done = local("--processes=2", script=script)
+    assert done.returncode == 128 + signal.SIGKILL
+    assert done.stdout.splitlines() == ["[1] F1125 20:23:51.139372     676 other.cc:80] a bug", "[1] error: of ours"]
+    assert done.stderr.count("\n") == 1 and done.stderr.startswith("process 0 of 2 was ended by SIGKILL; the others")
+
+
 def test_sigterm_reaches_every_process():
     script = (
         "import signal, sys, time\n"

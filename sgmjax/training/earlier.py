@@ -13,6 +13,7 @@ import jax
 from sgmjax._inputs import one_line
 from sgmjax.training.checkpoint import PROGRESS
 from sgmjax.training.lock import NAME as LOCK
+from sgmjax.training.lock import TAKEOVER
 from sgmjax.training.sharding import wait_for_all
 from sgmjax.training.workdir import WorkdirError
 
@@ -71,10 +72,13 @@ def tidy(path: Path, say: Callable[[str], None]) -> None:
     """
     if jax.process_index() != 0:
         return
-    swept = (*path.glob("*.partial"), *path.glob("*/*.partial"), *path.glob("checkpoints/*/*.partial"))
-    for file in (*swept, *path.glob(f"{LOCK}.*"), *path.glob(".probe*")):
+    for file in (*path.glob("*.partial"), *path.glob("*/*.partial"), *path.glob("checkpoints/*/*.partial")):
         with contextlib.suppress(OSError):
             file.unlink()
+    for file in (*path.glob(f"{LOCK}.*"), *path.glob(".probe*")):  # others may be at the door at this moment
+        with contextlib.suppress(OSError):
+            if (path / LOCK).stat().st_mtime - file.stat().st_mtime > TAKEOVER:
+                file.unlink()
     for place in (*_FILES, "samples/step_*.png"):
         for item in path.glob(place):
             if item.is_dir() and item.name != "config.json":

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import gc
 import json
 import os
 import socket
@@ -30,7 +31,7 @@ from sgmjax.training.workdir import WorkdirError
 NAME = "run.lock"
 BEAT = 10.0  # seconds between two signs of life
 STALE = 300.0  # seconds without one after which a process of another machine counts as gone
-_TAKEOVER = 60.0  # seconds after which a takeover, the matter of a moment, counts as broken off
+TAKEOVER = 60.0  # seconds after which a takeover, the matter of a moment, counts as broken off
 
 
 class RunLock:
@@ -98,7 +99,7 @@ def _acquire(path: Path, nonce: str, say: Callable[[str], None]) -> None:
     mine = path.with_name(f"{NAME}.{nonce}")
     try:
         mine.write_text(json.dumps(_identity() | {"nonce": nonce}))
-        told = False
+        told = collected = False
         while not _create(mine, path):
             there = _read(path)
             state, idle = _state(path, there, mine)
@@ -108,6 +109,10 @@ def _acquire(path: Path, nonce: str, say: Callable[[str], None]) -> None:
                 if _take_over(mine, path, there):
                     say(f"taking over the lock of {_who(there)}, which has ended without releasing it")
                     return
+            elif state == "alive" and there.get("pid") == os.getpid() and not collected:
+                collected = True
+                gc.collect()  # a run of this process that was never executed, and forgotten
+                continue
             elif state == "alive":
                 raise WorkdirError(
                     f"{path.parent} is in use: {_who(there)} trains there; "
@@ -150,7 +155,7 @@ def _take_over(mine: Path, path: Path, there: dict[str, Any]) -> bool:
         guard.open("x").close()
     except FileExistsError:
         with contextlib.suppress(FileNotFoundError):
-            if mine.stat().st_mtime - guard.stat().st_mtime > _TAKEOVER:
+            if mine.stat().st_mtime - guard.stat().st_mtime > TAKEOVER:
                 guard.unlink()
         return False
     try:

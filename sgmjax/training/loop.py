@@ -113,19 +113,35 @@ def setup(
     allow_changes: Sequence[str] = (),
     restart: bool = False,
 ) -> Run | Result:
-    """All checks of `train`, and nothing that takes long: a run ready to execute, or the result of a complete one."""
+    """All checks of `train`, and nothing that takes long: a run ready to execute, or the result of a complete one.
+
+    From here on the run has the lock of its folder, until it has been executed or is forgotten.
+    """
     check(config)
     validate_for_devices(config, jax.device_count(), jax.process_count())
     path = workdir.prepare(folder)
-    if restart:
-        with RunLock(path, say):
+    lock = RunLock(path, say)
+    try:
+        if restart:
             earlier.set_aside(path, say)
-    changed = workdir.check_config(path, config, allow_changes)
-    if _complete(path, config.train.steps):
-        accuracy = path / ACCURACY
-        found = f"accuracy in {accuracy}" if accuracy.exists() else f"samples in {path / 'samples' / 'final.npz'}"
-        say(f"{path} is complete: {config.train.steps} steps, {found}")
-        return Result("complete", config.train.steps, path)
+        changed = workdir.check_config(path, config, allow_changes)
+        if _complete(path, config.train.steps):
+            accuracy = path / ACCURACY
+            found = f"accuracy in {accuracy}" if accuracy.exists() else f"samples in {path / 'samples' / 'final.npz'}"
+            say(f"{path} is complete: {config.train.steps} steps, {found}")
+            lock.release()
+            return Result("complete", config.train.steps, path)
+        earlier.check_resumable(path)
+        run = _prepared(config, path, problem, dataset, eval_dataset)
+    except BaseException:
+        lock.release()
+        raise
+    run.lock, run.new_settings = lock, changed
+    return run
+
+
+def _prepared(config: Config, path: Path, problem: Any, dataset: Any, eval_dataset: Any) -> Run:
+    """What of `setup` reads the data and looks at the problem."""
     given = dataset is not None
     if dataset is None:
         from sgmjax import data
@@ -152,7 +168,7 @@ def setup(
         check_images(config, dataset)
     for line in horizon.outlasting(config):
         say(line)
-    run = Run(config, path, problem, dataset, eval_dataset, given=given, changed=changed)
+    run = Run(config, path, problem, dataset, eval_dataset, given=given)
     workdir.check_space(path, run.abstract, config.train.keep_checkpoints, dataset.shape, config.sampling.num)
     return run
 
@@ -207,18 +223,11 @@ class Run:
     """
 
     def __init__(
-        self,
-        config: Config,
-        path: Path,
-        problem: Any,
-        dataset: Any,
-        eval_dataset: Any,
-        *,
-        given: bool = False,
-        changed: Sequence[tuple[str, Any, Any]] = (),
+        self, config: Config, path: Path, problem: Any, dataset: Any, eval_dataset: Any, *, given: bool = False
     ):
         self.given = given  # the data were given in Python: the folder says so to the commands
-        self._new_settings = changed  # since the folder's run was last trained
+        self.lock: RunLock | None = None  # taken when it is executed, if not before
+        self.new_settings: Sequence[tuple[str, Any, Any]] = ()  # since the folder's run was last trained
         self.config, self.path, self.problem = config, path, problem
         self.dataset, self.eval_dataset = dataset, eval_dataset
         self.mesh = sh.make_mesh(config.train.fsdp)
@@ -329,13 +338,13 @@ class Run:
     # ------------------------------------------------------------------------------------------------ beginning, end
     def execute(self) -> Result:
         """Restores or starts, takes the remaining steps, draws the final samples."""
-        with RunLock(self.path, say):
+        self.lock = self.lock or RunLock(self.path, say)
+        with self.lock:
             earlier.tidy(self.path, say)
-            earlier.check_resumable(self.path)
             checkpointer, lost = Checkpointer(self.path, self.config.train.keep_checkpoints), False
             try:
                 with trouble.explained(self.path):
-                    return self._execute(checkpointer)
+                    result = self._execute(checkpointer)
             except trouble.LostProcessError:
                 lost = True
                 raise
@@ -343,16 +352,11 @@ class Run:
                 if not lost:  # else it would wait for what never comes
                     with trouble.explained(self.path):
                         checkpointer.close()
+            sh.wait_for_all("sgmjax_end")  # whoever started them may end the others when one has ended
+        return result
 
     def _execute(self, checkpointer: Checkpointer) -> Result:
         train = self.config.train
-        workdir.write_config(
-            self.path,
-            self.config,
-            workdir.DataRecord.of(self.dataset, given=self.given),
-            changed=self._new_settings,
-            step=max(checkpointer.steps(), default=0),
-        )
         with jax.set_mesh(self.mesh), Interrupt() as interrupt:
             state, step, iterator, window = self._begin(checkpointer)
             host_ms = None
@@ -360,6 +364,7 @@ class Run:
                 state, step, host_ms = self._steps(state, step, iterator, window, checkpointer, interrupt)
             if interrupt.received or not self._finish(state, step, interrupt):
                 assert interrupt.received is not None
+                checkpointer.wait()
                 say(f"stopped by {interrupt.name} after step {step}, saved; the same command goes on from there")
                 return Result("interrupted", step, self.path, host_ms, int(interrupt.received))
         return Result("finished", step, self.path, host_ms)
@@ -398,6 +403,7 @@ class Run:
         local = self.config.train.batch_size // count
         iterator = self.dataset.iterator(local, seed=self.config.seed, process_index=index, process_count=count)
         found = checkpointer.restore(self.abstract, say, check_meta=_meta_problem)
+        self._record(0 if found is None else int(sh.fetch(found[0].step)))
         if found is None:
             state = self._initial(self._place(jax.random.fold_in(self.key, _INIT)))
             if hasattr(self.problem, "start_from"):
@@ -413,6 +419,13 @@ class Run:
             iterator.set_state(meta["data"])  # the same in all processes, and good for any number of them
         say(f"going on from step {step} of {self.config.train.steps} in {self.path}")
         return state, step, iterator, meta["window"]
+
+    def _record(self, step: int) -> None:
+        """Writes `config.json`, when it is certain from which step on the run has its settings."""
+        data = workdir.DataRecord.of(self.dataset, given=self.given)
+        workdir.write_config(self.path, self.config, data, changed=self.new_settings, step=step)
+        for name, old, new in self.new_settings:
+            say(f"from step {step} on {name} is {new}, before {old}")
 
     def _begin_stage(self, state: TrainState, stage: _Stage) -> TrainState:
         if not hasattr(stage.problem, "begin"):
@@ -489,6 +502,8 @@ class Run:
                     start = time.perf_counter()
                     window = self._report(state, step, window, writer, progress, host_seconds / max(host_steps, 1))
                     self._health(state, step, checkpointer)
+                    if self.lock is not None:
+                        self.lock.check()
                     if stopping or step == stage.end or self._due(step, train.checkpoint_every):
                         self._save(checkpointer, state, step, iterator, window)
                     checkpointer.poll()

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -50,6 +52,7 @@ def explained(path: Path) -> Iterator[None]:
         if isinstance(error, TroubleError):
             raise
         if (number := full_disk(error)) is not None:
+            _sweep(path)
             raise TroubleError(
                 f"{_FULL[number]}: nothing more can be written to {path}; its checkpoints are whole, and with room "
                 "made the same command goes on from the last one"
@@ -60,10 +63,18 @@ def explained(path: Path) -> Iterator[None]:
                 "command, started for all of them, goes on from the last checkpoint"
             ) from error
         if isinstance(error, OSError) and error.filename is not None:
+            done = "write" if Path(os.fsdecode(error.filename)).is_relative_to(path) else "read"
             raise TroubleError(
-                f"cannot write {shown(error.filename)}: {error.strerror}; mend that and start again"
+                f"cannot {done} {shown(error.filename)}: {error.strerror}; mend that and start again"
             ) from error
         raise
+
+
+def _sweep(path: Path) -> None:
+    """Removes checkpoints that could not be written to their end, which take up room."""
+    if jax.process_index() == 0:
+        for folder in path.glob("checkpoints/*.orbax-checkpoint-tmp"):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def full_disk(error: BaseException) -> int | None:

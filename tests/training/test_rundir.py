@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from training import tiny
 
-from sgmjax.training import lock, loop, trouble, workdir
+from sgmjax.training import earlier, lock, loop, trouble, workdir
 from sgmjax.training.checkpoint import Checkpointer, CheckpointError, MismatchError
 from sgmjax.training.config import ConfigError
 from sgmjax.training.logging import MetricsWriter
@@ -445,3 +445,84 @@ def test_events_that_cannot_be_written_do_not_stop_a_run(tmp_path, capsys):
     assert "TensorBoard's events cannot be written" in capsys.readouterr().out
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == step + 1
     assert threading.excepthook is hook
+
+
+def test_a_second_process_is_refused_before_it_reads_the_data(holder, tmp_path, monkeypatch):
+    def load(*args):
+        raise AssertionError("the data were read")
+
+    monkeypatch.setattr("sgmjax.data.load", load)
+    for restart in (False, True):
+        with pytest.raises(workdir.WorkdirError, match=f"process {holder.pid} on "):
+            loop.setup(tiny.config(), tmp_path, restart=restart)
+    assert not (tmp_path / "earlier").exists()
+
+
+def test_sweeping_leaves_the_locks_of_others_at_the_door(tmp_path):
+    with lock.RunLock(tmp_path):
+        young, old = tmp_path / f"{lock.NAME}.young", tmp_path / f"{lock.NAME}.old"
+        for file in (young, old):
+            file.write_text("{}")
+        os.utime(old, (time.time() - 3600,) * 2)
+        earlier.tidy(tmp_path, print)
+        assert young.exists() and not old.exists()
+
+
+def test_a_run_that_lost_its_lock_writes_no_more(tmp_path):
+    """Another process took over while this one stood still: its checkpoints are the other's business."""
+
+    class Loses(tiny.Problem):
+        def loss_fn(self, params, key, batch, train):
+            (tmp_path / lock.NAME).write_text(json.dumps({"host": "node7", "pid": 12, "since": "noon", "nonce": "x"}))
+            return super().loss_fn(params, key, batch, train)
+
+    with pytest.raises(workdir.WorkdirError, match="process 12 on node7 .since noon. took the run over"):
+        train(tmp_path, Loses())
+    assert Checkpointer(tmp_path, read_only=True).steps() == []
+    assert json.loads((tmp_path / lock.NAME).read_text())["nonce"] == "x"  # not released for the other
+
+
+def test_changes_count_from_the_step_that_could_be_read(folder):
+    """Not from the newest, which is damaged; and a run that cannot go on records nothing."""
+    before = (folder / "config.json").read_text()
+    settings = {"train": {"steps": 30, "batch_size": 32}}
+    for path in (folder / "checkpoints" / "20" / "train").rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"")
+    with pytest.raises(CheckpointError):
+        train(folder, tiny.Problem(width=8), allow_changes=("train.batch_size",), **settings)
+    assert (folder / "config.json").read_text() == before
+    train(folder, allow_changes=("train.batch_size",), **settings)
+    changes = json.loads((folder / "config.json").read_text())["changes"]
+    assert changes == [{"step": 10, "setting": "train.batch_size", "old": 16, "new": 32}]
+
+
+def test_a_checkpoint_that_the_disk_has_no_room_for_is_removed(tmp_path):
+    (tmp_path / "checkpoints" / "6.orbax-checkpoint-tmp" / "ema").mkdir(parents=True)
+    (tmp_path / "checkpoints" / "5").mkdir()
+    with pytest.raises(trouble.TroubleError, match="the disk is full"), trouble.explained(tmp_path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert [item.name for item in (tmp_path / "checkpoints").iterdir()] == ["5"]
+
+
+def test_a_file_that_cannot_be_read_is_not_said_to_be_written(tmp_path):
+    with pytest.raises(trouble.TroubleError, match="cannot read /nowhere/image.png: No"), trouble.explained(tmp_path):
+        Path("/nowhere/image.png").read_bytes()
+
+
+def test_data_that_are_not_those_of_the_checkpoint_are_one_line(tmp_path, capsys):
+    """Which only the checkpoint can tell: an image folder that has grown, here a set of another size."""
+    from sgmjax import train as command
+
+    words = ["train", "--config=psld_toy", f"--workdir={tmp_path}", "--config.data.name=ring"]
+    assert train(tmp_path).status == "finished"
+    (tmp_path / "samples" / "final.npz").unlink()
+
+    def other(config, folder, **options):
+        return loop.Run(tiny.config(), tmp_path, tiny.Problem(), tiny.dataset(60), None)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "setup", other)
+        assert command.main(words) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and "num_examples=100, this run has num_examples=60" in err
