@@ -12,11 +12,12 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from sgmjax._inputs import InputError, one_line, user_path
+from sgmjax._inputs import InputError, one_line, shown, user_path
+from sgmjax._ranges import Range, check_range
 
 if TYPE_CHECKING:
     from sgmjax.training.config import Config
@@ -103,11 +104,16 @@ def define_path(values: Any, name: str, default: str | None, text: str) -> None:
     values.register_flag_by_module(_PATHS, values[name])
 
 
-def parse_flags(values: Any, argv: Sequence[str]) -> list[str]:
+def parse_flags(values: Any, argv: Sequence[str], ranges: Mapping[str, Range] | None = None) -> list[str]:
     """Parses absl flags.
 
+    Args:
+        values: the flags.
+        argv: the words of the command line, the command first.
+        ranges: of the flags that are numbers; each must have one.
+
     Raises:
-        UsageError: an unknown flag or bad value, or words that are no flags.
+        UsageError: an unknown flag or bad value, a number out of its range, or words that are no flags.
         InputError: a flag of `define_path` that is no path.
     """
     from absl import flags
@@ -121,6 +127,9 @@ def parse_flags(values: Any, argv: Sequence[str]) -> list[str]:
     for flag in values.flags_by_module_dict().get(_PATHS, ()):
         if flag.value is not None:
             flag.value = str(user_path(flag.value, f"--{flag.name}"))
+    for name in values:
+        if values[name].flag_type() in ("int", "float"):
+            check_range(values[name].value, (ranges or {})[name], f"--{name}", UsageError)
     return rest
 
 
@@ -204,6 +213,8 @@ def find_config(name: str) -> tuple[Path, str | None]:
         UsageError: there is no such file; names those there are.
     """
     text, _, argument = name.partition(":")
+    if not text:
+        raise UsageError("--config: is empty; give the file, or the name of a config")
     path = Path(text)
     if path.is_file():
         return path, argument or None
@@ -213,7 +224,9 @@ def find_config(name: str) -> tuple[Path, str | None]:
         if candidate.is_file() and path.parent.name in ("", "configs"):
             return candidate, argument or None
     known = sorted({file.stem for folder in folders for file in folder.glob("*.py") if file.stem[0] != "_"})
-    raise UsageError(f"--config: there is no file {text}; configs that come with sgmjax: {', '.join(known) or 'none'}")
+    raise UsageError(
+        f"--config: there is no file {shown(text)}; configs that come with sgmjax: {', '.join(known) or 'none'}"
+    )
 
 
 def load_config(path: Path, argument: str | None = None) -> dict[str, Any]:

@@ -29,21 +29,12 @@ from pathlib import Path
 from typing import Any
 
 from sgmjax import _cli
-from sgmjax._inputs import replacing
+from sgmjax._inputs import check_writable, replacing, shown
+from sgmjax._ranges import COUNT, OPEN_UNIT, SEED, TOLERANCE, check_memory
 
 METRICS = ("bpd", "frechet", "neighbours", "nelbo")
-_POSITIVE = (
-    "posterior_samples",
-    "num",
-    "batch_size",
-    "probes",
-    "momenta",
-    "dequantizations",
-    "draws",
-    "rtol",
-    "atol",
-    "nearest",
-)
+_COUNTS = ("num", "batch_size", "probes", "momenta", "dequantizations", "draws", "posterior_samples", "nearest")
+RANGES = dict.fromkeys(_COUNTS, COUNT) | {"rtol": TOLERANCE, "atol": TOLERANCE, "t_min": OPEN_UNIT, "seed": SEED}
 
 
 def main(argv: Sequence[str]) -> int:
@@ -88,7 +79,7 @@ def read_flags(argv: Sequence[str]) -> Any:
     flags.DEFINE_integer("nearest", 8, "neighbours of a sample to show", flag_values=values)
     _cli.define_path(values, "out", None, "file of the result; for one metric only")
     flags.DEFINE_bool("help", False, "show this help", flag_values=values, short_name="h")
-    _cli.parse_flags(values, argv)
+    _cli.parse_flags(values, argv, RANGES)
     if values.help:
         _cli.show_help(__doc__, values)
     if not values.workdir:
@@ -98,13 +89,6 @@ def read_flags(argv: Sequence[str]) -> Any:
     for name in values.metrics:
         if name not in METRICS:
             raise _cli.UsageError(f"--metrics: no metric called {name!r}; there are {', '.join(METRICS)}")
-    for name in _POSITIVE:
-        if (value := getattr(values, name)) is not None and not value > 0:
-            raise _cli.UsageError(f"--{name}: must be positive, got {value}")
-    if values.seed < 0:
-        raise _cli.UsageError(f"--seed: must not be negative, got {values.seed}")
-    if values.t_min is not None and not 0 < values.t_min < 1:
-        raise _cli.UsageError(f"--t_min: must lie between 0 and 1, got {values.t_min}")
     if values.out and len(values.metrics) > 1:
         raise _cli.UsageError("--out: is for one metric; leave it out, and each gets a file in <workdir>/metrics")
     return values
@@ -127,6 +111,10 @@ def evaluate(values: Any) -> None:
     path = Path(values.workdir)
     mesh = sh.make_mesh()
     run = load_run(path, sharding=sh.replicated(mesh), say=say, averaged=values.params == "ema")
+    if not hasattr(run.problem, "sample_fn"):
+        raise _cli.UsageError(f"--workdir: {shown(path)} is a classifier's run; give that of a score network")
+    if values.out and jax.process_index() == 0:
+        check_writable(Path(values.out), "--out")
     for name in ("frechet", "neighbours"):
         if name in values.metrics and not run.problem.is_image:
             shape = run.problem.event_shape
@@ -136,12 +124,18 @@ def evaluate(values: Any) -> None:
         raise _cli.UsageError("--metrics: nelbo is for runs with a VAE; use bpd")
     if "bpd" in values.metrics and has_vae:
         raise _cli.UsageError("--metrics: bpd is of models of the data themselves; for a run with a VAE use nelbo")
+    if values.num == 1 and "frechet" in values.metrics:
+        raise _cli.UsageError("--num: frechet compares covariances, which one sample has not; give many")
     dataset = load_data(path, run.problem, "eval" if values.split == "test" else "train", values.data)
+    largest = values.num or max(run.problem.config.sampling.num, dataset.num_examples)
+    if {"frechet", "neighbours"} & set(values.metrics):
+        check_memory("--num", values.num or 1, run.problem.event_shape, fix="give fewer")
+    check_memory("--batch_size", min(values.batch_size or 1, largest), run.problem.event_shape, fix="give fewer")
     for name in values.metrics:
         measure = {"bpd": likelihood, "frechet": frechet, "neighbours": neighbours, "nelbo": nelbo}[name]
         say(f"{name} on {dataset.name}, step {run.step} of {path} ...")
         start = time.perf_counter()
-        lines, result, *shown = measure(values, run, dataset, mesh)
+        lines, result, *images = measure(values, run, dataset, mesh)
         seconds = time.perf_counter() - start
         out = (
             Path(values.out)
@@ -158,7 +152,7 @@ def evaluate(values: Any) -> None:
         common |= {"data": dataset.name, "seed": values.seed}
         if jax.process_index() == 0:
             write(out, common | result | {"seconds": round(seconds, 2)})
-            for image in shown:
+            for image in images:
                 save_picture(out.with_suffix(".png"), image)
         for line in lines:
             say(line)
@@ -216,7 +210,7 @@ def likelihood(values: Any, run: Any, dataset: Any, mesh: Any) -> tuple[list[str
             words["exact"] = "true density of the data"
     summary = {name: mean_and_error(nats) for name, nats in results.items()}
     nfe = {"mean": float(found.nfe.mean()), "max": int(found.nfe.max())}
-    lines = [f"{words[name]}: {s['mean']:.4f} +- {s['standard_error']:.4f} {unit}" for name, s in summary.items()]
+    lines = [f"{words[name]}: {_show(s)} {unit}" for name, s in summary.items()]
     lines[0] += f", {num} examples, NFE {nfe['mean']:.0f} on average, {nfe['max']} at most"
     result: dict[str, Any] = {"unit": unit, "num": num, "results": summary, "nfe": nfe, "settings": settings}
     if problem.discrete:
@@ -286,9 +280,7 @@ def nelbo(values: Any, run: Any, dataset: Any, mesh: Any) -> tuple[list[str], di
     }
     results = {name: mean_and_error(scale * nats) for name, nats in found.nelbo.items()}
     results["reconstruction"] = mean_and_error(scale * found.reconstruction)
-    lines = [
-        f"{words[n]}: {r['mean']:.4f} +- {r['standard_error']:.4f} {unit}" for n, r in results.items() if n in words
-    ]
+    lines = [f"{words[n]}: {_show(r)} {unit}" for n, r in results.items() if n in words]
     if "ode" in results:
         lines[1] += f", NFE {found.nfe.mean():.0f} on average, {found.nfe.max():.0f} at most"
         results["normal_minus_ode"] = mean_and_error(scale * (found.nelbo["normal"] - found.nelbo["ode"]))
@@ -356,6 +348,12 @@ def mean_and_error(values: Any) -> dict[str, float | None]:
     """The mean over examples and its standard error; None for one example."""
     error = float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else None
     return {"mean": float(values.mean()), "standard_error": error}
+
+
+def _show(found: dict[str, float | None]) -> str:
+    """What `mean_and_error` found, in words; one example has no error."""
+    error = found["standard_error"]
+    return f"{found['mean']:.4f}" + ("" if error is None else f" +- {error:.4f}")
 
 
 def known_density(name: str) -> Any:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from sgmjax import _cli
+from sgmjax._ranges import COUNT, MAX_SIDE
 
 SOURCES = ("scoresde", "cld", "psld", "ncsnv2")
 SHAPES = {"cifar10": (32, 32, 3), "mnist": (28, 28, 1), "fashion_mnist": (28, 28, 1), "digits": (8, 8, 1)}
@@ -47,7 +48,7 @@ def read_flags(argv: Sequence[str]) -> Any:
     flags.DEFINE_list("image_shape", None, "height,width,channels, where the config does not say", flag_values=values)
     flags.DEFINE_integer("num_classes", None, "classes of the data, for class-conditional networks", flag_values=values)
     flags.DEFINE_bool("help", False, "show this help", flag_values=values, short_name="h")
-    _cli.parse_flags(values, words)
+    _cli.parse_flags(values, words, {"num_classes": COUNT})
     if values.help:
         _cli.show_help(__doc__, values)
     for name in ("source", "checkpoint", "config"):
@@ -64,8 +65,10 @@ def read_flags(argv: Sequence[str]) -> Any:
 
 def _image_shape(words: list[str] | None, data: Any) -> tuple[int, ...]:
     if words:
-        if len(words) != 3 or not all(word.isdigit() and int(word) > 0 for word in words):
-            raise _cli.UsageError(f"--image_shape: height,width,channels, as 64,64,3; got {','.join(words)!r}")
+        if len(words) != 3 or not all(word.isdecimal() and 0 < int(word[:9]) <= MAX_SIDE for word in words):
+            raise _cli.UsageError(
+                f"--image_shape: height,width,channels, as 64,64,3, each at most {MAX_SIDE}; got {','.join(words)!r}"
+            )
         return tuple(map(int, words))
     if data.name in SHAPES:
         *side, channels = SHAPES[data.name]

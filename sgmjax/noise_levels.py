@@ -23,6 +23,10 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sgmjax import _cli
+from sgmjax._ranges import COUNT, OPEN_UNIT, POSITIVE, SIDE
+
+RANGES = {"sigma_max": POSITIVE, "sigma_min": POSITIVE, "steps_per_level": COUNT, "image_size": SIDE}
+RANGES |= {"overlap": OPEN_UNIT}
 
 if TYPE_CHECKING:
     from sgmjax.training.config import Config
@@ -63,14 +67,11 @@ def read_flags(argv: Sequence[str]) -> Request:
     flags.DEFINE_float("overlap", None, "C of technique 2, for one of your own", flag_values=values)
     flags.DEFINE_bool("bounds", False, "bound the largest distance, in a few passes", flag_values=values)
     flags.DEFINE_bool("help", False, "show this help", flag_values=values, short_name="h")
-    _cli.parse_flags(values, words)
+    _cli.parse_flags(values, words, RANGES)
     if values.help:
         _cli.show_help(__doc__, values)
     if (values.config is None) == (values.data is None):
         raise _cli.UsageError("which data? give --config=configs/ncsnv2_mnist.py or --data=cifar10, one of the two")
-    for name in ("sigma_max", "sigma_min", "steps_per_level", "image_size"):
-        if (value := getattr(values, name)) is not None and not value > 0:
-            raise _cli.UsageError(f"--{name}: must be positive, got {value:g}")
     if values.config is not None:
         settings = _cli.load_config(*_cli.find_config(values.config))
     else:

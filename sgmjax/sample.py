@@ -29,7 +29,11 @@ from pathlib import Path
 from typing import Any
 
 from sgmjax import _cli
-from sgmjax._inputs import InputError
+from sgmjax._inputs import InputError, check_writable, shown
+from sgmjax._ranges import COUNT, NON_NEGATIVE, OPEN_UNIT, SEED, TOLERANCE, check_memory
+
+RANGES = {"num": COUNT, "steps": COUNT, "batch_size": COUNT, "resample": COUNT, "seed": SEED}
+RANGES |= {"rtol": TOLERANCE, "atol": TOLERANCE, "guidance": NON_NEGATIVE, "start_time": OPEN_UNIT}
 
 
 def main(argv: Sequence[str]) -> int:
@@ -79,16 +83,11 @@ def read_flags(argv: Sequence[str]) -> Any:
     _cli.define_path(values, "data", None, "an .npz with the held-out data of --input=test, as x_test or x")
     _cli.define_path(values, "out", None, "path without ending; default <workdir>/samples/...")
     flags.DEFINE_bool("help", False, "show this help", flag_values=values, short_name="h")
-    _cli.parse_flags(values, argv)
+    _cli.parse_flags(values, argv, RANGES)
     if values.help:
         _cli.show_help(__doc__, values)
     if not values.workdir:
         raise _cli.UsageError("--workdir: which run? give its folder, as --workdir=runs/psld_digits")
-    for name in ("num", "steps", "batch_size", "resample"):
-        if (value := getattr(values, name)) is not None and value < 1:
-            raise _cli.UsageError(f"--{name}: must be positive, got {value}")
-    if values.seed < 0:
-        raise _cli.UsageError(f"--seed: must not be negative, got {values.seed}")
     return values
 
 
@@ -127,6 +126,12 @@ def draw(values: Any) -> None:
     if not hasattr(problem, "sample_fn"):
         raise _cli.UsageError(f"--workdir: {path} is a classifier's run; give that of a score network")
     sampling = problem.config.sampling
+    for name, count in (("num", sampling.num), ("batch_size", sampling.batch_size)):
+        fix = "give fewer, and draw the others with another --seed" if name == "num" else "give fewer"
+        check_memory(f"--{name}", min(count, sampling.num), problem.event_shape, fix=fix)
+    if values.out and jax.process_index() == 0:
+        for ending in (".npz", ".png"):
+            check_writable(Path(values.out.removesuffix(".npz") + ending), "--out")
     guide = None
     if values.classifier:
         guide = control.load_classifier(values.classifier, problem, sharding=everywhere, say=say)
@@ -166,7 +171,7 @@ def draw(values: Any) -> None:
         how, name = "the VAE", "vae"
     else:
         how = f"{sampling.sampler} ({how})"
-    say(f"drawing {sampling.num} samples with {how} from step {step} of {path} ...")
+    say(f"drawing {sampling.num} samples with {how} from step {step} of {shown(path)} ...")
     start = time.perf_counter()
     key = jax.device_put(jax.random.key(values.seed), everywhere)
     show = _cli.progress(sampling.num, " samples")

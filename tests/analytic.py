@@ -6,6 +6,7 @@ C_t = E_t diag(s^2, 0, ...) E_t^T + L_t L_t^T, L_t the kernel of hybrid score ma
 
 from __future__ import annotations
 
+import collections.abc
 import functools
 from typing import Any, NamedTuple
 
@@ -39,16 +40,41 @@ def oblique_recipe(Sigma_0=0.1, beta=4.0) -> sdes.Recipe:
     )  # fmt: skip
 
 
-PROCESSES = {
-    "vp": sdes.vp(),
-    "subvp": sdes.subvp(),
-    "ve": sdes.ve(),
-    "cld": sdes.cld(),
-    "psld": sdes.psld(),
-    "third_order": sdes.third_order(),
-    "recipe4": full_rank_recipe(),
-    "oblique": oblique_recipe(),
-}
+class Fresh(collections.abc.Mapping):
+    """Processes by name, each time with arrays of its own.
+
+    A NumPy array that one program held as a constant without double precision cannot be an argument of another with it
+    (JAX 0.10.2 hands the latter the former's buffer).
+    """
+
+    def __init__(self, processes):
+        self._processes = processes
+
+    def __getitem__(self, name):
+        return jax.tree.map(lambda leaf: leaf.copy() if isinstance(leaf, np.ndarray) else leaf, self._processes[name])
+
+    def __iter__(self):
+        return iter(self._processes)
+
+    def __len__(self):
+        return len(self._processes)
+
+    def __or__(self, others):
+        return Fresh(self._processes | others)
+
+
+PROCESSES = Fresh(
+    {
+        "vp": sdes.vp(),
+        "subvp": sdes.subvp(),
+        "ve": sdes.ve(),
+        "cld": sdes.cld(),
+        "psld": sdes.psld(),
+        "third_order": sdes.third_order(),
+        "recipe4": full_rank_recipe(),
+        "oblique": oblique_recipe(),
+    }
+)
 
 
 def marginal(sde, t, mu, s):

@@ -142,12 +142,12 @@ BAD = [
     (["--workdir=RUN", "--metrics=neighbours"], "--metrics: neighbours is for images"),
     (["--workdir=RUN", "--nearest=0"], "--nearest: must be positive"),
     (["--workdir=RUN", "--num=0"], "--num: must be positive, got 0"),
-    (["--workdir=RUN", "--rtol=-1"], "--rtol: must be positive"),
-    (["--workdir=RUN", "--t_min=2"], "--t_min: must lie between 0 and 1"),
+    (["--workdir=RUN", "--rtol=-1"], "--rtol: must be above 0 and at most 1, got -1"),
+    (["--workdir=RUN", "--t_min=2"], "--t_min: must be between 0 and 1, both excluded, got 2"),
     (["--workdir=RUN", "--trace=hutch"], "--trace=hutch"),
     (["--workdir=RUN", "--solver=Euler"], "solver 'Euler' has no error estimate"),
     (["--workdir=RUN", "--metrics=bpd,frechet", "--out=x"], "--out: is for one metric"),
-    (["--workdir=RUN", "--seed=-1"], "--seed: must not be negative"),
+    (["--workdir=RUN", "--seed=-1"], "--seed: must be zero or positive, got -1"),
 ]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from sgmjax._ranges import check_memory
 from sgmjax.data.base import DataError
 from sgmjax.data.images import resize_float
 from sgmjax.data.memory import ArrayDataset
@@ -43,6 +44,8 @@ def load(split: str, *, image_size: int | None = None, flip: bool = False) -> Ar
     label = np.asarray(label, np.int32)
     chosen = np.flatnonzero(_held_out(label) == (split == "eval"))
     levels, label = levels[chosen], label[chosen]
+    if image_size is not None:
+        check_memory("data.image_size", len(levels), (image_size, image_size), fix="give a smaller one")
     if image_size is not None and image_size != levels.shape[1]:
         levels = np.stack([resize_float(image, image_size) for image in levels])
     x = np.floor(np.clip(levels, 0, 255) + 0.5).astype(np.uint8)[..., None]

@@ -21,6 +21,7 @@ from sgmjax.data.base import DataError, Dataset
 
 KINDS = {1: "vectors", 2: "signals", 3: "images", 4: "volumes"}  # by the axes of one example
 PROBES = 32  # examples looked at of a set of floats that is not in memory
+LARGEST = 1e6  # of numbers that are no images: beyond, float32 has no digits left for noise of size 1
 _SLACK = 1e-5  # rounding of whoever scaled the images
 _MIN_SIDE = 8  # below it (n, 3, H, W) may be images of three rows
 
@@ -112,12 +113,31 @@ def check_values(dataset: Dataset, centered: bool) -> None:
         return
     probes = np.unique(np.linspace(0, dataset.num_examples - 1, PROBES).astype(int))
     x = dataset.arrays()["x"] if dataset.in_memory else dataset.read(probes)["x"]
-    low, high = (-1.0 if centered else 0.0, 1.0) if dataset.is_image else (None, None)
+    check_floats(x, centered if dataset.is_image else None, dataset.name)
+
+
+def check_floats(x: np.ndarray, centered: bool | None, name: str) -> None:
+    """Checks that floats are finite and in the network's range.
+
+    Args:
+        x: (num, *event).
+        centered: whether the range of images is [-1, 1], else [0, 1]; None: no images, whose range is free as long as
+            float32 still resolves the noise that is added.
+        name: for messages.
+
+    Raises:
+        DataError: naming the first value that is not, and the fix.
+    """
     try:
-        check_numbers(x, dataset.name)
+        check_numbers(x, name)
+        if centered is None:
+            check_numbers(x, name, low=-LARGEST, high=LARGEST)
     except InputError as error:
-        raise DataError(str(error)) from None
-    if low is None or high is None or (x.min() >= low - _SLACK and x.max() <= high + _SLACK):
+        raise DataError(f"{error}{'; standardise the data' if 'finite' not in str(error) else ''}") from None
+    if centered is None:
+        return
+    low, high = (-1.0 if centered else 0.0), 1.0
+    if x.min() >= low - _SLACK and x.max() <= high + _SLACK:
         return
     if not centered and x.min() >= -1 and x.max() <= 1:
         fix = "set data.centered=True, or give (x + 1) / 2"
@@ -126,6 +146,6 @@ def check_values(dataset: Dataset, centered: bool) -> None:
     else:
         fix = "scale or clip them"
     try:
-        check_numbers(x, dataset.name, low=low, high=high)
+        check_numbers(x, name, low=low, high=high)
     except InputError as error:
         raise DataError(f"{error}; float images are in [{low:g}, 1] (data.centered={centered}): {fix}") from None

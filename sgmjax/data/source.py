@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from sgmjax._ranges import check_memory
 from sgmjax.data.base import Batch, DataError, Dataset
 from sgmjax.data.images import resize
 from sgmjax.data.memory import ArrayDataset
@@ -81,6 +82,7 @@ def as_dataset(
     if in_memory is None:
         in_memory = size_gb <= memory_limit_gb
     if in_memory:
+        check_memory("data.in_memory", num, shape, itemsize=1, fix="set it to False, or a smaller data.image_size")
         try:
             x, label = _load(source, shape, image_size, labelled)
         except _ColourError:
@@ -91,6 +93,7 @@ def as_dataset(
             return ArrayDataset(source.name, x, flip=flip)
         classes = {"num_classes": source.num_classes, "class_names": source.class_names}
         return ArrayDataset(source.name, x, label, **classes, flip=flip)
+    check_memory("data.image_size", PROBES, shape, itemsize=1, fix="give a smaller one")
     for i, (image, _) in zip(probes, probed, strict=True):  # different sizes show up now, not in the middle of a run
         _fit(source, i, image, shape, image_size)
     return LazyDataset(source, shape, image_size=image_size, labelled=labelled, flip=flip)

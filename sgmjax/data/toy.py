@@ -27,6 +27,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from sgmjax._ranges import check_memory
 from sgmjax.data.base import DataError
 from sgmjax.data.memory import ArrayDataset
 
@@ -159,6 +160,7 @@ def sample(name: str, num: int, *, seed: int = 0, split: str = "train") -> tuple
 def load(name: str, split: str, *, num_samples: int = 50_000, seed: int = 0) -> ArrayDataset:
     """A generated set of `num_samples` points to train on, or a fifth as many (at least one) to evaluate on."""
     num = num_samples if split == "train" else max(1, num_samples // 5)
+    check_memory("data.num_samples", num, (2,), itemsize=64, fix="give fewer")  # double precision, and copies
     x, label = sample(name, num if num_samples >= 1 else num_samples, seed=seed, split=split)
     classes = _SETS[name][1]
     return ArrayDataset(f"{name} ({split})", x, None if classes is None else label, num_classes=classes)

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from sgmjax._inputs import check_labels
+from sgmjax._ranges import FINITE, check_range
 from sgmjax.sdes import SDE
 
 
@@ -49,9 +50,11 @@ def guided_score(
         score_fn(z, t) -> (batch, k, *event).
 
     Raises:
-        InputError: labels that are no integers from 0; when it is called, those that are no classes.
+        InputError: a strength that is not finite; labels that are no integers from 0; when it is called, those that
+            are no classes.
     """
     check_labels(labels, None)
+    check_range(strength, FINITE, "strength")
 
     def guided(z, t):
         chosen = jnp.broadcast_to(jnp.asarray(labels), (z.shape[0],))
@@ -80,7 +83,11 @@ def cfg_score(cond: Callable, uncond: Callable, strength=1.0) -> Callable:
 
     Returns:
         score_fn(z, t) -> (batch, k, *event), which evaluates both.
+
+    Raises:
+        InputError: a strength that is not finite.
     """
+    check_range(strength, FINITE, "strength")
 
     def guided(z, t):
         without = uncond(z, t)

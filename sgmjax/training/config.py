@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sgmjax._inputs import InputError, user_path
+from sgmjax._ranges import Range, check_range
 from sgmjax.training.schema import (
     CLASSIFIERS,
     MODELS,
@@ -40,7 +41,6 @@ from sgmjax.training.schema import (
     OptimizerConfig,
     Options,
     PSLDConfig,
-    Range,
     RecipeConfig,
     SamplingConfig,
     SDEConfig,
@@ -183,8 +183,8 @@ def _read(hint: Any, value: Any, path: str) -> Any:
     if origin is typing.Annotated:
         value = _read(arguments[0], value, path)
         for condition in arguments[1:]:
-            if isinstance(condition, Range) and not condition.holds(value):
-                raise ConfigError(f"{path}: must be {condition.words}, got {value}")
+            if isinstance(condition, Range):
+                check_range(value, condition, path, ConfigError)
             if condition is PATH:
                 value = _read_path(value, path)
         return value

@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -19,9 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from sgmjax import samplers
-from sgmjax._inputs import InputError, check_labels
+from sgmjax._inputs import InputError, check_labels, check_numbers, read_array, shown
+from sgmjax._ranges import NON_NEGATIVE, check_range
 from sgmjax.data import DataError, Dataset, load, to_float
 from sgmjax.data.classes import to_labels
+from sgmjax.data.examples import check_floats
 from sgmjax.samplers import registry
 from sgmjax.samplers.inpainting import check_mask
 from sgmjax.training import pictures
@@ -132,6 +133,7 @@ class Control:
             raise ConfigError("--interpolate: along the flow of the prior, which this run has not trained yet")
 
     def _check_guidance(self, problem: Problem, labels: np.ndarray | None) -> None:
+        check_range(self.guidance, NON_NEGATIVE, "--guidance", ConfigError)
         if self.classifier is None and self.guidance is None:
             return
         if labels is None:
@@ -315,9 +317,11 @@ def read_mask(word: str, event_shape: tuple[int, ...]) -> np.ndarray:
         mask[:] = 1
         mask[tuple(slice(side // 4, side - side // 4) for side in space)] = 0
         return mask
-    if not word.endswith(".npz"):
-        raise ConfigError(f"--inpaint: half, center, or an .npz with a mask; got {word!r}")
-    mask = np.asarray(_read_npz(word, ("mask",), "--inpaint"), np.float32)
+    if not word.endswith((".npz", ".npy")):
+        raise ConfigError(f"--inpaint: half, center, or an .npz with a mask; got {shown(word)!r}")
+    mask = read_array(word, ("mask",), "--inpaint")
+    check_numbers(mask if mask.dtype != bool else mask.astype(np.uint8), "--inpaint: mask", low=0, high=1)
+    mask = mask.astype(np.float32)
     if space and mask.shape == space:
         mask = mask[..., None]
     try:
@@ -345,18 +349,21 @@ def read_inputs(
         dataset: Any = load(problem.config.data, "eval") if held_out is None else held_out()
         batch = dataset.read(np.arange(min(num, dataset.num_examples)))
         x, labels = batch["x"], batch["label"] if dataset.num_classes is not None else None
-    elif word.endswith(".npz"):
-        x = _read_npz(word, ("samples", "x"), "--input")
-        labels = _read_npz(word, ("labels",), "--input", required=False)
+    elif word.endswith((".npz", ".npy")):
+        x = read_array(word, ("samples", "x"), "--input")
+        labels = read_array(word, ("labels",), "--input", required=False)
+        check_numbers(x, "--input: x")
         labels = None if problem.num_classes is None else _input_labels(labels, len(x), problem)
     else:
-        raise ConfigError(f"--input: test, or an .npz of images; got {word!r}")
+        raise ConfigError(f"--input: test, or an .npz of images; got {shown(word)!r}")
     if x.shape[1:] != problem.event_shape or not len(x):
-        raise ConfigError(f"--input: {word} has {x.shape}, and this run makes {problem.event_shape}")
+        raise ConfigError(f"--input: {shown(word)} has {x.shape}, and this run makes {problem.event_shape}")
     try:
-        x = np.asarray(to_float(x, problem.centered), np.float32)
+        x = to_float(x, problem.centered)
     except DataError as error:
         raise ConfigError(f"--input: {error}") from None
+    check_floats(x, problem.centered if problem.is_image else None, "--input: x")
+    x = np.asarray(x, np.float32)
     turn = np.arange(num) % len(x)
     return x[turn], None if labels is None else np.asarray(labels, np.int32)[turn]
 
@@ -372,19 +379,6 @@ def _input_labels(labels: Any, num: int, problem: Problem) -> np.ndarray | None:
         return to_labels(labels.tolist(), problem.num_classes, problem.class_names, "--input: labels")
     check_labels(labels, problem.num_classes, "--input: labels", length=num)
     return labels.astype(np.int32)
-
-
-def _read_npz(path: str, names: tuple[str, ...], flag: str, required: bool = True) -> Any:
-    try:
-        with np.load(Path(path)) as archive:
-            for name in names:
-                if name in archive:
-                    return archive[name]
-            if required:
-                raise ConfigError(f"{flag}: {path} has no array {' or '.join(names)}; it has {', '.join(archive)}")
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{flag}: cannot read {path}: {error}") from None
-    return None
 
 
 def _check_classifier(problem: Problem, classifier: Any) -> None:

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sgmjax._inputs import InputError, read_array
+from sgmjax._ranges import check_memory
 from sgmjax.data.classes import check_same, listed, plain
 from sgmjax.data.examples import check_values
 from sgmjax.models import trainable_mask
@@ -166,11 +167,22 @@ def _prepared(config: Config, path: Path, problem: Any, dataset: Any, eval_datas
         from sgmjax.training.latent import check_images
 
         check_images(config, dataset)
+    _check_sizes(config, dataset.shape)
     for line in horizon.outlasting(config):
         say(line)
     run = Run(config, path, problem, dataset, eval_dataset, given=given)
     workdir.check_space(path, run.abstract, config.train.keep_checkpoints, dataset.shape, config.sampling.num)
     return run
+
+
+def _check_sizes(config: Config, shape: tuple[int, ...]) -> None:
+    """That the batches of a dispatch and the samples fit into the memory of this machine."""
+    train, sampling = config.train, config.sampling
+    batch = train.batch_size * train.steps_per_dispatch // jax.process_count()
+    check_memory("train.batch_size", batch, shape, fix="give a smaller one, or more train.grad_accumulation")
+    check_memory("sampling.batch_size", min(sampling.batch_size, sampling.num), shape, fix="give a smaller one")
+    for name in ("num", "grid_images"):
+        check_memory(f"sampling.{name}", getattr(sampling, name), shape, fix="give fewer")
 
 
 def _check_data(config: Config, dataset: Any, eval_dataset: Any, resizable: bool) -> None:

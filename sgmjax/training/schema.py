@@ -7,30 +7,32 @@ Import them from `sgmjax.training.config`, which also holds the readers and writ
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from typing import Annotated, Any, Literal, dataclass_transform
+from typing import Annotated, Literal, dataclass_transform
 
-
-@dataclasses.dataclass(frozen=True)
-class Range:
-    """A condition on a number, with the words that describe it in an error."""
-
-    words: str
-    holds: Callable[[Any], bool]
-
+from sgmjax._ranges import (
+    COUNT,
+    COUNT_OR_ZERO,
+    FRACTION,
+    NON_NEGATIVE,
+    OPEN_UNIT,
+    POSITIVE,
+    SEED,
+    SIDE,
+    TOLERANCE,
+)
 
 PATH = object()  # marks a setting that is a path: `~` in it is the home folder
 UserPath = Annotated[str, PATH]
 
-_positive = Range("positive", lambda v: v > 0)
-_non_negative = Range("zero or positive", lambda v: v >= 0)
-
-PositiveInt = Annotated[int, _positive]
-NonNegativeInt = Annotated[int, _non_negative]
-PositiveFloat = Annotated[float, _positive]
-NonNegativeFloat = Annotated[float, _non_negative]
-Fraction = Annotated[float, Range("at least 0 and below 1", lambda v: 0 <= v < 1)]
-OpenUnit = Annotated[float, Range("between 0 and 1, both excluded", lambda v: 0 < v < 1)]
+PositiveInt = Annotated[int, COUNT]
+NonNegativeInt = Annotated[int, COUNT_OR_ZERO]
+PositiveFloat = Annotated[float, POSITIVE]
+NonNegativeFloat = Annotated[float, NON_NEGATIVE]
+Fraction = Annotated[float, FRACTION]
+OpenUnit = Annotated[float, OPEN_UNIT]
+Tolerance = Annotated[float, TOLERANCE]
+Seed = Annotated[int, SEED]
+Side = Annotated[int, SIDE]
 Matrix = tuple[tuple[float, ...], ...]
 
 
@@ -53,7 +55,7 @@ class DataConfig:
     path: UserPath | None = None  # for `npz`: the file, with arrays x, labels, and perhaps x_test, labels_test
     split: str = "train"
     eval_split: str | None = "test"  # held-out data; None: no evaluation loss. `digits` holds out its own split.
-    image_size: PositiveInt | None = None  # square; None keeps the size of the data (which must then be one size)
+    image_size: Side | None = None  # square; None keeps the size of the data (which must then be one size)
     # Images of more than 8 bits: the values (low, high) that become 0 and 255. None: all images have 8 bits.
     range: tuple[int, ...] | None = None
     flip: bool = False  # random horizontal flips, training only
@@ -514,8 +516,8 @@ class SamplingConfig:
     t_min: OpenUnit = 1e-3
     # True: by the reverse SDE's drift; see `samplers.common.denoise_step`. "x_mean": pc's last step without its noise.
     denoise: bool | Literal["sde", "ode", "tweedie", "x_mean"] = True
-    rtol: PositiveFloat | None = None  # of adaptive samplers; None: the sampler's own
-    atol: PositiveFloat | None = None
+    rtol: Tolerance | None = None  # of adaptive samplers; None: the sampler's own
+    atol: Tolerance | None = None
     grid_images: PositiveInt = 64  # in samples/step_<n>.png
     num: PositiveInt = 1000  # in samples/final.npz
     batch_size: PositiveInt = 500
@@ -523,7 +525,7 @@ class SamplingConfig:
 
 @_section
 class Config:
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
     data: DataConfig = DataConfig()
     sde: SDEConfig = PSLDConfig()
     model: ModelConfig = NCSNppConfig()

@@ -88,7 +88,7 @@ def test_a_held_out_folder_without_a_training_one_is_no_class(tmp_path):
         (["a", "b", "a", "b"], {}, "must be integers"),
         (np.eye(4, dtype=int), {"num_classes": 4}, r"4 examples but labels of shape \(4, 4\)"),
         ([0, 1, 2], {"num_classes": 3}, r"4 examples but labels of shape \(3,\)"),
-        (None, {"num_classes": 3}, "num_classes=3, but there are no labels"),
+        (None, {"num_classes": 3}, "num_classes=3 means nothing without labels"),
         ([0, 1, 1, 0], {"num_classes": 0}, "num_classes must be at least 1, got 0"),
         ([0, 1, 1, 0], {"num_classes": 3, "class_names": ["a", "b"]}, "class_names must be 3 different names"),
         ([0, 1, 1, 0], {"class_names": ["a", "a"]}, "class_names must be 2 different names, got 0 a, 1 a"),

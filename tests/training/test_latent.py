@@ -258,7 +258,7 @@ def test_static_binarisation_is_one_draw_with_the_right_mean():
     assert abs(error) < 4 * spread
     assert np.all(first[grey == 0] == 0)
     assert np.all(first[grey == 1] == 255)
-    with pytest.raises(BaseDataError, match="vectors"):
+    with pytest.raises(BaseDataError, match=r"ring \(train\) has no images"):
         load(DataConfig(name="ring", binarize="static"))
     assert DataError is BaseDataError
 

@@ -109,7 +109,7 @@ def test_a_run_on_data_given_in_python_says_so_to_the_commands(tmp_path, capsys)
     bad = {
         "shape": ({"x": np.zeros((4, 2)), "labels": np.zeros(4, int)}, "float32 examples of shape (3,), and these are"),
         "type": ({"x": np.zeros((4, 3), np.uint8), "labels": np.zeros(4, int)}, "and these are uint8 examples"),
-        "labels": ({"x": np.zeros((4, 3))}, "has no labels, and the network of the run is told the class"),
+        "labels": ({"x": np.zeros((4, 3))}, "the data have no labels, training had 4 classes"),
         "class": ({"x": np.zeros((4, 3)), "labels": np.full(4, 7)}, "labels up to 7, and the run has classes 0 to 3"),
         "nan": ({"x": np.full((4, 3), np.nan), "labels": np.zeros(4, int)}, "x[0, 0] is nan"),
     }
@@ -130,7 +130,7 @@ def test_a_run_on_data_given_in_python_says_so_to_the_commands(tmp_path, capsys)
 @pytest.mark.parametrize(
     ("train", "held_out", "sections", "message"),
     [
-        (np.zeros((32, 4, 4, 1)) + 2, None, {}, r"arrays\[0, 0, 0, 0\] is 2.0: the largest is 1; .*scale or clip"),
+        (np.zeros((32, 4, 4, 1)) + 2, None, {}, r"arrays\[0, 0, 0, 0\] is 2.0: the largest is 1.*scale or clip"),
         (np.zeros((32, 4, 4, 1)), np.zeros((4, 4, 4, 1)) - 2, {}, r"is -2.0: the least is -1"),
         (np.zeros((32, 4, 4, 1)), np.zeros((4, 4, 4, 1), np.uint8), {}, "examples are floats and held-out ones uint8"),
         (np.zeros((32, 4, 4, 1)), np.zeros((4, 4, 2, 1)), {}, r"shape \(4, 4, 1\) and held-out ones \(4, 2, 1\)$"),
