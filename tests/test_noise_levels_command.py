@@ -77,7 +77,7 @@ BAD = {
     "unknown flag": (["--dat=digits"], "dat"),
     "negative": (["--data=digits", "--sigma_min=-1"], "--sigma_min: must be positive"),
     "ends": (["--data=digits", "--sigma_max=0.001"], r"sigma_1 = 0.001 .* must be above sigma_L = 0.01"),
-    "overlap": (["--data=digits", "--sigma_max=4", "--overlap=1.5"], "must lie between 0 and 1"),
+    "overlap": (["--data=digits", "--sigma_max=4", "--overlap=1.5"], "--overlap: must be between 0 and 1"),
     "not prepared": (["--data=cifar10", "--data_dir=/nowhere"], "cifar10"),
     "setting": (["--data=digits", "--config.data.flipp=True"], "did you mean data.flip"),
 }

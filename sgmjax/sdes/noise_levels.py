@@ -35,6 +35,7 @@ from scipy.special import ndtr, ndtri
 PUBLISHED_OVERLAP = 0.567
 PAPER_OVERLAP = 0.5
 
+_LEAST = 1e-18
 SMALLEST_DIMENSION = 5  # technique 2 has no solution below
 
 
@@ -255,6 +256,10 @@ def check_step(alpha: float, step_size: float) -> None:
 
 
 def _check_ends(sigma_max: float, sigma_min: float) -> None:
+    if 0 < sigma_min < _LEAST:
+        raise ValueError(
+            f"sigma_L = {sigma_min:g} (sigma_min): must be at least {_LEAST:g}, or float32 loses its square."
+        )
     if not (np.isfinite(sigma_max) and 0 < sigma_min < sigma_max):
         raise ValueError(
             f"sigma_1 = {sigma_max:g} (sigma_max) must be above sigma_L = {sigma_min:g} (sigma_min), both positive."

@@ -266,7 +266,7 @@ def _choose(options: tuple[Any, ...], value: Any, path: str) -> Any:
     if not isinstance(value, Mapping) or "name" not in value:
         return default
     by_name = {option().name: option for option in options}
-    if value["name"] not in by_name:
+    if not isinstance(value["name"], str) or value["name"] not in by_name:
         raise ConfigError(
             f"{path}.name: no {path} called {value['name']!r}; choose one of {', '.join(by_name)}"
             + _like(value["name"], by_name)
