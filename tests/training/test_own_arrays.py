@@ -110,7 +110,7 @@ def test_a_run_on_data_given_in_python_says_so_to_the_commands(tmp_path, capsys)
         "shape": ({"x": np.zeros((4, 2)), "labels": np.zeros(4, int)}, "float32 examples of shape (3,), and these are"),
         "type": ({"x": np.zeros((4, 3), np.uint8), "labels": np.zeros(4, int)}, "and these are uint8 examples"),
         "labels": ({"x": np.zeros((4, 3))}, "the data have no labels, training had 4 classes"),
-        "class": ({"x": np.zeros((4, 3)), "labels": np.full(4, 7)}, "labels up to 7, and the run has classes 0 to 3"),
+        "class": ({"x": np.zeros((4, 3)), "labels": np.full(4, 7)}, "labels[0] is 7: 4 classes are 0 to 3"),
         "nan": ({"x": np.full((4, 3), np.nan), "labels": np.zeros(4, int)}, "x[0, 0] is nan"),
     }
     for name, (arrays, message) in bad.items():
