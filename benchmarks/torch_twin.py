@@ -1,7 +1,7 @@
 """NCSN++ and DDPM++ in PyTorch, equal to `sgmjax.models.NCSNpp`, and the step that trains them: the peer to be timed.
 
-The same blocks with the same widths, under the same names, so that parameters can be copied over (`Network.load`). It is
-written to be fast: channels last, automatic mixed precision, fused attention and optimiser, norms in the type of the
+The same blocks with the same widths, under the same names, so that parameters can be copied over (`Network.load`). It
+is written to be fast: channels last, automatic mixed precision, fused attention and optimiser, norms in the type of the
 activations. What PyTorch users can switch on without writing kernels is on.
 """
 
@@ -38,8 +38,8 @@ class Resampling:
 
     Args:
         taps: of the filter; None: none.
-        how: "conv", depthwise convolutions, which cost eager PyTorch one pass each, or "slices", sums of shifted slices,
-            which a compiler makes one loop of.
+        how: "conv", depthwise convolutions, which cost eager PyTorch one pass each, or "slices", sums of shifted
+            slices, which a compiler makes one loop of.
     """
 
     def __init__(self, taps: tuple[float, ...] | None, how: str = "conv"):
@@ -111,7 +111,7 @@ class ResBlock(nn.Module):
         self.conv_1 = nn.Conv2d(features, features, 3, padding=1)
         self.shortcut = nn.Conv2d(features_in, features, 1) if features_in != features or how else None
         self.dropout, self.rescale = model.dropout, model.skip_rescale
-        self.resize = {"": lambda x: x, "up": resampling.up, "down": resampling.down}[how]
+        self.resize: Any = {"": lambda x: x, "up": resampling.up, "down": resampling.down}[how]
 
     def forward(self, x: Tensor, temb: Tensor | None) -> Tensor:
         h = self.resize(F.silu(self.norm_0(x)))
@@ -169,6 +169,9 @@ class Network(nn.Module):
     Raises:
         ValueError: a switch that no published network timed here has.
     """
+
+    frequencies: Tensor
+    table: Tensor
 
     def __init__(self, model: Any, in_channels: int, out_channels: int, side: int, fir: str = "conv"):
         super().__init__()
@@ -278,7 +281,7 @@ class Network(nn.Module):
                 if leaf == "kernel":
                     array = array.permute(3, 2, 0, 1) if array.ndim == 4 else array.T
                 module = self.get_submodule(".".join(path))
-                target = getattr(module, {"kernel": "weight", "scale": "weight", "bias": "bias"}[leaf])
+                target: Any = getattr(module, {"kernel": "weight", "scale": "weight", "bias": "bias"}[leaf])
                 target.copy_(array.reshape(target.shape))
 
 
@@ -302,7 +305,7 @@ class Peer:
         shape: of an example, (H, W, C); `in_channels` is a multiple of C.
         batch: examples a step.
         bfloat16: autocast to it; else float32, on a GPU with TF32.
-        compiled: by `torch.compile`, with the given mode ("default", "reduce-overhead", "max-autotune", ...); None: not.
+        compiled: by `torch.compile`, with this mode ("default", "reduce-overhead", "max-autotune", ...); None: not.
         channels_last: memory format.
     """
 
@@ -372,7 +375,7 @@ class Peer:
         if settings.grad_clip is not None:
             nn.utils.clip_grad_norm_(self.params, settings.grad_clip)
         self.optimizer.step()
-        torch._foreach_lerp_(self.ema, self.params, 1 - settings.ema_decay)
+        torch._foreach_lerp_(self.ema, self.params, 1 - settings.ema_decay)  # pyright: ignore[reportPrivateImportUsage]
         return loss.detach()
 
     def train(self, batches: list[Tensor], count: int) -> float:
@@ -420,7 +423,8 @@ def convolution(side: int, c_in: int, c_out: int, batch: int, bfloat16: bool) ->
     x = torch.randn(batch, c_in, side, side, device=device, dtype=dtype).to(memory_format=torch.channels_last)
     w = torch.randn(c_out, c_in, 3, 3, device=device, dtype=dtype).to(memory_format=torch.channels_last)
     g = torch.randn(batch, c_out, side, side, device=device, dtype=dtype).to(memory_format=torch.channels_last)
-    x.requires_grad_(), w.requires_grad_()
+    x.requires_grad_()
+    w.requires_grad_()
 
     def run(count: int) -> float:
         if device.type == "cuda":
