@@ -1,0 +1,399 @@
+"""What `throughput.py` times of this library: training steps, network evaluations and samplers as a run has them.
+
+Everything is taken from `sgmjax.training.loop.Run`, the object that a training run is, so that what is timed is what
+users get: the same programs with the same arguments. Data are random images that lie in the host's memory.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import dataclasses
+import math
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sgmjax import models
+from sgmjax.samplers import registry
+from sgmjax.training import build, loop
+from sgmjax.training import sharding as sh
+from sgmjax.training.config import CLASSIFIERS, Config
+
+BATCHES = 4  # different ones, taken in turn
+SHAPES = {"cifar10": (32, 32, 3), "mnist": (28, 28, 1), "digits": (8, 8, 1), "omniglot": (28, 28, 1)}
+
+
+def example_shape(config: Config) -> tuple[int, ...]:
+    """The shape of an example of the config's data, which need not be there.
+
+    Raises:
+        ValueError: data of which the config does not say it.
+    """
+    side = config.data.image_size
+    shape = SHAPES.get(config.data.name)
+    if shape is None and side is None:
+        raise ValueError(f"data.name: {config.data.name!r} says no shape; set --config.data.image_size")
+    return (side, side, shape[-1] if shape else 3) if side is not None else shape or ()
+
+
+def with_settings(
+    config: Config, *, batch: int, dtype: str, dispatch: int = 1, evaluations: int | None = None
+) -> Config:
+    """The config at another batch, compute type, number of steps a call, and at most so many network evaluations.
+
+    Samplers that choose their own steps keep them.
+    """
+    sampling = dataclasses.replace(config.sampling, batch_size=batch, num=batch, grid_images=batch)
+    if evaluations is not None and not registry.is_adaptive(sampling.sampler):
+        sampling = dataclasses.replace(sampling, steps=min(sampling.steps, evaluations))
+    train = dataclasses.replace(config.train, batch_size=batch, compute_dtype=dtype, steps_per_dispatch=dispatch)
+    return dataclasses.replace(config, train=train, sampling=sampling)
+
+
+# --------------------------------------------------------------------------------------------------------------- counts
+def count_flops(jaxpr: Any) -> float:
+    """Operations of the convolutions and matrix products of a traced program, two for a multiplication with addition.
+
+    Nothing else counts, as usual for model FLOPs. Loops count as often as they run; a `while` of unknown length once.
+    Products with the zeros that a strided convolution's gradient inserts do not count.
+    """
+    total = 0.0
+    for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
+        name = equation.primitive.name
+        out: Any = equation.outvars[0].aval if equation.outvars else None
+        if name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            lhs = equation.invars[0].aval.shape
+            total += 2.0 * math.prod(out.shape) * math.prod(lhs[axis] for axis in contracted)
+        elif name == "conv_general_dilated":
+            spec = equation.params["dimension_numbers"].rhs_spec  # output features, input features, space
+            rhs = equation.invars[1].aval.shape
+            per_output = math.prod(rhs[axis] for axis in spec[1:])
+            total += 2.0 * math.prod(out.shape) * per_output / math.prod(equation.params["lhs_dilation"])
+        elif name == "cond":
+            total += max(count_flops(branch) for branch in equation.params["branches"])
+        else:
+            times = equation.params["length"] if name == "scan" else 1
+            total += times * sum(count_flops(inner) for inner in _inner(equation.params.values()))
+    return total
+
+
+def _inner(values: Iterable[Any]) -> Iterable[Any]:
+    for value in values:
+        if isinstance(value, list | tuple):
+            yield from _inner(value)
+        elif hasattr(getattr(value, "jaxpr", value), "eqns"):
+            yield value
+
+
+def _compiled(jitted: Any, *args: Any, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+    """The compiled program, which a call with such arguments finds again, and what is known of it."""
+    start = time.perf_counter()
+    traced = jitted.trace(*args)
+    lowered = traced.lower()
+    middle = time.perf_counter()
+    compiled = lowered.compile(options) if options else lowered.compile()
+    facts = {"trace_s": middle - start, "compile_s": time.perf_counter() - middle, "flops": count_flops(traced.jaxpr)}
+    with contextlib.suppress(Exception):  # not on every backend
+        cost = compiled.cost_analysis()
+        facts["flops_by_compiler"] = (cost[0] if isinstance(cost, list) else cost).get("flops")
+    with contextlib.suppress(Exception):
+        memory = compiled.memory_analysis()
+        sizes = ("argument", "output", "temp", "generated_code")
+        total = sum(getattr(memory, f"{name}_size_in_bytes") for name in sizes) - memory.alias_size_in_bytes
+        facts["memory_bytes"] = total
+    return compiled, facts
+
+
+# ---------------------------------------------------------------------------------------------------------- contestants
+class Model:
+    """A run at its first step, shared by what is timed of it.
+
+    Args:
+        config: from `with_settings`.
+        shape: of an example.
+    """
+
+    def __init__(self, config: Config, shape: tuple[int, ...]):
+        classes = getattr(config.model, "num_classes", None) or (10 if config.model.name in CLASSIFIERS else None)
+        problem = build.problem(config, shape, classes)
+        self.config, self.shape, self.classes = config, shape, classes
+        self.run = loop.Run(config, Path("unused"), problem, None, None)
+        with jax.set_mesh(self.run.mesh):
+            self.key = self.run._place(jax.random.key(0))
+            self.state = jax.block_until_ready(self._initial())
+
+    def _initial(self) -> Any:
+        """The state before the first step; made on the host, since the program that makes it takes long to compile.
+
+        No kernel is zero, as fresh ones of residual branches are and trained ones are not: zeros are multiplied faster.
+        """
+        run = self.run
+        if run._state_packing is not None:  # state of the networks must fit the parameters
+            return run._initial(self.key)
+        rng = np.random.default_rng(0)
+
+        def draw(path, leaf):
+            names = [getattr(part, "key", "") for part in path]
+            if names[-1] == "bias":
+                return np.zeros(leaf.shape, np.float32)
+            x = rng.standard_normal(leaf.shape, np.float32)
+            if names[-1] == "frequencies":
+                return 16 * x
+            if names[-1] != "kernel":
+                return 1 + 0.02 * x
+            # A network that predicts next to nothing is a process of its own for samplers that choose their steps.
+            return x * (1e-3 if names[0] == "out_conv" else 1.0) / math.sqrt(math.prod(leaf.shape[:-1]))
+
+        shapes = jax.eval_shape(run._initial, self.key)
+        places = sh.state_shardings(run.mesh, shapes)
+        state = jax.tree.map(
+            lambda leaf, place: jax.device_put(np.zeros(leaf.shape, leaf.dtype), place), shapes, places
+        )
+        params = run._pack(jax.tree_util.tree_map_with_path(draw, run.abstract.params))
+        return dataclasses.replace(state, params=params, ema_params=jax.tree.map(jnp.copy, params))
+
+    @property
+    def num_parameters(self) -> int:
+        """Trained ones."""
+        return models.count_parameters(self.run.abstract.params)
+
+    def batches(self) -> list[dict[str, np.ndarray]]:
+        """Random images, (batch, ...), or (steps, batch, ...) when a call takes several steps."""
+        train, rng = self.config.train, np.random.default_rng(0)
+        steps = () if train.steps_per_dispatch == 1 else (train.steps_per_dispatch,)
+        out = []
+        for _ in range(BATCHES):
+            x = rng.integers(0, 256, (*steps, train.batch_size, *self.shape), dtype=np.uint8)
+            labels = rng.integers(0, self.classes or 1, x.shape[: len(steps) + 1], dtype=np.int32)
+            out.append({"x": x, "label": labels})
+        return out
+
+
+class Training:
+    """The training step, dispatched ahead of the device as a run does."""
+
+    unit, settle = "step", 1
+
+    def __init__(self, name: str, model: Callable[[], Model], options: dict[str, Any] | None = None):
+        self.name, self._model, self._options = name, model, options
+
+    def prepare(self) -> dict[str, Any]:
+        """Compiles and takes the first steps; what is known of the program."""
+        self.model = model = self._model()
+        run, self.stride = model.run, model.config.train.steps_per_dispatch
+        self.step = run.stages[-1].step_fn
+        self.data, self.place = model.batches(), run._batch_sharding
+        self.state, model.state = model.state, None  # donated
+        with jax.set_mesh(run.mesh):
+            batch = sh.put_batch(self.data[0], self.place)
+            compiled, facts = _compiled(self.step, self.state, batch, model.key, options=self._options)
+        if self._options:
+            self.step = compiled
+        facts["flops"] /= self.stride
+        facts["parameters"] = model.num_parameters
+        start = time.perf_counter()
+        self.time(1)
+        return facts | {"first_s": time.perf_counter() - start}
+
+    def time(self, count: int, ahead: int = loop._AHEAD) -> tuple[float, int]:
+        """Seconds of at least `count` steps, and how many; at most `ahead` calls wait for the device."""
+        pending: collections.deque[Any] = collections.deque()
+        calls = math.ceil(count / self.stride)
+        busy, start = 0.0, time.perf_counter()
+        with jax.set_mesh(self.model.run.mesh):
+            for i in range(calls):
+                before = time.thread_time()
+                batch = sh.put_batch(self.data[i % BATCHES], self.place)
+                self.state, metrics = self.step(self.state, batch, self.model.key)
+                pending.append(metrics["loss"])
+                busy += time.thread_time() - before
+                if len(pending) > ahead:
+                    pending.popleft().block_until_ready()
+            jax.block_until_ready(self.state)
+        self.host_ms = 1e3 * busy / (calls * self.stride)
+        return time.perf_counter() - start, calls * self.stride
+
+    def more(self, count: int) -> dict[str, Any]:
+        """Milliseconds a step when the host waits for each one, and those in which the host works."""
+        seconds, steps = self.time(count, ahead=0)
+        blocked = 1e3 * seconds / steps
+        self.time(count)
+        return {"blocked_ms": blocked, "host_ms": self.host_ms, "finite": self._finite()}
+
+    def _finite(self) -> bool:
+        return int(sh.fetch(self.state.bad_steps)) == 0
+
+
+class Evaluations:
+    """The network's prediction of the noise, a call each."""
+
+    unit, settle = "evaluation", 1
+
+    def __init__(self, name: str, model: Callable[[], Model]):
+        self.name, self._model = name, model
+
+    def prepare(self) -> dict[str, Any]:
+        """As `Training.prepare`."""
+        self.model = model = self._model()
+        run, batch = model.run, model.config.train.batch_size
+        self.weights = run._weights(model.state)
+        z = jax.random.normal(model.key, (batch, run.problem.sde.k, *model.shape))
+        self.z, self.t = run._place(z), run._place(jnp.linspace(0.01, 1.0, batch))
+        labels = None if run.problem.num_classes is None else jnp.zeros(batch, jnp.int32)
+        self.call = jax.jit(lambda weights, z, t: run.problem.eps_fn(run._unpack(weights), labels=labels)(z, t))
+        _, facts = _compiled(self.call, self.weights, self.z, self.t)
+        self.time(1)
+        return facts | {"parameters": model.num_parameters}
+
+    def time(self, count: int) -> tuple[float, int]:
+        """Seconds of `count` evaluations."""
+        start = time.perf_counter()
+        jax.block_until_ready([self.call(self.weights, self.z, self.t) for _ in range(count)][-1])
+        return time.perf_counter() - start, count
+
+    def more(self, count: int) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+
+class Sampling:
+    """The config's sampler, whole in one program, samples fetched; in units of network evaluations."""
+
+    unit, settle = "evaluation", 0
+
+    def __init__(self, name: str, model: Callable[[], Model], steps: int):
+        self.name, self._model, self._steps = name, model, steps
+
+    def prepare(self) -> dict[str, Any]:
+        """As `Training.prepare`."""
+        self.model = model = self._model()
+        self.weights = model.run._weights(model.state)
+        with jax.set_mesh(model.run.mesh):
+            _, facts = _compiled(model.run._final._draw, self.weights, model.key, {})
+        del facts["flops"]  # of a loop whose length the program decides
+        self.draws = 0
+        _, self.nfe = self.time(1)
+        sampling = model.config.sampling
+        published = self.nfe if registry.is_adaptive(sampling.sampler) else self._steps
+        return facts | {"sampler": sampling.sampler, "nfe": self.nfe, "nfe_of_config": published}
+
+    def time(self, count: int) -> tuple[float, int]:
+        """Seconds of as many draws of a batch as make `count` evaluations, at least one, and the evaluations."""
+        batch, evaluations = self.model.config.train.batch_size, 0
+        start = time.perf_counter()
+        while evaluations < count:
+            self.draws += 1
+            drawn = self.model.run._final(self.weights, jax.random.fold_in(self.model.key, self.draws), batch)
+            assert drawn is not None
+            evaluations += drawn[1]
+        return time.perf_counter() - start, evaluations
+
+    def more(self, count: int) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+
+# --------------------------------------------------------------------------------------------------------- single parts
+def _repeated(function: Callable[..., Any], *args: Any) -> Callable[[int], float]:
+    jitted = jax.jit(function)
+    jax.block_until_ready(jitted(*args))
+
+    def run(count: int) -> float:
+        start = time.perf_counter()
+        for _ in range(count - 1):
+            jitted(*args)
+        jax.block_until_ready(jitted(*args))
+        return time.perf_counter() - start
+
+    return run
+
+
+def convolution(side: int, c_in: int, c_out: int, batch: int, dtype: str) -> Callable[[int], float]:
+    """run(count) -> seconds of so many 3 x 3 convolutions, forward and backward, channels last."""
+    keys = jax.random.split(jax.random.key(0), 3)
+    shapes = ((batch, side, side, c_in), (3, 3, c_in, c_out), (batch, side, side, c_out))
+    x, w, g = (jax.random.normal(key, shape, dtype) for key, shape in zip(keys, shapes, strict=True))
+
+    def conv(x, w):
+        return jax.lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+    def both(x, w, g):
+        out, pull = jax.vjp(conv, x, w)
+        return out, pull(g)
+
+    return _repeated(both, x, w, g)
+
+
+def matmul(size: int, dtype: str) -> Callable[[int], float]:
+    """run(count) -> seconds of so many products of two square matrices."""
+    a, b = (jax.random.normal(key, (size, size), dtype) for key in jax.random.split(jax.random.key(0)))
+    return _repeated(jnp.matmul, a, b)
+
+
+def copy(megabytes: int) -> Callable[[int], float]:
+    """run(count) -> seconds of so many passes that read and write an array of this size."""
+    return _repeated(lambda x: x + 1, jnp.zeros(megabytes * 2**18, jnp.float32))
+
+
+KINDS = {  # of a kernel, by its name
+    "convolution": r"conv|xmma|fprop|dgrad|wgrad|implicit|cudnn|nhwc|nchw",
+    "matrix product": r"gemm|cublas|cutlass|dot|matmul",
+    "attention": r"flash|fmha|softmax",
+    "copy": r"memcpy|copy|memset|transpose",
+    "reduction": r"reduce",
+    "fusion": r"fusion|triton|loop|wrapped|input_",
+}
+
+
+def profile(work: Callable[[], Any], keep: Path | None = None) -> dict[str, Any]:
+    """Where a piece of work spends the device's time, from JAX's profiler.
+
+    Args:
+        work: what is done; ends when the device has ended.
+        keep: file for the trace itself, to be opened by Perfetto.
+
+    Returns:
+        `window_ms` from the first kernel to the end of the last, `busy_ms` in which any ran, `idle` the share in which
+        none did, `kinds` {kind: ms}, `kernels` [(name, calls, ms)] of the longest.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        with jax.profiler.trace(folder):
+            work()
+        planes = []
+        for file in Path(folder).rglob("*.xplane.pb"):
+            planes += jax.profiler.ProfileData.from_file(str(file)).planes
+        if keep is not None:
+            for file in Path(folder).rglob("*.trace.json.gz"):
+                shutil.copy(file, keep)
+        devices = [p for p in planes if p.name.startswith("/device:")] or [p for p in planes if "CPU" in p.name]
+        lines = [line for plane in devices for line in plane.lines]
+        lines = [line for line in lines if line.name.startswith("Stream")] or lines
+        events = [(e.name, e.start_ns, e.duration_ns) for line in lines for e in line.events if e.duration_ns > 0]
+    calls: collections.Counter[str] = collections.Counter()
+    spent: collections.Counter[str] = collections.Counter()
+    kinds: collections.Counter[str] = collections.Counter()
+    busy, end = 0.0, -math.inf
+    for name, start, length in sorted(events, key=lambda event: event[1]):
+        calls[name] += 1
+        spent[name] += length
+        kinds[next((kind for kind, words in KINDS.items() if re.search(words, name, re.I)), "other")] += length
+        busy += max(0.0, start + length - max(start, end))
+        end = max(end, start + length)
+    window = end - min((start for _, start, _ in events), default=0.0)
+    return {
+        "window_ms": window / 1e6,
+        "busy_ms": busy / 1e6,
+        "idle": 1 - busy / window if window else None,
+        "kinds": {kind: total / 1e6 for kind, total in kinds.most_common()},
+        "kernels": [(name, calls[name], total / 1e6) for name, total in spent.most_common(60)],
+    }
