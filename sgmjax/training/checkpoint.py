@@ -26,6 +26,10 @@ from sgmjax.training.state import TrainState
 PyTree = Any
 
 PROGRESS = "progress.json"
+_ARRAYS = ("train", "ema", "model_state")  # items that are trees of arrays
+_STRUCTURE = "_METADATA"  # orbax's file of the names and shapes in an item
+
+_log = logging.getLogger(__name__)
 
 
 class CheckpointError(RuntimeError):
@@ -106,6 +110,9 @@ class Checkpointer:
         step, self._unsealed = self._unsealed, None  # once only, also where the waiting fails
         self._manager.wait_until_finished()
         if step is not None and jax.process_index() == 0 and (self.directory / str(step)).is_dir():
+            if missing := _missing(self.directory / str(step)):  # the next start finds it damaged
+                _log.warning("checkpoint %d has no %s; the one before it is the last good one", step, missing)
+                return
             seal(self.directory / str(step))
             with replacing(self.directory.parent / PROGRESS) as partial:
                 partial.write_text(json.dumps({"step": step}) + "\n")
@@ -195,6 +202,8 @@ class Checkpointer:
         for i, step in enumerate(reversed(steps)):
             folder = self.directory / str(step)
             problem = damage(folder)
+            if problem is None and (missing := _missing(folder)):
+                problem = f"{missing} is missing"
             if problem is None:
                 try:
                     return step, self._read(step, args, check_meta)
@@ -281,6 +290,12 @@ def check_structure(folder: Path, wanted: PyTree, step: int) -> None:
                 f"checkpoint {step} in {folder.parent.parent} is of another {what}: {folder.name}/{path} {words[0]} "
                 f"there and {words[1]} in the {what} of the config; give the run the settings that it was trained with"
             )
+
+
+def _missing(folder: Path) -> str | None:
+    """The first file without which an item of a finished checkpoint cannot be read, if it is not there."""
+    files = (folder / name / _STRUCTURE for name in _ARRAYS if (folder / name).is_dir())
+    return next((str(file.relative_to(folder)) for file in files if not file.is_file()), None)
 
 
 def _shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:

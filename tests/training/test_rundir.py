@@ -21,7 +21,7 @@ from sgmjax.training import earlier, lock, loop, trouble, workdir
 from sgmjax.training.checkpoint import Checkpointer, CheckpointError, MismatchError
 from sgmjax.training.config import ConfigError
 from sgmjax.training.logging import MetricsWriter
-from sgmjax.training.seal import damage, is_sealed
+from sgmjax.training.seal import damage, is_sealed, seal
 
 
 def train(folder: Path, problem=None, *, allow_changes=(), restart=False, **sections):
@@ -154,6 +154,17 @@ def test_a_checkpoint_without_checksums_gets_them_when_it_has_been_read(folder):
     (folder / "checkpoints" / "20" / "sums.json").unlink()
     train(folder, train={"steps": 30, "keep_checkpoints": 5})
     assert is_sealed(folder / "checkpoints" / "20") and damage(folder / "checkpoints" / "20") is None
+
+
+@pytest.mark.parametrize("item", ["ema", "train"])
+def test_a_checkpoint_that_was_finished_without_a_file_is_damaged(folder, capsys, item):
+    """Though its checksums, taken of what was there, are right."""
+    checkpoint = folder / "checkpoints" / "20"
+    (checkpoint / item / "_METADATA").unlink()
+    seal(checkpoint)
+    assert damage(checkpoint) is None
+    assert train(folder, train={"steps": 30}).step == 30
+    assert f"checkpoint 20 is damaged ({item}/_METADATA is missing); going on with" in capsys.readouterr().out
 
 
 # --------------------------------------------------------------------------------------------------- changed settings
