@@ -87,20 +87,25 @@ def import_checkpoint(request: Any) -> None:
     import numpy as np
 
     from sgmjax import interop
+    from sgmjax._say import say
     from sgmjax.interop import OfficialNetwork
     from sgmjax.sdes import noise_levels
-    from sgmjax.training import build, loop, workdir
-    from sgmjax.training.logging import say
+    from sgmjax.tasks import Variables, build
+    from sgmjax.training import workdir
+    from sgmjax.training.config import to_dict
+    from sgmjax.training.run import Run
+    from sgmjax.training.train import phases_of
 
     values, config, shape, folder = request
     if (folder / "config.json").exists():
         raise workdir.WorkdirError(f"{folder} holds a run already; choose another --workdir")
-    problem: Any = build.problem(config, shape, values.num_classes)
+    parts = build.phases(config, shape, values.num_classes)
+    task = parts[-1][0]
     sigmas = None
     if values.source == "ncsnv2":
         sde, count = config.sde, config.objective.num_levels
         sigmas = noise_levels.LEVELS[sde.sigma_dist](sde.sigma_max, sde.sigma_min, count).astype(np.float32)
-    network = OfficialNetwork(problem.network, (*shape[:-1], problem.sde.k * shape[-1]), sigmas)
+    network = OfficialNetwork(task.network, (*shape[:-1], task.sde.k * shape[-1]), sigmas)
     read = {
         "scoresde": interop.read_scoresde,
         "cld": interop.read_cld,
@@ -108,8 +113,10 @@ def import_checkpoint(request: Any) -> None:
         "ncsnv2": interop.read_ncsnv2,
     }[values.source]
     found = read(values.checkpoint, network)
-    run = loop.Run(config, workdir.prepare(folder), problem, None, None)
-    run.adopt(found.params, found.ema_params or found.params, found.step, shape, values.num_classes)
+    record = {"config": to_dict(config)}
+    run = Run(phases_of(config, parts), None, workdir.prepare(folder), config.train, record=record, seed=config.seed)
+    data = workdir.DataRecord(shape, values.num_classes, discrete=True)
+    run.adopt(Variables(found.params, {}), Variables(found.ema_params or found.params, {}), found.step, data)
     averages = "with averages" if found.ema_params is not None else "without averages"
     say(f"step {found.step} of {values.checkpoint}, {averages}, is now the run {folder}; for samples")
     say(f"    python -m sgmjax.sample --workdir={folder} --num=64")

@@ -90,9 +90,9 @@ def recommend(request: Request) -> None:
         ValueError: flags that do not fit one another, data that cannot be read.
     """
     from sgmjax import data
+    from sgmjax._say import say
     from sgmjax.data.examples import check_values
     from sgmjax.sdes import noise_levels
-    from sgmjax.training.logging import say
 
     config, flags = request
     dataset = data.load(config.data)

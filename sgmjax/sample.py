@@ -101,11 +101,14 @@ def draw(values: Any) -> None:
     import jax
     import numpy as np
 
+    from sgmjax import sharding as sh
+    from sgmjax._say import say
+    from sgmjax.evaluation import pictures
+    from sgmjax.evaluation.draw import Sampler
     from sgmjax.samplers import registry
-    from sgmjax.training import control, evaluation, pictures
-    from sgmjax.training import sharding as sh
-    from sgmjax.training.logging import say
-    from sgmjax.training.runs import load_data, load_run
+    from sgmjax.tasks import ClassifierTask
+    from sgmjax.training import control
+    from sgmjax.training.load import load_data, load_run
 
     path = Path(values.workdir)
     names = ("num", "sampler", "steps", "grid", "denoise", "batch_size", "rtol", "atol")
@@ -120,28 +123,27 @@ def draw(values: Any) -> None:
         given["num"] = 4 * control.COLUMNS
     if "num" not in given and (values.interpolate or values.interpolate_samples or values.reconstruct):
         given["num"] = control.COLUMNS
-    problem, params, step = load_run(
-        path, sampling=given, sharding=everywhere, say=say, averaged=values.params == "ema"
-    )
-    if not hasattr(problem, "sample_fn"):
+    run = load_run(path, sampling=given, sharding=everywhere, say=say, averaged=values.params == "ema")
+    task, step = run.task, run.step
+    if isinstance(task, ClassifierTask):
         raise _cli.UsageError(f"--workdir: {path} is a classifier's run; give that of a score network")
-    sampling = problem.config.sampling
+    sampling = run.plan
     for name, count in (("num", sampling.num), ("batch_size", sampling.batch_size)):
         fix = "give fewer, and draw the others with another --seed" if name == "num" else "give fewer"
-        check_memory(f"--{name}", min(count, sampling.num), problem.event_shape, fix=fix)
+        check_memory(f"--{name}", min(count, sampling.num), task.event_shape, fix=fix)
     if values.out and jax.process_index() == 0:
         for ending in (".npz", ".png"):
             check_writable(Path(values.out.removesuffix(".npz") + ending), "--out")
     guide = None
     if values.classifier:
-        guide = control.load_classifier(values.classifier, problem, sharding=everywhere, say=say)
-    classes = guide.problem.num_classes if guide is not None else problem.num_classes
-    names = guide.problem.class_names if guide is not None else problem.class_names
+        guide = control.load_classifier(values.classifier, run, sharding=everywhere, say=say)
+    classes = guide.task.num_classes if guide is not None else task.num_classes
+    names = guide.task.class_names if guide is not None else task.class_names
     labels = read_labels(values.labels, classes, sampling.num, names)
     steer = control.Control(
         guidance=values.guidance,
         classifier=guide,
-        mask=control.read_mask(values.inpaint, problem.event_shape) if values.inpaint else None,
+        mask=control.read_mask(values.inpaint, task.event_shape) if values.inpaint else None,
         colorize=values.colorize,
         repeats=values.resample,
         start_time=values.start_time,
@@ -149,14 +151,14 @@ def draw(values: Any) -> None:
         interpolate_samples=values.interpolate_samples,
         reconstruct=values.reconstruct,
     )
-    steer.check(problem, labels)
+    steer.check(run, labels)
     if values.data and not (steer.needs_input and values.input == "test"):
         raise _cli.UsageError("--data: nothing here starts from held-out data; it is for --inpaint, --start_time, ...")
-    held_out = functools.partial(load_data, path, problem, "eval", values.data)
-    inputs, labels = steer.inputs(values.input, problem, sampling.num, labels, held_out)
-    params = steer.params(params)
-    shardings = jax.tree.map(lambda _: everywhere, params)
-    sampler = evaluation.Sampler(steer.sample_fn(problem), mesh, shardings, min(sampling.batch_size, sampling.num))
+    held_out = functools.partial(load_data, path, run, "eval", values.data)
+    inputs, labels = steer.inputs(values.input, run, sampling.num, labels, held_out)
+    variables = steer.variables(run)
+    shardings = jax.tree.map(lambda _: everywhere, variables)
+    sampler = Sampler(steer.sample_fn(run), mesh, shardings, min(sampling.batch_size, sampling.num))
 
     if registry.is_adaptive(sampling.sampler):
         rtol, atol = ("its own" if v is None else f"{v:g}" for v in (sampling.rtol, sampling.atol))
@@ -175,18 +177,18 @@ def draw(values: Any) -> None:
     start = time.perf_counter()
     key = jax.device_put(jax.random.key(values.seed), everywhere)
     show = _cli.progress(sampling.num, " samples")
-    drawn = sampler(params, key, sampling.num, labels=labels, inputs=inputs, progress=show)
+    drawn = sampler(variables, key, sampling.num, labels=labels, inputs=inputs, progress=show)
     assert drawn is not None
-    samples = pictures.to_arrays(drawn[0], problem.discrete, problem.centered)
+    samples = pictures.to_arrays(drawn[0], task.discrete, task.centered)
     name = f"{steer.name}{name}{'' if values.params == 'ema' else '_raw'}_seed{values.seed}"
     out = Path(values.out.removesuffix(".npz")) if values.out else path / "samples" / name
     if jax.process_index() == 0:
         out.parent.mkdir(parents=True, exist_ok=True)
         extra = {} if labels is None else {"labels": labels}
         if "x0" in inputs:
-            extra["inputs"] = pictures.to_arrays(inputs["x0"], problem.discrete, problem.centered)
+            extra["inputs"] = pictures.to_arrays(inputs["x0"], task.discrete, task.centered)
         pictures.save_arrays(f"{out}.npz", samples=samples, nfe=np.int64(drawn[1]), step=np.int64(step), **extra)
-        pictures.save_picture(f"{out}.png", steer.picture(problem, samples, inputs))
+        pictures.save_picture(f"{out}.png", steer.picture(task, samples, inputs))
     say(f"NFE {drawn[1]}{steer.cost()}, {time.perf_counter() - start:.1f} s, {out}.npz and .png")
 
 

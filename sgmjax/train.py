@@ -36,15 +36,16 @@ def main(argv: Sequence[str]) -> int:
     try:
         values, config, workdir = read_flags(argv)
         _cli.use_compilation_cache()
-        from sgmjax.training.sharding import initialize_distributed
+        from sgmjax.sharding import initialize_distributed
 
         initialize_distributed()
-        from sgmjax.training import loop
+        from sgmjax.training.phase import NonFiniteError, Result
+        from sgmjax.training.train import setup
 
-        run = loop.setup(config, workdir, allow_changes=values.allow_changes or (), restart=values.restart)
+        run = setup(config, workdir, allow_changes=values.allow_changes or (), restart=values.restart)
     except (ValueError, OSError, ImportError) as error:
         return _cli.fail(error)
-    if isinstance(run, loop.Result):
+    if isinstance(run, Result):
         return 0
     from sgmjax.training.checkpoint import CheckpointError
     from sgmjax.training.trouble import LostProcessError, TroubleError
@@ -54,7 +55,7 @@ def main(argv: Sequence[str]) -> int:
     except LostProcessError as error:
         _cli.fail(error, status=1)
         os._exit(1)  # leaving in the ordinary way would wait for the one that is lost
-    except (loop.NonFiniteError, CheckpointError, TroubleError) as error:
+    except (NonFiniteError, CheckpointError, TroubleError) as error:
         return _cli.fail(error, status=1)
     except InputError as error:  # what only the checkpoint could tell, as that it belongs to other data
         return _cli.fail(error)
