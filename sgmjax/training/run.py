@@ -109,17 +109,20 @@ class Run:
         self.lock = self.lock or RunLock(self.path, say)
         with self.lock:
             earlier.tidy(self.path, say)
-            checkpointer, lost = Checkpointer(self.path, self.settings.keep_checkpoints), False
+            checkpointer, trouble_met = Checkpointer(self.path, self.settings.keep_checkpoints), None
             try:
                 with trouble.explained(self.path):
                     result = self._execute(checkpointer)
-            except trouble.LostProcessError:
-                lost = True
+            except trouble.TroubleError as error:
+                trouble_met = error
                 raise
             finally:
-                if not lost:  # else it would wait for what never comes
-                    with trouble.explained(self.path):
-                        checkpointer.close()
+                if not isinstance(trouble_met, trouble.LostProcessError):  # else it would wait for what never comes
+                    try:
+                        with trouble.explained(self.path):
+                            checkpointer.close()
+                    finally:
+                        trouble.sweep(self.path)
             sh.wait_for_all("sgmjax_end")  # whoever started them may end the others when one has ended
         return result
 
