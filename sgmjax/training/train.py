@@ -148,7 +148,7 @@ def _prepared(
         parts = [(task, config.train.steps)]
     if config.vae is not None:
         check_images(config, dataset)
-        _check_vae_from(config)
+        check_vae_from(config)
     _check_sizes(config, dataset.shape)
     for line in horizon.outlasting(config):
         say(line)
@@ -235,7 +235,7 @@ def _check_data(config: Config, dataset: Any, eval_dataset: Any, resizable: bool
         raise ConfigError(f"data: training examples are {one} and held-out ones {other}; give both the same type")
 
 
-def _check_vae_from(config: Config) -> None:
+def check_vae_from(config: Config) -> None:
     """That the VAE of `latent.vae_from` has this one's architecture.
 
     Raises:

@@ -543,7 +543,7 @@ def test_a_file_that_cannot_be_read_is_not_said_to_be_written(tmp_path):
 
 def test_data_that_are_not_those_of_the_checkpoint_are_one_line(tmp_path, capsys):
     """Which only the checkpoint can tell: an image folder that has grown, here a set of another size."""
-    from sgmjax import train as command
+    from sgmjax.commands import train as command
 
     words = ["train", "--config=psld_toy", f"--workdir={tmp_path}", "--config.data.name=ring"]
     assert train(tmp_path).status == "finished"
