@@ -21,15 +21,13 @@ run's training ended.
 from __future__ import annotations
 
 import dataclasses
-import json
-import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from sgmjax import _cli
-from sgmjax._inputs import InputError, check_writable, replacing, shown
+from sgmjax._inputs import InputError, check_writable, shown
 from sgmjax._ranges import COUNT, OPEN_UNIT, SEED, TOLERANCE, check_memory
 
 _COUNTS = ("num", "batch_size", "probes", "momenta", "dequantizations", "draws", "posterior_samples", "nearest")
@@ -102,7 +100,6 @@ def evaluate(values: Any) -> None:
     from sgmjax import sharding as sh
     from sgmjax._say import say
     from sgmjax.evaluation import metrics
-    from sgmjax.evaluation.pictures import save_picture
     from sgmjax.tasks import ClassifierTask
     from sgmjax.training.load import load_data, load_run
 
@@ -145,23 +142,7 @@ def evaluate(values: Any) -> None:
         out = Path(values.out) if values.out else path / "metrics" / f"{name}_step{run.step}{raw}.json"
         common = {"metric": name, "workdir": str(path), "step": run.step, "parameters": values.params}
         common |= {"split": values.split, "data": dataset.name, "seed": values.seed}
-        if jax.process_index() == 0:
-            write(out, common | found.record | {"seconds": round(seconds, 2)})
-            if found.picture is not None:
-                save_picture(out.with_suffix(".png"), found.picture)
+        metrics.write(out, found, common | {"seconds": round(seconds, 2)})
         for line in found.lines:
             say(line)
         say(f"{seconds:.1f} s, {out}")
-
-
-def write(path: Path, result: dict[str, Any]) -> None:
-    """Writes JSON in one move; numbers that are not finite become null, which JSON can hold."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as partial:
-        partial.write_text(json.dumps(_finite(result), indent=2) + "\n", encoding="utf-8")
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value

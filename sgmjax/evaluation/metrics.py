@@ -9,8 +9,10 @@ A new one is a function of these two arguments and its name in `METRICS`.
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -19,7 +21,7 @@ from jax.sharding import Mesh
 
 from sgmjax import exact, metrics
 from sgmjax import sharding as sh
-from sgmjax._inputs import InputError
+from sgmjax._inputs import InputError, replacing
 from sgmjax.data import dequantize
 from sgmjax.evaluation import pictures
 from sgmjax.evaluation.draw import Sampler
@@ -271,6 +273,29 @@ def neighbours(subject: Subject, settings: Settings) -> Measured:
 
 
 METRICS: dict[str, Metric] = {"bpd": bpd, "frechet": frechet, "neighbours": neighbours, "nelbo": nelbo}
+
+
+def write(path: Path, found: Measured, common: dict[str, Any]) -> None:
+    """Writes what a metric found: the record as JSON, in one move, and the picture beside it. By process 0.
+
+    Args:
+        path: of the JSON file; numbers that are not finite become null, which JSON can hold.
+        found: of the metric.
+        common: what else belongs into the record: which metric, step, data, ...
+    """
+    if jax.process_index() != 0:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(_finite(common | found.record), indent=2) + "\n", encoding="utf-8")
+    if found.picture is not None:
+        pictures.save_picture(path.with_suffix(".png"), found.picture)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 # ---------------------------------------------------------------------------------------------------------------- parts

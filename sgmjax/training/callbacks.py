@@ -25,7 +25,7 @@ from jax.sharding import Mesh
 from sgmjax import sharding as sh
 from sgmjax._inputs import InputError, read_array
 from sgmjax._say import say
-from sgmjax.evaluation import draw, pictures
+from sgmjax.evaluation import draw, metrics, pictures
 from sgmjax.tasks.base import Variables
 
 # What the random keys of a run are for besides its steps; each use has its own.
@@ -205,6 +205,51 @@ class FinalSamples(Callback):
         """Whether the samples are there and belong to a run of so many steps."""
         file = folder / "samples" / "final.npz"
         return f"samples in {file}" if _step_in(file) >= steps else None
+
+
+class Metrics(Callback):
+    """Metrics of `evaluation.metrics` on held-out data, logged and written to `metrics/<name>_step<n>.json`.
+
+    Args:
+        names: of `evaluation.metrics.METRICS`.
+        plan: a `samplers.Plan`.
+        every: steps between two calls; 0: only after the last step.
+        settings: how it is measured; None: as `python -m sgmjax.evaluate` does.
+        subject: what else `evaluation.metrics.Subject` has: num, batch_size, t_min, mirrored.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        plan: Any,
+        every: int = 0,
+        *,
+        settings: metrics.Settings | None = None,
+        **subject: Any,
+    ):
+        self.names, self._plan, self.every = tuple(names), plan, every
+        self._settings, self._subject = settings or metrics.Settings(), subject
+
+    def __call__(self, moment: Moment) -> Mapping[str, float]:
+        """Measures, says, writes; the numbers."""
+        held_out = moment.held_out is not None
+        data, others = (moment.held_out, moment.data) if held_out else (moment.data, None)
+        subject = metrics.Subject(
+            task=moment.task, variables=moment.variables, data=data, plan=self._plan, mesh=moment.mesh,
+            others=None if others is None else lambda: others, held_out=held_out, **self._subject,
+        )  # fmt: skip
+        numbers: dict[str, float] = {}
+        for name in self.names:
+            start = time.perf_counter()
+            found = metrics.METRICS[name](subject, self._settings)
+            seconds = round(time.perf_counter() - start, 2)
+            common = {"metric": name, "step": moment.step, "parameters": "ema", "seed": self._settings.seed}
+            common |= {"split": "test" if held_out else "train", "data": data.name, "seconds": seconds}
+            metrics.write(moment.folder / "metrics" / f"{name}_step{moment.step}.json", found, common)
+            for line in found.lines:
+                say(f"step {moment.step}  {line}")
+            numbers |= found.numbers
+        return numbers
 
 
 class Accuracy(Callback):

@@ -60,7 +60,8 @@ def fit(
     """
     settings = settings or Settings()
     _check(phases, data, settings)
-    record = {"seed": seed, "steps": [phase.steps for phase in phases], "train": dataclasses.asdict(settings)}
+    # more steps are a reason to go on, but where a phase ends the next one began
+    record = {"seed": seed, "steps": [phase.steps for phase in phases[:-1]], "train": dataclasses.asdict(settings)}
     record = {"task": [type(phase.task).__name__ for phase in phases]} | record | dict(config or {})
     with earlier.entered(folder, restart=restart) as entry:
         workdir.check_record(entry.path, record)
