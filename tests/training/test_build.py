@@ -95,8 +95,8 @@ def test_training_on_dequantised_images():
             seen.setdefault(dequantized, x)  # noqa: B023
             return x * 0.0
 
-        model = dataclasses.replace(task.model, network=network, time_law=objectives.uniform(1e-7, 2e-7))
-        probe = dataclasses.replace(task, model=model)
+        probed = dataclasses.replace(task.model, network=network, time_law=objectives.uniform(1e-7, 2e-7))
+        probe = dataclasses.replace(task, model=probed)
         batch = {"x": np.full((64, 4, 4, 1), 100, np.uint8)}
         probe.loss(Variables({}, {}), jax.random.key(0), batch, train=False)
     assert np.abs(np.asarray(seen[False]) - (100 / 127.5 - 1)).max() < 2e-3
