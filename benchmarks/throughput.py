@@ -118,7 +118,7 @@ class TorchContestant:
         import torch_twin
 
         model = self._model()
-        sde, channels, train = model.run.problem.sde, model.shape[-1], model.config.train
+        sde, channels, train = model.task.sde, model.shape[-1], model.config.train
         self.peer = torch_twin.Peer(
             model.config,
             sde.k * channels,

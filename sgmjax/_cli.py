@@ -58,7 +58,7 @@ def serve(argv: Sequence[str], read_flags: Callable[[Sequence[str]], Any], work:
     try:
         values = read_flags(argv)
         use_compilation_cache()
-        from sgmjax.training.sharding import initialize_distributed
+        from sgmjax.sharding import initialize_distributed
 
         initialize_distributed()
         work(values)

@@ -19,7 +19,8 @@ import numpy as np
 import pytest
 from test_inputs import BROKEN
 
-from sgmjax import _cli, evaluate, import_checkpoint, noise_levels, sample, train
+from sgmjax import _cli
+from sgmjax.commands import evaluate, import_checkpoint, noise_levels, sample, train
 from sgmjax.training import config as settings
 
 pytestmark = pytest.mark.slow

@@ -15,7 +15,7 @@ import refdata
 from sgmjax import sdes
 from sgmjax.samplers import linear_flow
 from sgmjax.sdes import schedules
-from sgmjax.training import build
+from sgmjax.tasks import build
 from sgmjax.training.config import ConfigError, from_dict
 
 OPTIMIZED = True  # bounds of some roundings

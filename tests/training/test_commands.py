@@ -13,10 +13,13 @@ import numpy as np
 import pytest
 from refdata import ROOT
 
-from sgmjax import _cli, sample, train
-from sgmjax.training import build, evaluation, loop
-from sgmjax.training import sharding as sh
+from sgmjax import _cli
+from sgmjax import sharding as sh
+from sgmjax.commands import sample, train
+from sgmjax.evaluation import draw
+from sgmjax.tasks import build
 from sgmjax.training.config import from_dict
+from sgmjax.training.run import Run
 
 TOY = {
     "data": {"name": "ring", "num_samples": 500},
@@ -74,7 +77,7 @@ def test_train_refuses_in_one_line(config_file, tmp_path, capsys, monkeypatch, w
     def compiled(*args, **kwargs):
         raise AssertionError("something was compiled")
 
-    monkeypatch.setattr(loop.Run, "execute", compiled)
+    monkeypatch.setattr(Run, "execute", compiled)
     command = ["train", f"--config={config_file}", *([] if "workdir" in words[0] else [f"--workdir={tmp_path}/run"])]
     assert train.main([*command, *words]) == 2
     out, err = capsys.readouterr()
@@ -225,14 +228,18 @@ def test_labels():
 def test_sampling_work_is_split_over_devices(sampler):
     """In the compiled program every device's network sees its part of the batch only, and the samples are the same."""
     config = from_dict({**TOY, "model": {"name": "mlp", "width": 24, "depth": 1}, "sampling": {"sampler": sampler}})
-    problem = build.problem(config, (2,))
-    params = problem.init(jax.random.key(0))
+    task = build.task(config, (2,))
+    variables = task.init(jax.random.key(0))
+
+    def sample(variables, key, num):
+        return task.sample(variables, key, num, config.sampling)
+
     drawn = {}
     for count in (1, 8):
         mesh = sh.make_mesh(1, jax.devices()[:count])
-        places = jax.tree.map(lambda _: sh.replicated(mesh), params)
-        sampler_of = evaluation.Sampler(problem.sample_fn, mesh, places, 64)
-        placed = jax.device_put(params, places)
+        places = jax.tree.map(lambda _: sh.replicated(mesh), variables)
+        sampler_of = draw.Sampler(sample, mesh, places, 64)
+        placed = jax.device_put(variables, places)
         key = jax.device_put(jax.random.key(1), sh.replicated(mesh))
         drawn[count], _ = sampler_of(placed, key, 64)
         with jax.set_mesh(mesh):
