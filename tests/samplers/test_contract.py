@@ -14,7 +14,7 @@ from sampler_cases import CASES, FINE, GRID, PROCESSES, STEPS, T_MIN
 from sgmjax import exact, metrics, samplers, sdes
 from sgmjax.samplers.euler_maruyama import em_step
 from sgmjax.samplers.sscs import sscs_step
-from sgmjax.training import sharding
+from sgmjax import sharding
 
 BATCH, EVENT = 3, (4, 2)
 
