@@ -200,9 +200,7 @@ def _double(sde: SDE, method: str, value) -> Any:
     if value.shape != (PIECE, sde.k, sde.k):
         raise ValueError(f"{name} has shape {value.shape} at {PIECE} times: it must be (batch, k, k), k = {sde.k}.")
     if value.dtype != jnp.float64:
-        raise ValueError(
-            f"{name} is {value.dtype} at float64 times: compute in the type of t (jnp.asarray(x, t.dtype))"
-        )
+        raise ValueError(f"{name} is {value.dtype} at float64 times: compute in t.dtype, as jnp.asarray(x, t.dtype).")
     return value
 
 

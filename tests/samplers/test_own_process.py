@@ -277,7 +277,7 @@ class Flat(Bent):
 
 BAD = {
     "no pytree": (Unregistered, "Unregistered is no pytree: decorate the class with @jax.tree_util.register_dataclass"),
-    "float32": (Single, "Single.drift_matrix is float32 at float64 times: compute in the type of t"),
+    "float32": (Single, "Single.drift_matrix is float32 at float64 times: compute in t.dtype"),
     "shape": (Flat, r"Flat.diffusion has shape \(256,\) at 256 times: it must be \(batch, k, k\), k = 1"),
 }
 
