@@ -68,7 +68,7 @@ class _Learnt:
     config: Config
     sde: sdes.SDE
     network: nn.Module
-    times: objectives.Times
+    times: objectives.TimeLaw
     event_shape: tuple[int, ...]
     num_classes: int | None
     discrete: bool = True
@@ -184,7 +184,7 @@ class Problem(_Learnt):
             eps_fn,
             self.sde,
             x0,
-            times=self.times,
+            time_law=self.times,
             matching=objective.matching,
             weighting=objective.weighting,
             anneal_power=objective.anneal_power,
@@ -236,7 +236,7 @@ class Classifier(_Learnt):
             self.sde,
             data.to_float(batch["x"], self.centered),
             batch["label"],
-            times=self.times,
+            time_law=self.times,
             matching=self.config.objective.matching,
         )
         return jnp.mean(losses), {"accuracy": jnp.mean(right.astype(jnp.float32))}

@@ -31,7 +31,7 @@ from sgmjax.data.binarize import dynamic
 from sgmjax.models import distributions, nvae
 from sgmjax.models.nvae import regularization, terms
 from sgmjax.objectives.lsgm import PriorFn, cross_entropy_constant, lsgm
-from sgmjax.objectives.lsgm_weighting import LatentTimes, latent_times
+from sgmjax.objectives.time_law import WeightedLaw, lsgm_mode
 from sgmjax.training.config import Config, ConfigError, OptimizerConfig, differences, to_dict
 from sgmjax.training.logging import say
 
@@ -326,15 +326,15 @@ class LatentProblem(_Latent):
         return {**params, "prior": prior}, {**state, "active": active.astype(jnp.float32)}
 
     @property
-    def times(self) -> tuple[LatentTimes, Any]:
+    def times(self) -> tuple[WeightedLaw, Any]:
         """Weighting and times of the prior's objective, and those of the VAE's (see `objectives.lsgm`)."""
         latent, t_min = self.config.latent, self.config.objective.t_min
-        p = latent_times(self.sde, latent.p_weighting, t_min=t_min)
+        p = lsgm_mode(self.sde, latent.p_weighting, t_min=t_min)
         if not latent.train_vae:
             return p, None
         if latent.q_weighting == "reweight_p_samples":
             return p, latent.q_weighting
-        return p, latent_times(self.sde, latent.q_weighting, t_min=t_min)
+        return p, lsgm_mode(self.sde, latent.q_weighting, t_min=t_min)
 
     def train_loss(self, params: PyTree, key, batch: dict, context: Any):
         """The loss of a training step; see `sgmjax.training.step.LossFn`."""
@@ -389,7 +389,7 @@ class LatentProblem(_Latent):
         data_key, noise_key, prior_key = jax.random.split(key, 3)
         x = self.images(data_key, batch["x"])
         output = self.encode(weights, noise_key, x)
-        times = latent_times(self.sde, "ll_iw", t_min=self.config.objective.t_min)
+        times = lsgm_mode(self.sde, "ll_iw", t_min=self.config.objective.t_min)
         losses = lsgm(
             prior_key,
             self.prior_fn(weights["state"]["active"]),
@@ -479,7 +479,7 @@ def latent_problem(
             dtype=dtype,
         )
         for mode in (config.latent.p_weighting, "ll_iw"):
-            latent_times(sde, mode, t_min=config.objective.t_min)
+            lsgm_mode(sde, mode, t_min=config.objective.t_min)
         cross_entropy_constant(sde, max(config.objective.t_min, 1e-3))
     except ValueError as error:
         text = str(error)

@@ -27,7 +27,7 @@ from sgmjax import samplers
 from sgmjax.models import distributions
 from sgmjax.models.nvae.terms import ACTIVE_NATS
 from sgmjax.objectives.lsgm import lsgm
-from sgmjax.objectives.lsgm_weighting import LatentTimes, latent_times
+from sgmjax.objectives.time_law import WeightedLaw, lsgm_mode
 from sgmjax.samplers.likelihood import Probing, Trace
 from sgmjax.training import sharding as sh
 from sgmjax.training.evaluation import map_examples
@@ -80,7 +80,7 @@ class Nelbo:
     nfe: np.ndarray
 
 
-def example_nelbo(problem: Any, settings: NelboSettings, times: LatentTimes, weights: PyTree, key, x) -> dict[str, Any]:
+def example_nelbo(problem: Any, settings: NelboSettings, times: WeightedLaw, weights: PyTree, key, x) -> dict[str, Any]:
     """The terms of `Nelbo` of one image x (H, W, C), each averaged over posterior samples; "kl" by latent channel."""
     data_key, key = jax.random.split(key)
     x = problem.images(data_key, x[None])
@@ -172,7 +172,7 @@ def held_out_nelbo(
     num = min(num, dataset.num_examples)
     everywhere, split = sh.replicated(mesh), sh.batch_sharding(mesh)
     t_min = problem.config.objective.t_min
-    times = latent_times(problem.sde, "ll_iw", t_min=t_min)
+    times = lsgm_mode(problem.sde, "ll_iw", t_min=t_min)
 
     def batch_of(weights, key, batch):
         keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(batch["index"])

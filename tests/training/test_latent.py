@@ -15,7 +15,7 @@ from sgmjax import evaluate
 from sgmjax.data import DataError, load
 from sgmjax.data.base import DataError as BaseDataError
 from sgmjax.data.binarize import dynamic
-from sgmjax.objectives.lsgm_weighting import latent_times
+from sgmjax.objectives import lsgm_mode
 from sgmjax.training import build, latent, loop, sharding
 from sgmjax.training.checkpoint import Checkpointer
 from sgmjax.training.config import ConfigError, DataConfig, from_dict, to_dict
@@ -160,7 +160,7 @@ def test_bound_with_a_normal_prior_in_closed_form(process):
     weights = {"params": params, "state": state}
     x = load(p.config.data).read(np.arange(1))["x"][0]
     settings = NelboSettings(trace="exact", posterior_samples=2, draws=4096, t_min=1e-5)
-    times = latent_times(p.sde, "ll_iw", t_min=1e-5)
+    times = lsgm_mode(p.sde, "ll_iw", t_min=1e-5)
     found = jax.jit(lambda key: example_nelbo(p, settings, times, weights, key, x))(jax.random.key(1))
     assert found["ode"] == pytest.approx(float(found["normal"]), abs=0.02)
     # One draw has a standard deviation of some 80 (VP) to 100 nats (PSLD) with 64 latent variables; 8,192 of them are
