@@ -142,7 +142,7 @@ class ScoreModel:
             self.eps_fn(params, labels=labels, dropout_key=dropout_key),
             self.sde,
             x0,
-            times=self.time_law,
+            time_law=self.time_law,
             matching=self.matching,
             weighting=self.weighting,
             anneal_power=self.anneal_power,

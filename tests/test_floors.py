@@ -11,7 +11,12 @@ import refdata
 def test_no_room_imports_one_above_it():
     """The contracts of pyproject.toml, by import-linter; every room stands on a floor."""
     run = subprocess.run(
-        [sys.executable, "-c", "from importlinter.cli import lint_imports_command; lint_imports_command()", "--no-cache"],
+        [
+            sys.executable,
+            "-c",
+            "from importlinter.cli import lint_imports_command; lint_imports_command()",
+            "--no-cache",
+        ],
         cwd=refdata.ROOT,
         capture_output=True,
         text=True,

@@ -41,7 +41,7 @@ def test_loss_is_that_of_the_functions(matching, parameterization):
         lambda x, cond: network(PARAMS, x, cond), SDE, parameterization=parameterization, time_conditioning="t999",
         matching=matching,
     )  # fmt: skip
-    theirs = objectives.score_matching(key(), eps_fn, SDE, x0, times=law, matching=matching, **options)
+    theirs = objectives.score_matching(key(), eps_fn, SDE, x0, time_law=law, matching=matching, **options)
     np.testing.assert_array_equal(model.losses(PARAMS, key(), x0), theirs)
     ours = model.loss(PARAMS, key(), x0)
     np.testing.assert_allclose(ours, jnp.mean(model.losses(PARAMS, jax.random.split(key())[0], x0)), rtol=1e-6)

@@ -17,7 +17,7 @@ from sgmjax import samplers
 from sgmjax import sharding as sh
 from sgmjax.data.dequantize import dequantize
 from sgmjax.evaluation.draw import map_examples
-from sgmjax.objectives import TimeSampler, importance
+from sgmjax.objectives import TimeLaw, importance
 from sgmjax.samplers.likelihood import Probing, Trace, Truncation
 from sgmjax.tasks.base import Variables
 
@@ -62,7 +62,7 @@ class HeldOut(NamedTuple):
     nfe: np.ndarray
 
 
-def example_likelihood(task: Any, settings: LikelihoodSettings, times: TimeSampler, variables, key, x, label):
+def example_likelihood(task: Any, settings: LikelihoodSettings, time_law: TimeLaw, variables, key, x, label):
     """-log p by the ODE, its variational bound, and the evaluations of the ODE, scalars, of one example x (*event)."""
     noise_key, ode_key, bound_key = jax.random.split(key, 3)
     x = x[None]
@@ -94,7 +94,7 @@ def example_likelihood(task: Any, settings: LikelihoodSettings, times: TimeSampl
         draws=settings.draws,
         t_min=settings.t_min,
         truncation=settings.truncation,
-        times=times,
+        time_law=time_law,
     )
     return -log_prob[0], -lower[0], info.nfe
 
@@ -132,11 +132,11 @@ def held_out_likelihood(
     """
     num = min(num, dataset.num_examples)
     everywhere, split = sh.replicated(mesh), sh.batch_sharding(mesh)
-    times = importance(task.sde, t_min=settings.t_min)
+    time_law = importance(task.sde, t_min=settings.t_min)
 
     def batch_of(variables, key, batch):
         keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(batch["index"])
-        one = lambda key, x, label: example_likelihood(task, settings, times, variables, key, x, label)  # noqa: E731
+        one = lambda key, x, label: example_likelihood(task, settings, time_law, variables, key, x, label)  # noqa: E731
         return [v.astype(jnp.float32) for v in jax.vmap(one)(keys, batch["x"], batch["label"])]
 
     run = jax.jit(batch_of, in_shardings=(shardings, everywhere, split), out_shardings=split)

@@ -29,7 +29,7 @@ from sgmjax.evaluation.draw import map_examples
 from sgmjax.models import distributions
 from sgmjax.models.nvae.terms import ACTIVE_NATS
 from sgmjax.objectives.lsgm import lsgm
-from sgmjax.objectives.lsgm_weighting import LatentTimes, latent_times
+from sgmjax.objectives.time_law import WeightedLaw, lsgm_mode
 from sgmjax.samplers.likelihood import Probing, Trace
 from sgmjax.tasks.base import Variables
 from sgmjax.tasks.latent import LatentTask
@@ -82,7 +82,7 @@ class Nelbo:
 
 
 def example_nelbo(
-    task: Any, settings: NelboSettings, times: LatentTimes, variables: Variables, key, x
+    task: Any, settings: NelboSettings, times: WeightedLaw, variables: Variables, key, x
 ) -> dict[str, Any]:
     """The terms of `Nelbo` of one image x (H, W, C), each averaged over posterior samples; "kl" by latent channel."""
     data_key, key = jax.random.split(key)
@@ -175,7 +175,7 @@ def held_out_nelbo(
     num = min(num, dataset.num_examples)
     everywhere, split = sh.replicated(mesh), sh.batch_sharding(mesh)
     t_min = task.t_min
-    times = latent_times(task.sde, "ll_iw", t_min=t_min)
+    times = lsgm_mode(task.sde, "ll_iw", t_min=t_min)
 
     def batch_of(variables, key, batch):
         keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(batch["index"])

@@ -10,7 +10,7 @@ import numpy as np
 from sgmjax import models, sdes
 from sgmjax.models import distributions, nvae
 from sgmjax.objectives.lsgm import cross_entropy_constant
-from sgmjax.objectives.lsgm_weighting import latent_times
+from sgmjax.objectives.time_law import lsgm_mode
 from sgmjax.tasks.latent import LatentTask
 from sgmjax.tasks.vae import LatentModel, VAETask
 from sgmjax.training.config import Config, ConfigError
@@ -63,7 +63,7 @@ def phases(
             dtype=dtype,
         )
         for mode in (config.latent.p_weighting, "ll_iw"):
-            latent_times(sde, mode, t_min=config.objective.t_min)
+            lsgm_mode(sde, mode, t_min=config.objective.t_min)
         cross_entropy_constant(sde, max(config.objective.t_min, 1e-3))
     except ValueError as error:
         text = str(error)

@@ -74,7 +74,7 @@ class ClassifierTask:
             self.sde,
             to_float(batch["x"], self.centered),
             batch["label"],
-            times=self.time_law,
+            time_law=self.time_law,
             matching=self.matching,
         )
         return jnp.mean(losses), {"accuracy": jnp.mean(right.astype(jnp.float32))}, variables.state

@@ -16,7 +16,7 @@ from sgmjax import samplers, score
 from sgmjax._say import say
 from sgmjax.models.nvae import regularization, terms
 from sgmjax.objectives.lsgm import lsgm
-from sgmjax.objectives.lsgm_weighting import LatentTimes, latent_times
+from sgmjax.objectives.time_law import WeightedLaw, lsgm_mode
 from sgmjax.samplers import plan as plans
 from sgmjax.tasks.base import Batch, Metrics, PyTree, Variables
 from sgmjax.tasks.vae import LatentModel, refuse_labels
@@ -26,15 +26,15 @@ class LatentTask(LatentModel):
     """The second phase: the VAE, unless it is frozen, and the score-based prior."""
 
     @property
-    def time_laws(self) -> tuple[LatentTimes, Any]:
+    def time_laws(self) -> tuple[WeightedLaw, Any]:
         """Weighting and times of the prior's objective, and those of the VAE's (see `objectives.lsgm`)."""
         latent, t_min = self.latent, self.t_min
-        p = latent_times(self.sde, latent.p_weighting, t_min=t_min)
+        p = lsgm_mode(self.sde, latent.p_weighting, t_min=t_min)
         if not latent.train_vae:
             return p, None
         if latent.q_weighting == "reweight_p_samples":
             return p, latent.q_weighting
-        return p, latent_times(self.sde, latent.q_weighting, t_min=t_min)
+        return p, lsgm_mode(self.sde, latent.q_weighting, t_min=t_min)
 
     def loss(
         self, variables: Variables, key, batch: Batch, *, step, ema, train: bool
@@ -102,7 +102,7 @@ class LatentTask(LatentModel):
             variables.params["prior"],
             self.sde,
             self.latents(output),
-            p=latent_times(self.sde, "ll_iw", t_min=self.t_min),
+            p=lsgm_mode(self.sde, "ll_iw", t_min=self.t_min),
         )
         neg_log_p = self._neg_log_p(losses.cross_entropy, output.eps)
         return *self._bound(output, x, neg_log_p, 1.0, "none"), variables.state

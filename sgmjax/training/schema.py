@@ -20,6 +20,8 @@ from sgmjax._ranges import (
     SIDE,
     TOLERANCE,
 )
+from sgmjax.objectives.time_law import Mode
+from sgmjax.objectives.weighting import Weighting
 
 PATH = object()  # marks a setting that is a path: `~` in it is the home folder
 UserPath = Annotated[str, PATH]
@@ -404,7 +406,7 @@ class Options(dict):
 @_section
 class ObjectiveConfig:
     matching: Literal["hsm", "dsm"] = "hsm"
-    weighting: Literal["simple", "likelihood", "reweightedv1", "reweightedv2", "annealed"] = "simple"
+    weighting: Weighting = "simple"
     anneal_power: float = 2.0  # of "annealed": sigma^anneal_power on the squared error of the score (NCSN, NCSNv2)
     parameterization: Literal["eps", "mixed", "score"] = "eps"  # what the network's output is
     # What the network is given for time: t, t * 999, sigma(t), the index of the nearest of num_levels noise levels.
@@ -436,12 +438,6 @@ class OptimizerConfig:
     ema_warmup: bool = True
 
 
-LatentMode = Literal[
-    "ll_uniform", "ll_iw", "drop_all_uniform", "drop_all_iw", "drop_sigma2t_uniform", "drop_sigma2t_iw",
-    "rescale_uniform", "rescale_iw",
-]  # fmt: skip
-
-
 @_section
 class LatentConfig:
     """LSGM (Vahdat et al. 2021): how the VAE of section `vae` and the prior in its latent space are trained.
@@ -463,7 +459,7 @@ class LatentConfig:
         name="adamw", learning_rate=1e-4, learning_rate_min=1e-5, eps=1e-3, weight_decay=3e-4, warmup_steps=1000,
         grad_clip=None, ema_decay=0.0, ema_warmup=False,
     )  # fmt: skip
-    p_weighting: LatentMode = "ll_iw"  # of the prior's objective [iw_sample_p]
+    p_weighting: Mode = "ll_iw"  # of the prior's objective [iw_sample_p]
     q_weighting: Literal["reweight_p_samples", "ll_uniform", "ll_iw"] = "reweight_p_samples"  # of the VAE's
     q_ema: bool = False  # the VAE sees the prior's averaged parameters [update_q_ema]
     mixing_logit_init: float = -6.0

@@ -17,7 +17,7 @@ from sgmjax.data import DataError, load
 from sgmjax.data.base import DataError as BaseDataError
 from sgmjax.data.binarize import dynamic
 from sgmjax.evaluation.nelbo import NelboSettings, example_nelbo
-from sgmjax.objectives.lsgm_weighting import latent_times
+from sgmjax.objectives.time_law import lsgm_mode
 from sgmjax.tasks import VAETask, Variables, build, build_latent, latent
 from sgmjax.training import run as running
 from sgmjax.training.checkpoint import Checkpointer
@@ -162,7 +162,7 @@ def test_bound_with_a_normal_prior_in_closed_form(process):
     variables = p.init(jax.random.key(0))
     x = load(config().data).read(np.arange(1))["x"][0]
     settings = NelboSettings(trace="exact", posterior_samples=2, draws=4096, t_min=1e-5)
-    times = latent_times(p.sde, "ll_iw", t_min=1e-5)
+    times = lsgm_mode(p.sde, "ll_iw", t_min=1e-5)
     found = jax.jit(lambda key: example_nelbo(p, settings, times, variables, key, x))(jax.random.key(1))
     assert found["ode"] == pytest.approx(float(found["normal"]), abs=0.02)
     # One draw has a standard deviation of some 80 (VP) to 100 nats (PSLD) with 64 latent variables; 8,192 of them are
