@@ -26,7 +26,7 @@ from sgmjax import models
 from sgmjax.samplers import registry
 from sgmjax.training import build, loop
 from sgmjax.training import sharding as sh
-from sgmjax.training.config import CLASSIFIERS, Config
+from sgmjax.training.config import Config
 
 BATCHES = 4  # different ones, taken in turn
 SHAPES = {"cifar10": (32, 32, 3), "mnist": (28, 28, 1), "digits": (8, 8, 1), "omniglot": (28, 28, 1)}
@@ -124,7 +124,7 @@ class Model:
     """
 
     def __init__(self, config: Config, shape: tuple[int, ...]):
-        classes = getattr(config.model, "num_classes", None) or (10 if config.model.name in CLASSIFIERS else None)
+        classes = getattr(config.model, "num_classes", None) or (10 if models.classifies(config.model) else None)
         problem = build.problem(config, shape, classes)
         self.config, self.shape, self.classes = config, shape, classes
         self.run = loop.Run(config, Path("unused"), problem, None, None)

@@ -246,9 +246,7 @@ def _read_fields(known: Mapping[str, Parameter], value: Mapping[Any, Any], path:
     for key, (hint, default) in known.items():
         if default is REQUIRED and key not in value:
             raise ConfigError(f"{prefix}{key}: must be given for {owner or path}; set it to {_words(_members(hint))}")
-    return {
-        key: read(hint, value[key], prefix + key) if key in value else default for key, (hint, default) in known.items()
-    }
+    return {key: read(hint, value.get(key, default), prefix + key) for key, (hint, default) in known.items()}
 
 
 # ------------------------------------------------------------------------------------------------------------- words

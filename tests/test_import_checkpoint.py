@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 
 import jax
@@ -12,7 +11,7 @@ import pytest
 import refdata
 
 from sgmjax import import_checkpoint, interop, train
-from sgmjax.training.config import from_dict
+from sgmjax.training.config import MODEL
 from sgmjax.training.runs import load_run
 
 SETTINGS = {
@@ -59,15 +58,9 @@ def official(source: str):
         settings["sampling"] |= {"steps": levels + 1}
         settings["data"] |= {"centered": network.module.centered}
     settings["data"]["image_size"] = network.event_shape[0]
-    section = type(complete_model(settings["model"]["name"]))
-    fields = {f.name for f in dataclasses.fields(section)} & set(vars(network.module)) - {"name", "dtype"}
-    settings["model"] |= {name: getattr(network.module, name) for name in sorted(fields)}
+    known = MODEL.parameters(settings["model"]["name"])
+    settings["model"] |= {name: getattr(network.module, name) for name in known}
     return file, settings, network
-
-
-def complete_model(name: str):
-    """The default section of a network."""
-    return from_dict({"model": {"name": name}}).model
 
 
 def config_file(folder, settings) -> str:

@@ -20,43 +20,21 @@ from sgmjax.data.dequantize import dequantize
 from sgmjax.samplers import registry
 from sgmjax.samplers.editing import start_at
 from sgmjax.samplers.guidance import cfg_score
-from sgmjax.training.config import (
-    CLASSIFIERS,
-    Config,
-    ConfigError,
-    NCSNConfig,
-    NCSNv2Config,
-    ObjectiveConfig,
-    SamplingConfig,
-)
+from sgmjax.spec import Section
+from sgmjax.training.config import Config, ConfigError, ObjectiveConfig, SamplingConfig
 from sgmjax.training.sharding import BATCH_AXES
 
 PyTree = Any
 
 
-def process(config: Any) -> sdes.SDE:
+def process(section: Section) -> sdes.SDE:
     """The forward process of an `sde` section.
 
     Raises:
         ConfigError: settings that make no process (a recipe that is not one, gamma = nu, ...).
     """
-    settings = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
-    name = settings.pop("name")
-    if name == "recipe":
-        schedule = sdes.LinearSchedule(beta_min=settings.pop("beta_min"), beta_max=settings.pop("beta_max"))
-        settings = {key: value for key, value in settings.items() if value is not None} | {"schedule": schedule}
-    makers = {
-        "vp": sdes.vp,
-        "geometric_vp": sdes.geometric_vp,
-        "subvp": sdes.subvp,
-        "ve": sdes.ve,
-        "cld": sdes.cld,
-        "psld": sdes.psld,
-        "third_order": sdes.third_order,
-        "recipe": sdes.recipe,
-    }
     try:
-        return makers[name](**settings)
+        return section.build()
     except ValueError as error:
         raise ConfigError(f"sde: {error}") from None
 
@@ -350,7 +328,7 @@ def problem(
             "data.uniform_dequantization: is of 8-bit data; the data are floats, whose density needs none"
         )
     channels = data_shape[-1]
-    classifies = config.model.name in CLASSIFIERS
+    classifies = models.classifies(config.model)
     try:
         network = models.build(
             config.model,
@@ -406,7 +384,7 @@ def _check(config: Config, sde: sdes.SDE, num_classes: int | None) -> None:
         raise ConfigError(f"model.num_classes: {wanted}, but the data have {have}; set it to {num_classes}")
     if objective.label_dropout and wanted is None:
         raise ConfigError("objective.label_dropout: the network knows no classes; set model.num_classes, or leave it 0")
-    if config.model.name in CLASSIFIERS:
+    if models.classifies(config.model):
         _check_classifier(objective, num_classes)
 
 
@@ -428,12 +406,12 @@ def _check_levels(config: Config, sde: sdes.SDE) -> None:
             )
     if objective.time_conditioning == "level" and objective.time_sampling != "levels":
         raise ConfigError("objective.time_conditioning: 'level' is for discrete levels; set time_sampling 'levels'")
-    if isinstance(model, NCSNConfig) and (objective.time_conditioning != "level" or model.num_levels != levels):
+    if model.name == "ncsn" and (objective.time_conditioning != "level" or model.num_levels != levels):
         raise ConfigError(
             "model.name: 'ncsn' has parameters for each noise level: set objective.time_conditioning 'level' and "
             f"objective.num_levels to model.num_levels={model.num_levels}, not {levels}"
         )
-    scores = isinstance(model, NCSNConfig) or (isinstance(model, NCSNv2Config) and model.scale_by_sigma)
+    scores = model.name == "ncsn" or (model.name == "ncsnv2" and model.scale_by_sigma)
     if scores and objective.parameterization != "score":
         raise ConfigError(f"objective.parameterization: the output of {model.name!r} is the score; use 'score'")
     if objective.time_conditioning == "level" and sampling.sampler == "annealed_langevin":
