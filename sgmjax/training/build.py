@@ -21,7 +21,7 @@ from sgmjax.samplers import registry
 from sgmjax.samplers.editing import start_at
 from sgmjax.samplers.guidance import cfg_score
 from sgmjax.spec import Section
-from sgmjax.training.config import Config, ConfigError, ObjectiveConfig, SamplingConfig
+from sgmjax.training.config import Config, ConfigError, SamplingConfig
 from sgmjax.training.sharding import BATCH_AXES
 
 PyTree = Any
@@ -384,8 +384,8 @@ def _check(config: Config, sde: sdes.SDE, num_classes: int | None) -> None:
         raise ConfigError(f"model.num_classes: {wanted}, but the data have {have}; set it to {num_classes}")
     if objective.label_dropout and wanted is None:
         raise ConfigError("objective.label_dropout: the network knows no classes; set model.num_classes, or leave it 0")
-    if models.classifies(config.model):
-        _check_classifier(objective, num_classes)
+    if models.classifies(config.model) and num_classes is None:
+        raise ConfigError("model.name: a classifier needs data with labels; choose data that have classes")
 
 
 def _check_levels(config: Config, sde: sdes.SDE) -> None:
@@ -447,11 +447,3 @@ def check_sampling(sampling: SamplingConfig, sde: sdes.SDE) -> None:
             jax.eval_shape(run, jax.random.key(0))
     except (ValueError, TypeError) as error:
         raise ConfigError(f"sampling: {error}") from None
-
-
-def _check_classifier(objective: ObjectiveConfig, num_classes: int | None) -> None:
-    if num_classes is None:
-        raise ConfigError("model.name: a classifier needs data with labels; choose data that have classes")
-    for name in ("weighting", "parameterization", "reduce", "time_sampling"):
-        if getattr(objective, name) != getattr(ObjectiveConfig(), name):
-            raise ConfigError(f"objective.{name}: means nothing for a classifier, whose loss is the cross entropy")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from sgmjax.spec import ConfigError, Section, fields, read, to_dict
@@ -26,34 +26,49 @@ from sgmjax.training.schema import (
     SamplingConfig,
     TrainConfig,
 )
+from sgmjax.training.unread import unread, without
 
 __all__ = [
     "CLASSIFIERS", "MODEL", "SDE", "Config", "ConfigError", "DataConfig", "LatentConfig", "NVAEConfig",
     "ObjectiveConfig", "OptimizerConfig", "SamplingConfig", "TrainConfig", "check", "complete", "differences",
-    "from_dict", "to_dict", "validate_for_devices",
+    "from_dict", "parse", "to_dict", "unread", "validate_for_devices",
 ]  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------------------------------ reading
-def from_dict(mapping: Mapping[str, Any]) -> Config:
+def from_dict(mapping: Mapping[str, Any], *, refuse: Callable[[str], bool] = lambda path: True) -> Config:
     """Reads nested dictionaries (or a `ConfigDict`); settings that are absent take their defaults.
 
     Integers are accepted where a float is meant, lists where a tuple is. The sections `sde` and `model` are read as
     what their `name` says.
 
+    Args:
+        mapping: the settings.
+        refuse: of the path of a setting that is given and that nothing reads: whether it is an error. Else it is passed
+            over and takes its default.
+
     Raises:
         ConfigError: an unknown key, a wrong type or a value out of range, by its full path (`train.steps`).
     """
-    return check(read(Config, _plain(mapping), ""))
+    config = parse(mapping)
+    return check(without(config, [path for path in unread(config) if not refuse(path)]))
+
+
+def parse(mapping: Mapping[str, Any]) -> Config:
+    """`from_dict` without `check`."""
+    return read(Config, _plain(mapping), "")
 
 
 def check(config: Config) -> Config:
-    """Checks the settings that depend on one another; returns the config.
+    """Checks that all that is set is read, and the settings that depend on one another; returns the config.
 
     Raises:
         ConfigError: naming the two settings and values that agree.
     """
-    _check_data(config.data)
+    for message in unread(config).values():
+        raise ConfigError(message)
+    if config.data.name == "npz" and config.data.path is None:
+        raise ConfigError("data.path: data.name='npz' needs the file of arrays, as --config.data.path=FILE.npz")
     train, sampling = config.train, config.sampling
     if train.batch_size % train.grad_accumulation:
         raise ConfigError(
@@ -70,8 +85,6 @@ def check(config: Config) -> Config:
     if sampling.steps <= int(sampling.denoise is True):
         raise ConfigError("sampling.steps: 1 leaves nothing beside the denoising step; use 2 or more, or denoise=False")
     latent = config.latent
-    if config.vae is None and (latent.vae_steps or latent.vae_from):
-        raise ConfigError("latent: without a section vae there is no latent space; add one, or leave latent out")
     if latent.vae_steps > train.steps:
         raise ConfigError(
             f"latent.vae_steps: {latent.vae_steps} is above train.steps={train.steps}, which counts both stages; "
@@ -89,24 +102,6 @@ def check(config: Config) -> Config:
         if hasattr(sde, low) and getattr(sde, low) > getattr(sde, high):
             raise ConfigError(f"sde.{low}: {getattr(sde, low)} is above sde.{high}={getattr(sde, high)}; swap them")
     return config
-
-
-def _check_data(data: DataConfig) -> None:
-    """That what is set for arrays, or not for them, is read: nothing is ignored."""
-    if data.name != "npz":
-        if data.path is not None:
-            raise ConfigError(f"data.path: is read with data.name='npz', and data.name is {data.name!r}; set that too")
-        return
-    if data.path is None:
-        raise ConfigError("data.path: data.name='npz' needs the file of arrays, as --config.data.path=FILE.npz")
-    for key in ("data_dir", "split", "image_size", "in_memory", "memory_limit_gb", "num_samples"):
-        if (value := getattr(data, key)) != getattr(DataConfig(), key):
-            raise ConfigError(f"data.{key}: {value!r} means nothing for arrays (data.name='npz'); leave it out")
-    if data.eval_split not in ("test", None):
-        raise ConfigError(
-            f"data.eval_split: {data.eval_split!r}, and arrays have 'test' (x_test, or else one example in twenty); "
-            "use that, or None"
-        )
 
 
 def validate_for_devices(config: Config, device_count: int, process_count: int = 1) -> None:

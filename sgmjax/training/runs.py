@@ -52,7 +52,8 @@ def load_run(
     Args:
         path: the run folder.
         sampling: settings of the `sampling` section to use in place of the run's, as {"steps": 100}; `options` are
-            added to the run's, unless the sampler is another one.
+            added to the run's, unless the sampler is another one. What the run has set for a sampler of another kind
+            is passed over.
         sharding: where the parameters shall lie; None: on the first device.
         say: receives a line for every damaged checkpoint that is passed over.
         averaged: False takes the parameters being trained, without their moving average.
@@ -64,13 +65,15 @@ def load_run(
     """
     settings = to_dict(workdir.read_config(path))
     given = dict(sampling or {})
+    wanted = {f"sampling.{key}" for key in given}  # the rest are the run's, for its own sampler
     if given.get("sampler", settings["sampling"]["sampler"]) != settings["sampling"]["sampler"]:
         settings["sampling"]["options"] = {}  # another sampler's
     options = dict(settings["sampling"]["options"]) | dict(given.pop("options", {}))
     settings["sampling"] |= given | {"options": options}
+    config = from_dict(settings, refuse=lambda path: path in wanted)
     about = workdir.read_data(path)
     known = {"class_names": about.class_names, "discrete": about.discrete}
-    problem: Any = build.problem(from_dict(settings), about.shape, about.num_classes, **known)
+    problem: Any = build.problem(config, about.shape, about.num_classes, **known)
     if sharding is None:
         sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     stateful = hasattr(problem, "init_state")

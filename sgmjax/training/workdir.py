@@ -120,7 +120,7 @@ def read_config(path: str | os.PathLike) -> Config:
     """
     file = user_path(path, "--workdir") / "config.json"
     try:
-        return from_dict(json.loads(file.read_text())["config"])
+        return from_dict(json.loads(file.read_text())["config"], refuse=lambda path: False)
     except FileNotFoundError:
         raise WorkdirError(f"no run in {path}: {file} does not exist; give the --workdir of a run") from None
     except ConfigError as error:
