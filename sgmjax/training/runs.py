@@ -19,7 +19,7 @@ from sgmjax.data.classes import check_same
 from sgmjax.data.examples import check_values
 from sgmjax.training import build, workdir
 from sgmjax.training.checkpoint import Checkpointer
-from sgmjax.training.config import from_dict, to_dict
+from sgmjax.training.config import Config, from_dict, to_dict
 from sgmjax.training.logging import say as say_on_stdout
 
 
@@ -63,14 +63,7 @@ def load_run(
         ConfigError: settings that cannot work.
         CheckpointError: there are checkpoints, and none can be read.
     """
-    settings = to_dict(workdir.read_config(path))
-    given = dict(sampling or {})
-    wanted = {f"sampling.{key}" for key in given}  # the rest are the run's, for its own sampler
-    if given.get("sampler", settings["sampling"]["sampler"]) != settings["sampling"]["sampler"]:
-        settings["sampling"]["options"] = {}  # another sampler's
-    options = dict(settings["sampling"]["options"]) | dict(given.pop("options", {}))
-    settings["sampling"] |= given | {"options": options}
-    config = from_dict(settings, refuse=lambda path: path in wanted)
+    config = read_config(path, sampling)
     about = workdir.read_data(path)
     known = {"class_names": about.class_names, "discrete": about.discrete}
     problem: Any = build.problem(config, about.shape, about.num_classes, **known)
@@ -93,6 +86,21 @@ def load_run(
         steps = problem.config.train.steps
         problem = next(part for end, part in problem.stages(steps) if step <= end)
     return LoadedRun(problem, params, step)
+
+
+def read_config(path: str | os.PathLike, sampling: Mapping[str, Any] | None = None) -> Config:
+    """The config of a run folder, with other settings of the `sampling` section; see `load_run`.
+
+    Raises:
+        WorkdirError: there is no run. ConfigError: settings that cannot work.
+    """
+    settings, given = to_dict(workdir.read_config(path)), dict(sampling or {})
+    wanted = {f"sampling.{key}" for key in given}  # the rest are the run's, for its own sampler
+    if given.get("sampler", settings["sampling"]["sampler"]) != settings["sampling"]["sampler"]:
+        settings["sampling"]["options"] = {}  # another sampler's
+    options = dict(settings["sampling"]["options"]) | dict(given.pop("options", {}))
+    settings["sampling"] |= given | {"options": options}
+    return from_dict(settings, refuse=lambda key: key in wanted)
 
 
 def load_data(

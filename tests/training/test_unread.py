@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
-from training import tiny
 
-from sgmjax import _cli, sample
-from sgmjax.training import loop, workdir
+from sgmjax import _cli
+from sgmjax.training import workdir
 from sgmjax.training.config import Config, ConfigError, from_dict, to_dict, unread
-from sgmjax.training.runs import load_run
+from sgmjax.training.runs import load_run, read_config
 
 CLASSIFIER = {"model": {"name": "mlp_classifier"}, "data": {"name": "ring"}}
 MEANS = "means nothing for"
@@ -111,42 +110,43 @@ def test_what_is_not_refused_takes_its_default():
 
 
 # ------------------------------------------------------------------------------------------------------ another sampler
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A run whose sampler is on a grid, with settings that others do not read."""
-    path = tmp_path_factory.mktemp("unread") / "run"
-    sampling = {"grid": "rho", "rho": 5.0, "steps": 3, "num": 4, "batch_size": 4}
-    model = {"name": "mlp", "width": 8, "depth": 1}
-    loop.train(tiny.config(data={"num_samples": 64}, model=model, sampling=sampling, train={"steps": 2}), path)
+SETTINGS = {
+    "data": {"name": "ring"},
+    "model": {"name": "mlp"},
+    "sampling": {"grid": "rho", "rho": 5.0, "steps": 3, "options": {"offset": 0.0}},
+}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """The folder of a run whose sampler is on a grid, with settings that others do not read."""
+    path = tmp_path / "run"
+    path.mkdir()
+    workdir.write_config(path, from_dict(SETTINGS), workdir.DataRecord((2,), None, False))
     return path
 
 
 def test_another_sampler_does_not_read_what_the_run_has_set_for_its_own(folder):
-    sampling = load_run(folder, sampling={"sampler": "ode", "rtol": 1e-2}).problem.config.sampling
+    sampling = read_config(folder, {"sampler": "ode", "rtol": 1e-2}).sampling
     assert (sampling.steps, sampling.grid, sampling.rho, sampling.rtol) == (50, "quadratic", 7.0, 1e-2)
-    sampling = load_run(folder, sampling={"sampler": "em"}).problem.config.sampling
+    assert sampling.options == {}
+    sampling = read_config(folder, {"sampler": "em"}).sampling
     assert (sampling.steps, sampling.grid, sampling.rho) == (3, "rho", 5.0)  # of the same kind
-    assert load_run(folder, sampling={"grid": "uniform"}).problem.config.sampling.rho == 7.0
-    for given, message in (
+    assert read_config(folder, {"grid": "uniform"}).sampling.rho == 7.0
+    assert read_config(folder) == workdir.read_config(folder) == from_dict(SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
         ({"sampler": "ode", "steps": 9}, "sampling.steps: 9 means nothing for sampler 'ode'"),
         ({"rtol": 1e-2}, "sampling.rtol: 0.01 means nothing for sampler 'sscs'"),
         ({"grid": "uniform", "rho": 3.0}, "sampling.rho: is of grid 'rho'"),
-    ):
-        with pytest.raises(ConfigError, match=message):
-            load_run(folder, sampling=given)
-
-
-def test_the_command_checks_what_it_is_given(folder, capsys):
-    def draw(*words):
-        status = sample.main(["sample", f"--workdir={folder}", f"--out={folder}/out", *words])
-        return status, capsys.readouterr().err
-
-    assert draw("--sampler=ode", "--rtol=0.5", "--atol=0.5") == (0, "")
-    status, err = draw("--sampler=ode", "--grid=uniform")
-    assert status == 2 and err.startswith("error: sampling.grid: 'uniform' means nothing for sampler 'ode'")
-    status, err = draw("--rtol=0.5")
-    assert status == 2 and err.startswith("error: sampling.rtol: 0.5 means nothing for sampler 'sscs'")
-    assert err.count("\n") == 1
+    ],
+)
+def test_what_is_given_with_it_is_checked(folder, given, message):
+    with pytest.raises(ConfigError, match=message):
+        load_run(folder, sampling=given)
 
 
 def test_an_override_makes_settings_of_the_file_idle(tmp_path):
