@@ -257,10 +257,9 @@ def mixture_problem(name: str, mixture: exact.GaussianMixture, batch: int, *, tr
 
 def run_problem(path: str, num: int) -> Problem:
     """A trained network, judged by the pixel-space Frechet distance to its training data."""
-    from sgmjax.training.runs import load_run
-
     from sgmjax import data
     from sgmjax.metrics.frechet import pixel_frechet
+    from sgmjax.training.load import load_run
 
     run = load_run(path)
     config, task = run.config, run.task

@@ -27,7 +27,7 @@ from sgmjax import sharding as sh
 from sgmjax.evaluation import draw
 from sgmjax.samplers import registry
 from sgmjax.tasks import build
-from sgmjax.training.config import CLASSIFIERS, Config
+from sgmjax.training.config import Config
 from sgmjax.training.run import AHEAD, Run
 from sgmjax.training.train import phases_of
 
@@ -127,7 +127,7 @@ class Model:
     """
 
     def __init__(self, config: Config, shape: tuple[int, ...]):
-        classes = getattr(config.model, "num_classes", None) or (10 if config.model.name in CLASSIFIERS else None)
+        classes = getattr(config.model, "num_classes", None) or (10 if models.classifies(config.model) else None)
         phases = phases_of(config, build.phases(config, shape, classes))
         self.task = phases[-1].task
         self.config, self.shape, self.classes = config, shape, classes

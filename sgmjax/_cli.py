@@ -260,10 +260,12 @@ def read_config(name: str, overrides: Sequence[tuple[str, Any]]) -> tuple[Config
     Raises:
         UsageError, ConfigError: naming the file or setting, and the fix.
     """
-    from sgmjax.training.config import from_dict
+    from sgmjax.training.config import from_dict, parse, unread
 
     path, argument = find_config(name)
-    config = from_dict(override(load_config(path, argument), overrides))
+    settings = load_config(path, argument)
+    given = {key for key, _ in overrides} | set(unread(parse(settings)))  # else an override has made it idle
+    config = from_dict(override(settings, overrides), refuse=lambda key: key in given)
     return config, path.stem if argument is None else f"{path.stem}_{argument}"
 
 

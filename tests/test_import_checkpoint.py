@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 
 import jax
@@ -13,7 +12,7 @@ import refdata
 
 from sgmjax import interop
 from sgmjax.commands import import_checkpoint, train
-from sgmjax.training.config import from_dict
+from sgmjax.training.config import MODEL
 from sgmjax.training.load import load_run
 
 SETTINGS = {
@@ -60,15 +59,9 @@ def official(source: str):
         settings["sampling"] |= {"steps": levels + 1}
         settings["data"] |= {"centered": network.module.centered}
     settings["data"]["image_size"] = network.event_shape[0]
-    section = type(complete_model(settings["model"]["name"]))
-    fields = {f.name for f in dataclasses.fields(section)} & set(vars(network.module)) - {"name", "dtype"}
-    settings["model"] |= {name: getattr(network.module, name) for name in sorted(fields)}
+    known = MODEL.parameters(settings["model"]["name"])
+    settings["model"] |= {name: getattr(network.module, name) for name in known}
     return file, settings, network
-
-
-def complete_model(name: str):
-    """The default section of a network."""
-    return from_dict({"model": {"name": name}}).model
 
 
 def config_file(folder, settings) -> str:

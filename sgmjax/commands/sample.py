@@ -116,6 +116,8 @@ def draw(values: Any) -> None:
         given["denoise"] = _cli.literal(given["denoise"])
     if values.options:
         given["options"] = read_options(values.options)
+    if values.interpolate:
+        given.setdefault("sampler", "ode")  # whose tolerances are those of the flow
     mesh = sh.make_mesh()
     everywhere = sh.replicated(mesh)
     if "num" not in given and (values.inpaint or values.colorize or values.start_time is not None):

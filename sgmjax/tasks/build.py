@@ -5,7 +5,6 @@ The only place where configs meet the library; everything it returns is a functi
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import jax.numpy as jnp
@@ -14,42 +13,21 @@ from sgmjax import models, objectives, sdes
 from sgmjax._inputs import InputError
 from sgmjax.model import ScoreModel
 from sgmjax.samplers import plan, registry
+from sgmjax.spec import Section
 from sgmjax.tasks import build_latent
 from sgmjax.tasks.classifier import ClassifierTask
 from sgmjax.tasks.score import ScoreTask
-from sgmjax.training.config import (
-    CLASSIFIERS,
-    Config,
-    ConfigError,
-    NCSNConfig,
-    NCSNv2Config,
-    ObjectiveConfig,
-)
+from sgmjax.training.config import Config, ConfigError, ObjectiveConfig
 
 
-def process(config: Any) -> sdes.SDE:
+def process(section: Section) -> sdes.SDE:
     """The forward process of an `sde` section.
 
     Raises:
         ConfigError: settings that make no process (a recipe that is not one, gamma = nu, ...).
     """
-    settings = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
-    name = settings.pop("name")
-    if name == "recipe":
-        schedule = sdes.LinearSchedule(beta_min=settings.pop("beta_min"), beta_max=settings.pop("beta_max"))
-        settings = {key: value for key, value in settings.items() if value is not None} | {"schedule": schedule}
-    makers = {
-        "vp": sdes.vp,
-        "geometric_vp": sdes.geometric_vp,
-        "subvp": sdes.subvp,
-        "ve": sdes.ve,
-        "cld": sdes.cld,
-        "psld": sdes.psld,
-        "third_order": sdes.third_order,
-        "recipe": sdes.recipe,
-    }
     try:
-        return makers[name](**settings)
+        return section.build()
     except ValueError as error:
         raise ConfigError(f"sde: {error}") from None
 
@@ -94,7 +72,7 @@ def phases(
             "data.uniform_dequantization: is of 8-bit data; the data are floats, whose density needs none"
         )
     channels = data_shape[-1]
-    classifies = config.model.name in CLASSIFIERS
+    classifies = models.classifies(config.model)
     try:
         network = models.build(
             config.model,
@@ -175,8 +153,8 @@ def _check(config: Config, sde: sdes.SDE, num_classes: int | None) -> None:
         raise ConfigError(f"model.num_classes: {wanted}, but the data have {have}; set it to {num_classes}")
     if objective.label_dropout and wanted is None:
         raise ConfigError("objective.label_dropout: the network knows no classes; set model.num_classes, or leave it 0")
-    if config.model.name in CLASSIFIERS:
-        _check_classifier(objective, num_classes)
+    if models.classifies(config.model) and num_classes is None:
+        raise ConfigError("model.name: a classifier needs data with labels; choose data that have classes")
 
 
 def _check_levels(config: Config, sde: sdes.SDE) -> None:
@@ -197,12 +175,12 @@ def _check_levels(config: Config, sde: sdes.SDE) -> None:
             )
     if objective.time_conditioning == "level" and objective.time_sampling != "levels":
         raise ConfigError("objective.time_conditioning: 'level' is for discrete levels; set time_sampling 'levels'")
-    if isinstance(model, NCSNConfig) and (objective.time_conditioning != "level" or model.num_levels != levels):
+    if model.name == "ncsn" and (objective.time_conditioning != "level" or model.num_levels != levels):
         raise ConfigError(
             "model.name: 'ncsn' has parameters for each noise level: set objective.time_conditioning 'level' and "
             f"objective.num_levels to model.num_levels={model.num_levels}, not {levels}"
         )
-    scores = isinstance(model, NCSNConfig) or (isinstance(model, NCSNv2Config) and model.scale_by_sigma)
+    scores = model.name == "ncsn" or (model.name == "ncsnv2" and model.scale_by_sigma)
     if scores and objective.parameterization != "score":
         raise ConfigError(f"objective.parameterization: the output of {model.name!r} is the score; use 'score'")
     if objective.time_conditioning == "level" and sampling.sampler == "annealed_langevin":
@@ -213,11 +191,3 @@ def _check_levels(config: Config, sde: sdes.SDE) -> None:
                 f"sampling.steps: the network knows {levels} noise levels, so with {each} steps at each use "
                 f"{levels * each + bool(sampling.denoise)} and grid 'levels'"
             )
-
-
-def _check_classifier(objective: ObjectiveConfig, num_classes: int | None) -> None:
-    if num_classes is None:
-        raise ConfigError("model.name: a classifier needs data with labels; choose data that have classes")
-    for name in ("weighting", "parameterization", "reduce", "time_sampling"):
-        if getattr(objective, name) != getattr(ObjectiveConfig(), name):
-            raise ConfigError(f"objective.{name}: means nothing for a classifier, whose loss is the cross entropy")

@@ -75,7 +75,8 @@ def load_run(
         path: the run folder.
         task: of a run of `fit`: a function that makes its (last) task.
         sampling: settings of the `sampling` section to use in place of the run's, as {"steps": 100}; `options` are
-            added to the run's, unless the sampler is another one.
+            added to the run's, unless the sampler is another one. What the run has set for a sampler of another kind
+            is passed over.
         sharding: where the variables shall lie; None: on the first device.
         say: receives a line for every damaged checkpoint that is passed over.
         averaged: False takes the parameters being trained, without their moving average.
@@ -87,7 +88,7 @@ def load_run(
     """
     config = None
     if task is None:
-        config = _config(path, sampling or {})
+        config = read_config(path, sampling)
         about = workdir.read_data(path)
         known = {"class_names": about.class_names, "discrete": about.discrete}
         parts = build.phases(config, about.shape, about.num_classes, **known)
@@ -107,14 +108,19 @@ def load_run(
     return LoadedRun(learnt, variables, step, config)
 
 
-def _config(path: str | os.PathLike, sampling: Mapping[str, Any]) -> Config:
-    """The config of a run folder with other settings of sampling."""
-    settings = to_dict(workdir.read_config(path))
-    if sampling.get("sampler", settings["sampling"]["sampler"]) != settings["sampling"]["sampler"]:
+def read_config(path: str | os.PathLike, sampling: Mapping[str, Any] | None = None) -> Config:
+    """The config of a run folder, with other settings of the `sampling` section; see `load_run`.
+
+    Raises:
+        WorkdirError: there is no run. ConfigError: settings that cannot work.
+    """
+    settings, given = to_dict(workdir.read_config(path)), dict(sampling or {})
+    wanted = {f"sampling.{key}" for key in given}  # the rest are the run's, for its own sampler
+    if given.get("sampler", settings["sampling"]["sampler"]) != settings["sampling"]["sampler"]:
         settings["sampling"]["options"] = {}  # another sampler's
-    options = dict(settings["sampling"]["options"]) | dict(sampling.get("options", {}))
-    settings["sampling"] |= {**sampling, "options": options}
-    return from_dict(settings)
+    options = dict(settings["sampling"]["options"]) | dict(given.pop("options", {}))
+    settings["sampling"] |= given | {"options": options}
+    return from_dict(settings, refuse=lambda key: key in wanted)
 
 
 def load_data(

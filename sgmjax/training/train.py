@@ -13,11 +13,11 @@ from typing import Any
 
 import jax
 
+from sgmjax import models
 from sgmjax._ranges import check_memory
 from sgmjax._say import say
 from sgmjax.data.classes import check_same, listed, plain
 from sgmjax.data.examples import check_values
-from sgmjax.models import trainable_mask
 from sgmjax.tasks import build
 from sgmjax.tasks.build_latent import check_images
 from sgmjax.tasks.latent import LatentTask, drop_inactive, with_vae
@@ -25,7 +25,6 @@ from sgmjax.tasks.vae import REMEDIES, LatentModel
 from sgmjax.training import earlier, horizon, workdir
 from sgmjax.training.callbacks import Accuracy, Callback, FinalSamples, HeldOut, Pictures, complete
 from sgmjax.training.config import (
-    CLASSIFIERS,
     Config,
     ConfigError,
     OptimizerConfig,
@@ -110,7 +109,7 @@ def callbacks_of(config: Config) -> list[Callback]:
     """What a configuration asks for besides the steps."""
     train, sampling = config.train, config.sampling
     held_out = HeldOut(train.eval_every, train.eval_batches)
-    if config.model.name in CLASSIFIERS:
+    if models.classifies(config.model):
         return [held_out, Accuracy()]
     pictures = Pictures(sampling, train.sample_every, sampling.grid_images)
     return [held_out, pictures, FinalSamples(sampling, sampling.num, sampling.batch_size)]
@@ -135,7 +134,7 @@ def _prepared(
             eval_dataset = data.load(config.data, "eval")
     resizable = not given and config.data.name != "npz"
     _check_data(config, dataset, eval_dataset, resizable)
-    if config.model.name in CLASSIFIERS or getattr(config.model, "num_classes", None) is not None:
+    if models.classifies(config.model) or getattr(config.model, "num_classes", None) is not None:
         workdir.check_classes(path, dataset)
         if eval_dataset is not None:
             check_same(dataset.num_classes, dataset.class_names, eval_dataset)
@@ -169,7 +168,7 @@ def phases_of(config: Config, parts: Sequence[tuple[Any, int]]) -> list[Phase]:
     """
     found = []
     for task, steps in parts:
-        decayed = trainable_mask(jax.eval_shape(task.init, jax.random.key(0)).params)
+        decayed = models.trainable_mask(jax.eval_shape(task.init, jax.random.key(0)).params)
         if isinstance(task, LatentModel):
             groups = _groups(config, task)
             optimizer = make_grouped_optimizer(groups, decayed, steps=steps)

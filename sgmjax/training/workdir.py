@@ -125,7 +125,7 @@ def read_config(path: str | os.PathLike) -> Config:
             raise WorkdirError(
                 f"{path} is a run of `fit` with a task of its own: open it with load_run({str(path)!r}, task=...)"
             )
-        return from_dict(record["config"])
+        return from_dict(record["config"], refuse=lambda path: False)
     except FileNotFoundError:
         raise WorkdirError(f"no run in {path}: {file} does not exist; give the --workdir of a run") from None
     except WorkdirError:

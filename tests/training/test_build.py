@@ -30,7 +30,7 @@ def config(**sections):
     settings = {
         "data": {"name": "ring"},
         "model": {"name": "mlp", "width": 8, "depth": 1},
-        "sampling": {"steps": 3, "rtol": 1e-2, "atol": 1e-2},
+        "sampling": {"steps": 3},
     }
     return from_dict({name: {**settings.get(name, {}), **sections.get(name, {})} for name in {*settings, *sections}})
 

@@ -45,8 +45,8 @@ def config(**sections):
 VARIANTS = {
     "ncsnv2": {},
     "ncsn": {"model": NCSN, "objective": {"time_conditioning": "level"}},
-    "continuous": {"objective": {"time_sampling": "uniform"}},
-    "importance": {"objective": {"time_sampling": "importance", "anneal_power": 1.0}},
+    "continuous": {"objective": {"time_sampling": "uniform", "num_levels": None}},
+    "importance": {"objective": {"time_sampling": "importance", "anneal_power": 1.0, "num_levels": None}},
     "not divided": {"model": {"scale_by_sigma": False}, "objective": {"parameterization": "eps"}},
 }
 

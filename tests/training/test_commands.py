@@ -180,6 +180,14 @@ def test_sampling_with_a_samplers_own_settings(finished, capsys):
     assert "NFE 9" in capsys.readouterr().out
 
 
+def test_sampling_with_a_sampler_that_does_not_read_the_runs_settings(finished, capsys):
+    """The run steps six times on a grid; the flow of an interpolation has tolerances, whatever its sampler."""
+    for words in (["--sampler=ode"], ["--interpolate"]):
+        command = ["sample", f"--workdir={finished}", "--num=2", "--rtol=0.5", "--atol=0.5", f"--out={finished}/other"]
+        assert sample.main([*command, *words]) == 0
+        assert "NFE" in capsys.readouterr().out
+
+
 BAD_SAMPLE = [
     ([], "--workdir: which run?"),
     (["--workdir=/nowhere"], "no run in /nowhere"),
@@ -191,6 +199,9 @@ BAD_SAMPLE = [
     (["--workdir=RUN", "--sampler=pc", "--options=srn=0.2"], "sampling.options.srn: sampler 'pc' has no such setting"),
     (["--workdir=RUN", "--sampler=pc", "--options=corrector=mala"], "sampling: corrector must be one of"),
     (["--workdir=RUN", "--denoise=tweedy"], "sampling.denoise: expected True, False or one of"),
+    (["--workdir=RUN", "--rtol=0.5"], "sampling.rtol: 0.5 means nothing for sampler 'sscs', which steps on a grid"),
+    (["--workdir=RUN", "--sampler=ode", "--steps=9"], "sampling.steps: 9 means nothing for sampler 'ode'"),
+    (["--workdir=RUN", "--interpolate", "--steps=9"], "sampling.steps: 9 means nothing for sampler 'ode'"),
     (["--workdir=RUN", "--labels=3"], "--labels: the network of this run knows no classes"),
     (["--workdir=RUN", "--steps=few"], "few"),
 ]
