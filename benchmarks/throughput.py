@@ -52,7 +52,7 @@ import timed
 
 from sgmjax import _cli
 from sgmjax._inputs import one_line
-from sgmjax.training.config import Config
+from sgmjax.config import Config
 
 # Dense peaks in TFLOP/s, (bfloat16, float32 as JAX multiplies by default: TF32 on NVIDIA, bfloat16 passes on TPUs).
 PEAKS = {

@@ -24,10 +24,10 @@ import numpy as np
 
 from sgmjax import models
 from sgmjax import sharding as sh
+from sgmjax.config import Config
 from sgmjax.evaluation import draw
 from sgmjax.samplers import registry
 from sgmjax.tasks import build
-from sgmjax.training.config import Config
 from sgmjax.training.run import AHEAD, Run
 from sgmjax.training.train import phases_of
 

@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import pytest
 import refdata
 
+from sgmjax import config as settings
 from sgmjax import models
 from sgmjax.samplers import plan
 from sgmjax.tasks import build
-from sgmjax.training import config as settings
 from sgmjax.training import horizon
 
 FILES = sorted((refdata.ROOT / "configs").glob("*.py"))

@@ -108,9 +108,7 @@ def finished(tmp_path_factory):
     """A run folder made by the command itself."""
     folder = tmp_path_factory.mktemp("run")
     config = folder / "toy.py"
-    config.write_text(
-        f"from sgmjax.training.config import complete\n\n\ndef get_config():\n    return complete({TOY!r})\n"
-    )
+    config.write_text(f"from sgmjax.config import complete\n\n\ndef get_config():\n    return complete({TOY!r})\n")
     assert train.main(["train", f"--config={config}", f"--workdir={folder}/run"]) == 0
     return folder / "run"
 

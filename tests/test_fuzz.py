@@ -20,8 +20,8 @@ import pytest
 from test_inputs import BROKEN
 
 from sgmjax import _cli
+from sgmjax import config as settings
 from sgmjax.commands import evaluate, import_checkpoint, noise_levels, sample, train
-from sgmjax.training import config as settings
 
 pytestmark = pytest.mark.slow
 

@@ -12,7 +12,7 @@ import refdata
 
 from sgmjax import interop
 from sgmjax.commands import import_checkpoint, train
-from sgmjax.training.config import MODEL
+from sgmjax.config import MODEL
 from sgmjax.training.load import load_run
 
 SETTINGS = {
@@ -66,9 +66,7 @@ def official(source: str):
 
 def config_file(folder, settings) -> str:
     path = folder / "official.py"
-    path.write_text(
-        f"from sgmjax.training.config import complete\n\n\ndef get_config():\n    return complete({settings!r})\n"
-    )
+    path.write_text(f"from sgmjax.config import complete\n\n\ndef get_config():\n    return complete({settings!r})\n")
     return f"--config={path}"
 
 

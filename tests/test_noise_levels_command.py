@@ -10,10 +10,10 @@ import pytest
 
 from sgmjax import data
 from sgmjax.commands import noise_levels
+from sgmjax.config import complete, from_dict
 from sgmjax.samplers import plan
 from sgmjax.sdes import noise_levels as nl
 from sgmjax.tasks import build
-from sgmjax.training.config import complete, from_dict
 
 
 def run(capsys, *words: str) -> str:

@@ -13,9 +13,9 @@ from sgmjax import _cli, _ranges, samplers, sdes
 from sgmjax._inputs import InputError
 from sgmjax._ranges import check_memory, check_range
 from sgmjax.commands import control, evaluate, import_checkpoint, noise_levels, sample, train
+from sgmjax.config import ConfigError, from_dict
 from sgmjax.data import arrays
 from sgmjax.training import train as training
-from sgmjax.training.config import ConfigError, from_dict
 
 TINY = {
     "data": {"name": "ring", "num_samples": 64},

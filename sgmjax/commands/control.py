@@ -20,6 +20,7 @@ import numpy as np
 from sgmjax import samplers
 from sgmjax._inputs import InputError, check_labels, check_numbers, read_array, shown
 from sgmjax._ranges import NON_NEGATIVE, check_range
+from sgmjax.config import ConfigError, differences, to_dict
 from sgmjax.data import DataError, Dataset, load, to_float
 from sgmjax.data.classes import to_labels
 from sgmjax.data.examples import check_floats
@@ -28,7 +29,6 @@ from sgmjax.samplers import plan, registry
 from sgmjax.samplers.inpainting import check_mask
 from sgmjax.tasks import ClassifierTask, LatentTask
 from sgmjax.tasks.vae import LatentModel
-from sgmjax.training.config import ConfigError, differences, to_dict
 from sgmjax.training.load import LoadedRun, load_run
 
 COLUMNS = 8  # images of an interpolation, and inputs shown beside one another

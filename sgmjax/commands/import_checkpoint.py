@@ -87,11 +87,11 @@ def import_checkpoint(request: Any) -> None:
 
     from sgmjax import interop
     from sgmjax._say import say
+    from sgmjax.config import to_dict
     from sgmjax.interop import OfficialNetwork
     from sgmjax.sdes import noise_levels
     from sgmjax.tasks import Variables, build
     from sgmjax.training import workdir
-    from sgmjax.training.config import to_dict
     from sgmjax.training.run import Run
     from sgmjax.training.train import phases_of
 

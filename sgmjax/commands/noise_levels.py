@@ -28,7 +28,7 @@ RANGES = {"sigma_max": POSITIVE, "sigma_min": POSITIVE, "steps_per_level": COUNT
 RANGES |= {"overlap": OPEN_UNIT}
 
 if TYPE_CHECKING:
-    from sgmjax.training.config import Config
+    from sgmjax.config import Config
 
 
 class Request(NamedTuple):
@@ -51,7 +51,7 @@ def read_flags(argv: Sequence[str]) -> Request:
     """
     from absl import flags
 
-    from sgmjax.training.config import from_dict
+    from sgmjax.config import from_dict
 
     words, overrides = _cli.split_overrides(argv)
     values = flags.FlagValues()

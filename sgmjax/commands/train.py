@@ -25,7 +25,7 @@ from sgmjax import _cli
 from sgmjax._inputs import InputError
 
 if TYPE_CHECKING:
-    from sgmjax.training.config import Config
+    from sgmjax.config import Config
 
 DEFAULT_CONFIG = "psld_digits"
 

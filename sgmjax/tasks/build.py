@@ -11,13 +11,13 @@ import jax.numpy as jnp
 
 from sgmjax import models, objectives, sdes
 from sgmjax._inputs import InputError
+from sgmjax.config import Config, ConfigError, ObjectiveConfig
 from sgmjax.model import ScoreModel
 from sgmjax.samplers import plan, registry
 from sgmjax.spec import Section
 from sgmjax.tasks import build_latent
 from sgmjax.tasks.classifier import ClassifierTask
 from sgmjax.tasks.score import ScoreTask
-from sgmjax.training.config import Config, ConfigError, ObjectiveConfig
 
 
 def process(section: Section) -> sdes.SDE:

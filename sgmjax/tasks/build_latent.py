@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from sgmjax import models, sdes
+from sgmjax.config import Config, ConfigError
 from sgmjax.models import distributions, nvae
 from sgmjax.objectives.lsgm import cross_entropy_constant
 from sgmjax.objectives.time_law import lsgm_mode
 from sgmjax.tasks.latent import LatentTask
 from sgmjax.tasks.vae import LatentModel, VAETask
-from sgmjax.training.config import Config, ConfigError
 
 
 def phases(

@@ -18,6 +18,7 @@ from typing import Any, Literal
 import jax
 
 from sgmjax._say import say as say_on_stdout
+from sgmjax.config import Config, from_dict, to_dict
 from sgmjax.data import DataError, Dataset, load, npz
 from sgmjax.data.classes import check_same
 from sgmjax.data.examples import check_values
@@ -25,7 +26,6 @@ from sgmjax.tasks import build
 from sgmjax.tasks.base import Variables
 from sgmjax.training import workdir
 from sgmjax.training.checkpoint import Checkpointer
-from sgmjax.training.config import Config, from_dict, to_dict
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

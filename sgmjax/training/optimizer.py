@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from sgmjax.training.config import OptimizerConfig
+from sgmjax.config import OptimizerConfig
 
 PyTree = Any
 

@@ -16,15 +16,7 @@ import jax
 from sgmjax import models
 from sgmjax._ranges import check_memory
 from sgmjax._say import say
-from sgmjax.data.classes import check_same, listed, plain
-from sgmjax.data.examples import check_values
-from sgmjax.tasks import build
-from sgmjax.tasks.build_latent import check_images
-from sgmjax.tasks.latent import LatentTask, drop_inactive, with_vae
-from sgmjax.tasks.vae import REMEDIES, LatentModel
-from sgmjax.training import earlier, horizon, workdir
-from sgmjax.training.callbacks import Accuracy, Callback, FinalSamples, HeldOut, Pictures, complete
-from sgmjax.training.config import (
+from sgmjax.config import (
     Config,
     ConfigError,
     OptimizerConfig,
@@ -33,6 +25,14 @@ from sgmjax.training.config import (
     to_dict,
     validate_for_devices,
 )
+from sgmjax.data.classes import check_same, listed, plain
+from sgmjax.data.examples import check_values
+from sgmjax.tasks import build
+from sgmjax.tasks.build_latent import check_images
+from sgmjax.tasks.latent import LatentTask, drop_inactive, with_vae
+from sgmjax.tasks.vae import REMEDIES, LatentModel
+from sgmjax.training import earlier, horizon, workdir
+from sgmjax.training.callbacks import Accuracy, Callback, FinalSamples, HeldOut, Pictures, complete
 from sgmjax.training.load import load_run
 from sgmjax.training.optimizer import ema_decay, grouped_ema_decay, make_grouped_optimizer, make_optimizer
 from sgmjax.training.phase import Phase, Result

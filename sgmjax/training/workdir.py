@@ -20,9 +20,9 @@ import jax
 import numpy as np
 
 from sgmjax._inputs import InputError, one_line, replacing, user_path
+from sgmjax.config import Config, ConfigError, differences, from_dict
 from sgmjax.data.classes import check_same
 from sgmjax.training import changes
-from sgmjax.training.config import Config, ConfigError, differences, from_dict
 
 
 class WorkdirError(InputError):

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from sgmjax import objectives
+from sgmjax.config import ConfigError, from_dict
 from sgmjax.samplers import plan
 from sgmjax.tasks import Variables, build
-from sgmjax.training.config import ConfigError, from_dict
 
 RECIPE = {"name": "recipe", "D": ((0.1, 0.0), (0.0, 1.0)), "Q": ((0.0, -1.0), (1.0, 0.0))}
 PROCESSES = {

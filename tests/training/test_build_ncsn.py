@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from sgmjax import data, objectives, sdes
+from sgmjax.config import ConfigError, from_dict
 from sgmjax.samplers import plan
 from sgmjax.tasks import Variables, build
-from sgmjax.training.config import ConfigError, from_dict
 
 LEVELS = {
     "weighting": "annealed", "parameterization": "score", "time_conditioning": "sigma", "time_sampling": "levels",

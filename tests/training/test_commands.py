@@ -16,9 +16,9 @@ from refdata import ROOT
 from sgmjax import _cli
 from sgmjax import sharding as sh
 from sgmjax.commands import sample, train
+from sgmjax.config import from_dict
 from sgmjax.evaluation import draw
 from sgmjax.tasks import build
-from sgmjax.training.config import from_dict
 from sgmjax.training.run import Run
 
 TOY = {
@@ -40,9 +40,7 @@ TOY = {
 @pytest.fixture(scope="module")
 def config_file(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("configs") / "toy.py"
-    path.write_text(
-        f"from sgmjax.training.config import complete\n\n\ndef get_config():\n    return complete({TOY!r})\n"
-    )
+    path.write_text(f"from sgmjax.config import complete\n\n\ndef get_config():\n    return complete({TOY!r})\n")
     return path
 
 
@@ -96,7 +94,7 @@ def test_impossible_attention_resolution(tmp_path, capsys):
     [
         (None, "there is no file"),
         ("def get_config(): 1 / 0", "ZeroDivisionError: division by zero"),
-        ("import sgmjax.training.config as c\ndef get_config(): return c.complete({'sed': 1})", "did you mean seed?"),
+        ("import sgmjax.config as c\ndef get_config(): return c.complete({'sed': 1})", "did you mean seed?"),
     ],
 )
 def test_config_files_that_do_not_work(tmp_path, capsys, text, message):
@@ -114,13 +112,13 @@ def test_every_kind_of_override(config_file):
         "--config.optimizer.grad_clip=None",
         "--config.optimizer.learning_rate",
         "1e-2",
-        "--config.data.flip",
+        "--config.model.remat",
         "--noconfig.sampling.denoise",
         "--config.sde.name=vp",
         "--config.sde.beta_max=10",
         "--config.model.name=ncsnpp",
         "--config.model.ch_mult=1,2",
-        "--config.data.data_dir=/some/where",
+        "--config.data.name=pinwheel",
     ]
     _, config, workdir = train.read_flags(["train", *words, f"--config={config_file}"])
     expected = from_dict(
@@ -128,10 +126,10 @@ def test_every_kind_of_override(config_file):
             **TOY,
             "train": {**TOY["train"], "steps": 6},
             "optimizer": {**TOY["optimizer"], "grad_clip": None, "learning_rate": 0.01},
-            "data": {**TOY["data"], "flip": True, "data_dir": "/some/where"},
+            "data": {**TOY["data"], "name": "pinwheel"},
             "sampling": {**TOY["sampling"], "denoise": False},
             "sde": {"name": "vp", "beta_max": 10},
-            "model": {"name": "ncsnpp", "ch_mult": (1, 2)},
+            "model": {"name": "ncsnpp", "ch_mult": (1, 2), "remat": True},
         }
     )
     assert config == expected and workdir == os.path.join("runs", "toy")

@@ -10,12 +10,10 @@ import jax.numpy as jnp
 import pytest
 from flax import linen as nn
 
+from sgmjax import _schema as schema
 from sgmjax import models, sdes
 from sgmjax._ranges import PositiveFloat, PositiveInt, Range
-from sgmjax.spec import parameters
-from sgmjax.tasks import build
-from sgmjax.training import schema
-from sgmjax.training.config import (
+from sgmjax.config import (
     MODEL,
     SDE,
     Config,
@@ -26,6 +24,8 @@ from sgmjax.training.config import (
     to_dict,
     validate_for_devices,
 )
+from sgmjax.spec import parameters
+from sgmjax.tasks import build
 
 MATRIX = [[0, 0], [0, 1]]
 RECIPE = {"D": MATRIX, "Q": [[0, -1], [1, 0]]}

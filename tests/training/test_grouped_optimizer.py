@@ -10,8 +10,8 @@ import numpy as np
 import optax
 import pytest
 
+from sgmjax.config import OptimizerConfig
 from sgmjax.tasks import Variables
-from sgmjax.training.config import OptimizerConfig
 from sgmjax.training.optimizer import (
     grouped_ema_decay,
     learning_rate,

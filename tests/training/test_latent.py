@@ -13,6 +13,7 @@ import pytest
 
 from sgmjax import sharding
 from sgmjax.commands import evaluate
+from sgmjax.config import ConfigError, DataConfig, from_dict, to_dict
 from sgmjax.data import DataError, load
 from sgmjax.data.base import DataError as BaseDataError
 from sgmjax.data.binarize import dynamic
@@ -21,7 +22,6 @@ from sgmjax.objectives.time_law import lsgm_mode
 from sgmjax.tasks import VAETask, Variables, build, build_latent, latent
 from sgmjax.training import run as running
 from sgmjax.training.checkpoint import Checkpointer
-from sgmjax.training.config import ConfigError, DataConfig, from_dict, to_dict
 from sgmjax.training.load import load_run
 from sgmjax.training.train import check_vae_from, setup, train
 

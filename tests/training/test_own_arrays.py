@@ -13,12 +13,12 @@ import refdata
 from sgmjax import data
 from sgmjax.commands import evaluate, sample
 from sgmjax.commands.control import read_mask
+from sgmjax.config import ConfigError, from_dict
 from sgmjax.data import DataError
 from sgmjax.evaluation import pictures
 from sgmjax.metrics import frechet_distance, pixel_frechet
 from sgmjax.training import horizon
 from sgmjax.training import train as training
-from sgmjax.training.config import ConfigError, from_dict
 
 RNG = np.random.default_rng(0)
 UNET = {"nf": 4, "ch_mult": (1, 2), "num_res_blocks": 1, "dropout": 0.0, "attn_resolutions": ()}

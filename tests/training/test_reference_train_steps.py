@@ -13,8 +13,8 @@ import pytest
 import refdata
 
 from sgmjax import interop, objectives, score, sdes
+from sgmjax.config import OptimizerConfig
 from sgmjax.tasks import Variables
-from sgmjax.training.config import OptimizerConfig
 from sgmjax.training.optimizer import ema_decay, make_optimizer
 from sgmjax.training.state import apply_gradients, create
 

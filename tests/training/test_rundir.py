@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 from training import tiny
 
+from sgmjax.config import ConfigError
 from sgmjax.evaluation import pictures
 from sgmjax.training import earlier, lock, trouble, workdir
 from sgmjax.training import train as training
 from sgmjax.training.checkpoint import Checkpointer, CheckpointError, MismatchError
-from sgmjax.training.config import ConfigError
 from sgmjax.training.logging import MetricsWriter
 from sgmjax.training.phase import NonFiniteError
 from sgmjax.training.run import Run

@@ -8,8 +8,8 @@ import orbax.checkpoint as ocp
 import pytest
 from training import tiny
 
+from sgmjax.config import ConfigError
 from sgmjax.training import workdir
-from sgmjax.training.config import ConfigError
 from sgmjax.training.load import load_run
 from sgmjax.training.train import train
 

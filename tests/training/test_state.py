@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import refdata
 
+from sgmjax.config import OptimizerConfig
 from sgmjax.models import trainable_mask
 from sgmjax.tasks import Variables
-from sgmjax.training.config import OptimizerConfig
 from sgmjax.training.optimizer import clip_by_global_norm, ema_decay, make_optimizer, warmup
 from sgmjax.training.state import apply_gradients, create
 

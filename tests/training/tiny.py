@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sgmjax.config import Config, from_dict
 from sgmjax.data.memory import ArrayDataset
 from sgmjax.tasks import Variables
-from sgmjax.training.config import Config, from_dict
 
 SETTINGS: dict[str, Any] = {
     "data": {"name": "ring", "eval_split": None},

@@ -1,6 +1,6 @@
 """The settings of a run: their names, types, ranges and defaults.
 
-Import them from `sgmjax.training.config`, which also holds the readers and writers. A range is part of the type
+Import them from `sgmjax.config`, which also holds the readers and writers. A range is part of the type
 (`PositiveInt`, `Fraction`, ...) and is checked by the reader.
 """
 
