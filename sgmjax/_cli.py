@@ -53,7 +53,7 @@ def run(main: Callable[[Sequence[str]], int], argv: Sequence[str]) -> NoReturn:
 def serve(argv: Sequence[str], read_flags: Callable[[Sequence[str]], Any], work: Callable[[Any], None]) -> int:
     """What a command on a finished run does: `work(read_flags(argv))`; returns the exit status.
 
-    What the user can mend is one line: wrong flags, settings, files, and checkpoints that cannot be read.
+    What the user can mend is one line, see `is_users`.
     """
     try:
         values = read_flags(argv)
@@ -62,15 +62,26 @@ def serve(argv: Sequence[str], read_flags: Callable[[Sequence[str]], Any], work:
 
         initialize_distributed()
         work(values)
-    except (ValueError, OSError, ImportError) as error:
-        return fail(error)
-    except RuntimeError as error:
-        from sgmjax.training.checkpoint import CheckpointError
-
-        if isinstance(error, CheckpointError):
+    except Exception as error:
+        if is_users(error):
             return fail(error)
         raise
     return 0
+
+
+def is_users(error: BaseException) -> bool:
+    """Whether an error is one that the user can mend, to be said in one line; else it is a bug, whose traceback tells.
+
+    So are an `InputError`, a checkpoint that cannot be read, a file that the system refuses, and a package that is not
+    there.
+    """
+    from sgmjax.training.checkpoint import CheckpointError
+
+    if isinstance(error, OSError):
+        return error.filename is not None or error.errno is not None
+    if isinstance(error, ModuleNotFoundError):
+        return not str(error.name).startswith("sgmjax")
+    return isinstance(error, InputError | CheckpointError)
 
 
 def progress(total: int, unit: str = "") -> Callable[[int], None]:

@@ -14,16 +14,15 @@ from sgmjax._ranges import (
     Fraction,
     NonNegativeFloat,
     NonNegativeInt,
-    OpenUnit,
     PositiveFloat,
     PositiveInt,
     Seed,
-    Side,
-    Tolerance,
 )
+from sgmjax.data.settings import DataSettings as DataConfig
 from sgmjax.objectives.time_law import Mode
 from sgmjax.objectives.weighting import Weighting
-from sgmjax.spec import Section, Settings, Table, UserPath
+from sgmjax.samplers.plan import Plan
+from sgmjax.spec import Section, Table, UserPath
 
 # Sections by name: their settings are those of the constructor of that name.
 SDE = Table("sde", sdes.PROCESSES, default="psld", given=sdes.GIVEN)
@@ -34,33 +33,6 @@ CLASSIFIERS = tuple(name for name, network in models.NETWORKS.items() if getattr
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 def _section(cls):
     return dataclasses.dataclass(frozen=True, kw_only=True)(cls)
-
-
-# --------------------------------------------------------------------------------------------------------------- data
-@_section
-class DataConfig:
-    """What is trained on.
-
-    `name`: `digits` (scikit-learn, embedded), a 2-D set of `sgmjax.data.toy`, `folder`, `npz` (arrays), or any TFDS
-    image set.
-    """
-
-    name: str = "digits"
-    data_dir: UserPath | None = None  # TFDS directory (default ~/tensorflow_datasets); for `folder` the image folder
-    path: UserPath | None = None  # for `npz`: the file, with arrays x, labels, and perhaps x_test, labels_test
-    split: str = "train"
-    eval_split: str | None = "test"  # held-out data; None: no evaluation loss. `digits` holds out its own split.
-    image_size: Side | None = None  # square; None keeps the size of the data (which must then be one size)
-    # Images of more than 8 bits: the values (low, high) that become 0 and 255. None: all images have 8 bits.
-    range: tuple[int, ...] | None = None
-    flip: bool = False  # random horizontal flips, training only
-    centered: bool = True  # True: network sees [-1, 1]; False: [0, 1]
-    uniform_dequantization: bool = False  # train on (x + u) / 256, u uniform: the density that bits/dim are about
-    # Grey images as binary ones, each pixel on with the probability of its value: drawn once, or anew at every use.
-    binarize: Literal["none", "static", "dynamic"] = "none"
-    in_memory: bool | None = None  # None: held in memory when it fits memory_limit_gb
-    memory_limit_gb: NonNegativeFloat = 2.0
-    num_samples: PositiveInt = 50_000  # size of generated 2-D sets
 
 
 # ---------------------------------------------------------------------------------------------------------------- VAE
@@ -180,44 +152,37 @@ class LatentConfig:
 
 
 @_section
-class TrainConfig:
-    steps: PositiveInt = 1000
+class LoopSettings:
+    """How the steps of a run are taken; none of it is about what is learnt. What `fit` takes as `settings`."""
+
     batch_size: PositiveInt = 128  # over all devices and processes
     grad_accumulation: PositiveInt = 1  # microbatches a step
-    steps_per_dispatch: PositiveInt = 1  # optimiser steps a jitted call
-    compute_dtype: Literal["float32", "bfloat16"] = "float32"
+    steps_per_dispatch: PositiveInt = 1  # optimiser steps a jitted call; divides all other counts of steps
     fsdp: PositiveInt = 1  # devices over which parameters are split; the rest is data parallel
     log_every: PositiveInt = 50
-    eval_every: NonNegativeInt = 1000  # here and below 0 means: only at the end
-    eval_batches: PositiveInt | None = 8  # None: all held-out data
-    sample_every: NonNegativeInt = 1000
-    checkpoint_every: NonNegativeInt = 1000
+    checkpoint_every: NonNegativeInt = 1000  # here and below 0 means: only at the end
     keep_checkpoints: PositiveInt = 2
     max_bad_steps: PositiveInt = 20  # consecutive non-finite steps before the run stops
 
 
 @_section
-class SamplingConfig:
+class TrainConfig(LoopSettings):
+    steps: PositiveInt = 1000
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"
+    eval_every: NonNegativeInt = 1000
+    eval_batches: PositiveInt | None = 8  # None: all held-out data
+    sample_every: NonNegativeInt = 1000
+    metrics: tuple[str, ...] = ()  # of `python -m sgmjax.evaluate`, on held-out data: bpd, frechet, ...
+    metrics_every: NonNegativeInt = 0
+
+
+@_section
+class SamplingConfig(Plan):
     """How samples are drawn. `options` are the sampler's own settings, {"snr": 0.16}: its function's keyword arguments.
 
     On the command line: `--config.sampling.sampler=pc --config.sampling.options.snr=0.2`.
     """
 
-    sampler: str = "sscs"  # a name of `sgmjax.samplers.SAMPLERS`; docs/samplers.md helps to choose
-    options: Settings = Settings()
-    steps: PositiveInt = 50  # network evaluations, the denoising one included
-    # "score_sde" is that of the official program, for `pc`: with its discrete noise levels, one for each step.
-    # "levels" are noise levels by sde.sigma_dist, from VE's sigma_max down to sigma_min itself (t = 0): for
-    # `annealed_langevin`, which takes options.steps_per_level of the `steps` at each of its (steps - denoise) /
-    # steps_per_level levels.
-    grid: Literal["uniform", "quadratic", "power", "rho", "logsnr", "score_sde", "levels"] = "quadratic"
-    rho: PositiveFloat = 7.0  # of grid "rho"
-    power: PositiveFloat = 2.0  # of grid "power"
-    t_min: OpenUnit = 1e-3
-    # True: by the reverse SDE's drift; see `samplers.common.denoise_step`. "x_mean": pc's last step without its noise.
-    denoise: bool | Literal["sde", "ode", "tweedie", "x_mean"] = True
-    rtol: Tolerance | None = None  # of adaptive samplers; None: the sampler's own
-    atol: Tolerance | None = None
     grid_images: PositiveInt = 64  # in samples/step_<n>.png
     num: PositiveInt = 1000  # in samples/final.npz
     batch_size: PositiveInt = 500

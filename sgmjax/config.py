@@ -76,7 +76,7 @@ def check(config: Config) -> Config:
             f"train.grad_accumulation={train.grad_accumulation}; "
             f"use {_nearest_multiples(train.batch_size, train.grad_accumulation)}"
         )
-    for key in ("steps", "log_every", "eval_every", "sample_every", "checkpoint_every"):
+    for key in ("steps", "log_every", "eval_every", "sample_every", "metrics_every", "checkpoint_every"):
         if (value := getattr(train, key)) % train.steps_per_dispatch:
             raise ConfigError(
                 f"train.{key}: {value} is not a multiple of train.steps_per_dispatch={train.steps_per_dispatch}; "

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sgmjax._inputs import InputError
 from sgmjax.sdes import SDE, linalg
 
 
@@ -111,13 +112,13 @@ def mixture(means, stds, weights=None) -> GaussianMixture:
     """
     means = np.asarray(means, np.float64)
     if means.ndim < 2:
-        raise ValueError(f"means has shape {means.shape}: give (components, *event).")
+        raise InputError(f"means has shape {means.shape}: give (components, *event).")
     stds = np.broadcast_to(np.asarray(stds, np.float64), (len(means),)).copy()
     weights = np.ones(len(means)) if weights is None else np.asarray(weights, np.float64)
     if weights.shape != (len(means),):
-        raise ValueError(f"weights has shape {weights.shape}: give one for each of the {len(means)} components.")
+        raise InputError(f"weights has shape {weights.shape}: give one for each of the {len(means)} components.")
     if not (stds > 0).all() or not (weights > 0).all():
-        raise ValueError("stds and weights must be positive.")
+        raise InputError("stds and weights must be positive.")
     return GaussianMixture(means=means, stds=stds, log_weights=np.log(weights / weights.sum()))
 
 

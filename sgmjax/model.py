@@ -18,10 +18,12 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from sgmjax import objectives, samplers, score, sdes
+from sgmjax._inputs import InputError
 from sgmjax.objectives.score_matching import Reduce, Weighting
 from sgmjax.samplers import plan as plans
 from sgmjax.samplers.guidance import cfg_score
 from sgmjax.sdes.base import Matching
+from sgmjax.spec import Settings
 
 PyTree = Any
 
@@ -63,7 +65,7 @@ class ScoreModel:
         if isinstance(owner, nn.Module):  # module.apply
             object.__setattr__(self, "network", owner)
         if not callable(self.network):
-            raise ValueError(f"network: expected a Flax module or a function (params, x, cond), got {self.network!r}")
+            raise InputError(f"network: expected a Flax module or a function (params, x, cond), got {self.network!r}")
         if self.time_law is None:
             object.__setattr__(self, "time_law", objectives.uniform())
         self.eps_fn(None)  # says what does not fit, before anything is traced
@@ -80,7 +82,7 @@ class ScoreModel:
             ValueError: the network is a function, whose parameters only its author can make.
         """
         if not isinstance(self.network, nn.Module):
-            raise ValueError("network: is a function; make its parameters where it was made")
+            raise InputError("network: is a function; make its parameters where it was made")
         x = jnp.zeros((1, *event_shape[:-1], self.sde.k * event_shape[-1]))
         return self.network.init(
             key, x, jnp.ones((1,)), train=False, labels=jnp.zeros((1,), jnp.int32) if labels else None
@@ -183,6 +185,6 @@ class ScoreModel:
         Raises:
             InputError: a sampler or a setting that there is not, or that does not work for this process.
         """
-        chosen = plans.Plan(sampler=sampler, steps=nfe, options=options or {}, **plan)
+        chosen = plans.Plan(sampler=sampler, steps=nfe, options=Settings(options or {}), **plan)
         plans.check(chosen, self.sde, "sample")
         return plans.draw(chosen, key, self.score_fn(params, labels=labels, guidance=guidance), self.sde, shape)

@@ -16,6 +16,8 @@ from typing import Any, Literal, TypeAlias
 import jax
 import jax.numpy as jnp
 
+from sgmjax._inputs import InputError
+from sgmjax._kinds import check_kind, says
 from sgmjax.sdes import SDE, linalg
 from sgmjax.sdes.base import Matching, check_time
 
@@ -35,7 +37,7 @@ def to_channels(z):
 def from_channels(x, k: int):
     """Inverse of `to_channels`."""
     if x.shape[-1] % k:
-        raise ValueError(f"the network returned {x.shape[-1]} channels, which {k} phase variables cannot share.")
+        raise InputError(f"the network returned {x.shape[-1]} channels, which {k} phase variables cannot share.")
     split = x.reshape(*x.shape[:-1], k, x.shape[-1] // k)
     return jnp.moveaxis(split, -2, 1)
 
@@ -55,9 +57,9 @@ def condition(sde: SDE, t, time_conditioning: TimeConditioning, num_levels: int 
         return sde.transition(t).factor[:, 0, 0]
     if time_conditioning == "level":
         if num_levels is None:
-            raise ValueError("time_conditioning 'level' needs num_levels, the number of noise levels.")
+            raise InputError("time_conditioning 'level' needs num_levels, the number of noise levels.")
         return jnp.round((1 - t) * (num_levels - 1)).astype(jnp.int32)
-    raise ValueError(f"time_conditioning must be 't', 't999', 'sigma' or 'level', not {time_conditioning!r}.")
+    raise InputError(f"time_conditioning must be 't', 't999', 'sigma' or 'level', not {time_conditioning!r}.")
 
 
 def gaussian_variance(sde: SDE, t):
@@ -95,15 +97,16 @@ def eps_from_network(
         eps_fn(z, t) -> (batch, r, *event).
     """
     if parameterization not in ("eps", "mixed", "score"):
-        raise ValueError(f"parameterization must be 'eps', 'mixed' or 'score', not {parameterization!r}.")
+        raise InputError(f"parameterization must be 'eps', 'mixed' or 'score', not {parameterization!r}.")
     if parameterization == "mixed" and sde.frame is not None:
-        raise ValueError("mixed score needs the noised variables to come last: use parameterization='eps'.")
+        raise InputError("mixed score needs the noised variables to come last: use parameterization='eps'.")
 
+    @says(kind="eps", matching=matching)
     def eps_fn(z, t):
         out = network(to_channels(z), condition(sde, t, time_conditioning, num_levels))
         out = from_channels(out, sde.num_noised).astype(z.dtype)
         if out.shape != (z.shape[0], sde.num_noised, *z.shape[2:]):
-            raise ValueError(
+            raise InputError(
                 f"the network returned {out.shape} for a state {z.shape}: its output channels must be "
                 f"{sde.num_noised} (noised variables) x {z.shape[-1]}."
             )
@@ -139,7 +142,7 @@ def normal_eps(sde: SDE) -> EpsFn:
     """
     first = sde.initial_variance()
     if linalg.is_concrete(first) and not first < 1:
-        raise ValueError(f"the kernel starts with variance {float(first):g}: normal data of variance 1 cannot hold it.")
+        raise InputError(f"the kernel starts with variance {float(first):g}: normal data of variance 1 cannot hold it.")
 
     def eps_fn(z, t):
         kernel = sde.transition(t)
@@ -187,7 +190,7 @@ def learned_mixed_eps(eps_fn: EpsFn, mixing_logit, sde: SDE, *, active=None) -> 
     def mixed(z, t):
         logit = jnp.asarray(mixing_logit, z.dtype)
         if logit.shape != (sde.num_noised, z.shape[-1]):
-            raise ValueError(
+            raise InputError(
                 f"mixing_logit has shape {logit.shape}: a latent of {z.shape[-1]} channels and {sde.num_noised} noised "
                 f"variables needs {(sde.num_noised, z.shape[-1])}."
             )
@@ -198,14 +201,24 @@ def learned_mixed_eps(eps_fn: EpsFn, mixing_logit, sde: SDE, *, active=None) -> 
     return mixed
 
 
-def score_from_eps(eps_fn: EpsFn, sde: SDE, *, matching: Matching = "hsm") -> ScoreFn:
+def score_from_eps(eps_fn: EpsFn, sde: SDE, *, matching: Matching | None = None) -> ScoreFn:
     """score_fn(z, t) = -L_t^-T eps_fn(z, t), zero for variables without noise.
 
-    Official codes sample with the HSM covariance also after DSM training (PSLD); pass matching="hsm" for that.
-    """
+    Args:
+        eps_fn: the prediction of eps.
+        sde: the process.
+        matching: the kernel whose L it is; None: that of `eps_fn`, where `eps_from_network` made it, else "hsm".
+            Official codes sample with the HSM covariance also after DSM training (PSLD); "hsm" does that.
 
+    Raises:
+        InputError: `eps_fn` is a score function already.
+    """
+    check_kind(eps_fn, "eps")
+    kernel: Matching = matching or getattr(eps_fn, "matching", "hsm")
+
+    @says(kind="score")
     def score_fn(z, t):
-        return sde.transition(t, matching).score(eps_fn(z, t))
+        return sde.transition(t, kernel).score(eps_fn(z, t))
 
     return score_fn
 

@@ -15,6 +15,8 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from sgmjax._inputs import InputError
+
 PyTree = Any
 
 BATCH_AXES = ("data", "fsdp")
@@ -105,10 +107,10 @@ def initialize_distributed(environ: Mapping[str, str] = os.environ) -> bool:
     for name in ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID"):
         text = environ.get(name)
         if text is not None and not text.isdigit():
-            raise ValueError(f"{name}: expected a whole number, got {text!r}")
+            raise InputError(f"{name}: expected a whole number, got {text!r}")
         numbers[name] = None if text is None else int(text)
     count, index = numbers["JAX_NUM_PROCESSES"], numbers["JAX_PROCESS_ID"]
     if count is not None and index is not None and index >= count:
-        raise ValueError(f"JAX_PROCESS_ID: {index} is not below JAX_NUM_PROCESSES={count}; ids start at 0")
+        raise InputError(f"JAX_PROCESS_ID: {index} is not below JAX_NUM_PROCESSES={count}; ids start at 0")
     jax.distributed.initialize(address, count, index)
     return jax.process_count() > 1

@@ -8,7 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sgmjax import score, sdes
+from sgmjax import objectives, samplers, score, sdes
+from sgmjax._inputs import InputError
+from sgmjax.samplers import registry
 
 T = np.array([0.05, 0.4, 1.0])
 
@@ -151,3 +153,39 @@ def test_bad_networks_are_refused_in_one_line(label: str):
     with pytest.raises(ValueError, match=message) as caught:
         make()
     assert "\n" not in str(caught.value)
+
+
+# ------------------------------------------------------------------------------------------------- what is taken for what
+def _eps_fn(matching="hsm"):
+    return score.eps_from_network(lambda x, cond: x, sdes.psld(), matching=matching)
+
+
+@pytest.mark.parametrize("name", sorted(samplers.SAMPLERS))
+def test_no_sampler_takes_an_eps_for_a_score(name):
+    sde = sdes.vp() if name in ("edm", "annealed_langevin", "ggf", "conjugate") else sdes.psld()
+    eps_fn = score.eps_from_network(lambda x, cond: x, sde)
+    options = {} if registry.is_adaptive(name) else {"times": samplers.time_grid("uniform", 4)}
+    with pytest.raises(InputError, match="score_fn: the function that was given predicts the noise eps; score.score_"):
+        jax.eval_shape(lambda key: samplers.SAMPLERS[name](key, eps_fn, sde, (2, 3), **options), jax.random.key(0))
+
+
+def test_no_likelihood_takes_an_eps_for_a_score():
+    for measure in (samplers.likelihood, samplers.variational_bound):
+        with pytest.raises(InputError, match="score_fn: the function that was given predicts the noise eps"):
+            measure(jax.random.key(0), _eps_fn(), sdes.psld(), jnp.zeros((2, 3)))
+
+
+@pytest.mark.parametrize("ours, theirs", [("hsm", "dsm"), ("dsm", "hsm")])
+def test_hybrid_and_denoising_score_matching_are_not_mixed_up(ours, theirs):
+    sde, x0 = sdes.psld(), jnp.zeros((2, 3))
+    arguments = {"time_law": objectives.uniform(), "matching": theirs}
+    with pytest.raises(InputError, match=f"made for matching='{ours}', and here it is '{theirs}'"):
+        objectives.score_matching(jax.random.key(0), _eps_fn(ours), sde, x0, **arguments)
+    with pytest.raises(InputError, match="eps_fn: the function that was given predicts the score; give the eps_fn"):
+        score_fn = score.score_from_eps(_eps_fn(ours), sde)
+        objectives.score_matching(jax.random.key(0), score_fn, sde, x0, **arguments)
+    z, t = jnp.ones((2, 2, 3)), jnp.full(2, 0.4)
+    kernel = sde.transition(t, ours)
+    np.testing.assert_array_equal(score.score_from_eps(_eps_fn(ours), sde)(z, t), kernel.score(_eps_fn(ours)(z, t)))
+    other = score.score_from_eps(_eps_fn(ours), sde, matching=theirs)  # as official codes do, when it is said
+    np.testing.assert_array_equal(other(z, t), sde.transition(t, theirs).score(_eps_fn(ours)(z, t)))

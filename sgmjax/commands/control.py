@@ -331,7 +331,7 @@ def read_mask(word: str, event_shape: tuple[int, ...]) -> np.ndarray:
         mask = mask[..., None]
     try:
         check_mask(jnp.asarray(mask), event_shape)
-    except ValueError as error:
+    except InputError as error:
         raise ConfigError(f"--inpaint: {error}") from None
     return mask
 

@@ -42,8 +42,10 @@ def main(argv: Sequence[str]) -> int:
         from sgmjax.training.train import setup
 
         run = setup(config, workdir, allow_changes=values.allow_changes or (), restart=values.restart)
-    except (ValueError, OSError, ImportError) as error:
-        return _cli.fail(error)
+    except Exception as error:
+        if _cli.is_users(error):
+            return _cli.fail(error)
+        raise
     if isinstance(run, Result):
         return 0
     from sgmjax.training.checkpoint import CheckpointError

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 
@@ -11,41 +11,14 @@ from sgmjax.data import binarize, digits, npz, toy
 from sgmjax.data.base import DataError, Dataset
 from sgmjax.data.folder import FolderSource
 from sgmjax.data.images import Range
+from sgmjax.data.settings import DataSettings
 from sgmjax.data.source import as_dataset
 from sgmjax.data.tfds import NotPreparedError, TfdsSource, import_tfds
+from sgmjax.spec import read
 
 
-class _Settings(Protocol):
-    """What is read of the configuration (see `DataConfig` in `sgmjax.config`)."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def data_dir(self) -> str | None: ...
-    @property
-    def path(self) -> str | None: ...
-    @property
-    def split(self) -> str: ...
-    @property
-    def eval_split(self) -> str | None: ...
-    @property
-    def image_size(self) -> int | None: ...
-    @property
-    def range(self) -> tuple[int, ...] | None: ...
-    @property
-    def flip(self) -> bool: ...
-    @property
-    def in_memory(self) -> bool | None: ...
-    @property
-    def memory_limit_gb(self) -> float: ...
-    @property
-    def num_samples(self) -> int: ...
-    @property
-    def binarize(self) -> str: ...
-
-
-def load(config: _Settings, split: Literal["train", "eval"] = "train") -> Dataset:
-    """The data set that `config` names.
+def load(data: str | DataSettings, split: Literal["train", "eval"] = "train", **settings: Any) -> Dataset:
+    """A data set by its name: `load("mnist", data_dir="~/data", image_size=32)`.
 
     `digits` is `sgmjax.data.digits`; the names of `sgmjax.data.toy` are generated 2-D sets; `folder` reads the images
     below `data_dir`; `npz` is the arrays of the file `path`; every other name is a TFDS image set, already prepared in
@@ -53,16 +26,18 @@ def load(config: _Settings, split: Literal["train", "eval"] = "train") -> Datase
     the training part is ever flipped.
 
     Args:
-        config: the `data` section.
-        split: `train` or `eval`; for TFDS sets these are the splits `config.split` and `config.eval_split`.
+        data: the name, or all settings at once, the section `data` of a configuration.
+        split: `train` or `eval`; for TFDS sets these are the splits `settings.split` and `settings.eval_split`.
+        settings: of `DataSettings`, where `data` is a name.
 
     Returns:
-        The data set. Small ones are loaded by now, larger ones read through grain (`config.in_memory`).
+        The data set. Small ones are loaded by now, larger ones read through grain (`in_memory`).
 
     Raises:
         DataError: one line that says what is wrong and what to do: unknown name, data set not prepared, unknown
             split, no `eval_split`, folder missing or empty, unreadable images, images of different sizes.
     """
+    config = read(DataSettings, {"name": data, **settings}, "data") if isinstance(data, str) else data
     if split not in ("train", "eval"):
         raise DataError(f"split must be 'train' or 'eval', got {split!r}")
     if split == "eval" and config.eval_split is None:
@@ -71,7 +46,7 @@ def load(config: _Settings, split: Literal["train", "eval"] = "train") -> Datase
     return binarize.static(dataset, split) if config.binarize == "static" else dataset
 
 
-def _load(config: _Settings, split: Literal["train", "eval"]) -> Dataset:
+def _load(config: DataSettings, split: Literal["train", "eval"]) -> Dataset:
     flip = config.flip and split == "train"
     value_range = _value_range(config)
     if config.name == "digits":
@@ -110,7 +85,7 @@ def _load(config: _Settings, split: Literal["train", "eval"]) -> Dataset:
     )
 
 
-def _value_range(config: _Settings) -> Range | None:
+def _value_range(config: DataSettings) -> Range | None:
     if config.range is None:
         return None
     if config.name in ("digits", "npz", *toy.NAMES):

@@ -29,7 +29,7 @@ from sgmjax.evaluation.likelihood import LikelihoodSettings, held_out_likelihood
 from sgmjax.evaluation.nelbo import NelboSettings, held_out_nelbo
 from sgmjax.models.distributions import bits_per_dim
 from sgmjax.samplers.likelihood import Probing, Trace, Truncation
-from sgmjax.tasks.base import Variables
+from sgmjax.tasks.base import Generative, Variables
 from sgmjax.tasks.vae import LatentModel
 
 
@@ -127,6 +127,8 @@ def check(name: str, task: Any, num: int | None = None) -> None:
     """
     if name not in METRICS:
         raise InputError(f"no metric called {name!r}; there are {', '.join(METRICS)}")
+    if not _draws(task):
+        raise InputError(f"{name} is of models that draw samples, and this run is a classifier's; leave it out")
     if name in ("frechet", "neighbours") and len(task.event_shape) != 3:
         raise InputError(f"{name} is for images, and examples of this run have shape {task.event_shape}")
     has_vae = isinstance(task, LatentModel)
@@ -136,6 +138,10 @@ def check(name: str, task: Any, num: int | None = None) -> None:
         raise InputError("bpd is of models of the data themselves; for a run with a VAE use nelbo")
     if name == "frechet" and num == 1:
         raise InputError("frechet compares covariances, which one sample has not; give many")
+
+
+def _draws(task: Any) -> bool:
+    return isinstance(task, Generative)
 
 
 def bpd(subject: Subject, settings: Settings) -> Measured:

@@ -18,6 +18,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from sgmjax._inputs import InputError
+
 
 @dataclasses.dataclass(frozen=True)
 class Statistics:
@@ -30,9 +32,9 @@ class Statistics:
     def __post_init__(self):
         mu, sigma = np.asarray(self.mu, np.float64), np.asarray(self.sigma, np.float64)
         if mu.ndim != 1 or sigma.shape != (mu.size, mu.size):
-            raise ValueError(f"mu must be (d,) and sigma (d, d), got {mu.shape} and {sigma.shape}")
+            raise InputError(f"mu must be (d,) and sigma (d, d), got {mu.shape} and {sigma.shape}")
         if not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
-            raise ValueError("the mean or the covariance is not finite: the features hold NaN or infinities")
+            raise InputError("the mean or the covariance is not finite: the features hold NaN or infinities")
         object.__setattr__(self, "mu", mu)
         object.__setattr__(self, "sigma", sigma)
 
@@ -64,11 +66,11 @@ class Moments:
         x = np.asarray(x)
         x = x.reshape(len(x), int(np.prod(x.shape[1:]))).astype(np.float64)
         if x.shape[1] != self.mean.size:
-            raise ValueError(f"expected vectors of length {self.mean.size}, got {x.shape[1]}")
+            raise InputError(f"expected vectors of length {self.mean.size}, got {x.shape[1]}")
         if not len(x):
             return self
         if not np.isfinite(x).all():
-            raise ValueError("the features hold NaN or infinities")
+            raise InputError("the features hold NaN or infinities")
         mean = x.mean(axis=0)
         x -= mean
         return self._merge(len(x), mean, x.T @ x)
@@ -76,7 +78,7 @@ class Moments:
     def merge(self, other: Moments) -> Moments:
         """Adds what another accumulator has seen, such as that of another process. Returns itself."""
         if other.mean.size != self.mean.size:
-            raise ValueError(f"cannot merge moments of dimension {other.mean.size} into {self.mean.size}")
+            raise InputError(f"cannot merge moments of dimension {other.mean.size} into {self.mean.size}")
         return self._merge(other.num, other.mean, other.scatter)
 
     def _merge(self, num: int, mean: np.ndarray, scatter: np.ndarray) -> Moments:
@@ -95,7 +97,7 @@ class Moments:
             ValueError: with fewer than two vectors, for which there is no covariance.
         """
         if self.num < 2:
-            raise ValueError(f"a covariance needs at least 2 vectors, got {self.num}")
+            raise InputError(f"a covariance needs at least 2 vectors, got {self.num}")
         return Statistics(self.mean, self.scatter / (self.num - 1), self.num)
 
 
@@ -112,7 +114,7 @@ def statistics(chunks: np.ndarray | Iterable[np.ndarray]) -> Statistics:
             moments = Moments(int(np.prod(chunk.shape[1:])))
         moments.update(chunk)
     if moments is None:
-        raise ValueError("a covariance needs at least 2 vectors, got none")
+        raise InputError("a covariance needs at least 2 vectors, got none")
     return moments.statistics()
 
 
@@ -131,7 +133,7 @@ def frechet_distance(a: Statistics | np.ndarray, b: Statistics | np.ndarray) -> 
     """
     (mu_a, root_a), (mu_b, root_b) = _gaussian(a), _gaussian(b)
     if mu_a.size != mu_b.size:
-        raise ValueError(f"the two sets have dimensions {mu_a.size} and {mu_b.size}")
+        raise InputError(f"the two sets have dimensions {mu_a.size} and {mu_b.size}")
     cross = np.linalg.svd(root_a.T @ root_b, compute_uv=False).sum()
     return float(np.sum((mu_a - mu_b) ** 2) + np.sum(root_a**2) + np.sum(root_b**2) - 2.0 * cross)
 
@@ -146,7 +148,7 @@ def _gaussian(x: Statistics | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if isinstance(x, np.ndarray) and 2 <= len(x) <= int(np.prod(x.shape[1:])):
         x = x.reshape(len(x), -1).astype(np.float64)
         if not np.isfinite(x).all():
-            raise ValueError("the features hold NaN or infinities")
+            raise InputError("the features hold NaN or infinities")
         mu = x.mean(axis=0)
         return mu, (x - mu).T / np.sqrt(len(x) - 1)
     if isinstance(x, np.ndarray):
@@ -171,11 +173,11 @@ def pixel_frechet(samples: np.ndarray, real: np.ndarray, *, centered: bool = Tru
     """
     for images in (samples, real):
         if images.dtype not in (np.uint8, np.float32, np.float64) or images.ndim != 4:
-            raise ValueError(f"expected uint8 images (n, H, W, C), or floats, got {images.dtype} {images.shape}")
+            raise InputError(f"expected uint8 images (n, H, W, C), or floats, got {images.dtype} {images.shape}")
     if samples.dtype != real.dtype:
-        raise ValueError(f"the two sets hold {samples.dtype} and {real.dtype}")
+        raise InputError(f"the two sets hold {samples.dtype} and {real.dtype}")
     if samples.shape[1:] != real.shape[1:]:
-        raise ValueError(f"the two sets hold images of {samples.shape[1:]} and {real.shape[1:]}")
+        raise InputError(f"the two sets hold images of {samples.shape[1:]} and {real.shape[1:]}")
     shift, scale = (0.0, 255.0) if real.dtype == np.uint8 else (1.0, 2.0) if centered else (0.0, 1.0)
     a, b = ((images.reshape(len(images), -1) + shift) / scale for images in (samples, real))
     return frechet_distance(a, b)

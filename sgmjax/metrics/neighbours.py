@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sgmjax._inputs import InputError
 from sgmjax.metrics.pairwise import Vectors, distances, fill, rounding_bound, squared_distances
 
 SPARE = 8  # candidates kept beyond k, so that rounding in float32 rarely leaves a doubt
@@ -93,16 +94,16 @@ def nearest(
     """
     vectors, asked = Vectors(data, centered=centered), Vectors(queries, centered=centered)
     if asked.size != vectors.size or asked.unit != vectors.unit:
-        raise ValueError(
+        raise InputError(
             f"queries of {asked.size} numbers and data of {vectors.size}: they must have one size, and be uint8 both "
             "or neither"
         )
     if not 1 <= k <= vectors.num:
-        raise ValueError(f"k must be from 1 to the {vectors.num} examples of the data, got {k}")
+        raise InputError(f"k must be from 1 to the {vectors.num} examples of the data, got {k}")
     if block_size < 1:
-        raise ValueError(f"block_size must be at least 1, got {block_size}")
+        raise InputError(f"block_size must be at least 1, got {block_size}")
     if mirrored and queries.ndim != 4:
-        raise ValueError(f"mirrored is for images (m, H, W, C), got {queries.shape}")
+        raise InputError(f"mirrored is for images (m, H, W, C), got {queries.shape}")
     rows, block_size = min(block_size, len(queries)), min(max(block_size, k + SPARE), vectors.num)
     versions = [queries, queries[:, :, ::-1]] if mirrored else [queries]
     found = np.empty((len(queries), k)), np.empty((len(queries), k), np.int64)
@@ -127,10 +128,10 @@ def memorisation(samples: np.ndarray, held_out: np.ndarray) -> Memorisation:
     """
     samples, held_out = np.asarray(samples, np.float64), np.asarray(held_out, np.float64)
     if samples.ndim != 1 or held_out.ndim != 1 or not len(samples) or not len(held_out):
-        raise ValueError(f"expected distances (n,) and (m,), got {samples.shape} and {held_out.shape}")
+        raise InputError(f"expected distances (n,) and (m,), got {samples.shape} and {held_out.shape}")
     sample_median, held_out_median = float(np.median(samples)), float(np.median(held_out))
     if held_out_median == 0:
-        raise ValueError("most held-out examples are in the training set, so they cannot be compared with")
+        raise InputError("most held-out examples are in the training set, so they cannot be compared with")
     threshold = float(np.quantile(held_out, 0.01))
     share = float(np.mean(samples < threshold))
     # Of the samples' share itself, and of the percentile, which the held-out data know as well as any share of 1%.

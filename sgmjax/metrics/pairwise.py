@@ -27,6 +27,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sgmjax._inputs import InputError
+
 Progress = Callable[[str, int, int], None]  # (what is done, how much of it, of how much)
 
 
@@ -79,7 +81,7 @@ class Vectors:
         self.num = len(data) if array else data.num_examples
         self.size = math.prod(data.shape[1:] if array else data.shape)
         if self.num < 1 or self.size < 1:
-            raise ValueError("distances need examples, and the set has none")
+            raise InputError("distances need examples, and the set has none")
         self.unit = (2.0 if centered else 1.0) / 255.0 if self.read(np.zeros(1, int)).dtype == np.uint8 else 1.0
 
     def read(self, indices: np.ndarray) -> np.ndarray:
@@ -93,7 +95,7 @@ class Vectors:
         if x.dtype == np.uint8:
             return x
         if not np.isfinite(x).all():
-            raise ValueError("the data hold NaN or infinities")
+            raise InputError("the data hold NaN or infinities")
         return x.astype(np.float32)
 
     def blocks(self, block_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -218,7 +220,7 @@ def distance_bounds(
         ValueError: for fewer than two examples, or data that are not finite.
     """
     if sweeps < 1:
-        raise ValueError(f"sweeps must be at least 1, got {sweeps}")
+        raise InputError(f"sweeps must be at least 1, got {sweeps}")
     vectors, block_size, say = _prepare(data, centered, block_size, progress)
     _, radii = _radii(vectors, block_size, say)
     lower, pair = _sweep(vectors, int(np.argmax(radii)), block_size, sweeps=sweeps, say=say)
@@ -229,9 +231,9 @@ def distance_bounds(
 def _prepare(data: Any, centered: bool, block_size: int, progress: Progress | None):
     vectors = Vectors(data, centered=centered)
     if vectors.num < 2:
-        raise ValueError("the largest distance needs at least two examples, and the set has one")
+        raise InputError("the largest distance needs at least two examples, and the set has one")
     if block_size < 1:
-        raise ValueError(f"block_size must be at least 1, got {block_size}")
+        raise InputError(f"block_size must be at least 1, got {block_size}")
     return vectors, min(block_size, vectors.num), progress or (lambda what, done, total: None)
 
 

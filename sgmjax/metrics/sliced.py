@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from sgmjax._inputs import InputError
+
 
 def wasserstein_1d(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """The 2-Wasserstein distance of empirical laws on the line, exact for sets of any two sizes.
@@ -20,10 +22,10 @@ def wasserstein_1d(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     x = np.sort(np.asarray(x, np.float64), axis=0)
     y = np.sort(np.asarray(y, np.float64), axis=0)
     if x.ndim < 1 or x.shape[1:] != y.shape[1:]:
-        raise ValueError(f"expected (n, ...) and (m, ...) with the same columns, got {x.shape} and {y.shape}")
+        raise InputError(f"expected (n, ...) and (m, ...) with the same columns, got {x.shape} and {y.shape}")
     n, m = len(x), len(y)
     if n == 0 or m == 0:
-        raise ValueError("the distance of an empty set is not defined")
+        raise InputError("the distance of an empty set is not defined")
     if n == m:
         return np.sqrt(np.mean((x - y) ** 2, axis=0))
     # The steps end at i/n and j/m; in units of 1/(n m) these are whole numbers, so that equal ends are equal.
@@ -63,8 +65,8 @@ def sliced_wasserstein(x: np.ndarray, y: np.ndarray, *, num_directions: int = 12
     """
     x, y = (np.asarray(v, np.float64).reshape(len(v), int(np.prod(np.shape(v)[1:]))) for v in (x, y))
     if x.shape[1] != y.shape[1]:
-        raise ValueError(f"the two sets have dimensions {x.shape[1]} and {y.shape[1]}")
+        raise InputError(f"the two sets have dimensions {x.shape[1]} and {y.shape[1]}")
     if num_directions < 1:
-        raise ValueError(f"num_directions must be at least 1, got {num_directions}")
+        raise InputError(f"num_directions must be at least 1, got {num_directions}")
     u = directions(x.shape[1], num_directions, seed=seed)
     return float(np.sqrt(np.mean(wasserstein_1d(x @ u.T, y @ u.T) ** 2)))

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from sgmjax._inputs import InputError
 from sgmjax.models.ddpm import DDPM
 from sgmjax.models.fir import normalized_kernel
 from sgmjax.models.mlp import MLP, CLDToyMLP, CLDToyResNet, MLPClassifier
@@ -43,16 +44,16 @@ def _check_fields(settings: Mapping[str, Any]) -> None:
     """What the ranges of the settings do not say: those that depend on one another."""
     fourier = settings.get("embedding_type") == "fourier"
     if fourier and settings.get("embedding_scale", 1.0) != 1.0:
-        raise ValueError("model.embedding_scale: is of the positional embedding; fourier has model.fourier_scale")
+        raise InputError("model.embedding_scale: is of the positional embedding; fourier has model.fourier_scale")
     if not fourier and not settings.get("fourier_log", True):
-        raise ValueError("model.fourier_log: the positional embedding has no Fourier features; leave it True")
+        raise InputError("model.fourier_log: the positional embedding has no Fourier features; leave it True")
     if not settings.get("ch_mult", (1,)):
-        raise ValueError("model.ch_mult: () must be one positive integer for each resolution")
+        raise InputError("model.ch_mult: () must be one positive integer for each resolution")
     if settings.get("fir"):
         try:
             normalized_kernel(settings["fir_kernel"])
         except ValueError as error:
-            raise ValueError(f"model.fir_kernel: {error}") from None
+            raise InputError(f"model.fir_kernel: {error}") from None
 
 
 def _check_network(section: Section, sides: tuple[int, ...]) -> None:
@@ -64,7 +65,7 @@ def _check_network(section: Section, sides: tuple[int, ...]) -> None:
     if len(sides) == 1 and 2 in allowed:
         found += " (n, T, C)"
         fitting += "; or if they are images without a channel axis, x[..., None]"
-    raise ValueError(f"model.name: '{section.name}' needs {_KINDS[allowed[0]]} and the data are {found}; {fitting}")
+    raise InputError(f"model.name: '{section.name}' needs {_KINDS[allowed[0]]} and the data are {found}; {fitting}")
 
 
 def _check_resolutions(settings: Mapping[str, Any], sides: tuple[int, ...], resize: str) -> None:
@@ -73,7 +74,7 @@ def _check_resolutions(settings: Mapping[str, Any], sides: tuple[int, ...], resi
             try:
                 check_image_size(settings["variant"], side)
             except ValueError as error:
-                raise ValueError(f"model.variant: {error}; choose another variant or {resize}") from None
+                raise InputError(f"model.variant: {error}; choose another variant or {resize}") from None
         return
     levels = len(settings["ch_mult"])
     halvings = 2 ** (levels - 1)
@@ -82,14 +83,14 @@ def _check_resolutions(settings: Mapping[str, Any], sides: tuple[int, ...], resi
         if side % halvings:
             size = "length" if len(sides) == 1 else f"{what} size"
             hint = "; signals are (n, T, C), channels last" if len(sides) == 1 else ""
-            raise ValueError(
+            raise InputError(
                 f"model.ch_mult: {levels} levels halve the {what} {levels - 1} times, so the {size} must be a "
                 f"multiple of {halvings}; got {side}: shorten ch_mult or {resize}{hint}"
             )
     lengths = [sides[0] // 2**level for level in range(levels)]
     for length in settings.get("attn_resolutions", ()):
         if length not in lengths:
-            raise ValueError(
+            raise InputError(
                 f"model.attn_resolutions: no level has side {length}; {what}s of {sides[0]} with {levels} levels have "
                 f"{', '.join(map(str, lengths))}"
             )
@@ -126,7 +127,7 @@ def build(
     sides = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size or ())
     _check_network(section, sides)
     if in_channels < 1 or out_channels < 1:
-        raise ValueError(f"in_channels and out_channels must be positive; got {in_channels} and {out_channels}")
+        raise InputError(f"in_channels and out_channels must be positive; got {in_channels} and {out_channels}")
     _check_fields(section.settings)
     if "ch_mult" in section.settings or "variant" in section.settings:
         _check_resolutions(section.settings, sides, resize)

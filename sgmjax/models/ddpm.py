@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from sgmjax._inputs import InputError
 from sgmjax._ranges import Fraction, PositiveInt
 from sgmjax.models import layers
 from sgmjax.models.layers import Nonlinearity, Width
@@ -66,7 +67,7 @@ class DDPM(nn.Module):
             table = nn.Embed(self.num_classes + 1, 4 * self.nf, dtype=wide, name="label_embed")
             temb = table(labels) if temb is None else temb + table(labels)
         elif labels is not None:
-            raise ValueError("labels were given to a network without classes; set model.num_classes")
+            raise InputError("labels were given to a network without classes; set model.num_classes")
 
         x = (x if self.centered else 2.0 * x - 1.0).astype(self.dtype)
         h = layers.conv3x3(self.nf, name="conv_in", dtype=self.dtype)(x)

@@ -23,6 +23,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sgmjax._inputs import InputError
+
 HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
 OFFICIAL_HALF_LOG_2PI = 0.9189385332  # the constant as the official program rounds it
 MIN_LOG_SCALE = -7.0
@@ -253,13 +255,13 @@ def decoder_channels(name: str, channels: int, num_mixtures: int = 10) -> int:
       ValueError: for an unknown decoder, or images that it cannot have.
     """
     if name not in DECODERS:
-        raise ValueError(f"vae.decoder: '{name}' is unknown; choose one of {', '.join(DECODERS)}")
+        raise InputError(f"vae.decoder: '{name}' is unknown; choose one of {', '.join(DECODERS)}")
     if name == "bin":
         return channels
     if name != "dml":
         return 2 * channels
     if channels not in (1, 3):
-        raise ValueError(f"vae.decoder: 'dml' is for images of 1 or 3 channels, not {channels}; use 'dl'")
+        raise InputError(f"vae.decoder: 'dml' is for images of 1 or 3 channels, not {channels}; use 'dl'")
     return num_mixtures * (1 + 3 * channels)
 
 
@@ -286,7 +288,7 @@ def decoder_distribution(
         loc, log_scale = jnp.split(logits, 2, axis=-1)
         return DiscretizedLogistic(loc, jnp.maximum(log_scale, MIN_LOG_SCALE), num_bits, approximate)
     if name != "dml":
-        raise ValueError(f"vae.decoder: '{name}' is unknown; choose one of {', '.join(DECODERS)}")
+        raise InputError(f"vae.decoder: '{name}' is unknown; choose one of {', '.join(DECODERS)}")
     weights, rest = logits[..., :num_mixtures], logits[..., num_mixtures:]
     rest = rest.reshape(*rest.shape[:-1], -1, 3 * num_mixtures)
     loc, log_scale, coeffs = jnp.split(rest, 3, axis=-1)
@@ -339,7 +341,7 @@ def check_binary(images: Any, decoder: str = "bin") -> None:
         allowed = [(0.0, 1.0), (-1.0, 1.0)]
     if any(set(values.tolist()) <= set(pair) for pair in allowed):
         return
-    raise ValueError(
+    raise InputError(
         "vae.decoder: 'bin' is for binary images and the data have grey values such as "
         f"{float(values[len(values) // 2]):g}; binarise the data "
         "or use 'dl', 'dml' or 'normal'"

@@ -18,12 +18,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sgmjax._inputs import InputError
+
 
 def normalized_kernel(kernel: Sequence[float], gain: float = 1.0) -> tuple[float, ...]:
     """One axis of the separable FIR filter, scaled so that its taps sum to `gain`."""
     taps = np.asarray(kernel, dtype=np.float64)
     if taps.ndim != 1 or taps.size < 2 or not np.isfinite(taps).all() or taps.sum() == 0:
-        raise ValueError(f"fir_kernel must be two or more numbers with a sum other than 0; got {tuple(kernel)}")
+        raise InputError(f"fir_kernel must be two or more numbers with a sum other than 0; got {tuple(kernel)}")
     return tuple(float(v) for v in taps * (gain / taps.sum()))
 
 
@@ -35,7 +37,7 @@ def _upfirdn1d(x: jax.Array, taps: Sequence[float], axis: int, up: int, down: in
     x = jax.lax.pad(x, zero, padding)
     length = (x.shape[axis] - len(taps)) // down + 1
     if length < 1:
-        raise ValueError(f"image of {x.shape[axis]} pixels after padding is smaller than the FIR kernel, {len(taps)}")
+        raise InputError(f"image of {x.shape[axis]} pixels after padding is smaller than the FIR kernel, {len(taps)}")
     out = None
     for i, tap in enumerate(reversed(taps)):  # reversed: a convolution, not a correlation
         term = jax.lax.slice_in_dim(x, i, i + (length - 1) * down + 1, down, axis=axis) * tap

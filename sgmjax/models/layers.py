@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from sgmjax._inputs import InputError
 from sgmjax._ranges import MAX_COUNT, Range
 from sgmjax.models import fir as fir_ops
 
@@ -42,7 +43,7 @@ def activation(name: str) -> Callable[[jax.Array], jax.Array]:
       ValueError: for a name not in `ACTIVATIONS`.
     """
     if name not in ACTIVATIONS:
-        raise ValueError(f"nonlinearity '{name}' is unknown; choose one of {', '.join(ACTIVATIONS)}")
+        raise InputError(f"nonlinearity '{name}' is unknown; choose one of {', '.join(ACTIVATIONS)}")
     return ACTIVATIONS[name]
 
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from sgmjax._inputs import InputError
 from sgmjax._ranges import PositiveInt
 from sgmjax.models import layers
 from sgmjax.models.ncsnpp import label_or_none
@@ -42,7 +43,7 @@ class _MLP(nn.Module):
             table = nn.Embed(num_classes + 1, self.width, dtype=wide, name="label_embed")
             temb = temb + table(label_or_none(labels, num_classes, x.shape[0]))
         elif labels is not None:
-            raise ValueError("labels were given to a network without classes; set model.num_classes")
+            raise InputError("labels were given to a network without classes; set model.num_classes")
         temb = nn.swish(layers.dense(self.width, name="time_dense_1", dtype=wide)(temb))
 
         places = math.prod(x.shape[1:-1])  # 1 for vectors
@@ -118,7 +119,7 @@ def _torch_dense(features: int, fan_in: int, name: str, dtype: Any) -> nn.Dense:
 
 def _refuse_labels(labels: jax.Array | None, name: str) -> None:
     if labels is not None:
-        raise ValueError(f"{name} has no class conditioning; use model.name 'mlp' for it")
+        raise InputError(f"{name} has no class conditioning; use model.name 'mlp' for it")
 
 
 class CLDToyMLP(nn.Module):

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from sgmjax._inputs import check_labels
+from sgmjax._inputs import InputError, check_labels
 from sgmjax._ranges import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt
 from sgmjax.models import layers
 from sgmjax.models.layers import Nonlinearity, Width
@@ -127,7 +127,7 @@ class _Encoder(nn.Module):
             table = nn.Embed(num_classes + 1, width, dtype=self._wide, name="label_embed")
             temb = table(labels) if temb is None else temb + table(labels)
         elif labels is not None:
-            raise ValueError("labels were given to a network without classes; set model.num_classes")
+            raise InputError("labels were given to a network without classes; set model.num_classes")
         return temb
 
     def _encode(self, x: jax.Array, temb: jax.Array | None, train: bool) -> tuple[jax.Array, list[jax.Array]]:

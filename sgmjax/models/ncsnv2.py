@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from sgmjax._inputs import InputError
 from sgmjax._ranges import MAX_COUNT, PositiveInt, Range
 from sgmjax.models import layers
 from sgmjax.models.layers import Nonlinearity
@@ -45,9 +46,9 @@ def check_image_size(variant: str, image_size: int) -> None:
     halvings = sum(dilation == 1 for _, dilation in VARIANTS[variant][1:])
     factor, what = 2**halvings, f"'{variant}' halves the image {halvings} times"
     if image_size % factor:
-        raise ValueError(f"{what}: the image size must be a multiple of {factor}; got {image_size}")
+        raise InputError(f"{what}: the image size must be a multiple of {factor}; got {image_size}")
     if image_size < 2 * factor:
-        raise ValueError(f"{what}: the image size must be at least {2 * factor}; got {image_size}")
+        raise InputError(f"{what}: the image size must be at least {2 * factor}; got {image_size}")
 
 
 class _RefineNet(nn.Module):
@@ -154,4 +155,4 @@ class NCSN(_RefineNet):
 
 def _refuse_labels(labels: jax.Array | None) -> None:
     if labels is not None:
-        raise ValueError("labels were given to a network without classes; NCSN and NCSNv2 have none")
+        raise InputError("labels were given to a network without classes; NCSN and NCSNv2 have none")

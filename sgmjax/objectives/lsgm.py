@@ -32,6 +32,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sgmjax._inputs import InputError
 from sgmjax.objectives.time_law import TimeDraw, WeightedLaw
 from sgmjax.objectives.weighting import Options, Weighting, weighted_square
 from sgmjax.sdes import SDE, linalg
@@ -101,7 +102,7 @@ def lsgm(
         if not shared_noise:
             q_noise = jax.random.normal(q_noise_key, shape, z0.dtype)
     elif q is not None and q != "reweight_p_samples":
-        raise ValueError(f"q must be a weighted law of times (lsgm_mode), 'reweight_p_samples' or None, not {q!r}.")
+        raise InputError(f"q must be a weighted law of times (lsgm_mode), 'reweight_p_samples' or None, not {q!r}.")
     losses = lsgm_losses(
         eps_fn, params, sde, z0, p_draw, p_noise, q_draw, q_noise, weighting=p.weighting, q_params=q_params,
         official=p.official, cross_entropy=q is not None,
@@ -202,7 +203,7 @@ def cross_entropy_constant(sde: SDE, t_min, dtype=jnp.float32):
     auxiliary: Any = sde.initial_factor()
     auxiliary = auxiliary[1:, 1:]
     if linalg.is_concrete(auxiliary) and not (np.diagonal(np.asarray(auxiliary)) > 0).all():
-        raise ValueError("the auxiliary variables start from a point (Sigma_0 is singular): they have no entropy.")
+        raise InputError("the auxiliary variables start from a point (Sigma_0 is singular): they have no entropy.")
     return constant - jnp.sum(jnp.log(jnp.diagonal(jnp.asarray(auxiliary, dtype))))
 
 

@@ -20,6 +20,8 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
+from sgmjax._inputs import InputError
+from sgmjax._kinds import check_kind, check_matching
 from sgmjax.objectives.time_law import TimeLaw
 from sgmjax.objectives.weighting import Options, Reduce, Weighting, weigh
 from sgmjax.sdes import SDE
@@ -57,8 +59,11 @@ def score_matching_loss(
         (batch,) losses.
 
     Raises:
-        ValueError: an unknown weighting or reduce, or a weighting that does not fit the process.
+        InputError: an unknown weighting or reduce, a weighting that does not fit the process; an eps_fn that says it is
+            a score, or of another matching.
     """
+    check_kind(eps_fn, "eps")
+    check_matching(eps_fn, matching)
     z_t = sde.transition(t, matching).perturb(z0, eps)
     error = eps_fn(z_t, t) - sde.restrict(eps)
     size = error.size // error.shape[0]
@@ -69,7 +74,7 @@ def score_matching_loss(
         return loss / size
     if reduce in ("sum", "half_sum"):
         return loss if reduce == "sum" else 0.5 * loss
-    raise ValueError(f"reduce must be 'mean', 'sum' or 'half_sum', not {reduce!r}.")
+    raise InputError(f"reduce must be 'mean', 'sum' or 'half_sum', not {reduce!r}.")
 
 
 def score_matching(key, eps_fn: Callable, sde: SDE, x0, *, time_law: TimeLaw, matching: Matching = "hsm", **kwargs):

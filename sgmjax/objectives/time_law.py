@@ -36,6 +36,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sgmjax._inputs import InputError
 from sgmjax.objectives import _clock
 from sgmjax.objectives.weighting import WEIGHTINGS, Options, Weighting, weigh, weighted_square
 from sgmjax.sdes import SDE, VE, SubVP, level_times, linalg, recipe
@@ -121,7 +122,7 @@ class Levels(TimeLaw):
 
     @property
     def span(self) -> Any:
-        raise ValueError("discrete levels do not cover an interval of times: use objectives.importance or uniform.")
+        raise InputError("discrete levels do not cover an interval of times: use objectives.importance or uniform.")
 
     def sample(self, u) -> TimeDraw:
         times = jnp.asarray(self.times, u.dtype)
@@ -169,7 +170,7 @@ jax.tree_util.register_dataclass(Clock, ["sde", "t_min", "t_max", "low", "high",
 
 def _check_range(t_min: float, t_max: float) -> None:
     if not 0 <= t_min < t_max <= 1:
-        raise ValueError(f"t_min = {t_min:g}, t_max = {t_max:g}: need 0 <= t_min < t_max <= 1.")
+        raise InputError(f"t_min = {t_min:g}, t_max = {t_max:g}: need 0 <= t_min < t_max <= 1.")
 
 
 # ---- for score matching: means
@@ -209,7 +210,7 @@ def importance(
     """
     _check_range(t_min, t_max)
     if t_min == 0:
-        raise ValueError("importance sampling of t needs t_min > 0: the density diverges at 0. Try t_min=1e-5.")
+        raise InputError("importance sampling of t needs t_min > 0: the density diverges at 0. Try t_min=1e-5.")
     edges = np.geomspace(t_min, t_max, bins + 1)
     edges[0], edges[-1] = t_min, t_max
     middle = jnp.asarray(np.sqrt(edges[1:] * edges[:-1]), jnp.float32)
@@ -283,12 +284,12 @@ def lsgm_mode(
     weighting, _, how = mode.rpartition("_")
     if weighting not in WEIGHTINGS or how not in ("uniform", "iw"):
         names = ", ".join(f"{name}_uniform, {name}_iw" for name in WEIGHTINGS)
-        raise ValueError(f"mode must be one of {names}, not {mode!r}.")
+        raise InputError(f"mode must be one of {names}, not {mode!r}.")
     _check_range(t_min, t_max)
     if not linalg.is_concrete(sde):
-        raise ValueError("the process is traced: build the law of times outside of jit and pass it in.")
+        raise InputError("the process is traced: build the law of times outside of jit and pass it in.")
     if t_min == 0 and (sde.k > 1 or not float(sde.initial_variance()) > 0):
-        raise ValueError(
+        raise InputError(
             "t_min = 0 needs a process of one variable with sigma2_0 > 0: the weight is infinite at t = 0."
         )
     with jax.ensure_compile_time_eval():

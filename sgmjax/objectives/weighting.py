@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import jax.numpy as jnp
 
+from sgmjax._inputs import InputError
 from sgmjax.sdes import SDE, VE, linalg
 from sgmjax.sdes.base import Matching
 
@@ -56,7 +57,7 @@ def simple(sde: SDE, t, error, options: Options) -> Weighted:
 def reweightedv1(sde: SDE, t, error, options: Options) -> Weighted:
     """sum_i g_ii^2 e_i^2. CLD's "reweightedv1"."""
     if sde.frame is not None:
-        raise ValueError("reweightedv1 needs the noised variables to come last: use 'simple' or 'likelihood'.")
+        raise InputError("reweightedv1 needs the noised variables to come last: use 'simple' or 'likelihood'.")
     rate = jnp.diagonal(sde.diffusion_squared(t), axis1=1, axis2=2)
     return Weighted(error * linalg.expand_to(jnp.sqrt(rate[:, sde.k - sde.num_noised :]), error.ndim))
 
@@ -73,7 +74,7 @@ def likelihood(sde: SDE, t, error, options: Options) -> Weighted:
 def annealed(sde: SDE, t, error, options: Options) -> Weighted:
     """sigma^(p - 2) e^2 = sigma^p (score_hat - score)^2, p = anneal_power, k = 1. NCSN, NCSNv2; p = 2 is `simple`."""
     if sde.k > 1:
-        raise ValueError("weighting 'annealed' needs one noise level sigma(t): use 'simple' for more variables.")
+        raise InputError("weighting 'annealed' needs one noise level sigma(t): use 'simple' for more variables.")
     sigma = sde.transition(t, options.matching).factor[:, 0, 0]
     return Weighted(error * linalg.expand_to(sigma ** (0.5 * options.anneal_power - 1), error.ndim))
 
@@ -131,7 +132,7 @@ def weigh(weighting: Weighting, sde: SDE, t, error, options: Options = Options()
         ValueError: an unknown weighting, or one that does not fit the process.
     """
     if weighting not in WEIGHTINGS:
-        raise ValueError(f"weighting must be one of {', '.join(WEIGHTINGS)}, not {weighting!r}.")
+        raise InputError(f"weighting must be one of {', '.join(WEIGHTINGS)}, not {weighting!r}.")
     return WEIGHTINGS[weighting](sde, t, error, options)
 
 

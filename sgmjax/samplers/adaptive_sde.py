@@ -21,6 +21,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from sgmjax._inputs import InputError
+from sgmjax._kinds import check_kind
 from sgmjax.samplers.common import (
     Denoise,
     SampleInfo,
@@ -100,6 +102,7 @@ def adaptive_sde(
     check_t_min(t_min, sde, dtype)
     check_control(rtol=rtol, atol=atol, brownian_tol=brownian_tol)
     start_key, path_key = jax.random.split(key)
+    check_kind(score_fn, "score")
     z = start_state(start_key, sde, shape, initial, dtype)
     seeds = path_seeds(path_key, shape[0])
     if sharding is not None:
@@ -172,7 +175,7 @@ def find_sde_solver(solver) -> Any:
     )  # fmt: skip
     if not isinstance(inner, suited) or cost(solver) is None:
         known = "'ShARK', 'SRA1', 'SEA', 'Heun' or 'EulerHeun'"
-        raise ValueError(f"solver {name!r} is not one of diffrax's explicit solvers for this SDE: try {known}.")
+        raise InputError(f"solver {name!r} is not one of diffrax's explicit solvers for this SDE: try {known}.")
     tableau = getattr(solver, "tableau", None)
     if isinstance(solver, diffrax.AbstractAdaptiveSolver) or getattr(tableau, "b_error", None) is not None:
         return solver

@@ -30,6 +30,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sgmjax._inputs import InputError
 from sgmjax.samplers.common import Constraint, Denoise, batch_time, check_end, check_times, scan_grid
 from sgmjax.samplers.grids import host_noise_level, noise_level
 from sgmjax.samplers.predictor_corrector import langevin_step
@@ -84,7 +85,7 @@ def annealed_langevin(
         start_key, project_key, key = jax.random.split(key, 3)
         initial = _uniform_start(start_key, project_key, sde, shape, times, constraint, dtype)
     elif start not in ("prior", "uniform"):
-        raise ValueError(f"start must be 'prior' or 'uniform', not {start!r}.")
+        raise InputError(f"start must be 'prior' or 'uniform', not {start!r}.")
     return _chains(
         key, score_fn, sde, shape, lambda noises: noises[0], times=times, draws=1, denoise=denoise, alpha=alpha,
         steps_per_level=steps_per_level, trajectory=trajectory, initial=initial, constraint=constraint, dtype=dtype,
@@ -127,10 +128,10 @@ def annealed_langevin_interpolation(
     Reference: the published code of Song & Ermon 2020 (fig. 6 there: interpolations).
     """
     if num < 2:
-        raise ValueError(f"num = {num}: an interpolation has its two ends at least.")
+        raise InputError(f"num = {num}: an interpolation has its two ends at least.")
     alpha = _relative_step(sde, times, step_size, steps_per_level)
     if start not in ("prior", "uniform"):
-        raise ValueError(f"start must be 'prior' or 'uniform', not {start!r}.")
+        raise InputError(f"start must be 'prior' or 'uniform', not {start!r}.")
     rows, batch = shape[0], (shape[0] * num, *shape[1:])
     if initial is None:
         start_key, project_key, key = jax.random.split(key, 3)
@@ -196,7 +197,7 @@ def _chains(
 def _uniform_start(key, project_key, sde, shape, times, constraint: Constraint | None, dtype):
     """(batch, 1, *event) uniform on [0, 1], and what a constraint makes of it."""
     if sde.k > 1:
-        raise ValueError(f"start = 'uniform' is a law of data, and the process has {sde.k} variables: use 'prior'.")
+        raise InputError(f"start = 'uniform' is a law of data, and the process has {sde.k} variables: use 'prior'.")
     z = jax.random.uniform(key, (shape[0], 1, *shape[1:]), dtype)
     if constraint is None:
         return z
@@ -207,18 +208,18 @@ def _uniform_start(key, project_key, sde, shape, times, constraint: Constraint |
 def _relative_step(sde: SDE, times, step_size, steps_per_level: int):
     """alpha = eps / sigma_L^2, after checks of all that may be wrong before anything is compiled."""
     if np.ndim(times) != 1 or len(times) < 2:
-        raise ValueError("times must be the levels, 1-D: annealing needs at least two.")
+        raise InputError("times must be the levels, 1-D: annealing needs at least two.")
     check_end(check_times(times)[-1], sde)
     if steps_per_level < 1:
-        raise ValueError(f"steps_per_level = {steps_per_level}: at least 1.")
+        raise InputError(f"steps_per_level = {steps_per_level}: at least 1.")
     if sde.num_noised != sde.k:
-        raise ValueError(
+        raise InputError(
             f"annealed_langevin needs noise in every variable, and here {sde.num_noised} of {sde.k} get it: Langevin "
             "steps would never move the data; use sampler 'pc', whose predictor does."
         )
     if step_size is None:
         if not linalg.is_concrete(sde):
-            raise ValueError("step_size=None is found on the host: outside of jit, give that of `technique_4`.")
+            raise InputError("step_size=None is found on the host: outside of jit, give that of `technique_4`.")
         return technique_4(sde, times, steps_per_level=steps_per_level) / _end_levels(sde, times)[1] ** 2
     if not linalg.is_concrete(sde):
         lowest = noise_level(sde, jnp.asarray(times[-1:]))[0]
@@ -226,7 +227,7 @@ def _relative_step(sde: SDE, times, step_size, steps_per_level: int):
     alpha = step_size / _end_levels(sde, times)[1] ** 2
     if linalg.is_concrete(step_size):
         if not step_size > 0:
-            raise ValueError(f"step_size = {step_size:g}: must be positive.")
+            raise InputError(f"step_size = {step_size:g}: must be positive.")
         check_step(float(alpha), float(step_size))
     return alpha
 

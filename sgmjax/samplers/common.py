@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sgmjax._inputs import InputError
+from sgmjax._kinds import check_kind
 from sgmjax.sdes import SDE, VE, linalg
 
 EARLIEST_SURE = 1e-5  # kernels are right to rounding in float32 from here on, whatever the process
@@ -60,9 +62,9 @@ def denoise_step(score_fn: Callable, sde: SDE, z, t, kind: Denoise):
 def check_denoise(sde: SDE, kind: Denoise) -> None:
     """Raise ValueError for an unknown kind of denoising step, or one that the process does not have."""
     if kind not in (True, False, "sde", "ode", "tweedie"):
-        raise ValueError(f"denoise must be a bool, 'sde', 'ode' or 'tweedie', not {kind!r}.")
+        raise InputError(f"denoise must be a bool, 'sde', 'ode' or 'tweedie', not {kind!r}.")
     if kind == "tweedie" and sde.num_noised != sde.k:
-        raise ValueError(f"denoise='tweedie' needs the score of all {sde.k} variables: use denoise=True.")
+        raise InputError(f"denoise='tweedie' needs the score of all {sde.k} variables: use denoise=True.")
 
 
 def start_state(key, sde: SDE, shape: tuple[int, ...], initial, dtype):
@@ -70,7 +72,7 @@ def start_state(key, sde: SDE, shape: tuple[int, ...], initial, dtype):
     z = sde.prior_sample(key, shape, dtype) if initial is None else jnp.asarray(initial, dtype)
     expected = (shape[0], sde.k, *shape[1:])
     if z.shape != expected:
-        raise ValueError(f"initial has shape {z.shape}, expected {expected} (batch, k, *event).")
+        raise InputError(f"initial has shape {z.shape}, expected {expected} (batch, k, *event).")
     return z
 
 
@@ -82,12 +84,12 @@ def check_times(times, *, stays: bool = False) -> np.ndarray:
             times that are an argument of jit, as nothing could be checked or planned.
     """
     if not linalg.is_concrete(times):
-        raise ValueError("times are traced (an argument of jit): the grid must be known; close over it, as over shape.")
+        raise InputError("times are traced (an argument of jit): the grid must be known; close over it, as over shape.")
     times = np.asarray(times, dtype=np.float64)
     steps = np.diff(times) if times.ndim == 1 else np.zeros(0)
     falls = (steps <= 0).all() if stays else (steps < 0).all()
     if len(steps) < 1 or not falls or times[0] > 1 or times[-1] < 0:
-        raise ValueError("times must be a 1-D grid of at least two entries that decreases within [0, 1].")
+        raise InputError("times must be a 1-D grid of at least two entries that decreases within [0, 1].")
     return times
 
 
@@ -104,7 +106,7 @@ def check_end(t, sde: SDE, dtype=jnp.float32, *, in_log_t: bool = False) -> None
         in_log_t: whether what is asked for is a function of log t, which no process has at 0.
     """
     if t < EARLIEST_SURE and ((in_log_t and not t > 0) or not _has_score(sde, t, dtype)):
-        raise ValueError(
+        raise InputError(
             f"times must end above 0: at the end, t = {t:g}, this run asks for the score, which is not finite there. "
             "End at 1e-3, say, and let denoise take the last step; em, sscs and pc can end at 0 with denoise=False."
         )
@@ -115,16 +117,16 @@ def check_t_min(t_min, sde: SDE | None = None, dtype=jnp.float32) -> None:
     if not linalg.is_concrete(t_min):
         return
     if not 0 < t_min < 1:
-        raise ValueError(f"t_min = {t_min:g}: must lie between 0 and 1.")
+        raise InputError(f"t_min = {t_min:g}: must lie between 0 and 1.")
     if t_min < EARLIEST_SURE and sde is not None and not _has_score(sde, t_min, dtype):
-        raise ValueError(f"t_min = {t_min:g}: the score of this process is not finite so near to 0; take 1e-5.")
+        raise InputError(f"t_min = {t_min:g}: the score of this process is not finite so near to 0; take 1e-5.")
 
 
 def check_control(**values) -> None:
     """One-line errors for the settings of a step-size control: all positive and finite."""
     for name, value in values.items():
         if linalg.is_concrete(value) and not (value > 0 and np.isfinite(value)):
-            raise ValueError(f"{name} = {value:g}: must be positive and finite.")
+            raise InputError(f"{name} = {value:g}: must be positive and finite.")
 
 
 def _has_score(sde: SDE, t, dtype) -> bool:
@@ -146,7 +148,7 @@ def refuse_constraint(sampler: str, constraint) -> None:
     from sgmjax.samplers import registry  # which imports the samplers
 
     takers = ", ".join(name for name in registry.SAMPLERS if not registry.is_adaptive(name))
-    raise ValueError(f"{sampler} chooses its own steps and takes no constraint; these do: {takers}.")
+    raise InputError(f"{sampler} chooses its own steps and takes no constraint; these do: {takers}.")
 
 
 class Node(NamedTuple):
@@ -239,6 +241,7 @@ def scan_grid(
         sharding: a sharding for the state; without it every device would compute the whole batch.
         progress: called on the host with the number of finished steps.
     """
+    check_kind(score_fn, "score")
     times = check_times(times, stays=stays)
     if denoise or score_at_end:
         check_end(times[-1], sde, dtype)
@@ -255,7 +258,7 @@ def scan_grid(
     strides = every > 1 and trajectory and not resampled
     if noise is not None and noise.shape != (count, total_draws, *z.shape):
         expected = (count, total_draws, *z.shape)
-        raise ValueError(f"noise has shape {noise.shape}, expected {expected} (steps, draws, batch, k, *event).")
+        raise InputError(f"noise has shape {noise.shape}, expected {expected} (steps, draws, batch, k, *event).")
     constrain = (lambda v: v) if sharding is None else (lambda v: jax.lax.with_sharding_constraint(v, sharding))
     z = constrain(z)
 
@@ -331,7 +334,7 @@ def plan_visits(steps: int, constraint: Constraint | None) -> Visits:
     """
     repeats, jump = (1, 1) if constraint is None else (constraint.repeats, constraint.jump)
     if repeats < 1 or jump < 1:
-        raise ValueError(f"repeats = {repeats}, jump = {jump}: both are at least 1.")
+        raise InputError(f"repeats = {repeats}, jump = {jump}: both are at least 1.")
     stretches = [range(first, min(first + jump, steps)) for first in range(0, steps, jump)]
     order = np.array([i for stretch in stretches for _ in range(repeats) for i in stretch])
     since = np.concatenate([[0], order[:-1] + 1])

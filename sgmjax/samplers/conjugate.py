@@ -42,6 +42,7 @@ from typing import Any, Literal, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from sgmjax._inputs import InputError
 from sgmjax.samplers import linear_flow
 from sgmjax.samplers.common import batch_time, check_end, check_times, scan_grid
 from sgmjax.samplers.splitting import check_phase_space
@@ -87,19 +88,19 @@ def conjugate_coefficients(
         ValueError: see `conjugate`.
     """
     if scheme not in EVALUATIONS:
-        raise ValueError(f"scheme must be one of {', '.join(repr(s) for s in EVALUATIONS)}, not {scheme!r}.")
+        raise InputError(f"scheme must be one of {', '.join(repr(s) for s in EVALUATIONS)}, not {scheme!r}.")
     if B not in ("identity", "ones"):
-        raise ValueError(f"B must be 'identity' or 'ones', not {B!r}.")
+        raise InputError(f"B must be 'identity' or 'ones', not {B!r}.")
     if prediction not in ("R", "cholesky", "data"):
-        raise ValueError(f"prediction must be 'R', 'cholesky' or 'data', not {prediction!r}.")
+        raise InputError(f"prediction must be 'R', 'cholesky' or 'data', not {prediction!r}.")
     if not (linalg.is_concrete(lam) and np.isfinite(lam)):
-        raise ValueError(f"lam = {lam}: must be a finite number known before compilation.")
+        raise InputError(f"lam = {lam}: must be a finite number known before compilation.")
     times = check_times(times)
     check_end(times[-1], sde, in_log_t=True)
     if scheme in ("symplectic_euler", "velocity_verlet"):
         check_phase_space(sde, f"the conjugate scheme {scheme!r}")
     if not linalg.is_concrete(sde):
-        raise ValueError(
+        raise InputError(
             "the process is traced (an argument of jit): compute samplers.conjugate_coefficients(sde, times, ...) "
             "outside and pass it as coefficients=."
         )
@@ -241,10 +242,10 @@ def conjugate(
     check_end(times[-1], sde, in_log_t=True)
     steps = len(times) - 1
     if scheme not in EVALUATIONS:
-        raise ValueError(f"scheme must be one of {', '.join(repr(s) for s in EVALUATIONS)}, not {scheme!r}.")
+        raise InputError(f"scheme must be one of {', '.join(repr(s) for s in EVALUATIONS)}, not {scheme!r}.")
     twice = EVALUATIONS[scheme] == 2
     if np.shape(coefficients.first) != (steps, 2, sde.k, sde.k) or (coefficients.second is not None) != twice:
-        raise ValueError(
+        raise InputError(
             f"coefficients belong to another grid or scheme: expected {steps} steps of {scheme!r}, {sde.k} variables."
         )
 

@@ -28,6 +28,7 @@ from typing import Literal
 import numpy as np
 import scipy.linalg
 
+from sgmjax._inputs import InputError
 from sgmjax.samplers import exponential
 from sgmjax.samplers.exponential import ExponentialCoefficients, assemble, host_flow
 from sgmjax.samplers.linear_flow import Flow, damped, eps_matrices
@@ -39,7 +40,7 @@ Parameterization = Literal["R", "L"]
 def ddim_coefficients(sde: SDE, times, *, eta: float = 0.0) -> ExponentialCoefficients:
     """See `ddim`."""
     if not 0 <= eta <= 1:
-        raise ValueError(f"eta = {eta:g}: must lie in [0, 1].")
+        raise InputError(f"eta = {eta:g}: must lie in [0, 1].")
     path = host_flow(sde, times)
     return _contracted(path, _share_of_posterior(contraction(path, 1.0), eta) if eta else None)
 
@@ -62,13 +63,13 @@ def gddim_coefficients(
 def check_lam(lam: float) -> None:
     """Raise ValueError unless it is finite and not negative."""
     if not 0 <= lam < np.inf:
-        raise ValueError(f"lam = {lam:g}: must be finite and >= 0.")
+        raise InputError(f"lam = {lam:g}: must be finite and >= 0.")
 
 
 def check_parameterization(parameterization) -> None:
     """Raise ValueError unless it is one of gDDIM's two."""
     if parameterization not in ("R", "L"):
-        raise ValueError(f"parameterization must be 'R' or 'L', not {parameterization!r}.")
+        raise InputError(f"parameterization must be 'R' or 'L', not {parameterization!r}.")
 
 
 def contraction(path: Flow, lam: float) -> np.ndarray:

@@ -21,6 +21,7 @@ from typing import Literal
 
 import numpy as np
 
+from sgmjax._inputs import InputError
 from sgmjax.samplers import exponential
 from sgmjax.samplers.ddim import Parameterization, check_parameterization
 from sgmjax.samplers.exponential import ExponentialCoefficients, assemble, host_flow
@@ -40,9 +41,9 @@ def deis_coefficients(
 ) -> ExponentialCoefficients:
     """See `deis`."""
     if order not in (1, 2, 3):
-        raise ValueError(f"order = {order}: must be 1, 2 or 3.")
+        raise InputError(f"order = {order}: must be 1, 2 or 3.")
     if variable not in ("log_snr", "t", "rho"):
-        raise ValueError(f"variable must be 'log_snr', 't' or 'rho', not {variable!r}.")
+        raise InputError(f"variable must be 'log_snr', 't' or 'rho', not {variable!r}.")
     check_parameterization(parameterization)
     path = host_flow(sde, times)
     steps = len(path.times) - 1

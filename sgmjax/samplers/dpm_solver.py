@@ -20,6 +20,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from sgmjax._inputs import InputError
 from sgmjax.samplers import exponential
 from sgmjax.samplers.ddim import check_lam, complement, contraction
 from sgmjax.samplers.exponential import ExponentialCoefficients, assemble, host_flow
@@ -32,7 +33,7 @@ def dpm_solver_pp_coefficients(
 ) -> ExponentialCoefficients:
     """See `dpm_solver_pp`."""
     if order not in (1, 2):
-        raise ValueError(f"order = {order}: must be 1 or 2.")
+        raise InputError(f"order = {order}: must be 1 or 2.")
     check_lam(lam)
     path = host_flow(sde, times)
     steps = len(path.times) - 1

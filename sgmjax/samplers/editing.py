@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sgmjax._inputs import InputError
 from sgmjax.samplers.common import batch_time, check_control, check_t_min, check_times, reverse_drift
 from sgmjax.samplers.probability_flow import evaluations, find_solver, ode, reuses_last_stage
 from sgmjax.sdes import SDE, linalg
@@ -36,7 +37,7 @@ def noised(key, sde: SDE, x0, t):
         (batch, k, *event), the `initial` of a sampler whose grid starts at t.
     """
     if linalg.is_concrete(t) and not (np.all(np.asarray(t) > 0) and np.all(np.asarray(t) <= 1)):
-        raise ValueError(f"t = {t}: a start must lie in (0, 1].")
+        raise InputError(f"t = {t}: a start must lie in (0, 1].")
     x0 = jnp.asarray(x0)
     t = jnp.broadcast_to(jnp.asarray(t, x0.dtype), x0.shape[:1])
     eps = jax.random.normal(key, (x0.shape[0], sde.k, *x0.shape[1:]), x0.dtype)
@@ -51,7 +52,7 @@ def start_at(times, t: float) -> np.ndarray:
     """
     times = check_times(times)
     if not times[-1] < t <= 1:
-        raise ValueError(f"t = {t:g}: a start must lie above the grid's end {times[-1]:g} and be at most 1.")
+        raise InputError(f"t = {t:g}: a start must lie above the grid's end {times[-1]:g} and be at most 1.")
     return times[-1] + (times - times[-1]) * ((t - times[-1]) / (times[0] - times[-1]))
 
 
@@ -171,10 +172,10 @@ def interpolate(
         (batch, num, *event), and the score evaluations a row took (there and back).
     """
     if num < 2:
-        raise ValueError(f"num = {num}: an interpolation has its two ends at least.")
+        raise InputError(f"num = {num}: an interpolation has its two ends at least.")
     a, b = jnp.asarray(a, dtype), jnp.asarray(b, dtype)
     if a.shape != b.shape:
-        raise ValueError(f"the ends have shapes {a.shape} and {b.shape}: give as many of one as of the other.")
+        raise InputError(f"the ends have shapes {a.shape} and {b.shape}: give as many of one as of the other.")
     encode_key, decode_key = jax.random.split(key)
     n = len(a)
     options: dict[str, Any] = {"t_min": t_min, "rtol": rtol, "atol": atol}

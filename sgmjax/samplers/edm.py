@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
+from sgmjax._inputs import InputError
 from sgmjax.samplers.common import Denoise, batch_time, check_times, scan_grid
 from sgmjax.samplers.grids import noise_level, time_at_noise_level
 from sgmjax.sdes import SDE
@@ -114,12 +115,12 @@ def edm(
         ValueError: for a process of several variables, and values that cannot be.
     """
     if sde.k != 1:
-        raise ValueError(
+        raise InputError(
             f"edm is written for processes of one variable (vp, subvp, ve), this one has {sde.k}: use sscs, gddim or "
             "ode with solver='Heun', on a 'rho' grid if you like."
         )
     if not (S_churn >= 0 and S_noise > 0 and 0 <= S_min <= S_max):
-        raise ValueError(
+        raise InputError(
             f"S_churn = {S_churn:g}, S_min = {S_min:g}, S_max = {S_max:g}, S_noise = {S_noise:g}: "
             "edm needs S_churn >= 0, 0 <= S_min <= S_max and S_noise > 0."
         )

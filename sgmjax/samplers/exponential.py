@@ -29,6 +29,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sgmjax._inputs import InputError
 from sgmjax.samplers.common import batch_time, check_end, check_times, scan_grid
 from sgmjax.samplers.linear_flow import Flow, float64_process, flow
 from sgmjax.sdes import SDE, linalg
@@ -87,7 +88,7 @@ def sample(key, score_fn: Callable, sde: SDE, shape, *, times, coefficients: Exp
     check_end(check_times(times)[-1], sde, in_log_t=True)
     steps, older, k, m = np.shape(coefficients.weights)
     if steps != len(times) - 1 or k != sde.k:
-        raise ValueError(
+        raise InputError(
             f"coefficients are for {steps} steps of {k} variables, but times has {len(times) - 1} steps and the "
             f"process {sde.k} variables: compute them from these."
         )

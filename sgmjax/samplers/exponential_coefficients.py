@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from sgmjax._inputs import InputError
 from sgmjax.samplers.ddim import ddim_coefficients, gddim_coefficients
 from sgmjax.samplers.deis import deis_coefficients
 from sgmjax.samplers.dpm_solver import dpm_solver_pp_coefficients
@@ -36,5 +37,5 @@ def exponential_coefficients(sde: SDE, times, *, method: Method = "deis", **opti
         ValueError: for an unknown method, a bad option or grid, a traced process.
     """
     if method not in _METHODS:
-        raise ValueError(f"method must be one of {', '.join(repr(m) for m in _METHODS)}, not {method!r}.")
+        raise InputError(f"method must be one of {', '.join(repr(m) for m in _METHODS)}, not {method!r}.")
     return _METHODS[method](sde, times, **options)

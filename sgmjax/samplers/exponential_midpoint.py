@@ -45,6 +45,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sgmjax._inputs import InputError
 from sgmjax.samplers import linear_flow
 from sgmjax.samplers.common import batch_time, check_end, check_times, scan_grid
 from sgmjax.sdes import SDE, linalg
@@ -83,11 +84,11 @@ def midpoint_coefficients(sde: SDE, times, *, data_std: float = 0.3) -> Midpoint
         ValueError: see `exponential_midpoint`.
     """
     if not (linalg.is_concrete(data_std) and np.isfinite(data_std) and data_std >= 0):
-        raise ValueError(f"data_std = {data_std}: must be a finite number >= 0, known before compilation.")
+        raise InputError(f"data_std = {data_std}: must be a finite number >= 0, known before compilation.")
     times = check_times(times)
     check_end(times[-1], sde, in_log_t=True)
     if not linalg.is_concrete(sde):
-        raise ValueError(
+        raise InputError(
             "the process is traced (an argument of jit): compute samplers.midpoint_coefficients(sde, times, ...) "
             "outside and pass it as coefficients=."
         )
@@ -170,7 +171,7 @@ def exponential_midpoint(
     check_end(times[-1], sde, in_log_t=True)
     steps = len(times) - 1
     if np.shape(coefficients.mean_1) != (steps, sde.k, sde.k):
-        raise ValueError(f"coefficients belong to another grid: expected {steps} steps, {sde.k} variables.")
+        raise InputError(f"coefficients belong to another grid: expected {steps} steps, {sde.k} variables.")
 
     def step(z, memory, node):
         return midpoint_step(score_fn, z, memory, node.noises, node.extra)

@@ -23,6 +23,8 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
+from sgmjax._inputs import InputError
+from sgmjax._kinds import check_kind
 from sgmjax.samplers.adaptive_sde import brownian_increment, path_seeds
 from sgmjax.samplers.common import (
     Denoise,
@@ -109,15 +111,16 @@ def ggf(
         rtol=rtol, atol=atol, safety=safety, exponent=exponent, first_step=first_step, brownian_tol=brownian_tol
     )
     if norm not in ("l2", "linf"):
-        raise ValueError(f"norm must be 'l2' or 'linf', not {norm!r}.")
+        raise InputError(f"norm must be 'l2' or 'linf', not {norm!r}.")
     if rejected not in ("keep", "redraw"):
-        raise ValueError(f"rejected must be 'keep' or 'redraw', not {rejected!r}.")
+        raise InputError(f"rejected must be 'keep' or 'redraw', not {rejected!r}.")
     start_key, noise_key = jax.random.split(key)
+    check_kind(score_fn, "score")
     z = start_state(start_key, sde, shape, initial, dtype)
     batch = shape[0]
     if noise is not None:
         if jnp.ndim(noise) != z.ndim + 1 or noise.shape[1:] != z.shape:
-            raise ValueError(f"noise has shape {noise.shape}, expected (iterations, {', '.join(map(str, z.shape))}).")
+            raise InputError(f"noise has shape {noise.shape}, expected (iterations, {', '.join(map(str, z.shape))}).")
         noise, max_steps = jnp.asarray(noise, dtype), min(max_steps, len(noise))
     constrain = (lambda v: v) if sharding is None else (lambda v: jax.lax.with_sharding_constraint(v, sharding))
     end = jnp.asarray(t_min, dtype)

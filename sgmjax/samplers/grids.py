@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sgmjax._inputs import InputError
 from sgmjax.samplers.common import check_t_min
 from sgmjax.sdes import SDE, linalg
 
@@ -68,7 +69,7 @@ def time_grid(
     steps = (nfe - bool(denoise)) // evaluations
     if steps < 1:
         least = evaluations + bool(denoise)
-        raise ValueError(f"steps = {nfe}: at least {least} evaluations are needed{' with denoising' * bool(denoise)}.")
+        raise InputError(f"steps = {nfe}: at least {least} evaluations are needed{' with denoising' * bool(denoise)}.")
     check_t_min(t_min)
     u = np.linspace(0.0, 1.0, steps + 1)
     if kind == "uniform":
@@ -77,11 +78,11 @@ def time_grid(
         exponent = 2.0 if kind == "quadratic" else _positive("power", power)
         return t_min + (1.0 - t_min) * (1.0 - u) ** exponent
     if kind not in GRIDS:
-        raise ValueError(f"grid must be one of {', '.join(repr(g) for g in GRIDS)}, not {kind!r}.")
+        raise InputError(f"grid must be one of {', '.join(repr(g) for g in GRIDS)}, not {kind!r}.")
     if sde is None:
-        raise ValueError(f"grid {kind!r} is laid out in the process's noise level: give time_grid the sde.")
+        raise InputError(f"grid {kind!r} is laid out in the process's noise level: give time_grid the sde.")
     if not linalg.is_concrete(sde):
-        raise ValueError(f"grid {kind!r} needs known parameters: compute it outside of jit, with the sde of the run.")
+        raise InputError(f"grid {kind!r} needs known parameters: compute it outside of jit, with the sde of the run.")
     low, high = np.log(_on_host(noise_level, sde, np.asarray([t_min, 1.0])))
     if kind == "logsnr":
         log_sigma = high + u * (low - high)
@@ -90,7 +91,7 @@ def time_grid(
         log_sigma = high + rho * np.log(1 + u * np.expm1(inverse * (low - high)))
     times = np.concatenate([[1.0], _on_host(time_at_noise_level, sde, np.exp(log_sigma[1:-1])), [t_min]])
     if not (np.diff(times) < 0).all():
-        raise ValueError(f"grid {kind!r} with {steps} steps to t_min = {t_min:g} has equal times: take fewer steps.")
+        raise InputError(f"grid {kind!r} with {steps} steps to t_min = {t_min:g} has equal times: take fewer steps.")
     return times
 
 
@@ -146,5 +147,5 @@ def _on_host(function, sde: SDE, values: np.ndarray) -> np.ndarray:
 
 def _positive(name: str, value: float) -> float:
     if not value > 0:
-        raise ValueError(f"{name} = {value:g}: must be positive.")
+        raise InputError(f"{name} = {value:g}: must be positive.")
     return value

@@ -29,6 +29,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 import numpy as np
 
+from sgmjax._inputs import InputError
 from sgmjax.samplers.common import Constraint
 from sgmjax.sdes import SDE, linalg
 
@@ -54,14 +55,14 @@ def inpaint(sde: SDE, x0, mask, *, repeats: int = 1, jump: int = 10, lagging: bo
     x0, mask = jnp.asarray(x0), jnp.asarray(mask)
     check_mask(mask, x0.shape)
     if repeats < 1 or jump < 1:
-        raise ValueError(f"repeats = {repeats}, jump = {jump}: both are at least 1.")
+        raise InputError(f"repeats = {repeats}, jump = {jump}: both are at least 1.")
     if basis is not None:
         basis = check_basis(basis, x0.shape[-1])
 
     def project(z, t, noises):
         event = z.shape[2:]
         if x0.shape not in (event, (z.shape[0], *event)):
-            raise ValueError(f"the known data have shape {x0.shape}, the samples {(z.shape[0], *event)}.")
+            raise InputError(f"the known data have shape {x0.shape}, the samples {(z.shape[0], *event)}.")
         known = jnp.broadcast_to(x0.astype(z.dtype), (z.shape[0], *event))
         where = jnp.broadcast_to(
             mask.astype(z.dtype).reshape((1,) * (len(event) + 1 - mask.ndim) + mask.shape), known.shape
@@ -90,7 +91,7 @@ def colorize(sde: SDE, grey, **options) -> Constraint:
         A constraint under which each sample has, at every pixel, the mean colour of `grey`.
     """
     if jnp.ndim(grey) < 1 or jnp.shape(grey)[-1] != 3:
-        raise ValueError(f"grey has shape {jnp.shape(grey)}: colourisation needs three colours on the last axis.")
+        raise InputError(f"grey has shape {jnp.shape(grey)}: colourisation needs three colours on the last axis.")
     return inpaint(sde, grey, np.array([1.0, 0.0, 0.0]), basis=grey_basis(), **options)
 
 
@@ -123,14 +124,14 @@ def check_mask(mask, shape: tuple[int, ...]) -> None:
     """Raise ValueError for a mask that does not fit data of this shape or has values other than 0 and 1."""
     fits = mask.ndim <= len(shape) and all(m in (1, n) for m, n in zip(mask.shape[::-1], shape[::-1], strict=False))
     if not fits:
-        raise ValueError(f"mask has shape {mask.shape}, which does not broadcast to the data's {tuple(shape)}.")
+        raise InputError(f"mask has shape {mask.shape}, which does not broadcast to the data's {tuple(shape)}.")
     if linalg.is_concrete(mask) and not np.isin(np.asarray(mask), (0, 1)).all():
-        raise ValueError("mask must be 1 where the data are known and 0 elsewhere.")
+        raise InputError("mask must be 1 where the data are known and 0 elsewhere.")
 
 
 def check_basis(basis, size: int) -> np.ndarray:
     """The basis in float64, or ValueError."""
     basis = np.asarray(basis, np.float64)
     if basis.shape != (size, size) or not np.allclose(basis.T @ basis, np.eye(size), atol=1e-5):
-        raise ValueError(f"basis must be an orthogonal {size} x {size} matrix.")
+        raise InputError(f"basis must be an orthogonal {size} x {size} matrix.")
     return basis

@@ -30,6 +30,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sgmjax._inputs import InputError
+from sgmjax._kinds import check_kind
 from sgmjax.samplers.common import batch_time, check_control, check_t_min, reverse_drift
 from sgmjax.samplers.probability_flow import evaluations, find_solver, reuses_last_stage
 from sgmjax.sdes import SDE, linalg
@@ -125,6 +127,7 @@ def likelihood(
             momenta where there is nothing to draw; auxiliaries that start from a point, which have no density.
         RuntimeError: as `ode`.
     """
+    check_kind(score_fn, "score")
     solver = find_solver(solver, adaptive=True)
     x0 = jnp.asarray(x0, dtype)
     batch, size = x0.shape[0], math.prod(x0.shape[1:])
@@ -140,13 +143,13 @@ def likelihood(
         draw = jax.random.rademacher if trace == "rademacher" else jax.random.normal
         directions = jnp.moveaxis(draw(probe_key, shape, dtype), 1, 0)
     elif noise.shape != shape:
-        raise ValueError(f"noise has shape {noise.shape}, expected {shape}.")
+        raise InputError(f"noise has shape {noise.shape}, expected {shape}.")
     else:
         directions = jnp.moveaxis(jnp.asarray(noise, dtype), 1, 0)  # (batch, probes, width, *event)
     if momentum is not None and momentum.shape != (momenta, batch, sde.k - 1, *x0.shape[1:]):
-        raise ValueError(f"momentum has shape {momentum.shape}, expected (momenta, batch, k - 1, *event).")
+        raise InputError(f"momentum has shape {momentum.shape}, expected (momenta, batch, k - 1, *event).")
     if momentum is not None and truncation == "bound":
-        raise ValueError("momentum: is not drawn with truncation='bound', which draws the state at t_min.")
+        raise InputError("momentum: is not drawn with truncation='bound', which draws the state at t_min.")
 
     def joint(inputs):
         """log p(x_0, m), log q(m), evaluations and z_1 of one momentum for each sample."""
@@ -201,7 +204,7 @@ def _auxiliary_factor(sde: SDE):
     initial: Any = sde.initial_factor()
     factor = initial[1:, 1:]
     if linalg.is_concrete(factor) and not (np.diagonal(np.asarray(factor)) > 0).all():
-        raise ValueError("the auxiliary variables start from a point (Sigma_0 is singular): they have no density.")
+        raise InputError("the auxiliary variables start from a point (Sigma_0 is singular): they have no density.")
     return factor
 
 
@@ -212,15 +215,15 @@ def _check(sde: SDE, size: int, t_min, trace, probes: int, probing, momenta: int
         ("truncation", truncation, ("ignore", "bound")),
     ):
         if value not in known:
-            raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}, not {value!r}.")
+            raise InputError(f"{name} must be one of {', '.join(map(repr, known))}, not {value!r}.")
     check_t_min(t_min, sde)
     for name, value in (("probes", probes), ("momenta", momenta)):
         if value < 1:
-            raise ValueError(f"{name} = {value}: at least 1.")
+            raise InputError(f"{name} = {value}: at least 1.")
     if momenta > 1 and sde.k == 1 and truncation == "ignore":
-        raise ValueError(f"momenta = {momenta}: this process has no auxiliary variables to draw; use momenta=1.")
+        raise InputError(f"momenta = {momenta}: this process has no auxiliary variables to draw; use momenta=1.")
     if trace == "exact" and sde.num_noised * size > EXACT_LIMIT:
-        raise ValueError(
+        raise InputError(
             f"trace='exact' would take {sde.num_noised * size} Jacobian products an evaluation; more than "
             f"{EXACT_LIMIT} are too many: use trace='rademacher' with several probes."
         )

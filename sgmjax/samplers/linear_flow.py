@@ -54,6 +54,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sgmjax._inputs import InputError
 from sgmjax.sdes import SDE, linalg
 
 NODES = 10  # Gauss-Legendre nodes of a panel
@@ -105,12 +106,12 @@ def float64_process(sde: SDE) -> SDE:
         ValueError: if it is traced, so that the host cannot look at it, or no pytree, so that its numbers are hidden.
     """
     if not linalg.is_concrete(sde):
-        raise ValueError(
+        raise InputError(
             "the process is traced (an argument of jit): compute samplers.exponential_coefficients(sde, times, ...) "
             "outside and pass it as coefficients=."
         )
     if any(leaf is sde for leaf in jax.tree.leaves(sde)):
-        raise ValueError(
+        raise InputError(
             f"{type(sde).__name__} is no pytree: decorate the class with @jax.tree_util.register_dataclass."
         )
     return jax.tree.map(_float64, sde.without_ridge())
@@ -198,9 +199,9 @@ def _double(sde: SDE, method: str, value) -> Any:
     """The value of a process's method, refused unless it has one (k, k) matrix of float64 for each time."""
     name = f"{type(sde).__name__}.{method}"
     if value.shape != (PIECE, sde.k, sde.k):
-        raise ValueError(f"{name} has shape {value.shape} at {PIECE} times: it must be (batch, k, k), k = {sde.k}.")
+        raise InputError(f"{name} has shape {value.shape} at {PIECE} times: it must be (batch, k, k), k = {sde.k}.")
     if value.dtype != jnp.float64:
-        raise ValueError(f"{name} is {value.dtype} at float64 times: compute in t.dtype, as jnp.asarray(x, t.dtype).")
+        raise InputError(f"{name} is {value.dtype} at float64 times: compute in t.dtype, as jnp.asarray(x, t.dtype).")
     return value
 
 

@@ -9,8 +9,8 @@ What a configuration's section `sampling` says, and what `Task.sample` takes.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -18,12 +18,14 @@ from jax.sharding import PartitionSpec
 
 from sgmjax import sdes
 from sgmjax._inputs import InputError
+from sgmjax._ranges import COUNT, OPEN_UNIT, POSITIVE, TOLERANCE
 from sgmjax.samplers import registry
 from sgmjax.samplers.editing import start_at
 from sgmjax.samplers.grids import time_grid
 from sgmjax.samplers.predictor_corrector import score_sde_times
 from sgmjax.score import ScoreFn
 from sgmjax.sharding import BATCH_AXES
+from sgmjax.spec import Settings
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,19 +44,19 @@ class Plan:
     """
 
     sampler: str = "sscs"
-    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    steps: int = 50
+    options: Settings = Settings()
+    steps: Annotated[int, COUNT] = 50
     grid: Literal["uniform", "quadratic", "power", "rho", "logsnr", "score_sde", "levels"] = "quadratic"
-    rho: float = 7.0
-    power: float = 2.0
-    t_min: float = 1e-3
+    rho: Annotated[float, POSITIVE] = 7.0
+    power: Annotated[float, POSITIVE] = 2.0
+    t_min: Annotated[float, OPEN_UNIT] = 1e-3
     denoise: bool | Literal["sde", "ode", "tweedie", "x_mean"] = True
-    rtol: float | None = None
-    atol: float | None = None
+    rtol: Annotated[float, TOLERANCE] | None = None
+    atol: Annotated[float, TOLERANCE] | None = None
 
 
 def draw(
-    plan: Any,
+    plan: Plan,
     key,
     score_fn: ScoreFn,
     sde: sdes.SDE,
@@ -67,7 +69,7 @@ def draw(
     """Samples by a plan; the batch is split over the current mesh, if there is one.
 
     Args:
-        plan: a `Plan`, or the section `sampling` of a config.
+        plan: what to do.
         key, score_fn, sde, shape: the samplers' contract.
         start: time at which the grid starts (with an `initial` state of that time); 1 for adaptive samplers.
         sampler: a function that takes the settings of the plan's sampler; None: that sampler.
@@ -88,7 +90,7 @@ def draw(
     return (sampler or registry.SAMPLERS[plan.sampler])(key, score_fn, sde, shape, **options, **control)
 
 
-def times(plan: Any, sde: sdes.SDE) -> tuple[Any, dict[str, Any]]:
+def times(plan: Plan, sde: sdes.SDE) -> tuple[Any, dict[str, Any]]:
     """The time grid of a sampler with a budget of `plan.steps` evaluations, and what else it must then be given.
 
     Grid "score_sde" is that of the official program, for `pc`: with its discrete noise levels, one for each step.
@@ -102,7 +104,7 @@ def times(plan: Any, sde: sdes.SDE) -> tuple[Any, dict[str, Any]]:
     evaluations = registry.evaluations_per_step(plan.sampler, plan.options)
     if plan.grid == "score_sde":
         if plan.sampler != "pc":
-            raise ValueError("grid 'score_sde' is for sampler 'pc'")
+            raise InputError("grid 'score_sde' is for sampler 'pc'")
         num_scales = plan.options.get("num_scales") or plan.steps // evaluations
         return score_sde_times(num_scales, t_min=plan.t_min), {"num_scales": num_scales}
     last = bool(plan.denoise) and plan.denoise != "x_mean"  # which takes no evaluation of its own
@@ -112,10 +114,10 @@ def times(plan: Any, sde: sdes.SDE) -> tuple[Any, dict[str, Any]]:
         spans = (plan.steps - last) // evaluations - annealed
         if spans < 1:
             least = (1 + annealed) * evaluations + last
-            raise ValueError(f"steps = {plan.steps}: at least {least} evaluations are needed for two noise levels")
+            raise InputError(f"steps = {plan.steps}: at least {least} evaluations are needed for two noise levels")
         if plan.grid == "levels":
             if not isinstance(sde, sdes.VE):
-                raise ValueError("grid 'levels' ends at VE's sigma_min: for sde.name 've'; others have 'logsnr'")
+                raise InputError("grid 'levels' ends at VE's sigma_min: for sde.name 've'; others have 'logsnr'")
             return sdes.level_times(spans + 1), {}
         nfe, evaluations = spans + last, 1
     grid = time_grid(
@@ -125,11 +127,11 @@ def times(plan: Any, sde: sdes.SDE) -> tuple[Any, dict[str, Any]]:
     return grid, {}
 
 
-def check(plan: Any, sde: sdes.SDE, where: str = "sampling") -> None:
+def check(plan: Plan, sde: sdes.SDE, where: str = "sampling") -> None:
     """That the sampler exists, has these settings and works for this process: it is traced once, on two numbers.
 
     Args:
-        plan: a `Plan`, or the section `sampling` of a config.
+        plan: what to do.
         sde: the process.
         where: name of the plan, for messages.
 

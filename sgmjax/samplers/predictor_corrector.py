@@ -43,6 +43,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sgmjax._inputs import InputError
 from sgmjax.samplers.common import Constraint, Denoise, batch_time, check_t_min, check_times, scan_grid
 from sgmjax.sdes import SDE, VE, Kernel, Recipe, SubVP, linalg
 
@@ -353,7 +354,7 @@ def score_sde_times(num_scales: int, *, t_min: float = 1e-3) -> np.ndarray:
         ValueError: for fewer than two levels, a t_min outside (0, 1).
     """
     if num_scales < 2:
-        raise ValueError(f"num_scales = {num_scales}: at least 2.")
+        raise InputError(f"num_scales = {num_scales}: at least 2.")
     check_t_min(t_min)
     return np.append(np.linspace(1.0, t_min, num_scales), 0.0)
 
@@ -372,30 +373,30 @@ def _check_choices(predictor, corrector, norms, ancestral_variance, snr, correct
         ("ancestral_variance", ancestral_variance, Variance),
     ):
         if value not in get_args(kind):
-            raise ValueError(f"{label} must be one of {', '.join(map(repr, get_args(kind)))}, not {value!r}.")
+            raise InputError(f"{label} must be one of {', '.join(map(repr, get_args(kind)))}, not {value!r}.")
     if predictor == "none" and corrector == "none":
-        raise ValueError("predictor='none' with corrector='none' leaves nothing to do: choose one of them.")
+        raise InputError("predictor='none' with corrector='none' leaves nothing to do: choose one of them.")
     if corrector != "none" and corrector_steps < 1:
-        raise ValueError(f"corrector_steps = {corrector_steps}: at least 1; corrector='none' for no corrector.")
+        raise InputError(f"corrector_steps = {corrector_steps}: at least 1; corrector='none' for no corrector.")
     if linalg.is_concrete(snr) and not snr > 0:
-        raise ValueError(f"snr = {snr:g}: must be positive.")
+        raise InputError(f"snr = {snr:g}: must be positive.")
 
 
 def _check_process(sde, predictor, probability_flow, num_scales, denoise) -> None:
     """Raise ValueError for settings that this process does not have."""
     if predictor == "ancestral" and sde.num_noised != sde.k:
-        raise ValueError(f"predictor='ancestral' needs the score of all {sde.k} variables: use 'reverse_diffusion'.")
+        raise InputError(f"predictor='ancestral' needs the score of all {sde.k} variables: use 'reverse_diffusion'.")
     if predictor == "ancestral" and probability_flow:
-        raise ValueError("predictor='ancestral' is a draw and has no probability flow: use 'reverse_diffusion'.")
+        raise InputError("predictor='ancestral' is a draw and has no probability flow: use 'reverse_diffusion'.")
     if num_scales is None:
         return
     if num_scales < 2 or not (_is_vp(sde) or isinstance(sde, (VE, SubVP))):
-        raise ValueError(f"num_scales = {num_scales}: for the levels of score_sde's VP, sub-VP and VE, at least 2.")
+        raise InputError(f"num_scales = {num_scales}: for the levels of score_sde's VP, sub-VP and VE, at least 2.")
     if isinstance(sde, Recipe) and linalg.is_concrete(sde):
         largest = max(float(sde.schedule.beta(0.0)), float(sde.schedule.beta(1.0))) / num_scales
         if largest >= 1:
-            raise ValueError(f"num_scales = {num_scales}: beta / num_scales reaches {largest:.3g}; take more levels.")
+            raise InputError(f"num_scales = {num_scales}: beta / num_scales reaches {largest:.3g}; take more levels.")
     if predictor == "ancestral" and isinstance(sde, SubVP):
-        raise ValueError("predictor='ancestral' with num_scales exists for VP and VE alone, as in score_sde.")
+        raise InputError("predictor='ancestral' with num_scales exists for VP and VE alone, as in score_sde.")
     if denoise not in (False, "x_mean"):
-        raise ValueError(f"num_scales ends as score_sde does: denoise must be 'x_mean' or False, not {denoise!r}.")
+        raise InputError(f"num_scales ends as score_sde does: denoise must be 'x_mean' or False, not {denoise!r}.")

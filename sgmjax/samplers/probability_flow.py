@@ -13,6 +13,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from sgmjax._inputs import InputError
+from sgmjax._kinds import check_kind
 from sgmjax.samplers.common import (
     Denoise,
     SampleInfo,
@@ -97,6 +99,7 @@ def ode(
         start, end, first_step = times[0], times[-1], None
         max_steps = max(max_steps, len(times) - 1)
         controller = diffrax.StepTo(ts=jnp.asarray(times, dtype))
+    check_kind(score_fn, "score")
     z = start_state(key, sde, shape, initial, dtype)
     if sharding is not None:
         z = jax.lax.with_sharding_constraint(z, sharding)
@@ -153,13 +156,13 @@ def find_solver(solver, *, adaptive: bool) -> Any:
     try_these = "try 'Dopri5', 'Tsit5', 'Dopri8' or 'Heun'"
     inner = wrapped(solver)
     if isinstance(inner, diffrax.AbstractImplicitSolver):
-        raise ValueError(f"solver {name!r} is implicit: diffrax does not count its root finder's scores; {try_these}.")
+        raise InputError(f"solver {name!r} is implicit: diffrax does not count its root finder's scores; {try_these}.")
     # a multistep solver starts over inside HalfSolver
     unsuited = (diffrax.AbstractSRK, diffrax.EulerHeun) + (diffrax.LeapfrogMidpoint,) * (inner is not solver)
     if cost(solver) is None or isinstance(inner, unsuited):
-        raise ValueError(f"solver {name!r} is not one of diffrax's explicit ODE solvers: {try_these}.")
+        raise InputError(f"solver {name!r} is not one of diffrax's explicit ODE solvers: {try_these}.")
     if adaptive and not isinstance(solver, diffrax.AbstractAdaptiveSolver):
-        raise ValueError(f"solver {name!r} has no error estimate for adaptive steps: give times, or HalfSolver of it.")
+        raise InputError(f"solver {name!r} has no error estimate for adaptive steps: give times, or HalfSolver of it.")
     return solver
 
 

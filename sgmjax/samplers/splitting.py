@@ -41,6 +41,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from sgmjax._inputs import InputError
 from sgmjax.samplers.common import batch_time, check_times, scan_grid
 from sgmjax.sdes import SDE, Recipe, linalg
 
@@ -173,9 +174,9 @@ def splitting(
     stochastic = "O" in word
     if linalg.is_concrete(noise_scale):
         if noise_scale < 0:
-            raise ValueError(f"noise_scale = {noise_scale:g}: must be >= 0.")
+            raise InputError(f"noise_scale = {noise_scale:g}: must be >= 0.")
         if noise_scale != 1 and not stochastic:
-            raise ValueError(f"noise_scale = {noise_scale:g}: scheme {scheme!r} adds no noise that it could scale.")
+            raise InputError(f"noise_scale = {noise_scale:g}: scheme {scheme!r} adds no noise that it could scale.")
     assert isinstance(sde, Recipe)
     dtype = options.get("dtype", jnp.float32)
     per_step = None
@@ -198,7 +199,7 @@ def check_phase_space(sde: SDE, what: str) -> None:
     """Raise ValueError unless the process has auxiliary variables and a stationary law."""
     if not isinstance(sde, Recipe) or sde.k < 2:
         name = getattr(sde, "name", type(sde).__name__)
-        raise ValueError(
+        raise InputError(
             f"{what} updates data and auxiliary variables in turn, and {name} has no auxiliary ones: use it for cld, "
             "psld, third_order or a recipe with k >= 2."
         )
@@ -208,5 +209,5 @@ def _parse(scheme: str) -> tuple[bool, str]:
     """Whether the scheme is reduced, and its word."""
     kind, _, name = str(scheme).partition("_")
     if kind not in ("reduced", "naive") or name not in WORDS:
-        raise ValueError(f"scheme must be one of {', '.join(repr(s) for s in SCHEMES)}, not {scheme!r}.")
+        raise InputError(f"scheme must be one of {', '.join(repr(s) for s in SCHEMES)}, not {scheme!r}.")
     return kind == "reduced", WORDS[name]

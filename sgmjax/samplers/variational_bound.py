@@ -29,6 +29,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from sgmjax._inputs import InputError
+from sgmjax._kinds import check_kind
 from sgmjax.objectives.score_matching import score_matching_loss
 from sgmjax.objectives.time_law import TimeLaw, importance
 from sgmjax.samplers.common import check_t_min
@@ -84,16 +86,17 @@ def variational_bound(
         ValueError: an unknown truncation, a t_min outside (0, 1), no draws, shapes that do not fit, auxiliaries that
             start from a point.
     """
+    check_kind(score_fn, "score")
     if truncation not in ("ignore", "bound"):
-        raise ValueError(f"truncation must be 'ignore' or 'bound', not {truncation!r}.")
+        raise InputError(f"truncation must be 'ignore' or 'bound', not {truncation!r}.")
     check_t_min(t_min, sde)
     if draws < 1:
-        raise ValueError(f"draws = {draws}: at least 1.")
+        raise InputError(f"draws = {draws}: at least 1.")
     size = math.prod(x0.shape[1:])
     auxiliary_entropy(sde, size)  # raises where there is none
     if time_law is None:
         if not linalg.is_concrete(sde, t_min):
-            raise ValueError("inside jit with a traced process give time_law=objectives.importance(sde, t_min=t_min).")
+            raise InputError("inside jit with a traced process give time_law=objectives.importance(sde, t_min=t_min).")
         with jax.ensure_compile_time_eval():
             time_law = importance(sde, t_min=t_min)
     batch, z0 = x0.shape[0], sde.augment(x0)
@@ -106,7 +109,7 @@ def variational_bound(
     else:
         u, source = (jnp.asarray(v, x0.dtype) for v in noise)
         if u.shape[1:] != (batch,) or source.shape != (*u.shape, *z0.shape[1:]):
-            raise ValueError(f"noise has shapes {u.shape} and {source.shape}, expected (draws, batch[, k, *event]).")
+            raise InputError(f"noise has shapes {u.shape} and {source.shape}, expected (draws, batch[, k, *event]).")
 
     def eps_fn(z, t):
         kernel = sde.transition(t)

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sgmjax._inputs import InputError
 from sgmjax.sdes import linalg
 
 Matching = Literal["hsm", "dsm"]
@@ -31,10 +32,10 @@ def check_time(*times: Any) -> None:
     for t in times:
         shape = getattr(t, "shape", () if np.isscalar(t) else type(t).__name__)  # type: ignore[arg-type]
         if not isinstance(shape, tuple) or len(shape) != 1:
-            raise ValueError(f"t must have shape (batch,), got {shape}: one time for each state (jnp.full(batch, t)).")
+            raise InputError(f"t must have shape (batch,), got {shape}: one time for each state (jnp.full(batch, t)).")
         dtype = jnp.result_type(t)
         if not jnp.issubdtype(dtype, jnp.floating):
-            raise ValueError(f"t must be floating, got {dtype}.")
+            raise InputError(f"t must be floating, got {dtype}.")
 
 
 def _timed(method: Callable) -> Callable:
@@ -232,7 +233,7 @@ class SDE(abc.ABC):
         Raises:
             ValueError: for a process without a closed form, or of more than one variable.
         """
-        raise ValueError("the kernel's variance has a closed inverse for VP, sub-VP without sigma2_0 and VE alone.")
+        raise InputError("the kernel's variance has a closed inverse for VP, sub-VP without sigma2_0 and VE alone.")
 
     @abc.abstractmethod
     def distance_to_prior(self, t) -> Any:
@@ -297,7 +298,7 @@ def expand(eps, k: int, num_noised: int, frame):
     if eps.shape[1] == k:
         return eps
     if eps.shape[1] != num_noised:
-        raise ValueError(f"eps has {eps.shape[1]} phase variables; this process takes {num_noised} (noised) or {k}.")
+        raise InputError(f"eps has {eps.shape[1]} phase variables; this process takes {num_noised} (noised) or {k}.")
     zeros = jnp.zeros((eps.shape[0], k - num_noised, *eps.shape[2:]), eps.dtype)
     eps = jnp.concatenate([zeros, eps], axis=1)
     return eps if frame is None else linalg.apply(jnp.asarray(frame, eps.dtype).T, eps)

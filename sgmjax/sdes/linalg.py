@@ -20,6 +20,8 @@ import numpy as np
 import scipy.linalg
 from jax.core import Tracer
 
+from sgmjax._inputs import InputError
+
 # |F| h up to which a Taylor series of _ORDER terms and a Gauss-Legendre rule of _NODES nodes are exact to rounding.
 _RADIUS = 1.0
 _ORDER = {"float32": 11, "float64": 20}
@@ -275,10 +277,10 @@ def semidefinite_factor(matrix, tolerance: float = 1e-12):
     for j in range(k):
         pivot = a[j, j]
         if pivot < -tolerance * size:
-            raise ValueError("matrix is not positive semi-definite")
+            raise InputError("matrix is not positive semi-definite")
         if pivot <= tolerance * size:
             if np.abs(a[j:, j]).max() > math.sqrt(tolerance) * size:
-                raise ValueError("matrix is not positive semi-definite")
+                raise InputError("matrix is not positive semi-definite")
             continue
         out[j:, j] = a[j:, j] / math.sqrt(pivot)
         a[j:, j:] -= np.outer(out[j:, j], out[j:, j])

@@ -29,6 +29,8 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.special import ndtr, ndtri
 
+from sgmjax._inputs import InputError
+
 # Technique 2 asks for C of about a half. The level counts that the authors published and trained with correspond to
 # 0.567 for all their data sets. That is the default here: it is what their results were measured with, and it errs to
 # the safe side, with 6% more levels.
@@ -74,7 +76,7 @@ def level_times(num_levels: int) -> np.ndarray:
         ValueError: fewer than two levels.
     """
     if num_levels < 2:
-        raise ValueError(f"num_levels = {num_levels}: annealing needs at least two noise levels.")
+        raise InputError(f"num_levels = {num_levels}: annealing needs at least two noise levels.")
     return np.linspace(1.0, 0.0, num_levels)
 
 
@@ -92,9 +94,9 @@ def times_of_levels(sigmas) -> np.ndarray:
     """
     sigmas = np.asarray(sigmas, np.float64)
     if sigmas.ndim != 1 or len(sigmas) < 2:
-        raise ValueError(f"sigmas has shape {sigmas.shape}: give at least two noise levels, as a 1-D array.")
+        raise InputError(f"sigmas has shape {sigmas.shape}: give at least two noise levels, as a 1-D array.")
     if not (np.isfinite(sigmas).all() and sigmas[-1] > 0 and (np.diff(sigmas) < 0).all()):
-        raise ValueError("sigmas must be positive and decrease, from sigma_1 to sigma_L.")
+        raise InputError("sigmas must be positive and decrease, from sigma_1 to sigma_L.")
     times = np.log(sigmas / sigmas[-1]) / np.log(sigmas[0] / sigmas[-1])
     times[0], times[-1] = 1.0, 0.0
     return times
@@ -143,12 +145,12 @@ def ratio_of_overlap(dimension: float, overlap: float = PUBLISHED_OVERLAP) -> fl
     Reference: Song & Ermon 2020, technique 2.
     """
     if not 0 < overlap < 1:
-        raise ValueError(f"overlap = {overlap:g}: must lie between 0 and 1; the paper says 0.5, published are 0.567.")
+        raise InputError(f"overlap = {overlap:g}: must lie between 0 and 1; the paper says 0.5, published are 0.567.")
     if not (np.isfinite(dimension) and dimension >= 1):
-        raise ValueError(f"dimension = {dimension:g}: the numbers in one example, at least 1.")
+        raise InputError(f"dimension = {dimension:g}: the numbers in one example, at least 1.")
     root = math.sqrt(2 * dimension)
     if dimension < SMALLEST_DIMENSION and not root > 3:
-        raise ValueError(
+        raise InputError(
             f"dimension = {dimension:g}: technique 2 has no solution for D <= 4, where levels at any ratio overlap by "
             f"more than 0.9973; the nearest ratio is that of D = {SMALLEST_DIMENSION}, "
             f"{ratio_of_overlap(SMALLEST_DIMENSION, overlap):.4g}."
@@ -159,7 +161,7 @@ def ratio_of_overlap(dimension: float, overlap: float = PUBLISHED_OVERLAP) -> fl
     # C < Phi(3 gamma - s (gamma - 1)), which is the overlap asked for just before:
     high = 1.001 * (3 - float(ndtri(overlap))) / (root - 3)
     if high <= low or _overlap(low, root) <= overlap:
-        raise ValueError(f"overlap = {overlap:g}: levels of {dimension:g} dimensions overlap by less at any ratio.")
+        raise InputError(f"overlap = {overlap:g}: levels of {dimension:g} dimensions overlap by less at any ratio.")
     excess = brentq(lambda x: _overlap(x, root) - overlap, low, high, xtol=1e-300, rtol=4 * np.finfo(float).eps)
     return 1.0 + float(excess)  # type: ignore[arg-type]
 
@@ -171,7 +173,7 @@ def levels_of_ratio(sigma_max: float, sigma_min: float, ratio: float) -> int:
     """
     _check_ends(sigma_max, sigma_min)
     if not ratio > 1:
-        raise ValueError(f"ratio = {ratio:g}: must be above 1.")
+        raise InputError(f"ratio = {ratio:g}: must be above 1.")
     spans = (math.log(sigma_max) - math.log(sigma_min)) / math.log(ratio)
     return max(2, 1 + math.floor(spans * (1 + 1e-12)))  # a whole number of spans stays whole
 
@@ -208,7 +210,7 @@ def variance_ratio(step_size, *, sigma_min: float, ratio: float, steps: int):
     """
     alpha = np.asarray(step_size, np.float64) / sigma_min**2
     if not (alpha > 0).all():
-        raise ValueError(f"step_size = {np.min(step_size):g}: must be positive.")
+        raise InputError(f"step_size = {np.min(step_size):g}: must be positive.")
     check_step(float(np.max(alpha)), float(np.max(step_size)))
     limit = 2 / (2 - alpha)
     return (1 - alpha) ** (2 * steps) * (ratio**2 - limit) + limit
@@ -227,9 +229,9 @@ def best_step_size(*, sigma_min: float, ratio: float, steps: int) -> float:
 def best_relative_step(ratio: float, steps: int) -> float:
     """alpha = eps / sigma_L^2 of `best_step_size`, in (0, 1)."""
     if not ratio > 1:
-        raise ValueError(f"ratio = {ratio:g}: must be above 1.")
+        raise InputError(f"ratio = {ratio:g}: must be above 1.")
     if steps < 1:
-        raise ValueError(f"steps_per_level = {steps}: at least 1.")
+        raise InputError(f"steps_per_level = {steps}: at least 1.")
     power = 2 * steps
 
     def slope(alpha: float) -> float:
@@ -249,7 +251,7 @@ def check_step(alpha: float, step_size: float) -> None:
     On N(0, sigma^2) a step is x <- (1 - alpha) x + noise, with alpha the same at all levels.
     """
     if not alpha < 2:
-        raise ValueError(
+        raise InputError(
             f"step_size = {step_size:g}: annealed Langevin dynamics diverges at eps >= 2 sigma_L^2 = "
             f"{2 * step_size / alpha:.4g}; technique 4 gives one that does not (leave step_size out)."
         )
@@ -257,11 +259,11 @@ def check_step(alpha: float, step_size: float) -> None:
 
 def _check_ends(sigma_max: float, sigma_min: float) -> None:
     if 0 < sigma_min < _LEAST:
-        raise ValueError(
+        raise InputError(
             f"sigma_L = {sigma_min:g} (sigma_min): must be at least {_LEAST:g}, or float32 loses its square."
         )
     if not (np.isfinite(sigma_max) and 0 < sigma_min < sigma_max):
-        raise ValueError(
+        raise InputError(
             f"sigma_1 = {sigma_max:g} (sigma_max) must be above sigma_L = {sigma_min:g} (sigma_min), both positive."
         )
 

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sgmjax import _ranges
+from sgmjax._inputs import InputError
 from sgmjax._ranges import NonNegativeFloat
 from sgmjax.sdes import linalg
 from sgmjax.sdes._types import Fraction, Frame, NonNegative, Positive, SigmaDist
@@ -26,13 +27,13 @@ from sgmjax.sdes.schedules import LinearSchedule, geometric
 def _positive(**values) -> None:
     for name, value in values.items():
         if linalg.is_concrete(value) and not (np.isfinite(value) and value > 0):
-            raise ValueError(f"{name} = {value:g}: must be positive.")
+            raise InputError(f"{name} = {value:g}: must be positive.")
 
 
 def _below_one(**values) -> None:
     for name, value in values.items():
         if linalg.is_concrete(value) and not 0 <= value < 1:
-            raise ValueError(f"{name} = {value:g}: must be at least 0 and below 1.")
+            raise InputError(f"{name} = {value:g}: must be at least 0 and below 1.")
 
 
 def vp(*, beta_min: NonNegative = 0.1, beta_max: Positive = 20.0, sigma2_0: Fraction = 0.0) -> Recipe:
@@ -131,9 +132,9 @@ def psld(
     """
     if linalg.is_concrete(gamma, nu):
         if gamma < 0 or nu < 0:
-            raise ValueError(f"gamma = {gamma:g}, nu = {nu:g}: frictions must be >= 0.")
+            raise InputError(f"gamma = {gamma:g}, nu = {nu:g}: frictions must be >= 0.")
         if gamma == nu:
-            raise ValueError(f"gamma = nu = {gamma:g} makes critical damping's mass infinite: choose nu > gamma.")
+            raise InputError(f"gamma = nu = {gamma:g} makes critical damping's mass infinite: choose nu > gamma.")
     _positive(kappa=kappa)
     m_inv = (gamma - nu) ** 2 / 4
     return recipe(
@@ -225,7 +226,7 @@ class SubVP(_Scalar):
 
     def inverse_variance(self, variance):
         if not linalg.is_concrete(self.sigma2_0) or self.sigma2_0 != 0:
-            raise ValueError("sub-VP's variance first falls when sigma2_0 > 0: it has no inverse.")
+            raise InputError("sub-VP's variance first falls when sigma2_0 > 0: it has no inverse.")
         return self.schedule.inverse(-jnp.log1p(-jnp.sqrt(variance)))
 
     def distance_to_prior(self, t):
@@ -366,7 +367,7 @@ def subvp(*, beta_min: NonNegative = 0.1, beta_max: Positive = 20.0, sigma2_0: F
     """Sub-VP SDE; see `SubVP`."""
     _below_one(sigma2_0=sigma2_0)
     if linalg.is_concrete(beta_min, beta_max) and not (beta_min >= 0 and beta_max >= 0 and beta_min + beta_max > 0):
-        raise ValueError(f"beta_min = {beta_min:g}, beta_max = {beta_max:g}: both must be >= 0 and one positive.")
+        raise InputError(f"beta_min = {beta_min:g}, beta_max = {beta_max:g}: both must be >= 0 and one positive.")
     return SubVP(schedule=LinearSchedule(beta_min=beta_min, beta_max=beta_max), sigma2_0=sigma2_0)
 
 
@@ -383,10 +384,10 @@ def ve(
         ValueError: unless 0 < sigma_min < sigma_max; a negative sigma2_0; an unknown sigma_dist.
     """
     if sigma_dist not in ("geometric", "uniform"):
-        raise ValueError(f"sigma_dist must be 'geometric' or 'uniform', not {sigma_dist!r}.")
+        raise InputError(f"sigma_dist must be 'geometric' or 'uniform', not {sigma_dist!r}.")
     if sigma2_0 is not None and linalg.is_concrete(sigma2_0) and not (np.isfinite(sigma2_0) and sigma2_0 >= 0):
-        raise ValueError(f"sigma2_0 = {sigma2_0:g}: a variance must be zero or positive.")
+        raise InputError(f"sigma2_0 = {sigma2_0:g}: a variance must be zero or positive.")
     _positive(sigma_min=sigma_min, sigma_max=sigma_max)
     if linalg.is_concrete(sigma_min, sigma_max) and not sigma_min < sigma_max:
-        raise ValueError(f"sigma_min = {sigma_min:g} must be below sigma_max = {sigma_max:g}.")
+        raise InputError(f"sigma_min = {sigma_min:g} must be below sigma_max = {sigma_max:g}.")
     return VE(sigma_min=sigma_min, sigma_max=sigma_max, sigma2_0=sigma2_0, sigma_dist=sigma_dist)

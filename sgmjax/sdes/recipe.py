@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sgmjax._inputs import InputError
 from sgmjax._ranges import NonNegativeFloat
 from sgmjax.sdes import linalg
 from sgmjax.sdes._types import Frame, Matrix, NonNegative, Positive
@@ -87,7 +88,7 @@ class Recipe(SDE):
 
     def transition(self, t, matching: Matching = "hsm") -> Kernel:
         if matching not in ("hsm", "dsm"):
-            raise ValueError(f"matching must be 'hsm' or 'dsm', not {matching!r}.")
+            raise InputError(f"matching must be 'hsm' or 'dsm', not {matching!r}.")
         initial = self.initial_in_frame if matching == "hsm" or self.k == 1 else None
         kernel = self._kernel(self.forward, self.schedule.integral(t), initial)
         return kernel.with_ridge(self.numerical_eps) if self.numerical_eps else kernel
@@ -116,7 +117,7 @@ class Recipe(SDE):
 
     def inverse_variance(self, variance):
         if self.k > 1:
-            raise ValueError(f"{self.name} has {self.k} phase variables: the inverse variance is for one.")
+            raise InputError(f"{self.name} has {self.k} phase variables: the inverse variance is for one.")
         stationary, first = jnp.asarray(self.Sigma_inf)[0, 0], self.sigma2_0
         decay = -(variance - first) / (stationary - first)  # e^{2 F B} - 1
         return self.schedule.inverse(jnp.log1p(decay) / (2 * jnp.asarray(self.F)[0, 0]))
@@ -188,16 +189,16 @@ def recipe(
     Sigma_inf = np.eye(k) if Sigma_inf is None else _matrix(Sigma_inf)
     for label, value in (("Q", Q), ("Sigma_inf", Sigma_inf)):
         if _square(label, value) != k:
-            raise ValueError(f"{label} is {value.shape[0]} x {value.shape[0]} but D is {k} x {k}: give equal sizes.")
+            raise InputError(f"{label} is {value.shape[0]} x {value.shape[0]} but D is {k} x {k}: give equal sizes.")
     if schedule is None:
         schedule = LinearSchedule(beta_min=beta_min, beta_max=beta_max)
     elif not linalg.is_concrete(beta_min, beta_max) or (beta_min, beta_max) != (4.0, 4.0):
-        raise ValueError("beta_min, beta_max: a schedule has its own rate; leave them out, or the schedule.")
+        raise InputError("beta_min, beta_max: a schedule has its own rate; leave them out, or the schedule.")
     variables = list(variables or ["data"] + [f"auxiliary {i}" for i in range(1, k)])
     concrete = linalg.is_concrete(D, Q, Sigma_inf, Sigma_0, sigma2_0)
     Sigma_0 = 0.04 * Sigma_inf[1:, 1:] if Sigma_0 is None else _matrix(Sigma_0)
     if Sigma_0.shape != (k - 1, k - 1):
-        raise ValueError(f"Sigma_0 covers the {k - 1} auxiliary variables: give a {k - 1} x {k - 1} matrix.")
+        raise InputError(f"Sigma_0 covers the {k - 1} auxiliary variables: give a {k - 1} x {k - 1} matrix.")
 
     if concrete:
         _check(D, Q, Sigma_inf, variables)
@@ -208,12 +209,12 @@ def recipe(
         G = linalg.semidefinite_factor(2 * D)
         initial = np.zeros((k, k))
         if not (np.isfinite(sigma2_0) and sigma2_0 >= 0):
-            raise ValueError(f"sigma2_0 = {sigma2_0:g}: a variance must be zero or positive.")
+            raise InputError(f"sigma2_0 = {sigma2_0:g}: a variance must be zero or positive.")
         initial[0, 0] = np.sqrt(float(sigma2_0))
         try:
             initial[1:, 1:] = linalg.semidefinite_factor(Sigma_0) if k > 1 else 0.0
         except ValueError:
-            raise ValueError("Sigma_0 must be symmetric positive semi-definite.") from None
+            raise InputError("Sigma_0 must be symmetric positive semi-definite.") from None
         turn, num_noised = _frame(D, frame)
     else:
         if num_noised is None:
@@ -254,7 +255,7 @@ def _matrix(value):
 
 def _square(label: str, value) -> int:
     if value.ndim != 2 or value.shape[0] != value.shape[1] or not value.size:
-        raise ValueError(f"{label} has shape {tuple(value.shape)}: give a square k x k matrix.")
+        raise InputError(f"{label} has shape {tuple(value.shape)}: give a square k x k matrix.")
     return value.shape[0]
 
 
@@ -262,21 +263,21 @@ def _check(D, Q, Sigma_inf, variables) -> None:
     """Raise for a recipe that is not one. numpy float64 inputs."""
     for label, value in (("D", D), ("Q", Q), ("Sigma_inf", Sigma_inf)):
         if not np.isfinite(value).all():
-            raise ValueError(f"{label} has entries that are not finite.")
+            raise InputError(f"{label} has entries that are not finite.")
     size = max(np.abs(D).max(), np.finfo(np.float64).tiny)
     if np.abs(D - D.T).max() > 1e-10 * size:
-        raise ValueError("D is not symmetric: the complete recipe needs D = D^T; put the skew part into Q.")
+        raise InputError("D is not symmetric: the complete recipe needs D = D^T; put the skew part into Q.")
     smallest = np.linalg.eigvalsh(D).min()
     if smallest < -1e-10 * size:
-        raise ValueError(f"D is not positive semi-definite (smallest eigenvalue {smallest:.3g}): use a D = R R^T.")
+        raise InputError(f"D is not positive semi-definite (smallest eigenvalue {smallest:.3g}): use a D = R R^T.")
     if np.abs(Q + Q.T).max() > 1e-10 * max(np.abs(Q).max(), 1e-300):
-        raise ValueError("Q is not skew-symmetric: the complete recipe needs Q = -Q^T.")
+        raise InputError("Q is not skew-symmetric: the complete recipe needs Q = -Q^T.")
     size = np.abs(Sigma_inf).max()
     if np.abs(Sigma_inf - Sigma_inf.T).max() > 1e-10 * size:
-        raise ValueError("Sigma_inf is not symmetric: it is a covariance.")
+        raise InputError("Sigma_inf is not symmetric: it is a covariance.")
     smallest = np.linalg.eigvalsh(Sigma_inf).min()
     if smallest <= 1e-12 * size:
-        raise ValueError(f"Sigma_inf is not positive definite (smallest eigenvalue {smallest:.3g}).")
+        raise InputError(f"Sigma_inf is not positive definite (smallest eigenvalue {smallest:.3g}).")
 
     # Kalman's controllability: the noise reaches span [G, F G, ..., F^{k-1} G]. With it and Sigma_inf > 0, Lyapunov's
     # theorem makes every eigenvalue of F lie left of zero, so the stationary law is reached from anywhere.
@@ -291,7 +292,7 @@ def _check(D, Q, Sigma_inf, variables) -> None:
     missed = 1.0 - np.sum(reached**2, axis=1) > 1e-8
     if missed.any():
         names = ", ".join(f"{i} ({variables[i]})" for i in np.flatnonzero(missed))
-        raise ValueError(
+        raise InputError(
             f"noise can never reach phase variable {names}: couple it to a noised variable through Q, or give it a "
             "positive entry in D."
         )
@@ -303,7 +304,7 @@ def _check_schedule(schedule) -> None:
         return
     low, high = float(schedule.beta_min), float(schedule.beta_max)
     if not (low >= 0 and high >= 0 and low + high > 0):
-        raise ValueError(f"beta_min = {low:g}, beta_max = {high:g}: both must be >= 0 and one of them positive.")
+        raise InputError(f"beta_min = {low:g}, beta_max = {high:g}: both must be >= 0 and one of them positive.")
 
 
 def _frame(D, choice: str):
@@ -318,7 +319,7 @@ def _frame(D, choice: str):
         count = int(noised.sum())
         return flip, (count if noised[:count].all() and _rank(D) == count else k)
     if choice != "auto":
-        raise ValueError(f"frame must be 'auto', 'lower' or 'upper', not {choice!r}.")
+        raise InputError(f"frame must be 'auto', 'lower' or 'upper', not {choice!r}.")
     rank = _rank(D)
     if rank == k:
         return None, k

@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sgmjax._inputs import InputError
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class LinearSchedule:
@@ -114,9 +116,9 @@ def geometric(*, sigma2_min: float, sigma2_max: float, sigma2_0: float) -> Geome
     """
     low, high, first = float(sigma2_min), float(sigma2_max), float(sigma2_0)
     if not 0 < low < high:
-        raise ValueError(f"sigma2_min = {low:g} must be positive and below sigma2_max = {high:g}.")
+        raise InputError(f"sigma2_min = {low:g} must be positive and below sigma2_max = {high:g}.")
     if not first >= 0 or not high - low + first < 1:
-        raise ValueError(
+        raise InputError(
             f"the variance goes from sigma2_0 = {first:g} to sigma2_max - sigma2_min + sigma2_0 = "
             f"{high - low + first:g}: it must start at 0 or above and end below 1."
         )

@@ -28,7 +28,7 @@ def process(section: Section) -> sdes.SDE:
     """
     try:
         return section.build()
-    except ValueError as error:
+    except InputError as error:
         raise ConfigError(f"sde: {error}") from None
 
 
@@ -83,7 +83,7 @@ def phases(
             centered=config.data.centered,
             dtype=jnp.dtype(config.train.compute_dtype),
         )
-    except ValueError as error:
+    except InputError as error:
         raise ConfigError(str(error)) from None
     objective = config.objective
     common: dict[str, Any] = {

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sgmjax import models, sdes
+from sgmjax._inputs import InputError
 from sgmjax.config import Config, ConfigError
 from sgmjax.models import distributions, nvae
 from sgmjax.objectives.lsgm import cross_entropy_constant
@@ -65,7 +66,7 @@ def phases(
         for mode in (config.latent.p_weighting, "ll_iw"):
             lsgm_mode(sde, mode, t_min=config.objective.t_min)
         cross_entropy_constant(sde, max(config.objective.t_min, 1e-3))
-    except ValueError as error:
+    except InputError as error:
         text = str(error)
         if text.startswith("model."):
             text += f" (the prior is for latent variables of {vae.latent_shape})" if "vae" in locals() else ""
@@ -101,5 +102,5 @@ def check_images(config: Config, dataset: Any) -> None:
     some = dataset.read(np.unique(np.linspace(0, dataset.num_examples - 1, 64).astype(int)))["x"]
     try:
         distributions.check_binary(some, config.vae.decoder)
-    except ValueError as error:
+    except InputError as error:
         raise ConfigError(f"{error} (data.binarize='static')") from None

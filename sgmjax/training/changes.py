@@ -23,6 +23,8 @@ FREE = (
     "train.eval_every",
     "train.eval_batches",
     "train.sample_every",
+    "train.metrics",
+    "train.metrics_every",
     "train.checkpoint_every",
     "train.keep_checkpoints",
     "train.max_bad_steps",

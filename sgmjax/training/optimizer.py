@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+from sgmjax._inputs import InputError
 from sgmjax.config import OptimizerConfig
 
 PyTree = Any
@@ -90,7 +91,7 @@ def learning_rate(config: OptimizerConfig, steps: int | None = None) -> optax.Sc
     if config.learning_rate_min is None:
         return rise
     if steps is None:
-        raise ValueError("learning_rate_min: over how many steps? make_optimizer needs `steps`")
+        raise InputError("learning_rate_min: over how many steps? make_optimizer needs `steps`")
     length = max(steps - config.warmup_steps, 1)
     low, high = config.learning_rate_min, config.learning_rate
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from sgmjax._ranges import COUNT, COUNT_OR_ZERO
+from sgmjax._schema import LoopSettings as Settings
 from sgmjax.tasks.base import Task, Variables
 from sgmjax.training.state import Ema
 
-_Count = Annotated[int, COUNT]
+__all__ = ["NonFiniteError", "Phase", "Result", "Settings"]
 
 
 class NonFiniteError(RuntimeError):
@@ -41,30 +41,6 @@ class Phase(NamedTuple):
     ema: Ema = lambda count: jnp.minimum(0.9999, (1 + count) / (10 + count))
     start: Callable[[Variables, Any, jax.Array], Variables] | None = None
     remedies: str = ""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Settings:
-    """How the steps are taken; none of it is about what is learnt.
-
-    Attributes:
-        batch_size: examples a step, over all devices and processes.
-        grad_accumulation: microbatches a step.
-        steps_per_dispatch: optimiser steps a jitted call; divides the steps of each phase and every other count.
-        fsdp: devices over which parameters are split; the rest is data parallel.
-        log_every, checkpoint_every: steps between two; 0: only at the end.
-        keep_checkpoints: how many of the newest stay.
-        max_bad_steps: consecutive non-finite steps before the run stops.
-    """
-
-    batch_size: _Count = 128
-    grad_accumulation: _Count = 1
-    steps_per_dispatch: _Count = 1
-    fsdp: _Count = 1
-    log_every: _Count = 50
-    checkpoint_every: Annotated[int, COUNT_OR_ZERO] = 1000
-    keep_checkpoints: _Count = 2
-    max_bad_steps: _Count = 20
 
 
 @dataclasses.dataclass(frozen=True)

@@ -24,7 +24,7 @@ from sgmjax.training.checkpoint import Checkpointer
 from sgmjax.training.interrupt import Interrupt
 from sgmjax.training.lock import RunLock
 from sgmjax.training.logging import MetricsWriter, Progress
-from sgmjax.training.phase import NonFiniteError, Phase, Result
+from sgmjax.training.phase import NonFiniteError, Phase, Result, Settings
 from sgmjax.training.state import TrainState, create
 from sgmjax.training.step import make_train_step, step_batch_sharding
 
@@ -50,7 +50,7 @@ class Run:
     Args:
         phases, data, held_out, callbacks, seed: as of `fit`.
         path: the run folder.
-        settings: a `Settings`, or the section `train` of a config.
+        settings: how steps are taken; the section `train` of a config is such.
         record: what `config.json` shall say.
         changed: settings that are others than in the folder's run, as (name, old, new).
         given: the data were given in Python: the folder says so to the commands.
@@ -61,7 +61,7 @@ class Run:
         phases: Sequence[Phase],
         data: Any,
         path: Path,
-        settings: Any,
+        settings: Settings,
         *,
         record: Mapping[str, Any],
         held_out: Any = None,

@@ -12,6 +12,7 @@ from jax import Array
 from jax.sharding import Mesh, NamedSharding
 
 from sgmjax import sharding as sh
+from sgmjax._schema import LoopSettings as Settings
 from sgmjax.tasks.base import Task, Variables
 from sgmjax.training.state import Ema, TrainState, apply_gradients
 
@@ -25,7 +26,7 @@ def make_train_step(
     task: Task,
     optimizer: optax.GradientTransformation,
     ema: Ema,
-    settings: Any,
+    settings: Settings,
     mesh: Mesh,
     shardings: PyTree,
     *,
@@ -41,7 +42,7 @@ def make_train_step(
     Args:
         task: what is learnt.
         optimizer, ema: of the phase.
-        settings: `fit.Settings`, or the section `train` of a config.
+        settings: how steps are taken; the section `train` of a config is such.
         mesh: from `make_mesh`.
         shardings: of the state, from `state_shardings`.
         first: steps of the run before the phase; the task counts from there.
@@ -86,7 +87,7 @@ def make_train_step(
     )
 
 
-def step_batch_sharding(settings: Any, mesh: Mesh) -> NamedSharding:
+def step_batch_sharding(settings: Settings, mesh: Mesh) -> NamedSharding:
     """Where the batch of a dispatch goes: (batch, ...) or (steps, batch, ...), split over the batch."""
     return sh.batch_sharding(mesh, axis=0 if settings.steps_per_dispatch == 1 else 1)
 

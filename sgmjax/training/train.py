@@ -14,6 +14,7 @@ from typing import Any
 import jax
 
 from sgmjax import models
+from sgmjax._inputs import InputError
 from sgmjax._ranges import check_memory
 from sgmjax._say import say
 from sgmjax.config import (
@@ -27,12 +28,13 @@ from sgmjax.config import (
 )
 from sgmjax.data.classes import check_same, listed, plain
 from sgmjax.data.examples import check_values
+from sgmjax.evaluation import metrics
 from sgmjax.tasks import build
 from sgmjax.tasks.build_latent import check_images
 from sgmjax.tasks.latent import LatentTask, drop_inactive, with_vae
 from sgmjax.tasks.vae import REMEDIES, LatentModel
 from sgmjax.training import earlier, horizon, workdir
-from sgmjax.training.callbacks import Accuracy, Callback, FinalSamples, HeldOut, Pictures, complete
+from sgmjax.training.callbacks import Accuracy, Callback, FinalSamples, HeldOut, Metrics, Pictures, complete
 from sgmjax.training.load import load_run
 from sgmjax.training.optimizer import ema_decay, grouped_ema_decay, make_grouped_optimizer, make_optimizer
 from sgmjax.training.phase import Phase, Result
@@ -111,8 +113,11 @@ def callbacks_of(config: Config) -> list[Callback]:
     held_out = HeldOut(train.eval_every, train.eval_batches)
     if models.classifies(config.model):
         return [held_out, Accuracy()]
-    pictures = Pictures(sampling, train.sample_every, sampling.grid_images)
-    return [held_out, pictures, FinalSamples(sampling, sampling.num, sampling.batch_size)]
+    found = [held_out, Pictures(sampling, train.sample_every, sampling.grid_images)]
+    if train.metrics:
+        subject = {"num": sampling.num, "batch_size": sampling.batch_size, "t_min": config.objective.t_min}
+        found.append(Metrics(train.metrics, sampling, train.metrics_every, mirrored=config.data.flip, **subject))
+    return [*found, FinalSamples(sampling, sampling.num, sampling.batch_size)]
 
 
 def _prepared(
@@ -145,6 +150,11 @@ def _prepared(
         parts = build.phases(config, dataset.shape, dataset.num_classes, **options)
     else:
         parts = [(task, config.train.steps)]
+    for name in config.train.metrics:
+        try:
+            metrics.check(name, parts[-1][0], config.sampling.num)
+        except InputError as error:
+            raise ConfigError(f"train.metrics: {error}") from None
     if config.vae is not None:
         check_images(config, dataset)
         check_vae_from(config)

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from sgmjax._inputs import InputError
 from sgmjax.models import distributions
 from sgmjax.models.nvae.cells import CELLS, BNSwishConv, Cell, Conv, wide
 from sgmjax.models.nvae.flows import FlowPair
@@ -193,7 +194,7 @@ class NVAE(nn.Module):
           ValueError: naming both shapes.
         """
         if tuple(shape) != self.latent_shape:
-            raise ValueError(
+            raise InputError(
                 f"the prior is for latent variables of shape {tuple(shape)} and this VAE's are {self.latent_shape} "
                 f"(side {self.padded_size} / 2^{self.num_blocks + self.num_scales - 1}, {self.groups_per_scale} groups "
                 f"of {self.latents_per_group})"
@@ -207,11 +208,11 @@ class NVAE(nn.Module):
           ValueError: for images of another shape.
         """
         if x.ndim != 4 or x.shape[-1] != self.channels:
-            raise ValueError(f"this VAE is for images (batch, H, W, {self.channels}); got shape {x.shape}")
+            raise InputError(f"this VAE is for images (batch, H, W, {self.channels}); got shape {x.shape}")
         if x.shape[1:3] == (self.padded_size, self.padded_size):
             return x
         if x.shape[1:3] != (self.image_size, self.image_size):
-            raise ValueError(f"this VAE is for images of side {self.image_size}; got shape {x.shape}")
+            raise InputError(f"this VAE is for images of side {self.image_size}; got shape {x.shape}")
         border = (self.pad, self.pad)
         return jnp.pad(x, ((0, 0), border, border, (0, 0)), constant_values=-1.0)
 
@@ -233,7 +234,7 @@ class NVAE(nn.Module):
     def decompose_eps(self, latent: jax.Array) -> tuple[jax.Array, ...]:
         """One scale's latent variables, (batch, h, w, channels), to its groups: undoes `concat_eps_per_scale`."""
         if latent.shape[-1] != self.latent_shape[-1]:
-            raise ValueError(f"latent variables of shape {latent.shape} are not (batch, *{self.latent_shape})")
+            raise InputError(f"latent variables of shape {latent.shape} are not (batch, *{self.latent_shape})")
         return tuple(jnp.split(latent, self.groups_per_scale, axis=-1))
 
     # ---------------------------------------------------------------------------------------------- output distribution
@@ -280,7 +281,7 @@ class NVAE(nn.Module):
         x = self.pad_images(x)
         if noise is None:
             if key is None:
-                raise ValueError("NVAE needs a key, or the noise of each group")
+                raise InputError("NVAE needs a key, or the noise of each group")
             noise = self.noise(key, x.shape[0], dtype=wide(self.dtype))
         self._check_groups(noise, x.shape[0], "noise")
         logits, drawn = self._run(x, noise, None, train)
@@ -319,10 +320,10 @@ class NVAE(nn.Module):
             groups = list(self.decompose_eps(eps))
         size = groups[0].shape[0] if groups else batch
         if size is None:
-            raise ValueError("decode needs latent variables, or the number of images as batch")
+            raise InputError("decode needs latent variables, or the number of images as batch")
         if len(groups) < self.num_groups:
             if key is None:
-                raise ValueError(
+                raise InputError(
                     f"{len(groups)} of {self.num_groups} groups are given: decode needs a key for the rest"
                 )
             drawn = self.noise(key, size, dtype=wide(self.dtype))
@@ -334,10 +335,10 @@ class NVAE(nn.Module):
         expected = self.group_shapes(batch)
         shapes = tuple(tuple(g.shape) for g in groups)
         if len(shapes) != len(expected):
-            raise ValueError(f"this VAE has {len(expected)} groups; got {what} of {len(shapes)}")
+            raise InputError(f"this VAE has {len(expected)} groups; got {what} of {len(shapes)}")
         for i, (shape, wanted) in enumerate(zip(shapes, expected, strict=True)):
             if shape != wanted:
-                raise ValueError(f"{what} of group {i} must have shape {wanted}; got {shape}")
+                raise InputError(f"{what} of group {i} must have shape {wanted}; got {shape}")
 
     @nn.compact
     def _run(
@@ -469,31 +470,31 @@ def build_nvae(vae_config: Any, *, image_size: int, channels: int, dtype: Any = 
 
 def _check(m: NVAE) -> None:
     if m.cells not in CELLS:
-        raise ValueError(f"vae.cells: '{m.cells}' is unknown; choose one of {', '.join(CELLS)}")
+        raise InputError(f"vae.cells: '{m.cells}' is unknown; choose one of {', '.join(CELLS)}")
     if m.progressive_input not in ("none", "input_skip"):
-        raise ValueError(f"vae.progressive_input: '{m.progressive_input}' is unknown; choose one of none, input_skip")
+        raise InputError(f"vae.progressive_input: '{m.progressive_input}' is unknown; choose one of none, input_skip")
     if len(m.ch_mult) != m.num_blocks + m.num_scales:
-        raise ValueError(
+        raise InputError(
             f"vae.ch_mult: {m.num_blocks} blocks and {m.num_scales} scales need {m.num_blocks + m.num_scales} "
             f"multipliers; got {m.ch_mult}"
         )
     counts = ("num_scales", "groups_per_scale", "latents_per_group", "preprocess_cells", "encoder_cells")
     for name in (*counts, "postprocess_cells", "decoder_cells", "encoder_channels", "decoder_channels"):
         if getattr(m, name) < 1:
-            raise ValueError(f"vae.{name}: {getattr(m, name)} must be positive")
+            raise InputError(f"vae.{name}: {getattr(m, name)} must be positive")
     if m.num_blocks < 0 or m.pad < 0 or m.num_flows < 0:
-        raise ValueError("vae.num_blocks, vae.pad and vae.num_flows must not be negative")
+        raise InputError("vae.num_blocks, vae.pad and vae.num_flows must not be negative")
     halvings = 2 ** (m.num_blocks + m.num_scales - 1)
     if m.padded_size % halvings:
-        raise ValueError(
+        raise InputError(
             f"vae.pad: side {m.image_size} + 2 * {m.pad} must be a multiple of {halvings}, because {m.num_blocks} "
             f"blocks and {m.num_scales} scales halve it; set vae.pad or data.image_size"
         )
     for multiplier in m.ch_mult:
         if m.encoder_channels * multiplier < 4:
-            raise ValueError(f"vae.encoder_channels: {m.encoder_channels} is too small; use 4 or more")
+            raise InputError(f"vae.encoder_channels: {m.encoder_channels} is too small; use 4 or more")
     if m.num_bits != 8 and m.decoder in ("bin", "normal"):
-        raise ValueError(f"vae.num_bits: the decoder '{m.decoder}' has no levels, so {m.num_bits} bits mean nothing")
+        raise InputError(f"vae.num_bits: the decoder '{m.decoder}' has no levels, so {m.num_bits} bits mean nothing")
     if not 1 <= m.num_bits <= 8:
-        raise ValueError(f"vae.num_bits: {m.num_bits} must be from 1 to 8")
+        raise InputError(f"vae.num_bits: {m.num_bits} must be from 1 to 8")
     distributions.decoder_channels(m.decoder, m.channels, m.num_mixtures)

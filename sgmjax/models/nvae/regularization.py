@@ -25,6 +25,7 @@ import jax
 import jax.numpy as jnp
 from flax import traverse_util
 
+from sgmjax._inputs import InputError
 from sgmjax.models.nvae.cells import normalize_kernel
 from sgmjax.models.nvae.flows import mask_of
 
@@ -118,10 +119,10 @@ def spectral_norm(
     total = jnp.zeros(())
     new: SpectralState = {}
     if set(matrices) != set(state):
-        raise ValueError(f"the spectral state has kernels {sorted(state)} and the parameters {sorted(matrices)}")
+        raise InputError(f"the spectral state has kernels {sorted(state)} and the parameters {sorted(matrices)}")
     for size, w in matrices.items():
         if state[size]["u"].shape[0] != w.shape[0]:
-            raise ValueError(f"the spectral state has {state[size]['u'].shape[0]} kernels {size}, not {w.shape[0]}")
+            raise InputError(f"the spectral state has {state[size]['u'].shape[0]} kernels {size}, not {w.shape[0]}")
         u, v = _power(jax.lax.stop_gradient(w), state[size]["u"], state[size]["v"], iterations)
         u, v = jax.lax.stop_gradient(u), jax.lax.stop_gradient(v)
         total = total + jnp.sum(u * _times(w, v))

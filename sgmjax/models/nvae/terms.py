@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sgmjax._inputs import InputError
 from sgmjax.models.distributions import HALF_LOG_2PI, standard_normal_log_prob
 
 ACTIVE_NATS = 0.1  # a latent channel with less KL than this, summed over its pixels, is inactive
@@ -57,7 +58,7 @@ def kl_terms(log_q: Sequence[jax.Array], neg_log_p: Sequence[jax.Array]) -> KLTe
       ValueError: if the two have different numbers of groups.
     """
     if len(log_q) != len(neg_log_p):
-        raise ValueError(f"log_q has {len(log_q)} groups and neg_log_p {len(neg_log_p)}")
+        raise InputError(f"log_q has {len(log_q)} groups and neg_log_p {len(neg_log_p)}")
     kl = [q + p for q, p in zip(log_q, neg_log_p, strict=True)]
     per_group = jnp.stack([sum_event(k) for k in kl], axis=1)
     return KLTerms(per_group, tuple(jnp.mean(jnp.sum(k, axis=(1, 2)), axis=0) for k in kl))
@@ -95,7 +96,7 @@ def group_weights(groups_per_scale: Sequence[int], kind: str = "square") -> np.n
         "square": lambda s, n: 4.0**s / n,
     }
     if kind not in rules:
-        raise ValueError(f"kl_balance: '{kind}' is unknown; choose one of {', '.join(rules)}")
+        raise InputError(f"kl_balance: '{kind}' is unknown; choose one of {', '.join(rules)}")
     alpha = np.concatenate([np.full(n, rules[kind](s, n)) for s, n in enumerate(groups_per_scale)])
     return alpha / alpha.min()
 

@@ -1,0 +1,53 @@
+"""What a function predicts, written on it where it is made, so that it is not taken for another.
+
+eps_fn(z, t) and score_fn(z, t) take the same arguments and, in many processes, give arrays of the same shape; an eps
+belongs to the kernel (hybrid or denoising score matching) that it was trained with. Functions that say nothing are taken
+at their word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+from sgmjax._inputs import InputError
+
+Kind = Literal["eps", "score"]
+_WORDS = {"eps": "the noise eps", "score": "the score"}
+
+
+def says(**what: Any) -> Callable[[Any], Any]:
+    """Decorator: sets the attributes `kind` and `matching` of a function."""
+
+    def mark(function):
+        for name, value in what.items():
+            setattr(function, name, value)
+        return function
+
+    return mark
+
+
+def check_kind(function: Any, wanted: Kind) -> None:
+    """Checks that a function does not say that it predicts something else.
+
+    Raises:
+        InputError: an eps_fn in place of a score_fn, or the other way round.
+    """
+    kind = getattr(function, "kind", wanted)
+    if kind != wanted:
+        fix = "score.score_from_eps makes a score of it" if wanted == "score" else "give the eps_fn that it was made of"
+        raise InputError(f"{wanted}_fn: the function that was given predicts {_WORDS[kind]}; {fix}")
+
+
+def check_matching(eps_fn: Any, matching: str) -> None:
+    """Checks that an eps_fn does not say that it is of another kernel.
+
+    Raises:
+        InputError: one of hybrid score matching where denoising score matching is done, or the other way round.
+    """
+    said = getattr(eps_fn, "matching", matching)
+    if said != matching:
+        raise InputError(
+            f"matching: the eps_fn was made for matching={said!r}, and here it is {matching!r}; give both the same, as "
+            "ScoreModel does"
+        )
