@@ -1,8 +1,8 @@
 """What a function predicts, written on it where it is made, so that it is not taken for another.
 
 eps_fn(z, t) and score_fn(z, t) take the same arguments and, in many processes, give arrays of the same shape; an eps
-belongs to the kernel (hybrid or denoising score matching) that it was trained with. Functions that say nothing are taken
-at their word.
+belongs to the kernel (hybrid or denoising score matching) that it was trained with. Functions that say nothing are
+taken at their word.
 """
 
 from __future__ import annotations

@@ -37,37 +37,9 @@ def _section(cls):
 
 # ---------------------------------------------------------------------------------------------------------------- VAE
 @_section
-class NVAEConfig:
-    """NVAE, the VAE of LSGM (Vahdat et al. 2021), and the terms of its own objective.
+class VAETraining:
+    """The terms of the VAE's own objective, in section `vae` beside what the network is (`models.NVAE`)."""
 
-    The defaults are those of the published CIFAR-10 run with the best FID. In brackets: the official option.
-    """
-
-    pad: NonNegativeInt = 0  # black pixels on each side; 2 for 28 x 28 images
-    encoder_channels: PositiveInt = 128  # [num_channels_enc]
-    decoder_channels: PositiveInt = 128  # [num_channels_dec]
-    ch_mult: tuple[PositiveInt, ...] = (1, 2)  # for each resolution: num_blocks + num_scales of them [channel_mult]
-    num_scales: PositiveInt = 1  # resolutions with latent variables; a prior models the coarsest [num_latent_scales]
-    groups_per_scale: PositiveInt = 20  # [num_groups_per_scale]
-    latents_per_group: PositiveInt = 9  # channels [num_latent_per_group]
-    num_blocks: PositiveInt = (
-        1  # halvings before the first latent scale [num_preprocess_blocks, num_postprocess_blocks]
-    )
-    preprocess_cells: PositiveInt = 2  # a block [num_preprocess_cells]
-    postprocess_cells: PositiveInt = 2  # [num_postprocess_cells]
-    encoder_cells: PositiveInt = 2  # a group [num_cell_per_cond_enc]
-    decoder_cells: PositiveInt = 2  # [num_cell_per_cond_dec]
-    cells: Literal["res_bnswish", "res_bnswish2", "res_mbconv"] = "res_bnswish"  # [arch_instance]
-    squeeze_excite: bool = True  # [use_se]
-    num_flows: NonNegativeInt = 0  # pairs of normalising-flow cells a group [num_nf]
-    progressive_input: Literal["none", "input_skip"] = "none"  # [progressive_input_vae]
-    log_sigma_bound: PositiveFloat = 5.0  # soft clamp of the posterior's log-sigma [log_sig_q_scale]
-    # Bernoulli, discretised logistic, mixture of discretised logistics, normal [decoder_dist].
-    decoder: Literal["bin", "dl", "dml", "normal"] = "dml"
-    num_bits: PositiveInt = 8  # of the data, for dl and dml [num_x_bits]
-    num_mixtures: PositiveInt = 10
-    approximate_tails: bool = False  # the official program's approximate probabilities of dl and dml, for comparison
-    remat: bool = False  # recompute groups in the backward pass: less memory, more time
     # KL coefficient: kl_min for a share of the steps, then linear to kl_max during another share [kl_*].
     kl_min: NonNegativeFloat = 1e-4
     kl_max: NonNegativeFloat = 0.7
@@ -76,6 +48,11 @@ class NVAEConfig:
     # Balances the groups while the coefficient is below 1.
     kl_balance: Literal["none", "equal", "linear", "sqrt", "square"] = "square"
     spectral_weight: NonNegativeFloat = 0.01  # of spectral and batch-norm regularisation [weight_decay_norm]
+
+
+VAE = Table(
+    "vae", {"nvae": models.NVAE}, "nvae", frozenset({"image_size", "channels", "dtype", "parent"}), also=(VAETraining,)
+)
 
 
 # ---------------------------------------------------------------------------------------------- objective and sampling
@@ -198,5 +175,5 @@ class Config:
     optimizer: OptimizerConfig = OptimizerConfig()
     train: TrainConfig = TrainConfig()
     sampling: SamplingConfig = SamplingConfig()
-    vae: NVAEConfig | None = None  # given: the model is an LSGM, `model` its prior
+    vae: Annotated[Section, VAE] | None = None  # given: the model is an LSGM, `model` its prior
     latent: LatentConfig = LatentConfig()

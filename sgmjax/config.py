@@ -16,10 +16,10 @@ from sgmjax._schema import (
     CLASSIFIERS,
     MODEL,
     SDE,
+    VAE,
     Config,
     DataConfig,
     LatentConfig,
-    NVAEConfig,
     ObjectiveConfig,
     OptimizerConfig,
     SamplingConfig,
@@ -29,7 +29,7 @@ from sgmjax._unread import unread, without
 from sgmjax.spec import ConfigError, Section, fields, read, to_dict
 
 __all__ = [
-    "CLASSIFIERS", "MODEL", "SDE", "Config", "ConfigError", "DataConfig", "LatentConfig", "NVAEConfig",
+    "CLASSIFIERS", "MODEL", "SDE", "VAE", "Config", "ConfigError", "DataConfig", "LatentConfig",
     "ObjectiveConfig", "OptimizerConfig", "SamplingConfig", "TrainConfig", "check", "complete", "differences",
     "from_dict", "parse", "to_dict", "unread", "validate_for_devices",
 ]  # fmt: skip

@@ -66,17 +66,19 @@ class Table:
         constructors: by name; looked up at every use.
         default: the name that a section without one has.
         given: parameters that the caller of `Section.build` gives, and no configuration.
+        also: dataclasses whose fields stand in the section beside the constructor's, for others to read.
     """
 
     title: str
     constructors: Mapping[str, Callable[..., Any]]
     default: str
     given: frozenset[str] = frozenset()
+    also: tuple[Any, ...] = ()
 
     def parameters(self, name: str) -> dict[str, Parameter]:
         """What can be set of a constructor. TypeError: something whose type no configuration can hold."""
-        given = {*self.given, "name"}
-        found = {key: p for key, p in parameters(self.constructors[name]).items() if key not in given}
+        sources, given = (self.constructors[name], *self.also), {*self.given, "name"}
+        found = {key: p for source in sources for key, p in parameters(source).items() if key not in given}
         for key, parameter in found.items():
             if not _members(parameter.hint):
                 raise TypeError(f"{self.title} {name!r}: annotate {key} with a type of settings (see sgmjax.spec)")
@@ -124,7 +126,8 @@ class Section:
 
     def build(self, **given: Any) -> Any:
         """What the constructor makes of the settings and of `given`; raises what it raises."""
-        return self.constructor(**given, **self.settings)
+        own = parameters(self.constructor)
+        return self.constructor(**given, **{key: value for key, value in self.settings.items() if key in own})
 
     def replace(self, **changes: Any) -> Section:
         """The section with other settings; raises as `Table.read`."""

@@ -155,7 +155,7 @@ def test_bad_networks_are_refused_in_one_line(label: str):
     assert "\n" not in str(caught.value)
 
 
-# ------------------------------------------------------------------------------------------------- what is taken for what
+# --------------------------------------------------------------------------------------------- what is taken for what
 def _eps_fn(matching="hsm"):
     return score.eps_from_network(lambda x, cond: x, sdes.psld(), matching=matching)
 

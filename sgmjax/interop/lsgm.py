@@ -102,17 +102,16 @@ def from_lsgm_vae_config(config: Any, *, dtype: Any = jnp.float32) -> NVAE:
     settings: dict[str, Any] = {ours: _number(config, theirs, "", int) for ours, theirs in _SETTINGS.items()}
     if config.get("num_postprocess_blocks", settings["num_blocks"]) != settings["num_blocks"]:
         raise InputError("num_postprocess_blocks: must equal num_preprocess_blocks")
-    fields = NVAE(
-        **settings,
-        pad=pad,
-        ch_mult=_numbers(config, "channel_mult", ""),
-        cells=_CELLS[arch],
-        squeeze_excite=bool(_get(config, "use_se", "")),
-        progressive_input=str(_get(config, "progressive_input_vae", "")),
-        log_sigma_bound=_number(config, "log_sig_q_scale", "", float),
-        decoder=str(_get(config, "decoder_dist", "")),
-    )
-    return build_nvae(fields, image_size=side, channels=channels, dtype=dtype)
+    settings |= {
+        "pad": pad,
+        "ch_mult": _numbers(config, "channel_mult", ""),
+        "cells": _CELLS[arch],
+        "squeeze_excite": bool(_get(config, "use_se", "")),
+        "progressive_input": str(_get(config, "progressive_input_vae", "")),
+        "log_sigma_bound": _number(config, "log_sig_q_scale", "", float),
+        "decoder": str(_get(config, "decoder_dist", "")),
+    }
+    return build_nvae(NVAE(**settings), image_size=side, channels=channels, dtype=dtype)
 
 
 # ----------------------------------------------------------------------------------------------- where each layer lies

@@ -16,7 +16,7 @@ from sgmjax.models import count_parameters
 from sgmjax.models.distributions import decoder_distribution
 from sgmjax.models.nvae import NVAE, build_nvae, cells, flows, regularization, terms
 
-TINY = NVAEConfig(
+TINY = NVAE(
     encoder_channels=4,
     decoder_channels=4,
     ch_mult=(1, 1, 2),
@@ -36,9 +36,9 @@ TINY = NVAEConfig(
 
 # Settings and the counts of the official networks: HYPERPARAMETERS of Vahdat et al. 2021, the README's commands.
 OFFICIAL = {
-    "cifar_fid": (NVAEConfig(), 32, 3, (16, 16, 180), 100_867_740),
+    "cifar_fid": (NVAE(), 32, 3, (16, 16, 180), 100_867_740),
     "cifar_nll": (
-        NVAEConfig(
+        NVAE(
             encoder_channels=256,
             decoder_channels=256,
             preprocess_cells=3,
@@ -55,7 +55,7 @@ OFFICIAL = {
         130_622_772,
     ),
     "mnist": (
-        NVAEConfig(
+        NVAE(
             encoder_channels=64,
             decoder_channels=64,
             preprocess_cells=3,
@@ -76,7 +76,7 @@ OFFICIAL = {
         3_005_822,
     ),
     "omniglot": (
-        NVAEConfig(
+        NVAE(
             encoder_channels=64,
             decoder_channels=64,
             encoder_cells=3,
@@ -408,7 +408,7 @@ def test_spectral_norm_gradient_is_the_outer_product_of_the_singular_vectors():
 )
 def test_impossible_settings_are_refused(change, side, channels, message):
     with pytest.raises(ValueError, match=message):
-        build_nvae(dataclasses.replace(TINY, **change), image_size=side, channels=channels)
+        build_nvae(TINY.clone(**change), image_size=side, channels=channels)
 
 
 def test_shapes_that_do_not_fit_are_refused(example):

@@ -14,13 +14,14 @@ Reference: Vahdat & Kautz 2020 (NVAE); Vahdat, Kreis & Kautz 2021 (LSGM), sectio
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from sgmjax._inputs import InputError
+from sgmjax._ranges import NonNegativeInt, PositiveFloat, PositiveInt
 from sgmjax.models import distributions
 from sgmjax.models.nvae.cells import CELLS, BNSwishConv, Cell, Conv, wide
 from sgmjax.models.nvae.flows import FlowPair
@@ -110,7 +111,8 @@ class _DecoderGroup(nn.Module):
 
 
 class NVAE(nn.Module):
-    """The VAE of LSGM. Fields are those of `NVAEConfig`, plus
+    """NVAE, the VAE of LSGM. The defaults are those of the published CIFAR-10 run with the best FID; in brackets the
+    official option. Fields that no configuration sets:
 
       image_size: side of the (square) data.
       channels: of the data.
@@ -131,28 +133,29 @@ class NVAE(nn.Module):
 
     image_size: int = 32
     channels: int = 3
-    pad: int = 0
-    encoder_channels: int = 128
-    decoder_channels: int = 128
-    ch_mult: tuple[int, ...] = (1, 2)
-    num_scales: int = 1
-    groups_per_scale: int = 20
-    latents_per_group: int = 9
-    num_blocks: int = 1
-    preprocess_cells: int = 2
-    postprocess_cells: int = 2
-    encoder_cells: int = 2
-    decoder_cells: int = 2
-    cells: str = "res_bnswish"
-    squeeze_excite: bool = True
-    num_flows: int = 0
-    progressive_input: str = "none"
-    log_sigma_bound: float = 5.0
-    decoder: str = "dml"
-    num_bits: int = 8
-    num_mixtures: int = 10
-    approximate_tails: bool = False
-    remat: bool = False
+    pad: NonNegativeInt = 0  # black pixels on each side; 2 for 28 x 28 images
+    encoder_channels: PositiveInt = 128  # [num_channels_enc]
+    decoder_channels: PositiveInt = 128  # [num_channels_dec]
+    ch_mult: tuple[PositiveInt, ...] = (1, 2)  # for each resolution: num_blocks + num_scales of them [channel_mult]
+    num_scales: PositiveInt = 1  # resolutions with latent variables; a prior models the coarsest [num_latent_scales]
+    groups_per_scale: PositiveInt = 20  # [num_groups_per_scale]
+    latents_per_group: PositiveInt = 9  # channels [num_latent_per_group]
+    num_blocks: NonNegativeInt = 1  # halvings before the first latent scale [num_preprocess_blocks, num_post...]
+    preprocess_cells: PositiveInt = 2  # a block [num_preprocess_cells]
+    postprocess_cells: PositiveInt = 2  # [num_postprocess_cells]
+    encoder_cells: PositiveInt = 2  # a group [num_cell_per_cond_enc]
+    decoder_cells: PositiveInt = 2  # [num_cell_per_cond_dec]
+    cells: Literal["res_bnswish", "res_bnswish2", "res_mbconv"] = "res_bnswish"  # [arch_instance]
+    squeeze_excite: bool = True  # [use_se]
+    num_flows: NonNegativeInt = 0  # pairs of normalising-flow cells a group [num_nf]
+    progressive_input: Literal["none", "input_skip"] = "none"  # [progressive_input_vae]
+    log_sigma_bound: PositiveFloat = 5.0  # soft clamp of the posterior's log-sigma [log_sig_q_scale]
+    # Bernoulli, discretised logistic, mixture of discretised logistics, normal [decoder_dist].
+    decoder: Literal["bin", "dl", "dml", "normal"] = "dml"
+    num_bits: PositiveInt = 8  # of the data, for dl and dml [num_x_bits]
+    num_mixtures: PositiveInt = 10
+    approximate_tails: bool = False  # the official program's approximate probabilities of dl and dml, for comparison
+    remat: bool = False  # recompute groups in the backward pass: less memory, more time
     dtype: Any = jnp.float32
 
     # ------------------------------------------------------------------------------------------- shapes, known before
@@ -451,7 +454,7 @@ def build_nvae(vae_config: Any, *, image_size: int, channels: int, dtype: Any = 
     """The VAE that a `vae` section of a configuration describes.
 
     Args:
-      vae_config: a frozen dataclass (`NVAEConfig`); fields that are not the module's are those of the training.
+      vae_config: the section, or an `NVAE`.
       image_size: side of the data.
       channels: of the data.
       dtype: type of the arithmetic, float32 or bfloat16.
@@ -459,11 +462,8 @@ def build_nvae(vae_config: Any, *, image_size: int, channels: int, dtype: Any = 
     Raises:
       ValueError: one line naming the key and the fix, for settings that no network can have.
     """
-    accepted = [name for name in NVAE.__dataclass_fields__ if hasattr(vae_config, name)]
-    settings = {name: getattr(vae_config, name) for name in accepted}
-    settings |= {"image_size": image_size, "channels": channels, "dtype": jnp.dtype(dtype)}
-    settings["ch_mult"] = tuple(settings.get("ch_mult", NVAE.ch_mult))
-    module = NVAE(**settings)
+    given = {"image_size": image_size, "channels": channels, "dtype": jnp.dtype(dtype)}
+    module = vae_config.clone(**given) if isinstance(vae_config, NVAE) else vae_config.build(**given)
     _check(module)
     return module
 
