@@ -10,10 +10,11 @@ import time
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-
-from sgmjax.training import loop, sharding
 from sgmjax.training.config import from_dict
+
+from sgmjax.training import sharding
 from sgmjax.training.interrupt import Interrupt
+from sgmjax.training.train import train
 
 VAE_STEPS, SAVED, STEPS = 2, 3, 4
 OPTIMIZER = {"name": "adamax", "learning_rate": 1e-2, "warmup_steps": 0, "ema_decay": 0.5, "ema_warmup": False}
@@ -73,12 +74,12 @@ def test_a_run_killed_in_the_second_stage_ends_with_the_same_bits(tmp_path, monk
     # one device, for the sake of compilation; test_latent.py has eight
     monkeypatch.setattr(sharding, "make_mesh", functools.partial(sharding.make_mesh, devices=jax.devices()[:1]))
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "Interrupt", Killed)
-        result = loop.train(settings, whole)
+        patch.setattr(running, "Interrupt", Killed)
+        result = train(settings, whole)
     assert (result.status, result.step) == ("finished", STEPS)
     assert not (copy / "checkpoints" / str(STEPS)).exists() and not (copy / "samples" / "final.npz").exists()
     capsys.readouterr()
-    result = loop.train(settings, copy)
+    result = train(settings, copy)
     assert (result.status, result.step) == ("finished", STEPS)
     assert f"going on from step {SAVED} of {STEPS}" in capsys.readouterr().out
 
