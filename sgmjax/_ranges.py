@@ -9,7 +9,7 @@ import dataclasses
 import math
 import os
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
@@ -38,6 +38,17 @@ SEED = Range("zero or positive", lambda v: v >= 0, MAX_SEED)
 FRACTION = Range("at least 0 and below 1", lambda v: 0 <= v < 1)
 OPEN_UNIT = Range("between 0 and 1, both excluded", lambda v: 0 < v < 1)
 TOLERANCE = Range("above 0 and at most 1", lambda v: 0 < v <= 1)
+
+# Types of settings, of constructors' parameters first of all: `sgmjax.spec` reads them.
+PositiveInt = Annotated[int, COUNT]
+NonNegativeInt = Annotated[int, COUNT_OR_ZERO]
+PositiveFloat = Annotated[float, POSITIVE]
+NonNegativeFloat = Annotated[float, NON_NEGATIVE]
+Fraction = Annotated[float, FRACTION]
+OpenUnit = Annotated[float, OPEN_UNIT]
+Tolerance = Annotated[float, TOLERANCE]
+Seed = Annotated[int, SEED]
+Side = Annotated[int, SIDE]
 
 
 def check_range(value: Any, wanted: Range, what: str, error: type[InputError] = InputError) -> None:

@@ -12,9 +12,11 @@ import jax.numpy as jnp
 import pytest
 import refdata
 
+from sgmjax import config as settings
 from sgmjax import models
-from sgmjax.training import build, horizon
-from sgmjax.training import config as settings
+from sgmjax.samplers import plan
+from sgmjax.tasks import build
+from sgmjax.training import horizon
 
 FILES = sorted((refdata.ROOT / "configs").glob("*.py"))
 NAMES = {
@@ -87,12 +89,12 @@ def load(name: str) -> settings.Config:
 
 def phases(sde) -> tuple[int, int]:
     """Variables per data dimension that the network sees, and for how many of them it predicts the noise."""
-    match sde:
-        case settings.PSLDConfig():
+    match sde.name:
+        case "psld":
             return 2, 2 if sde.gamma > 0 else 1
-        case settings.CLDConfig():
+        case "cld":
             return 2, 1
-        case settings.RecipeConfig():
+        case "recipe":
             return len(sde.D), sum(any(row) for row in sde.D)
         case _:
             return 1, 1
@@ -106,7 +108,7 @@ def parameters(config: settings.Config) -> int:
         side = config.data.image_size or side
         event = (side, side)
     seen, predicted = phases(config.sde)
-    classifies = config.model.name in settings.CLASSIFIERS
+    classifies = models.classifies(config.model)
     network = models.build(
         config.model,
         in_channels=seen * colours,
@@ -131,8 +133,8 @@ def latent_parameters(config: settings.Config) -> tuple[int, int]:
     """Of the VAE, and of the prior with its mixing logits."""
     side, colours = IMAGES.get(config.data.name, (config.data.image_size, 1 if config.data.binarize != "none" else 3))
     config = dataclasses.replace(config, latent=dataclasses.replace(config.latent, vae_from=None))
-    problem = build.problem(config, (side, side, colours), None)
-    params = jax.eval_shape(problem.init, jax.random.key(0))
+    task = build.task(config, (side, side, colours), None)
+    params = jax.eval_shape(task.init, jax.random.key(0)).params
     return models.count_parameters(params["vae"]), models.count_parameters(params["prior"])
 
 
@@ -153,7 +155,7 @@ def test_settings_are_valid_and_survive_a_round_trip(path: Path):
     config = load(path.stem)
     assert settings.from_dict(settings.to_dict(config)) == config
     settings.validate_for_devices(config, 8)  # every batch splits over one TPU host
-    build.check_sampling(config.sampling, build.process(config.sde))  # traces the sampler with every step
+    plan.check(config.sampling, build.process(config.sde))  # traces the sampler with every step
     first = path.stem.split("_")[0]
     latent = next((process for name, process in LATENT_PROCESSES.items() if path.stem.startswith(name)), None)
     assert config.sde.name == (latent or PROCESSES.get(first, first))
@@ -181,7 +183,7 @@ def test_digits_of_any_process(process: str):
     settings_of = runpy.run_path(str(refdata.ROOT / "configs" / "digits.py"))["get_config"](process)
     config = settings.from_dict(settings_of)
     assert config.sde.name == process
-    build.problem(config, (8, 8, 1), 10)  # all sections fit together
+    build.task(config, (8, 8, 1), 10)  # all sections fit together
 
 
 @pytest.mark.parametrize("name", sorted(OFFICIAL_PARAMETERS))
@@ -239,11 +241,11 @@ def test_stages_of_lsgm_that_were_published_apart():
 
 def test_gamma_zero_is_the_official_cld_of_the_ablation():
     config = load("psld_cifar_ablation")
-    sde = settings.PSLDConfig(gamma=0.0, nu=4.0)
+    sde = settings.SDE.section("psld", gamma=0.0, nu=4.0)
     assert parameters(settings.Config(data=config.data, sde=sde, model=config.model)) == 39_393_795
 
 
 def test_celeba64_with_the_switches_of_the_official_scripts():
     config = load("psld_celeba64")
-    model = dataclasses.replace(config.model, fir=True, progressive_input="residual", embedding_type="fourier")
+    model = config.model.replace(fir=True, progressive_input="residual", embedding_type="fourier")
     assert parameters(dataclasses.replace(config, model=model)) == 62_769_158

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import refdata
 
-from sgmjax.training.config import MODELS, SDES, Config
+from sgmjax import models, sdes
+from sgmjax.config import Config
+from sgmjax.spec import parameters
 
 README = (refdata.ROOT / "README.md").read_text()
 EXAMPLE, OWN_PROCESS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
@@ -57,5 +59,6 @@ def test_every_file_and_setting_that_the_pages_name_exists():
         for name in re.findall(r"`?((?:configs|docs|launch|notebooks|sgmjax)/[\w/]+\.\w+)", text):
             assert (refdata.ROOT / name).is_file(), (page.name, name)
         for section, key in re.findall(r"--config\.(\w+)\.(\w+)", text):
-            kinds = {"model": MODELS, "sde": SDES}.get(section, {section: type(getattr(Config(), section))})
-            assert any(hasattr(kind, key) for kind in kinds.values()), (page.name, section, key)
+            tables = {"model": models.NETWORKS, "sde": sdes.PROCESSES}
+            kinds = tables.get(section) or {section: type(getattr(Config(), section))}
+            assert key == "name" or any(key in parameters(kind) for kind in kinds.values()), (page.name, section, key)

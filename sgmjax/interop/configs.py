@@ -16,6 +16,7 @@ from flax import linen as nn
 
 from sgmjax._inputs import InputError, shown
 from sgmjax.models import DDPM, CLDToyMLP, CLDToyResNet, NCSNpp, NCSNppClassifier
+from sgmjax.spec import parameters, read
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +63,12 @@ def _numbers(section: Any, key: str, where: str) -> tuple[int, ...]:
         raise InputError(f"the official config's '{where}{key}' is {shown(value, 60)}, expected numbers") from None
 
 
+def _word(section: Any, key: str, where: str) -> Any:
+    """A word of the config, in small letters: one of those that our networks take for the field of that name."""
+    hint = parameters(NCSNpp)[key].hint
+    return read(hint, str(_get(section, key, where)).lower(), f"the official config's '{where}{key}'")
+
+
 def _shared_fields(section: Mapping[str, Any], where: str, **renamed: str) -> dict[str, Any]:
     """Fields of NCSN++ that all three codes have; `renamed` gives the official key where it differs from ours."""
     out: dict[str, Any] = {}
@@ -76,7 +83,7 @@ def _shared_fields(section: Mapping[str, Any], where: str, **renamed: str) -> di
         out[key] = bool(_get(section, key, where))
     names = ("resblock_type", "progressive", "progressive_input", "progressive_combine", "embedding_type")
     for key in (*names, "nonlinearity"):
-        out[key] = str(_get(section, key, where)).lower()
+        out[key] = _word(section, key, where)
     if out["embedding_type"] == "fourier":
         out["fourier_scale"] = _number(section, "fourier_scale", where, float)
     return out
@@ -114,7 +121,7 @@ def from_scoresde_config(config: Mapping[str, Any]) -> OfficialNetwork:
             attn_resolutions=_numbers(model, "attn_resolutions", "model."),
             dropout=_number(model, "dropout", "model.", float),
             resamp_with_conv=bool(_get(model, "resamp_with_conv", "model.")),
-            nonlinearity=str(_get(model, "nonlinearity", "model.")).lower(),
+            nonlinearity=_word(model, "nonlinearity", "model."),
         )
     else:
         raise InputError(f"model.name: no conversion for score_sde's '{name}'; there is one for ncsnpp and ddpm")
@@ -157,6 +164,7 @@ def from_psld_config(config: Mapping[str, Any], *, image_size: int | None = None
         key = "in_ch" if fields["progressive"] == "output_skip" else "out_ch"
         module = NCSNpp(out_channels=_number(section, key, where, int), **fields)
     elif name == "ncsnpp_clf":
+        del fields["progressive"]  # of the decoder, which it has not
         module = NCSNppClassifier(out_channels=_number(section, "n_cls", where, int), **fields)
     else:
         raise InputError(f"{where}name: no conversion for PSLD's '{name}'; there is one for ncsnpp and ncsnpp_clf")

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from sgmjax._inputs import InputError
-from sgmjax.interop.configs import OfficialNetwork, _get, _number
+from sgmjax.interop.configs import OfficialNetwork, _get, _number, _word
 from sgmjax.interop.weights import arrays_of, convert_weights
 from sgmjax.models import NCSNpp
 
@@ -56,7 +56,7 @@ def from_lsgm_prior_config(config: Mapping[str, Any], *, num_input_channels: int
     channels = num_input_channels or config.get("num_input_channels")
     if channels is None:
         channels = _number(config, "num_latent_per_group", "", int) * _number(config, "num_groups_per_scale", "", int)
-    embedding, scale = str(_get(config, "embedding_type", "")), _number(config, "embedding_scale", "", float)
+    embedding, scale = _word(config, "embedding_type", ""), _number(config, "embedding_scale", "", float)
     fourier = embedding == "fourier"
     module = NCSNpp(
         out_channels=int(channels),
@@ -66,9 +66,9 @@ def from_lsgm_prior_config(config: Mapping[str, Any], *, num_input_channels: int
         attn_resolutions=(16,),
         dropout=_number(config, "dropout", "", float),
         fir=bool(_get(config, "fir", "")),
-        progressive=str(_get(config, "progressive", "")),
-        progressive_input=str(_get(config, "progressive_input", "")),
-        progressive_combine=str(_get(config, "progressive_combine", "")),
+        progressive=_word(config, "progressive", ""),
+        progressive_input=_word(config, "progressive_input", ""),
+        progressive_combine=_word(config, "progressive_combine", ""),
         embedding_type=embedding,
         embedding_dim=_number(config, "embedding_dim", "", int),
         embedding_scale=1.0 if fourier else scale,

@@ -16,7 +16,7 @@ import numpy as np
 from sgmjax._inputs import InputError, shown
 from sgmjax.interop import torch_file
 from sgmjax.interop.checkpoints import OfficialCheckpoint
-from sgmjax.interop.configs import OfficialNetwork, _get, _number
+from sgmjax.interop.configs import OfficialNetwork, _get, _number, _word
 from sgmjax.interop.weights import arrays_of, finish, leaf, place, record_calls
 from sgmjax.models import NCSN, NCSNv2
 from sgmjax.models.ncsnv2 import check_image_size
@@ -91,7 +91,7 @@ def from_ncsnv2_config(config: Mapping[str, Any], *, network: str | None = None)
         "out_channels": channels,
         "variant": variant,
         "ngf": _number(model, "ngf", "model.", int),
-        "nonlinearity": str(_get(model, "nonlinearity", "model.")).lower(),
+        "nonlinearity": _word(model, "nonlinearity", "model."),
         "centered": bool(data.get("rescaled", False) or data.get("logit_transform", False)),
     }
     if cls is NCSN:

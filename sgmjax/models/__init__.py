@@ -1,8 +1,8 @@
 """Networks (Flax Linen) and `build`, which makes one from the model section of a configuration."""
 
-from sgmjax.models.build import build, count_parameters, trainable_mask
+from sgmjax.models.build import GIVEN, NETWORKS, build, classifies, count_parameters, trainable_mask
 from sgmjax.models.ddpm import DDPM
-from sgmjax.models.mlp import MLP, CLDToyMLP, CLDToyResNet
+from sgmjax.models.mlp import MLP, CLDToyMLP, CLDToyResNet, MLPClassifier
 from sgmjax.models.ncsnpp import NCSNpp, NCSNppClassifier
 from sgmjax.models.ncsnv2 import NCSN, NCSNv2
 from sgmjax.models.nvae import NVAE, NVAEOutput, build_nvae
@@ -10,11 +10,14 @@ from sgmjax.models.unet1d import UNet1d
 
 __all__ = [
     "DDPM",
+    "GIVEN",
     "MLP",
     "NCSN",
+    "NETWORKS",
     "NVAE",
     "CLDToyMLP",
     "CLDToyResNet",
+    "MLPClassifier",
     "NCSNpp",
     "NCSNppClassifier",
     "NCSNv2",
@@ -22,6 +25,7 @@ __all__ = [
     "UNet1d",
     "build",
     "build_nvae",
+    "classifies",
     "count_parameters",
     "trainable_mask",
 ]

@@ -8,16 +8,17 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from sgmjax._ranges import Fraction, PositiveInt
 from sgmjax.models import layers
+from sgmjax.models.layers import Nonlinearity, Width
 from sgmjax.models.ncsnpp import label_or_none, noise_table
 
 
 class DDPM(nn.Module):
     """U-Net of DDPM: positional embedding, GroupNorm of 32 groups, no rescaling of residual sums.
 
-    Fields are those of `DDPMConfig`, plus `out_channels`, `centered`, `dtype` and the table of discrete noise levels
-    (`sigma_min`, `sigma_max`, `num_scales`) that `scale_by_sigma` looks `cond` up in, all as for `NCSNpp`. Called as
-    `NCSNpp` is; `cond` (B,) is an index or a time scaled to 0..999.
+    Fields are as for `NCSNpp`; the table of discrete noise levels (`sigma_min`, `sigma_max`, `num_scales`) is what
+    `scale_by_sigma` looks `cond` up in. Called as `NCSNpp` is; `cond` (B,) is an index or a time scaled to 0..999.
 
     Returns:
       (B, H, W, out_channels), float32.
@@ -25,17 +26,19 @@ class DDPM(nn.Module):
     Reference: Ho et al. 2020, "Denoising diffusion probabilistic models", appendix B.
     """
 
+    axes = (2,)
+
     out_channels: int = 3
-    nf: int = 128
-    ch_mult: tuple[int, ...] = (1, 2, 2, 2)
-    num_res_blocks: int = 2
-    attn_resolutions: tuple[int, ...] = (16,)
-    dropout: float = 0.1
+    nf: Width = 128
+    ch_mult: tuple[PositiveInt, ...] = (1, 2, 2, 2)
+    num_res_blocks: PositiveInt = 2
+    attn_resolutions: tuple[PositiveInt, ...] = (16,)
+    dropout: Fraction = 0.1
     resamp_with_conv: bool = True
     conditional: bool = True
     scale_by_sigma: bool = False
-    nonlinearity: str = "swish"
-    num_classes: int | None = None
+    nonlinearity: Nonlinearity = "swish"
+    num_classes: PositiveInt | None = None
     centered: bool = True
     dtype: Any = jnp.float32
     sigma_min: float = 0.01

@@ -10,17 +10,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from sgmjax._ranges import MAX_COUNT, Range
 from sgmjax.models import fir as fir_ops
 
 Dtype = Any
 SQRT2 = math.sqrt(2.0)  # a Python float: a numpy scalar would promote bfloat16
+
+# Types of the networks' settings, with ranges; see `sgmjax._ranges`.
+Nonlinearity = Literal["swish", "elu", "relu", "lrelu"]
+Width = Annotated[int, Range("4 or more, for the time embedding", lambda v: v >= 4, MAX_COUNT)]
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "swish": nn.swish,

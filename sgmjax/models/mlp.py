@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from sgmjax._ranges import PositiveInt
 from sgmjax.models import layers
 from sgmjax.models.ncsnpp import label_or_none
 
@@ -24,36 +25,22 @@ def log_time_features(cond: jax.Array, pairs: int = 16, floor: float = 1e-6) -> 
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
 
-class MLP(nn.Module):
-    """Residual MLP for vectors, with the noise level and the class added in every block, and a linear part.
-
-    What has spatial axes is flattened; the linear part is then one matrix of the channels, the same everywhere.
-
-    Fields are those of `MLPConfig`, plus `out_channels` (size of the output vector), `dtype`, and `centered`, which is
-    accepted for uniformity and has no effect. Called as `NCSNpp` is, with x (B, D) or (B, *space, C) and any positive
-    `cond` (B,).
-
-    Returns:
-      (B, *space, out_channels), float32; zero up to 1e-5 at initialisation.
-    """
+class _MLP(nn.Module):
+    """Fields and layers, shared by the score network and the classifier."""
 
     out_channels: int = 2
-    width: int = 128
-    depth: int = 4
-    num_classes: int | None = None
+    width: PositiveInt = 128
+    depth: PositiveInt = 4
     centered: bool = True
     dtype: Any = jnp.float32
 
-    @nn.compact
-    def __call__(
-        self, x: jax.Array, cond: jax.Array, *, train: bool = False, labels: jax.Array | None = None
-    ) -> jax.Array:
+    def _run(self, x: jax.Array, cond: jax.Array, labels: jax.Array | None, num_classes: int | None) -> jax.Array:
         wide = jnp.promote_types(self.dtype, jnp.float32)
         temb = log_time_features(cond.astype(wide))
         temb = nn.swish(layers.dense(self.width, name="time_dense_0", dtype=wide)(temb))
-        if self.num_classes is not None:
-            table = nn.Embed(self.num_classes + 1, self.width, dtype=wide, name="label_embed")
-            temb = temb + table(label_or_none(labels, self.num_classes, x.shape[0]))
+        if num_classes is not None:
+            table = nn.Embed(num_classes + 1, self.width, dtype=wide, name="label_embed")
+            temb = temb + table(label_or_none(labels, num_classes, x.shape[0]))
         elif labels is not None:
             raise ValueError("labels were given to a network without classes; set model.num_classes")
         temb = nn.swish(layers.dense(self.width, name="time_dense_1", dtype=wide)(temb))
@@ -78,6 +65,47 @@ class MLP(nn.Module):
         return (out + jnp.sum(linear * along, axis=-1)).reshape(*x.shape[:-1], self.out_channels)
 
 
+class MLP(_MLP):
+    """Residual MLP for vectors, with the noise level and the class added in every block, and a linear part.
+
+    What has spatial axes is flattened; the linear part is then one matrix of the channels, the same everywhere.
+
+    Fields: `width` and `depth` of the blocks, `num_classes` for class conditioning, `out_channels` (size of the output
+    vector), `dtype`, and `centered`, which is accepted for uniformity and has no effect. Called as `NCSNpp` is, with x
+    (B, D) or (B, *space, C) and any positive `cond` (B,).
+
+    Returns:
+      (B, *space, out_channels), float32; zero up to 1e-5 at initialisation.
+    """
+
+    axes = (0, 1, 3)
+
+    num_classes: PositiveInt | None = None
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, cond: jax.Array, *, train: bool = False, labels: jax.Array | None = None
+    ) -> jax.Array:
+        return self._run(x, cond, labels, self.num_classes)
+
+
+class MLPClassifier(_MLP):
+    """The classifier p(class | z_t, t) of noised vectors: the layers of `MLP`; `out_channels` is the number of classes.
+
+    Returns:
+      Logits, (B, out_channels), float32.
+    """
+
+    axes = (0,)
+    classifies = True
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, cond: jax.Array, *, train: bool = False, labels: jax.Array | None = None
+    ) -> jax.Array:
+        return self._run(x, cond, labels, None)
+
+
 def _torch_dense(features: int, fan_in: int, name: str, dtype: Any) -> nn.Dense:
     return nn.Dense(
         features,
@@ -99,8 +127,10 @@ class CLDToyMLP(nn.Module):
     Reference: Dockhorn et al. 2022, appendix on toy experiments.
     """
 
+    axes = (0,)
+
     out_channels: int = 2
-    hidden_dim: int = 128
+    hidden_dim: PositiveInt = 128
     centered: bool = True
     dtype: Any = jnp.float32
 
@@ -125,9 +155,11 @@ class CLDToyResNet(nn.Module):
     Reference: Dockhorn et al. 2022, appendix on toy experiments.
     """
 
+    axes = (0,)
+
     out_channels: int = 2
-    hidden_dim: int = 64
-    num_hidden_layers: int = 20
+    hidden_dim: PositiveInt = 64
+    num_hidden_layers: PositiveInt = 20
     centered: bool = True
     dtype: Any = jnp.float32
 

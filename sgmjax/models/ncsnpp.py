@@ -15,7 +15,7 @@ Reference: Song et al. 2021, "Score-based generative modeling through SDEs", app
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,9 @@ import numpy as np
 from flax import linen as nn
 
 from sgmjax._inputs import check_labels
+from sgmjax._ranges import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt
 from sgmjax.models import layers
+from sgmjax.models.layers import Nonlinearity, Width
 
 
 def noise_table(sigma_min: float, sigma_max: float, num_scales: int) -> np.ndarray:
@@ -46,29 +48,27 @@ def label_or_none(labels: jax.Array | None, num_classes: int, batch: int) -> jax
 class _Encoder(nn.Module):
     """Fields and the first half, shared by the score network and the classifier."""
 
-    nf: int = 128
-    ch_mult: tuple[int, ...] = (1, 2, 2, 2)
-    num_res_blocks: int = 4
-    attn_resolutions: tuple[int, ...] = (16,)
-    dropout: float = 0.1
+    nf: Width = 128
+    ch_mult: tuple[PositiveInt, ...] = (1, 2, 2, 2)
+    num_res_blocks: PositiveInt = 4
+    attn_resolutions: tuple[PositiveInt, ...] = (16,)
+    dropout: Fraction = 0.1
     resamp_with_conv: bool = True
     conditional: bool = True
     fir: bool = False
     fir_kernel: tuple[float, ...] = (1, 3, 3, 1)
     skip_rescale: bool = True
-    resblock_type: str = "biggan"
-    progressive: str = "none"
-    progressive_input: str = "none"
-    progressive_combine: str = "sum"
-    embedding_type: str = "positional"
-    init_scale: float = 0.0
-    fourier_scale: float = 16.0
-    nonlinearity: str = "swish"
-    num_classes: int | None = None
-    embedding_dim: int | None = None  # size of the time embedding; None: nf, and 2 nf with Fourier features
-    embedding_scale: float = 1.0  # factor of the conditioning before a positional embedding; LSGM takes 1000
+    resblock_type: Literal["biggan", "ddpm"] = "biggan"
+    progressive_input: Literal["none", "input_skip", "residual"] = "none"
+    progressive_combine: Literal["sum", "cat"] = "sum"
+    embedding_type: Literal["positional", "fourier"] = "positional"
+    init_scale: NonNegativeFloat = 0.0
+    fourier_scale: PositiveFloat = 16.0
+    embedding_dim: Width | None = None  # size of the time embedding; None: nf, and 2 nf with Fourier features
+    embedding_scale: PositiveFloat = 1.0  # factor of the conditioning before a positional embedding; LSGM takes 1000
     fourier_log: bool = True  # Fourier features of log cond; LSGM's are of cond itself
-    remat: bool = False
+    nonlinearity: Nonlinearity = "swish"
+    remat: bool = False  # recompute residual blocks in the backward pass: less memory, more time
     centered: bool = True
     dtype: Any = jnp.float32
 
@@ -110,7 +110,7 @@ class _Encoder(nn.Module):
     def _resize(self, x: jax.Array, how: str) -> jax.Array:
         return layers.resize(x, how, self.fir_kernel if self.fir else None)
 
-    def _embed(self, cond: jax.Array, labels: jax.Array | None) -> jax.Array | None:
+    def _embed(self, cond: jax.Array, labels: jax.Array | None, num_classes: int | None = None) -> jax.Array | None:
         """Embedding of the conditioning and of the class, (batch, 4 nf) or 4 embedding_dim; None: unconditional."""
         act = layers.activation(self.nonlinearity)
         temb, width = None, 4 * (self.embedding_dim or self.nf)
@@ -122,9 +122,9 @@ class _Encoder(nn.Module):
         if self.conditional:
             temb = layers.dense(width, name="time_dense_0", dtype=self._wide)(features)
             temb = layers.dense(width, name="time_dense_1", dtype=self._wide)(act(temb))
-        if self.num_classes is not None:
-            labels = label_or_none(labels, self.num_classes, cond.shape[0])
-            table = nn.Embed(self.num_classes + 1, width, dtype=self._wide, name="label_embed")
+        if num_classes is not None:
+            labels = label_or_none(labels, num_classes, cond.shape[0])
+            table = nn.Embed(num_classes + 1, width, dtype=self._wide, name="label_embed")
             temb = table(labels) if temb is None else temb + table(labels)
         elif labels is not None:
             raise ValueError("labels were given to a network without classes; set model.num_classes")
@@ -164,7 +164,7 @@ class _Encoder(nn.Module):
 class NCSNpp(_Encoder):
     """The score network: a U-Net of residual blocks with attention, conditioned on noise level and class.
 
-    Fields are those of `NCSNppConfig`, plus
+    Fields are the switches of the official codes under their names, `num_classes` for class conditioning, and
 
       out_channels: channels of the output (the rows that receive noise times the image channels).
       centered: False if the data are in [0, 1]; they are then mapped to [-1, 1] inside.
@@ -184,8 +184,12 @@ class NCSNpp(_Encoder):
       (B, *space, out_channels), float32.
     """
 
+    axes = (2, 3)
+
     out_channels: int = 3
+    progressive: Literal["none", "output_skip", "residual"] = "none"
     scale_by_sigma: bool = False
+    num_classes: PositiveInt | None = None
     sigma_min: float = 0.01
     sigma_max: float = 50.0
     num_scales: int = 1000
@@ -208,7 +212,7 @@ class NCSNpp(_Encoder):
     ) -> jax.Array:
         act = layers.activation(self.nonlinearity)
         cond = cond.astype(self._wide)
-        temb = self._embed(cond, labels)
+        temb = self._embed(cond, labels, self.num_classes)
         x = (x if self.centered else 2.0 * x - 1.0).astype(self.dtype)
         h, hs = self._encode(x, temb, train)
 
@@ -247,8 +251,7 @@ class NCSNpp(_Encoder):
 class NCSNppClassifier(_Encoder):
     """The classifier p(class | z_t, t) of PSLD's guided sampling: NCSN++'s encoder and one linear layer.
 
-    Fields are those of the encoder of `NCSNpp` (`num_classes` and `progressive` do not apply), plus `out_channels`, the
-    number of classes. Inputs as for `NCSNpp`.
+    Fields are those of `NCSNpp` that concern its encoder; `out_channels` is the number of classes. Inputs as there.
 
     Returns:
       Logits, (B, out_channels), float32.
@@ -256,7 +259,11 @@ class NCSNppClassifier(_Encoder):
     Reference: Pandey & Mandt 2023 (PSLD), class-conditional synthesis.
     """
 
+    axes = (2, 1, 3)
+    classifies = True
+
     out_channels: int = 10
+    num_res_blocks: PositiveInt = 2
 
     @nn.compact
     def __call__(

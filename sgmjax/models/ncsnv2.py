@@ -15,13 +15,15 @@ Reference: Song & Ermon 2019, "Generative modeling by estimating gradients of th
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from sgmjax._ranges import MAX_COUNT, PositiveInt, Range
 from sgmjax.models import layers
+from sgmjax.models.layers import Nonlinearity
 from sgmjax.models.refinenet import InstanceNormPlus, RefineBlock, ResidualBlock, conv
 
 # For each stage its channels in units of ngf and its dilation. From the second stage on, a stage that is not dilated
@@ -51,11 +53,13 @@ def check_image_size(variant: str, image_size: int) -> None:
 class _RefineNet(nn.Module):
     """The RefineNet from the image to the last convolution, shared by NCSN and NCSNv2."""
 
+    axes = (2,)
+
     out_channels: int = 3
-    variant: str = "standard"
-    ngf: int = 128
-    nonlinearity: str = "elu"
-    remat: bool = False
+    variant: Literal["standard", "deeper", "deepest"] = "standard"  # for images up to 64, up to 128, of 256
+    ngf: Annotated[int, Range("2 or more, since InstanceNorm++ compares channels", lambda v: v >= 2, MAX_COUNT)] = 128
+    nonlinearity: Nonlinearity = "elu"
+    remat: bool = False  # recompute blocks in the backward pass: less memory, more time
     centered: bool = True
     dtype: Any = jnp.float32
 
@@ -96,9 +100,9 @@ class _RefineNet(nn.Module):
 class NCSNv2(_RefineNet):
     """The unconditional network, divided by sigma.
 
-    Fields are those of `NCSNv2Config`: `variant` (standard, deeper, deepest), `ngf` (features of the first stage),
-    `nonlinearity`, `scale_by_sigma`, `remat`; and
+    Fields:
 
+      variant: standard, deeper or deepest; ngf: features of the first stage.
       out_channels: channels of the output.
       centered: False if the data are in [0, 1]; they are then mapped to [-1, 1] inside.
       dtype: type of the arithmetic; parameters, norm statistics and output are float32.
@@ -127,7 +131,7 @@ class NCSNv2(_RefineNet):
 class NCSN(_RefineNet):
     """The network of 2019, whose norms have scales and shifts of their own for each of `num_levels` noise levels.
 
-    Fields are those of `NCSNConfig`; `out_channels`, `centered`, `dtype` as for `NCSNv2`. Called as that is, but
+    Fields are as for `NCSNv2`, and `num_levels`. Called as that is, but
 
       cond: (B,), the index of the noise level, 0 ... num_levels - 1, integers or whole floats. The official order is
         from the largest level to the smallest.
@@ -136,7 +140,7 @@ class NCSN(_RefineNet):
       (B, H, W, out_channels), float32: the score.
     """
 
-    num_levels: int = 10
+    num_levels: PositiveInt = 10
 
     @nn.compact
     def __call__(

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
+from sgmjax._ranges import Fraction, PositiveInt
+from sgmjax.models.layers import Width
 from sgmjax.models.ncsnpp import NCSNpp
 
 
@@ -12,12 +16,14 @@ class UNet1d(NCSNpp):
     whatever stands for time (t, 999 t, sigma). Attention acts at the coarsest level in any case, T / 2^(levels - 1)
     steps, which long signals need many levels for.
 
-    Fields are those of `UNet1dConfig`, and as of `NCSNpp`. T must be a multiple of 2^(levels - 1).
+    Fields are those of `NCSNpp`. T must be a multiple of 2^(levels - 1).
     """
 
-    nf: int = 64
-    ch_mult: tuple[int, ...] = (1, 2, 2)
-    num_res_blocks: int = 2
-    attn_resolutions: tuple[int, ...] = ()
-    dropout: float = 0.0
-    embedding_type: str = "fourier"
+    axes = (1,)
+
+    nf: Width = 64
+    ch_mult: tuple[PositiveInt, ...] = (1, 2, 2)
+    num_res_blocks: PositiveInt = 2
+    attn_resolutions: tuple[PositiveInt, ...] = ()  # lengths, T halved once per entry of ch_mult after the first
+    dropout: Fraction = 0.0
+    embedding_type: Literal["positional", "fourier"] = "fourier"

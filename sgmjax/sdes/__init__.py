@@ -8,6 +8,8 @@
 Processes are pytrees: pass them through jit, vmap and grad; changing beta_max does not recompile.
 """
 
+from collections.abc import Callable
+
 from sgmjax.sdes import noise_levels
 from sgmjax.sdes.base import SDE, Kernel
 from sgmjax.sdes.noise_levels import geometric_levels, level_times
@@ -15,8 +17,21 @@ from sgmjax.sdes.processes import VE, SubVP, cld, geometric_vp, psld, subvp, thi
 from sgmjax.sdes.recipe import Recipe, recipe
 from sgmjax.sdes.schedules import GeometricSchedule, LinearSchedule, Schedule
 
+# A configuration's `sde` section is one of these names and settings of that function.
+PROCESSES: dict[str, Callable[..., SDE]] = {
+    "vp": vp,
+    "geometric_vp": geometric_vp,
+    "subvp": subvp,
+    "ve": ve,
+    "cld": cld,
+    "psld": psld,
+    "third_order": third_order,
+    "recipe": recipe,
+}
+GIVEN = frozenset({"schedule", "num_noised", "variables", "name"})  # parameters of theirs for programs alone
+
 __all__ = [
-    "SDE", "VE", "GeometricSchedule", "Kernel", "LinearSchedule", "Recipe", "Schedule", "SubVP", "cld",
-    "geometric_levels", "geometric_vp", "level_times", "noise_levels", "psld", "recipe", "subvp", "third_order", "ve",
-    "vp",
+    "GIVEN", "PROCESSES", "SDE", "VE", "GeometricSchedule", "Kernel", "LinearSchedule", "Recipe", "Schedule", "SubVP",
+    "cld", "geometric_levels", "geometric_vp", "level_times", "noise_levels", "psld", "recipe", "subvp", "third_order",
+    "ve", "vp",
 ]  # fmt: skip

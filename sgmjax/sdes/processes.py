@@ -8,18 +8,19 @@ with gamma = 0, nu = 4. CLD's gamma is PSLD's kappa.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sgmjax import _ranges
+from sgmjax._ranges import NonNegativeFloat
 from sgmjax.sdes import linalg
+from sgmjax.sdes._types import Fraction, Frame, NonNegative, Positive, SigmaDist
 from sgmjax.sdes.base import SDE, Kernel, Matching
 from sgmjax.sdes.recipe import Recipe, recipe
 from sgmjax.sdes.schedules import LinearSchedule, geometric
-
-SigmaDist = Literal["geometric", "uniform"]  # how VE's noise levels lie; NCSNv2's name for it
 
 
 def _positive(**values) -> None:
@@ -34,7 +35,7 @@ def _below_one(**values) -> None:
             raise ValueError(f"{name} = {value:g}: must be at least 0 and below 1.")
 
 
-def vp(*, beta_min=0.1, beta_max=20.0, sigma2_0=0.0) -> Recipe:
+def vp(*, beta_min: NonNegative = 0.1, beta_max: Positive = 20.0, sigma2_0: Fraction = 0.0) -> Recipe:
     """Variance preserving SDE, dx = -beta x / 2 dt + sqrt(beta) dw. Reference: Song et al. 2021, eq. (11).
 
     Args:
@@ -46,7 +47,12 @@ def vp(*, beta_min=0.1, beta_max=20.0, sigma2_0=0.0) -> Recipe:
     return recipe(D=[[0.5]], Q=[[0.0]], schedule=schedule, sigma2_0=sigma2_0, name="vp")
 
 
-def geometric_vp(*, sigma2_min=3e-5, sigma2_max=0.999, sigma2_0=None) -> Recipe:
+def geometric_vp(
+    *,
+    sigma2_min: _ranges.OpenUnit = 3e-5,
+    sigma2_max: _ranges.OpenUnit = 0.999,
+    sigma2_0: _ranges.Fraction | None = None,
+) -> Recipe:
     """VP with a rate that lets the kernel's variance grow geometrically (LSGM's geometric VPSDE).
 
     sigma_t^2 = sigma2_min (sigma2_max / sigma2_min)^t - sigma2_min + sigma2_0.
@@ -65,7 +71,14 @@ def geometric_vp(*, sigma2_min=3e-5, sigma2_max=0.999, sigma2_0=None) -> Recipe:
     return recipe(D=[[0.5]], Q=[[0.0]], schedule=schedule, sigma2_0=sigma2_0, name="geometric_vp")
 
 
-def cld(*, beta_min=4.0, beta_max=4.0, m_inv=4.0, kappa=0.04, numerical_eps: float = 0.0) -> Recipe:
+def cld(
+    *,
+    beta_min: NonNegative = 4.0,
+    beta_max: Positive = 4.0,
+    m_inv: Positive = 4.0,
+    kappa: Positive = 0.04,
+    numerical_eps: NonNegativeFloat = 0.0,
+) -> Recipe:
     """Critically damped Langevin diffusion of Dockhorn et al. 2022, eq. (5), in their convention of beta.
 
     dx = beta m_inv v dt,  dv = -beta (x + Gamma m_inv v) dt + sqrt(2 Gamma beta) dw,  Gamma = 2 / sqrt(m_inv).
@@ -91,7 +104,16 @@ def cld(*, beta_min=4.0, beta_max=4.0, m_inv=4.0, kappa=0.04, numerical_eps: flo
     )
 
 
-def psld(*, beta_min=8.0, beta_max=8.0, gamma=0.01, nu=4.01, kappa=0.04, factor="auto", numerical_eps=0.0) -> Recipe:
+def psld(
+    *,
+    beta_min: NonNegative = 8.0,
+    beta_max: Positive = 8.0,
+    gamma: NonNegative = 0.01,
+    nu: NonNegative = 4.01,
+    kappa: Positive = 0.04,
+    factor: Frame = "auto",
+    numerical_eps: NonNegativeFloat = 0.0,
+) -> Recipe:
     """Phase space Langevin diffusion of Pandey & Mandt 2023, eq. (10), critically damped: m_inv = (gamma - nu)^2 / 4.
 
     dx = beta/2 (m_inv m - gamma x) dt + sqrt(beta gamma) dw,  dm = -beta/2 (x + nu m) dt + sqrt(beta nu M) dw.
@@ -129,7 +151,14 @@ def psld(*, beta_min=8.0, beta_max=8.0, gamma=0.01, nu=4.01, kappa=0.04, factor=
 
 
 def third_order(
-    *, beta_min=4.0, beta_max=4.0, m_inv=4.0, gamma=None, xi=None, kappa=0.04, numerical_eps: float = 0.0
+    *,
+    beta_min: NonNegative = 4.0,
+    beta_max: Positive = 4.0,
+    m_inv: Positive = 4.0,
+    gamma: Positive | None = None,
+    xi: Positive | None = None,
+    kappa: Positive = 0.04,
+    numerical_eps: NonNegativeFloat = 0.0,
 ) -> Recipe:
     """Third-order Langevin diffusion: position q, momentum p, acceleration s; only s receives noise.
 
@@ -148,11 +177,11 @@ def third_order(
     """
     _positive(m_inv=m_inv, kappa=kappa)
     mass = 1 / m_inv
-    gamma = (8 * mass) ** 0.5 if gamma is None else gamma
-    xi = (27 * mass) ** 0.5 if xi is None else xi
+    coupling = (8 * mass) ** 0.5 if gamma is None else gamma
+    friction = (27 * mass) ** 0.5 if xi is None else xi
     return recipe(
-        D=[[0.0, 0.0, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, xi]],
-        Q=[[0.0, -1.0, 0.0], [1.0, 0.0, -gamma], [0.0, gamma, 0.0]],
+        D=[[0.0, 0.0, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, friction]],
+        Q=[[0.0, -1.0, 0.0], [1.0, 0.0, -coupling], [0.0, coupling, 0.0]],
         Sigma_inf=[[1.0, 0.0, 0.0], [0.0, mass, 0.0], [0.0, 0.0, mass]],
         Sigma_0=[[kappa * mass, 0.0], [0.0, kappa * mass]],
         schedule=LinearSchedule(beta_min=beta_min, beta_max=beta_max),
@@ -333,7 +362,7 @@ jax.tree_util.register_dataclass(SubVP, ["schedule", "sigma2_0"], [])
 jax.tree_util.register_dataclass(VE, ["sigma_min", "sigma_max", "sigma2_0"], ["sigma_dist"])
 
 
-def subvp(*, beta_min=0.1, beta_max=20.0, sigma2_0=0.0) -> SubVP:
+def subvp(*, beta_min: NonNegative = 0.1, beta_max: Positive = 20.0, sigma2_0: Fraction = 0.0) -> SubVP:
     """Sub-VP SDE; see `SubVP`."""
     _below_one(sigma2_0=sigma2_0)
     if linalg.is_concrete(beta_min, beta_max) and not (beta_min >= 0 and beta_max >= 0 and beta_min + beta_max > 0):
@@ -341,7 +370,13 @@ def subvp(*, beta_min=0.1, beta_max=20.0, sigma2_0=0.0) -> SubVP:
     return SubVP(schedule=LinearSchedule(beta_min=beta_min, beta_max=beta_max), sigma2_0=sigma2_0)
 
 
-def ve(*, sigma_min=0.01, sigma_max=50.0, sigma2_0=None, sigma_dist: SigmaDist = "geometric") -> VE:
+def ve(
+    *,
+    sigma_min: Positive = 0.01,
+    sigma_max: Positive = 50.0,
+    sigma2_0: NonNegative | None = None,
+    sigma_dist: SigmaDist = "geometric",
+) -> VE:
     """VE SDE; see `VE`.
 
     Raises:

@@ -18,7 +18,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sgmjax._ranges import NonNegativeFloat
 from sgmjax.sdes import linalg
+from sgmjax.sdes._types import Frame, Matrix, NonNegative, Positive
 from sgmjax.sdes.base import SDE, Kernel, Matching
 from sgmjax.sdes.schedules import LinearSchedule, Schedule
 
@@ -142,15 +144,17 @@ jax.tree_util.register_dataclass(Recipe, _DATA, _META)
 
 def recipe(
     *,
-    D,
-    Q,
-    Sigma_inf=None,
+    D: Matrix,
+    Q: Matrix,
+    Sigma_inf: Matrix | None = None,
+    Sigma_0: Matrix | None = None,
+    sigma2_0: NonNegative = 0.0,
+    beta_min: NonNegative = 4.0,
+    beta_max: Positive = 4.0,
     schedule: Schedule | None = None,
-    Sigma_0=None,
-    sigma2_0=0.0,
-    frame="auto",
+    frame: Frame = "auto",
     num_noised: int | None = None,
-    numerical_eps: float = 0.0,
+    numerical_eps: NonNegativeFloat = 0.0,
     variables: Sequence[str] | None = None,
     name: str = "recipe",
 ) -> Recipe:
@@ -160,10 +164,11 @@ def recipe(
         D: (k, k) symmetric positive semi-definite: where and how strongly noise enters (G G^T = 2 D).
         Q: (k, k) skew-symmetric: the conservative coupling.
         Sigma_inf: (k, k) symmetric positive definite covariance of the stationary law, the prior; None: identity.
-        schedule: None: `LinearSchedule(beta_min=4, beta_max=4)`.
         Sigma_0: (k-1, k-1) covariance of the auxiliary variables at t = 0, independent of the data; None: 0.04 of
             their stationary covariance, the published choice of CLD and PSLD.
         sigma2_0: variance of the data variable about x_0 at t = 0, as in LSGM.
+        beta_min, beta_max: rate at t = 0 and t = 1, linear between.
+        schedule: another rate, in place of those two.
         frame: "auto" puts the variables without noise first, so that the score of the noised ones depends on their
             own eps alone; "lower" and "upper" force a lower or upper triangular factor in the given order.
         num_noised: needed only when D is traced (inside jit or grad), where it cannot be looked at.
@@ -173,8 +178,8 @@ def recipe(
 
     Raises:
         ValueError: one line, for a D that is not PSD, a Q that is not skew, shapes that differ, a Sigma_inf that is
-            not positive definite, or a D whose noise can never reach some variable (which is named): then the
-            stationary law is never reached and the kernel stays singular.
+            not positive definite, a schedule beside beta_min or beta_max, or a D whose noise can never reach some
+            variable (which is named): then the stationary law is never reached and the kernel stays singular.
 
     Reference: Pandey & Mandt 2023, eqs. (6)-(8).
     """
@@ -184,7 +189,10 @@ def recipe(
     for label, value in (("Q", Q), ("Sigma_inf", Sigma_inf)):
         if _square(label, value) != k:
             raise ValueError(f"{label} is {value.shape[0]} x {value.shape[0]} but D is {k} x {k}: give equal sizes.")
-    schedule = LinearSchedule(beta_min=4.0, beta_max=4.0) if schedule is None else schedule
+    if schedule is None:
+        schedule = LinearSchedule(beta_min=beta_min, beta_max=beta_max)
+    elif not linalg.is_concrete(beta_min, beta_max) or (beta_min, beta_max) != (4.0, 4.0):
+        raise ValueError("beta_min, beta_max: a schedule has its own rate; leave them out, or the schedule.")
     variables = list(variables or ["data"] + [f"auxiliary {i}" for i in range(1, k)])
     concrete = linalg.is_concrete(D, Q, Sigma_inf, Sigma_0, sigma2_0)
     Sigma_0 = 0.04 * Sigma_inf[1:, 1:] if Sigma_0 is None else _matrix(Sigma_0)
@@ -206,11 +214,11 @@ def recipe(
             initial[1:, 1:] = linalg.semidefinite_factor(Sigma_0) if k > 1 else 0.0
         except ValueError:
             raise ValueError("Sigma_0 must be symmetric positive semi-definite.") from None
-        frame, num_noised = _frame(D, frame)
+        turn, num_noised = _frame(D, frame)
     else:
         if num_noised is None:
             num_noised = k
-        frame = np.eye(k)[::-1].copy() if frame == "upper" else None
+        turn = np.eye(k)[::-1].copy() if frame == "upper" else None
         prior = jnp.linalg.cholesky(jnp.asarray(Sigma_inf))
         precision = jnp.linalg.inv(jnp.asarray(Sigma_inf))
         F = -linalg.matmul(D + Q, precision)
@@ -221,7 +229,7 @@ def recipe(
         initial = initial.at[1:, 1:].set(_traced_factor(jnp.asarray(Sigma_0))) if k > 1 else initial
 
     xp = np if concrete else jnp
-    T = xp.eye(k) if frame is None else xp.asarray(frame)
+    T = xp.eye(k) if turn is None else xp.asarray(turn)
     Q_in_frame, precision = T @ Q @ T.T, T @ precision @ T.T
     D_in_frame = T @ D @ T.T
     if concrete:  # the turn leaves rounding errors where no noise enters, which would pass for noise
@@ -229,7 +237,7 @@ def recipe(
     G_in_frame = linalg.semidefinite_factor(2 * D_in_frame) if concrete else _traced_factor(2 * D_in_frame)
     B_max = schedule.integral(1.0)
     return Recipe(
-        D=D, Q=Q, Sigma_inf=Sigma_inf, schedule=schedule, F=F, G=G, initial=initial, prior=prior, frame=frame,
+        D=D, Q=Q, Sigma_inf=Sigma_inf, schedule=schedule, F=F, G=G, initial=initial, prior=prior, frame=turn,
         forward=linalg.linear_dynamics(-(D_in_frame + Q_in_frame) @ precision, G_in_frame, B_max),
         backward=linalg.linear_dynamics(-(D_in_frame - Q_in_frame) @ precision, G_in_frame, B_max),
         initial_in_frame=T @ initial,

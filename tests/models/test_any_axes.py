@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from sgmjax import models
+from sgmjax.config import MODEL
 from sgmjax.models import fir
-from sgmjax.training.config import MLPClassifierConfig, MLPConfig, NCSNppConfig, NCSNv2Config, UNet1dConfig
 
 RNG = np.random.default_rng(0)
 
@@ -39,7 +39,7 @@ def random_params(module, x, cond, **inputs):
 
 
 def test_a_signal_is_an_image_of_width_one_whose_kernels_have_one_column():
-    config = UNet1dConfig(nf=8, ch_mult=(1,), num_res_blocks=1, num_classes=3)
+    config = MODEL.section("unet1d", nf=8, ch_mult=(1,), num_res_blocks=1, num_classes=3)
     build = lambda size: models.build(config, in_channels=2, out_channels=2, image_size=size)  # noqa: E731
     module = build((6,))
     x, cond, labels = jnp.asarray(RNG.normal(size=(2, 6, 2)), jnp.float32), jnp.array([0.1, 0.9]), jnp.array([0, 2])
@@ -70,7 +70,7 @@ def test_a_rectangle_on_its_side_gives_the_output_on_its_side():
     """Swapping the axes of the image and of every kernel swaps those of the output, attention included."""
     options = {"nf": 8, "ch_mult": (1, 2), "num_res_blocks": 1, "dropout": 0.0, "fir": True}
     options |= {"progressive": "output_skip", "progressive_input": "residual", "attn_resolutions": ()}
-    module = models.build(NCSNppConfig(**options), in_channels=1, out_channels=1, image_size=(8, 4))
+    module = models.build(MODEL.section("ncsnpp", **options), in_channels=1, out_channels=1, image_size=(8, 4))
     x, cond = jnp.asarray(RNG.normal(size=(2, 8, 4, 1)), jnp.float32), jnp.array([0.1, 0.9])
     params = random_params(module, x, cond)
     turned = jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1) if leaf.ndim == 4 else leaf, params)
@@ -83,12 +83,15 @@ def test_a_rectangle_on_its_side_gives_the_output_on_its_side():
 @pytest.mark.parametrize(
     ("config", "sides"),
     [
-        (NCSNppConfig(nf=8, ch_mult=(1, 2), num_res_blocks=1, attn_resolutions=(8,)), (16, 8)),
-        (NCSNppConfig(nf=8, ch_mult=(1, 2), num_res_blocks=1, attn_resolutions=(), resblock_type="ddpm"), (4, 2, 6)),
-        (NCSNv2Config(ngf=4), (28, 32)),
-        (MLPConfig(width=8, depth=1), (5,)),
-        (MLPConfig(width=8, depth=1), (3, 2, 2)),
-        (UNet1dConfig(nf=8, num_res_blocks=1, attn_resolutions=(20, 5)), (20,)),
+        (MODEL.section("ncsnpp", nf=8, ch_mult=(1, 2), num_res_blocks=1, attn_resolutions=(8,)), (16, 8)),
+        (
+            MODEL.section("ncsnpp", nf=8, ch_mult=(1, 2), num_res_blocks=1, attn_resolutions=(), resblock_type="ddpm"),
+            (4, 2, 6),
+        ),
+        (MODEL.section("ncsnv2", ngf=4), (28, 32)),
+        (MODEL.section("mlp", width=8, depth=1), (5,)),
+        (MODEL.section("mlp", width=8, depth=1), (3, 2, 2)),
+        (MODEL.section("unet1d", nf=8, num_res_blocks=1, attn_resolutions=(20, 5)), (20,)),
     ],
     ids=str,
 )
@@ -101,7 +104,7 @@ def test_networks_of_other_shapes_keep_them(config, sides):
 
 def test_the_linear_part_of_the_mlp_is_one_matrix_of_the_channels_everywhere():
     """With the blocks silenced what is left is linear, and the same at every step of a signal."""
-    module = models.build(MLPConfig(width=8, depth=1), in_channels=4, out_channels=2, image_size=(3,))
+    module = models.build(MODEL.section("mlp", width=8, depth=1), in_channels=4, out_channels=2, image_size=(3,))
     x, cond = jnp.asarray(RNG.normal(size=(2, 3, 4)), jnp.float32), jnp.array([0.1, 0.9])
     params = random_params(module, x, cond)
     params["dense_out"] = jax.tree.map(jnp.zeros_like, params["dense_out"])
@@ -117,20 +120,28 @@ def test_the_linear_part_of_the_mlp_is_one_matrix_of_the_channels_everywhere():
     ("config", "sides", "message"),
     [
         (
-            UNet1dConfig(),
+            MODEL.section("unet1d"),
             (30,),
             r"3 levels halve the signal 2 times, so the length must be a multiple of 4; got 30: sho",
         ),
-        (UNet1dConfig(), (8, 8), "'unet1d' needs signals and the data are images; use 'ncsnpp' or 'ddpm'"),
-        (UNet1dConfig(), (), "'unet1d' needs signals and the data are vectors; use 'mlp'"),
-        (UNet1dConfig(), (2,), r"multiple of 4; got 2: .*signals are \(n, T, C\), channels last"),
-        (NCSNppConfig(), (32,), r"signals \(n, T, C\); use 'unet1d' or 'mlp'; or if they are images .* x\[..., None\]"),
-        (NCSNppConfig(), (32, 28), r"the image size must be a multiple of 8; got 28: shorten ch_mult or make them big"),
-        (NCSNv2Config(), (28, 27), "multiple of 2; got 27"),
-        (NCSNv2Config(), (4, 4, 4), "needs images and the data are volumes; use 'ncsnpp' or 'mlp'"),
-        (MLPClassifierConfig(), (8,), "'mlp_classifier' needs vectors and the data are signals; use"),
+        (MODEL.section("unet1d"), (8, 8), "'unet1d' needs signals and the data are images; use 'ncsnpp' or 'ddpm'"),
+        (MODEL.section("unet1d"), (), "'unet1d' needs signals and the data are vectors; use 'mlp'"),
+        (MODEL.section("unet1d"), (2,), r"multiple of 4; got 2: .*signals are \(n, T, C\), channels last"),
         (
-            NCSNppConfig(ch_mult=(1, 2), attn_resolutions=(4,)),
+            MODEL.section("ncsnpp"),
+            (32,),
+            r"signals \(n, T, C\); use 'unet1d' or 'mlp'; or if they are images .* x\[..., None\]",
+        ),
+        (
+            MODEL.section("ncsnpp"),
+            (32, 28),
+            r"the image size must be a multiple of 8; got 28: shorten ch_mult or make them big",
+        ),
+        (MODEL.section("ncsnv2"), (28, 27), "multiple of 2; got 27"),
+        (MODEL.section("ncsnv2"), (4, 4, 4), "needs images and the data are volumes; use 'ncsnpp' or 'mlp'"),
+        (MODEL.section("mlp_classifier"), (8,), "'mlp_classifier' needs vectors and the data are signals; use"),
+        (
+            MODEL.section("ncsnpp", ch_mult=(1, 2), attn_resolutions=(4,)),
             (16, 8),
             "no level has side 4; images of 16 .* have 16, 8",
         ),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 
 import jax
@@ -12,6 +11,7 @@ import pytest
 import refdata
 
 from sgmjax import interop, models
+from sgmjax.config import MODEL
 
 NETS = refdata.files("nets/lsgm_ncsnpp*.json")
 
@@ -109,38 +109,31 @@ def test_settings_are_checked():
         interop.from_lsgm_prior_config(settings)
 
 
-@dataclasses.dataclass(frozen=True)
-class Section:
-    """A model section with the prior's options."""
-
-    name: str = "ncsnpp"
-    nf: int = 8
-    ch_mult: tuple[int, ...] = (1, 1)
-    num_res_blocks: int = 1
-    attn_resolutions: tuple[int, ...] = ()
-    embedding_dim: int | None = 16
-    embedding_scale: float = 1000.0
+# The prior's options.
+PRIOR = MODEL.section(
+    "ncsnpp", nf=8, ch_mult=(1, 1), num_res_blocks=1, attn_resolutions=(), embedding_dim=16, embedding_scale=1000.0
+)
 
 
 def test_phase_space_prior_and_bad_options():
     """PSLD's prior takes both variables of the latent; the embedding's size is free of the width."""
-    module = models.build(Section(), in_channels=12, out_channels=12, image_size=4)
+    module = models.build(PRIOR, in_channels=12, out_channels=12, image_size=4)
     x, cond = jnp.zeros((1, 4, 4, 12)), jnp.full((1,), 0.3)
     shapes = jax.eval_shape(module.init, jax.random.key(0), x, cond)["params"]
     assert shapes["time_dense_0"]["kernel"].shape == (16, 64)
     for change, message in (
-        ({"embedding_dim": 2}, "model.embedding_dim: 2"),
-        ({"embedding_scale": 0.0}, "model.embedding_scale: 0"),
+        ({"embedding_dim": 2}, "model.embedding_dim: must be 4 or more, for the time embedding, got 2"),
+        ({"embedding_scale": 0.0}, "model.embedding_scale: must be positive, got 0"),
     ):
         with pytest.raises(ValueError, match=message):
-            models.build(dataclasses.replace(Section(), **change), in_channels=6, out_channels=6, image_size=4)
+            PRIOR.replace(**change)
 
 
 @pytest.mark.slow
 def test_embedding_scale_is_a_scale_of_time():
     """Scale 1000 at t is scale 1 at 1000 t: score_sde's discrete time."""
     make = lambda scale: models.build(  # noqa: E731
-        Section(embedding_scale=scale), in_channels=3, out_channels=3, image_size=4
+        PRIOR.replace(embedding_scale=scale), in_channels=3, out_channels=3, image_size=4
     )
     x, t = jax.random.normal(jax.random.key(1), (2, 4, 4, 3)), jnp.asarray([0.25, 0.75])
     params = make(1.0).init(jax.random.key(0), x, t)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 
 import jax
@@ -13,8 +12,8 @@ import refdata
 from flax import traverse_util
 
 from sgmjax import interop, models
+from sgmjax.config import MODEL
 from sgmjax.models import NCSN, NCSNv2, refinenet
-from sgmjax.training.config import NCSNConfig, NCSNv2Config
 
 NETS = refdata.files("nets/ncsnv2repo_*.json")
 CHECKPOINTS = refdata.files("checkpoints/ncsnv2repo_*.json")
@@ -24,10 +23,10 @@ CHECKPOINTS = refdata.files("checkpoints/ncsnv2repo_*.json")
 @pytest.mark.parametrize(
     ("config", "side", "count"),
     [
-        (NCSNv2Config(), 32, 29_694_083),
-        (NCSNConfig(), 32, 30_117_635),
-        (NCSNv2Config(variant="deeper"), 128, 83_445_379),
-        (NCSNv2Config(variant="deepest", remat=True), 256, 94_132_611),
+        (MODEL.section("ncsnv2"), 32, 29_694_083),
+        (MODEL.section("ncsn"), 32, 30_117_635),
+        (MODEL.section("ncsnv2", variant="deeper"), 128, 83_445_379),
+        (MODEL.section("ncsnv2", variant="deepest", remat=True), 256, 94_132_611),
     ],
 )
 def test_official_parameter_counts(config, side, count):
@@ -39,12 +38,13 @@ def test_official_parameter_counts(config, side, count):
     assert out.shape == x.shape and out.dtype == jnp.float32
 
 
-@pytest.mark.parametrize("config", [NCSNConfig(variant="deeper", ngf=4, num_levels=7), NCSNv2Config(ngf=6)])
+@pytest.mark.parametrize(
+    "config", [MODEL.section("ncsn", variant="deeper", ngf=4, num_levels=7), MODEL.section("ncsnv2", ngf=6)]
+)
 def test_every_setting_reaches_the_module(config):
     module = models.build(config, in_channels=6, out_channels=3, image_size=28, centered=False, dtype="bfloat16")
-    for field in dataclasses.fields(config):
-        if field.name != "name":
-            assert getattr(module, field.name) == getattr(config, field.name), field.name
+    for name, value in config.settings.items():
+        assert getattr(module, name) == value, name
     assert (module.out_channels, module.centered, module.dtype) == (3, False, jnp.bfloat16)
     hash(module)
     x, cond = jax.ShapeDtypeStruct((2, 28, 28, 6), jnp.float32), jax.ShapeDtypeStruct((2,), jnp.float32)
@@ -56,8 +56,8 @@ def test_every_setting_reaches_the_module(config):
 @pytest.mark.parametrize(
     ("changes", "side", "message"),
     [
-        (dict(ngf=1), 32, r"model\.ngf: .* 2 or more; got 1"),
-        (dict(variant="deep"), 32, r"model\.variant: 'deep' is unknown; choose one of standard, deeper, deepest"),
+        (dict(ngf=1), 32, r"model\.ngf: must be 2 or more, .* got 1"),
+        (dict(variant="deep"), 32, r"model\.variant: expected one of standard, deeper, deepest, got 'deep'"),
         (dict(nonlinearity="gelu"), 32, r"model\.nonlinearity"),
         (dict(), 27, r"model\.variant: 'standard' halves the image 1 times: .* multiple of 2; got 27"),
         (dict(variant="deepest"), 28, r"model\.variant: 'deepest' halves the image 3 times: .* multiple of 8; got 28"),
@@ -67,10 +67,10 @@ def test_every_setting_reaches_the_module(config):
 )
 def test_what_cannot_be_built(changes, side, message):
     with pytest.raises(ValueError, match=message) as error:
-        models.build(dataclasses.replace(NCSNv2Config(), **changes), in_channels=3, out_channels=3, image_size=side)
+        models.build(MODEL.section("ncsnv2", **changes), in_channels=3, out_channels=3, image_size=side)
     assert "\n" not in str(error.value)
-    with pytest.raises(ValueError, match=r"model\.num_levels: 0 must be positive"):
-        models.build(NCSNConfig(num_levels=0), in_channels=3, out_channels=3, image_size=32)
+    with pytest.raises(ValueError, match=r"model\.num_levels: must be positive, got 0"):
+        MODEL.section("ncsn", num_levels=0)
 
 
 # ------------------------------------------------------------------------------------------------------------ blocks

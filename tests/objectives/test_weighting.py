@@ -10,10 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sgmjax import objectives, sdes
+from sgmjax import config, objectives, sdes
 from sgmjax.objectives.time_law import Mode, TimeDraw, normal_data_loss, unit_error_loss
 from sgmjax.objectives.weighting import WEIGHTINGS, Options, Weighted, Weighting, weigh, weighted_square
-from sgmjax.training import config
 
 sample = jax.jit(lambda law, u: law.sample(u))
 T = np.array([0.02, 0.5, 0.9])

@@ -6,12 +6,16 @@ import dataclasses
 import json
 import typing
 
+import jax.numpy as jnp
 import pytest
+from flax import linen as nn
 
-from sgmjax.training import schema
-from sgmjax.training.config import (
-    MODELS,
-    SDES,
+from sgmjax import _schema as schema
+from sgmjax import models, sdes
+from sgmjax._ranges import PositiveFloat, PositiveInt, Range
+from sgmjax.config import (
+    MODEL,
+    SDE,
     Config,
     ConfigError,
     complete,
@@ -20,15 +24,19 @@ from sgmjax.training.config import (
     to_dict,
     validate_for_devices,
 )
+from sgmjax.spec import parameters
+from sgmjax.tasks import build
 
 MATRIX = [[0, 0], [0, 1]]
+RECIPE = {"D": MATRIX, "Q": [[0, -1], [1, 0]]}
 
 
-@pytest.mark.parametrize("sde", SDES)
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("sde", sdes.PROCESSES)
+@pytest.mark.parametrize("model", models.NETWORKS)
 def test_round_trip_is_exact(sde, model):
-    config = from_dict({"sde": {"name": sde}, "model": {"name": model}, "optimizer": {"learning_rate": 1 / 3}})
-    assert isinstance(config.sde, SDES[sde]) and isinstance(config.model, MODELS[model])
+    process = {"name": sde} | (RECIPE if sde == "recipe" else {})
+    config = from_dict({"sde": process, "model": {"name": model}, "optimizer": {"learning_rate": 1 / 3}})
+    assert config.sde.constructor is sdes.PROCESSES[sde] and config.model.constructor is models.NETWORKS[model]
     assert from_dict(json.loads(json.dumps(to_dict(config)))) == config
     assert from_dict(complete(to_dict(config))) == config
     assert hash(config) == hash(from_dict(to_dict(config)))
@@ -39,7 +47,7 @@ def test_defaults_satisfy_their_own_types():
 
 
 def test_integers_become_floats_and_lists_tuples():
-    config = from_dict({"sde": {"name": "recipe", "D": MATRIX, "Q": [[0, -1], [1, 0]]}, "model": {"ch_mult": [1, 2]}})
+    config = from_dict({"sde": {"name": "recipe", **RECIPE}, "model": {"ch_mult": [1, 2]}})
     assert config.sde.D == ((0.0, 0.0), (0.0, 1.0)) and isinstance(config.sde.D[1][1], float)
     assert config.model.ch_mult == (1, 2)
     assert isinstance(from_dict({"optimizer": {"learning_rate": 1}}).optimizer.learning_rate, float)
@@ -92,6 +100,9 @@ BAD = [
     ({"optimizer": {"grad_clip": -1.0}}, "optimizer.grad_clip: must be positive, got -1.0"),
     ({"data": {"image_size": 0}}, "data.image_size: must be positive, got 0"),
     ({"sde": {"name": "plsd"}}, "sde.name: no sde called 'plsd'; choose one of vp, "),
+    ({"sde": {"name": "recipe"}}, "sde.D: must be given for recipe; set it to a tuple"),
+    ({"sde": {"name": "recipe", "schedule": 1}}, "sde.schedule: follows from the data and the other settings"),
+    ({"model": {"out_channels": 3}}, "model.out_channels: follows from the data and the other settings; leave it out"),
     ({"model": {"resblock_type": "bigan"}}, "expected one of biggan, ddpm, got 'bigan'; did you mean biggan?"),
     ({"train": {"batch_size": 10, "grad_accumulation": 3}}, "train.batch_size: 10 is not divisible by"),
     (
@@ -139,10 +150,60 @@ def test_differences():
     assert differences(old, new) == [("a.c", 1, 2)]
 
 
+def _unbounded(hint) -> bool:
+    """Whether a type takes numbers without a range."""
+    if typing.get_origin(hint) is typing.Annotated:
+        return not any(isinstance(condition, Range) for condition in hint.__metadata__)
+    return hint in (int, float) or any(map(_unbounded, typing.get_args(hint)))
+
+
 def test_every_number_has_a_range():
-    """A new setting without one would let nonsense through to the compiler."""
-    unbounded = {"seed"}
-    for cls in (schema.TrainConfig, schema.OptimizerConfig, schema.SamplingConfig, *MODELS.values(), *SDES.values()):
-        for name, hint in typing.get_type_hints(cls, include_extras=True).items():
-            options = typing.get_args(hint) if type(None) in typing.get_args(hint) else (hint,)
-            assert name in unbounded or not {int, float} & set(options), f"{cls.__name__}.{name}"
+    """A new setting without one would let nonsense through to the compiler. A matrix or a kernel is checked whole."""
+    whole = {"fir_kernel", "D", "Q", "Sigma_inf", "Sigma_0"}
+    sections = (schema.TrainConfig, schema.OptimizerConfig, schema.SamplingConfig)
+    hints = {cls.__name__: parameters(cls) for cls in sections}
+    hints |= {name: table.parameters(name) for table in (SDE, MODEL) for name in table.constructors}
+    for owner, known in hints.items():
+        for name, parameter in known.items():
+            assert name in whole or not _unbounded(parameter.hint), f"{owner}.{name}"
+    assert _unbounded(float) and _unbounded(tuple[int, ...]) and _unbounded(float | None)
+
+
+# ------------------------------------------------------------------------------------------ what is declared once only
+def toy_process(*, speed: PositiveFloat = 1.0):
+    """VP at a constant rate."""
+    return sdes.vp(beta_min=speed, beta_max=speed)
+
+
+class ToyNetwork(nn.Module):
+    """A linear map, whatever the time."""
+
+    out_channels: int = 1
+    width: PositiveInt = 4
+    centered: bool = True
+    dtype: typing.Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x, cond, *, train=False, labels=None):
+        return nn.Dense(self.out_channels)(nn.Dense(self.width)(x))
+
+
+def test_a_new_process_and_a_new_network_are_declared_once(monkeypatch):
+    """A constructor and a line in a table: the settings, their checks and the run follow from the signature."""
+    monkeypatch.setitem(sdes.PROCESSES, "toy", toy_process)
+    monkeypatch.setitem(models.NETWORKS, "toy", ToyNetwork)
+    settings = {"data": {"name": "ring"}, "sde": {"name": "toy", "speed": 2}, "model": {"name": "toy", "width": 8}}
+    config = from_dict(complete(settings))
+    assert from_dict(json.loads(json.dumps(to_dict(config)))) == config
+    assert to_dict(config)["sde"] == {"name": "toy", "speed": 2.0}
+    problem = build.task(config, (2,))
+    assert problem.sde.schedule.beta_max == 2.0
+    assert problem.network == ToyNetwork(out_channels=2, width=8, dtype=jnp.dtype("float32"))
+    for wrong, message in (
+        ({"sde": {"name": "toy", "speed": -1}}, "sde.speed: must be positive, got -1.0"),
+        ({"sde": {"name": "toy", "beta_min": 1}}, "sde.beta_min: no such setting of toy; there are name, speed"),
+        ({"model": {"name": "toy", "widht": 8}}, "model.widht: no such setting of toy; did you mean model.width?"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            from_dict(settings | wrong)
+        assert str(caught.value) == message

@@ -1,6 +1,6 @@
 """The settings of a run: their names, types, ranges and defaults.
 
-Import them from `sgmjax.training.config`, which also holds the readers and writers. A range is part of the type
+Import them from `sgmjax.config`, which also holds the readers and writers. A range is part of the type
 (`PositiveInt`, `Fraction`, ...) and is checked by the reader.
 """
 
@@ -9,33 +9,26 @@ from __future__ import annotations
 import dataclasses
 from typing import Annotated, Literal, dataclass_transform
 
+from sgmjax import models, sdes
 from sgmjax._ranges import (
-    COUNT,
-    COUNT_OR_ZERO,
-    FRACTION,
-    NON_NEGATIVE,
-    OPEN_UNIT,
-    POSITIVE,
-    SEED,
-    SIDE,
-    TOLERANCE,
+    Fraction,
+    NonNegativeFloat,
+    NonNegativeInt,
+    OpenUnit,
+    PositiveFloat,
+    PositiveInt,
+    Seed,
+    Side,
+    Tolerance,
 )
 from sgmjax.objectives.time_law import Mode
 from sgmjax.objectives.weighting import Weighting
+from sgmjax.spec import Section, Settings, Table, UserPath
 
-PATH = object()  # marks a setting that is a path: `~` in it is the home folder
-UserPath = Annotated[str, PATH]
-
-PositiveInt = Annotated[int, COUNT]
-NonNegativeInt = Annotated[int, COUNT_OR_ZERO]
-PositiveFloat = Annotated[float, POSITIVE]
-NonNegativeFloat = Annotated[float, NON_NEGATIVE]
-Fraction = Annotated[float, FRACTION]
-OpenUnit = Annotated[float, OPEN_UNIT]
-Tolerance = Annotated[float, TOLERANCE]
-Seed = Annotated[int, SEED]
-Side = Annotated[int, SIDE]
-Matrix = tuple[tuple[float, ...], ...]
+# Sections by name: their settings are those of the constructor of that name.
+SDE = Table("sde", sdes.PROCESSES, default="psld", given=sdes.GIVEN)
+MODEL = Table("model", models.NETWORKS, default="ncsnpp", given=models.GIVEN)
+CLASSIFIERS = tuple(name for name, network in models.NETWORKS.items() if getattr(network, "classifies", False))
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
@@ -68,288 +61,6 @@ class DataConfig:
     in_memory: bool | None = None  # None: held in memory when it fits memory_limit_gb
     memory_limit_gb: NonNegativeFloat = 2.0
     num_samples: PositiveInt = 50_000  # size of generated 2-D sets
-
-
-# ---------------------------------------------------------------------------------------------------------- processes
-@_section
-class VPConfig:
-    name: Literal["vp"] = "vp"
-    beta_min: NonNegativeFloat = 0.1
-    beta_max: PositiveFloat = 20.0
-    sigma2_0: Fraction = 0.0  # variance of the kernel at t = 0 (LSGM)
-
-
-@_section
-class GeometricVPConfig:
-    """VP whose variance grows geometrically (Vahdat et al. 2021): sigma2_min (max / min)^t - sigma2_min + sigma2_0."""
-
-    name: Literal["geometric_vp"] = "geometric_vp"
-    sigma2_min: OpenUnit = 3e-5
-    sigma2_max: OpenUnit = 0.999
-    sigma2_0: Fraction | None = None  # None: sigma2_min
-
-
-@_section
-class SubVPConfig:
-    name: Literal["subvp"] = "subvp"
-    beta_min: NonNegativeFloat = 0.1
-    beta_max: PositiveFloat = 20.0
-    sigma2_0: Fraction = 0.0  # as of vp
-
-
-@_section
-class VEConfig:
-    name: Literal["ve"] = "ve"
-    sigma_min: PositiveFloat = 0.01
-    sigma_max: PositiveFloat = 50.0
-    sigma2_0: NonNegativeFloat | None = None  # variance of the kernel at t = 0; None: sigma_min^2
-    # Noise levels at equal steps of time: of a constant ratio, or equally spaced (NCSNv2's setting of that name).
-    sigma_dist: Literal["geometric", "uniform"] = "geometric"
-
-
-@_section
-class CLDConfig:
-    """Dockhorn et al. 2022, their convention of beta (twice that of PSLD). kappa is the paper's gamma."""
-
-    name: Literal["cld"] = "cld"
-    beta_min: NonNegativeFloat = 4.0
-    beta_max: PositiveFloat = 4.0
-    m_inv: PositiveFloat = 4.0
-    kappa: NonNegativeFloat = 0.04
-    numerical_eps: NonNegativeFloat = 0.0
-
-
-@_section
-class PSLDConfig:
-    """Pandey & Mandt 2023. m_inv is fixed by critical damping, (gamma - nu)^2 / 4."""
-
-    name: Literal["psld"] = "psld"
-    beta_min: NonNegativeFloat = 8.0
-    beta_max: PositiveFloat = 8.0
-    gamma: NonNegativeFloat = 0.01
-    nu: NonNegativeFloat = 4.01
-    kappa: NonNegativeFloat = 0.04
-    factor: Literal["auto", "lower", "upper"] = "auto"
-    numerical_eps: NonNegativeFloat = 0.0
-
-
-@_section
-class ThirdOrderConfig:
-    name: Literal["third_order"] = "third_order"
-    beta_min: NonNegativeFloat = 4.0
-    beta_max: PositiveFloat = 4.0
-    m_inv: PositiveFloat = 4.0
-    gamma: PositiveFloat | None = None  # None: critical damping
-    xi: PositiveFloat | None = None
-    kappa: NonNegativeFloat = 0.04
-    numerical_eps: NonNegativeFloat = 0.0
-
-
-@_section
-class RecipeConfig:
-    """Any process of the complete recipe: F = -(D + Q) Sigma_inf^-1, G G^T = 2 D; matrices as nested tuples, k x k."""
-
-    name: Literal["recipe"] = "recipe"
-    D: Matrix = ()
-    Q: Matrix = ()
-    Sigma_inf: Matrix | None = None  # None: identity
-    Sigma_0: Matrix | None = None  # (k-1) x (k-1) law of the auxiliaries at t = 0
-    beta_min: NonNegativeFloat = 4.0
-    beta_max: PositiveFloat = 4.0
-    numerical_eps: NonNegativeFloat = 0.0
-
-
-SDEConfig = (
-    VPConfig | GeometricVPConfig | SubVPConfig | VEConfig | CLDConfig | PSLDConfig | ThirdOrderConfig | RecipeConfig
-)
-SDES: dict[str, type] = {
-    "vp": VPConfig,
-    "geometric_vp": GeometricVPConfig,
-    "subvp": SubVPConfig,
-    "ve": VEConfig,
-    "cld": CLDConfig,
-    "psld": PSLDConfig,
-    "third_order": ThirdOrderConfig,
-    "recipe": RecipeConfig,
-}
-
-
-# ----------------------------------------------------------------------------------------------------------- networks
-@_section
-class NCSNppConfig:
-    """NCSN++ and DDPM++ (Song et al. 2021), with the switches of the official code under the same names."""
-
-    name: Literal["ncsnpp"] = "ncsnpp"
-    nf: PositiveInt = 128
-    ch_mult: tuple[PositiveInt, ...] = (1, 2, 2, 2)
-    num_res_blocks: PositiveInt = 4
-    attn_resolutions: tuple[PositiveInt, ...] = (16,)
-    dropout: Fraction = 0.1
-    resamp_with_conv: bool = True
-    conditional: bool = True
-    fir: bool = False
-    fir_kernel: tuple[int, ...] = (1, 3, 3, 1)
-    skip_rescale: bool = True
-    resblock_type: Literal["biggan", "ddpm"] = "biggan"
-    progressive: Literal["none", "output_skip", "residual"] = "none"
-    progressive_input: Literal["none", "input_skip", "residual"] = "none"
-    progressive_combine: Literal["sum", "cat"] = "sum"
-    embedding_type: Literal["positional", "fourier"] = "positional"
-    init_scale: NonNegativeFloat = 0.0
-    fourier_scale: PositiveFloat = 16.0
-    embedding_dim: PositiveInt | None = None  # size of the time embedding; None: nf, and 2 nf with Fourier features
-    embedding_scale: PositiveFloat = 1.0  # factor of time before the positional embedding; 1000 for LSGM's priors
-    fourier_log: bool = True  # Fourier features of the logarithm of time; LSGM's are of time itself
-    scale_by_sigma: bool = False
-    nonlinearity: Literal["swish", "elu", "relu", "lrelu"] = "swish"
-    num_classes: PositiveInt | None = None  # class conditioning
-    remat: bool = False  # recompute residual blocks in the backward pass: less memory, more time
-
-
-@_section
-class DDPMConfig:
-    """The network of Ho et al. 2020 as in score_sde."""
-
-    name: Literal["ddpm"] = "ddpm"
-    nf: PositiveInt = 128
-    ch_mult: tuple[PositiveInt, ...] = (1, 2, 2, 2)
-    num_res_blocks: PositiveInt = 2
-    attn_resolutions: tuple[PositiveInt, ...] = (16,)
-    dropout: Fraction = 0.1
-    resamp_with_conv: bool = True
-    conditional: bool = True
-    scale_by_sigma: bool = False
-    nonlinearity: Literal["swish", "elu", "relu", "lrelu"] = "swish"
-    num_classes: PositiveInt | None = None
-
-
-@_section
-class NCSNConfig:
-    """NCSN (Song & Ermon 2019), told the index of the noise level by its norms."""
-
-    name: Literal["ncsn"] = "ncsn"
-    variant: Literal["standard", "deeper", "deepest"] = "standard"  # for images up to 64, up to 128, of 256
-    ngf: PositiveInt = 128
-    num_levels: PositiveInt = 10
-    nonlinearity: Literal["swish", "elu", "relu", "lrelu"] = "elu"
-    remat: bool = False  # recompute blocks in the backward pass: less memory, more time
-
-
-@_section
-class NCSNv2Config:
-    """NCSNv2 (Song & Ermon 2020): unconditional, the output divided by sigma."""
-
-    name: Literal["ncsnv2"] = "ncsnv2"
-    variant: Literal["standard", "deeper", "deepest"] = "standard"  # for images up to 64, up to 128, of 256
-    ngf: PositiveInt = 128
-    scale_by_sigma: bool = True
-    nonlinearity: Literal["swish", "elu", "relu", "lrelu"] = "elu"
-    remat: bool = False
-
-
-@_section
-class MLPConfig:
-    """Residual MLP for vectors (2-D sets); signals and volumes are flattened."""
-
-    name: Literal["mlp"] = "mlp"
-    width: PositiveInt = 128
-    depth: PositiveInt = 4
-    num_classes: PositiveInt | None = None
-
-
-@_section
-class UNet1dConfig:
-    """A small U-Net for signals (T, C): NCSN++ with convolutions along time. T is a multiple of 2^(levels - 1)."""
-
-    name: Literal["unet1d"] = "unet1d"
-    nf: PositiveInt = 64
-    ch_mult: tuple[PositiveInt, ...] = (1, 2, 2)
-    num_res_blocks: PositiveInt = 2
-    attn_resolutions: tuple[PositiveInt, ...] = ()  # lengths, T halved once per entry of ch_mult after the first
-    dropout: Fraction = 0.0
-    embedding_type: Literal["positional", "fourier"] = "fourier"
-    fourier_scale: PositiveFloat = 16.0
-    nonlinearity: Literal["swish", "elu", "relu", "lrelu"] = "swish"
-    num_classes: PositiveInt | None = None
-    remat: bool = False
-
-
-@_section
-class CLDToyMLPConfig:
-    """The `mlp` of CLD's toy experiments."""
-
-    name: Literal["cld_toy_mlp"] = "cld_toy_mlp"
-    hidden_dim: PositiveInt = 128
-
-
-@_section
-class CLDToyResNetConfig:
-    """The `resnet` of CLD's toy experiments."""
-
-    name: Literal["cld_toy_resnet"] = "cld_toy_resnet"
-    hidden_dim: PositiveInt = 64
-    num_hidden_layers: PositiveInt = 20
-
-
-@_section
-class NCSNppClassifierConfig:
-    """A classifier of noised images for guidance: the encoder of NCSN++, trained by cross entropy."""
-
-    name: Literal["ncsnpp_classifier"] = "ncsnpp_classifier"
-    nf: PositiveInt = 128
-    ch_mult: tuple[PositiveInt, ...] = (1, 2, 2, 2)
-    num_res_blocks: PositiveInt = 2
-    attn_resolutions: tuple[PositiveInt, ...] = (16,)
-    dropout: Fraction = 0.1
-    resamp_with_conv: bool = True
-    conditional: bool = True
-    fir: bool = False
-    fir_kernel: tuple[int, ...] = (1, 3, 3, 1)
-    skip_rescale: bool = True
-    resblock_type: Literal["biggan", "ddpm"] = "biggan"
-    progressive_input: Literal["none", "input_skip", "residual"] = "none"
-    progressive_combine: Literal["sum", "cat"] = "sum"
-    embedding_type: Literal["positional", "fourier"] = "positional"
-    init_scale: NonNegativeFloat = 0.0
-    fourier_scale: PositiveFloat = 16.0
-    nonlinearity: Literal["swish", "elu", "relu", "lrelu"] = "swish"
-    remat: bool = False
-
-
-@_section
-class MLPClassifierConfig:
-    """A classifier of noised vectors for guidance, trained by cross entropy."""
-
-    name: Literal["mlp_classifier"] = "mlp_classifier"
-    width: PositiveInt = 128
-    depth: PositiveInt = 4
-
-
-ModelConfig = (
-    NCSNppConfig
-    | DDPMConfig
-    | NCSNConfig
-    | NCSNv2Config
-    | MLPConfig
-    | UNet1dConfig
-    | CLDToyMLPConfig
-    | CLDToyResNetConfig
-    | NCSNppClassifierConfig
-    | MLPClassifierConfig
-)
-MODELS: dict[str, type] = {
-    "ncsnpp": NCSNppConfig,
-    "ddpm": DDPMConfig,
-    "ncsn": NCSNConfig,
-    "ncsnv2": NCSNv2Config,
-    "mlp": MLPConfig,
-    "unet1d": UNet1dConfig,
-    "cld_toy_mlp": CLDToyMLPConfig,
-    "cld_toy_resnet": CLDToyResNetConfig,
-    "ncsnpp_classifier": NCSNppClassifierConfig,
-    "mlp_classifier": MLPClassifierConfig,
-}
-CLASSIFIERS = ("ncsnpp_classifier", "mlp_classifier")  # they learn the class of the noised data, not its score
 
 
 # ---------------------------------------------------------------------------------------------------------------- VAE
@@ -396,13 +107,6 @@ class NVAEConfig:
 
 
 # ---------------------------------------------------------------------------------------------- objective and sampling
-class Options(dict):
-    """Settings by name, of something whose settings are not known here. Hashable: not to be changed."""
-
-    def __hash__(self) -> int:  # type: ignore[override]
-        return hash(tuple(sorted((name, repr(value)) for name, value in self.items())))
-
-
 @_section
 class ObjectiveConfig:
     matching: Literal["hsm", "dsm"] = "hsm"
@@ -500,7 +204,7 @@ class SamplingConfig:
     """
 
     sampler: str = "sscs"  # a name of `sgmjax.samplers.SAMPLERS`; docs/samplers.md helps to choose
-    options: Options = Options()
+    options: Settings = Settings()
     steps: PositiveInt = 50  # network evaluations, the denoising one included
     # "score_sde" is that of the official program, for `pc`: with its discrete noise levels, one for each step.
     # "levels" are noise levels by sde.sigma_dist, from VE's sigma_max down to sigma_min itself (t = 0): for
@@ -523,8 +227,8 @@ class SamplingConfig:
 class Config:
     seed: Seed = 0
     data: DataConfig = DataConfig()
-    sde: SDEConfig = PSLDConfig()
-    model: ModelConfig = NCSNppConfig()
+    sde: Annotated[Section, SDE] = SDE.read({})
+    model: Annotated[Section, MODEL] = MODEL.read({})
     objective: ObjectiveConfig = ObjectiveConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     train: TrainConfig = TrainConfig()

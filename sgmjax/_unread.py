@@ -1,0 +1,110 @@
+"""Settings that nothing reads: setting one is a mistake, and the run would be another than its author believes.
+
+What is set is what differs from its default. Whether the values that are read fit together is for `config.check` and
+`tasks.build`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from sgmjax import models
+from sgmjax._schema import Config, DataConfig, LatentConfig, ObjectiveConfig
+from sgmjax.data import toy
+from sgmjax.samplers import registry
+from sgmjax.spec import fields
+
+Rule = tuple[str, Iterable[str], str]  # section, its settings, why they (<value>) are not read, and what to do
+
+_IMAGE_SET = ("data_dir", "split", "image_size", "in_memory", "memory_limit_gb", "flip")
+_READ = {"digits": ("image_size", "flip"), "npz": ("flip",), "folder": _IMAGE_SET}  # by source; TFDS reads as folder
+_OF_SOURCES = {*_IMAGE_SET, "num_samples"}
+
+
+def unread(config: Config) -> dict[str, str]:
+    """What is set in vain, by path: {"sampling.rtol": "sampling.rtol: 0.1 means nothing for ..., leave it out"}."""
+    found = {}
+    for section, keys, why in _rules(config):
+        settings = getattr(config, section)
+        for key in keys:
+            value = getattr(settings, key)
+            if value != fields(settings)[key].default:
+                found.setdefault(f"{section}.{key}", f"{section}.{key}: {why.replace('<value>', repr(value))}")
+    return found
+
+
+def without(config: Config, paths: Iterable[str]) -> Config:
+    """The config with the settings of these paths at their defaults."""
+    for path in paths:
+        section, key = path.split(".")
+        settings = getattr(config, section)
+        settings = dataclasses.replace(settings, **{key: fields(settings)[key].default})
+        config = dataclasses.replace(config, **{section: settings})
+    return config
+
+
+def _rules(config: Config) -> Iterator[Rule]:
+    yield from _data(config.data)
+    yield from _sampling(config.sampling)
+    if config.vae is not None:
+        yield from _with_a_vae()
+    else:
+        everything = [field.name for field in dataclasses.fields(LatentConfig)]
+        yield "latent", everything, "is of the training of a VAE; without a section vae leave it out"
+        if config.data.binarize == "dynamic":
+            yield "data", ["binarize"], "<value> is drawn by the training of a VAE; use 'static', or add a section vae"
+        yield from _classifier() if models.classifies(config.model) else _objective(config.objective)
+
+
+def _data(data: DataConfig) -> Iterator[Rule]:
+    generated = data.name in toy.NAMES
+    read = ("num_samples",) if generated else _READ.get(data.name, _IMAGE_SET)
+    what = {"digits": "digits", "npz": "arrays", "folder": "a folder of images"}
+    kind = "generated points" if generated else what.get(data.name, "a set of images")
+    why = f"<value> means nothing for {kind} (data.name={data.name!r}); leave it out"
+    yield "data", sorted(_OF_SOURCES - {*read}), why
+    if data.name != "npz":
+        yield "data", ["path"], f"is read with data.name='npz', and data.name is {data.name!r}; set that too"
+    own = {"npz": "which have 'test' (x_test, or else one example in twenty)"}
+    if data.eval_split is not None and (generated or data.name in ("digits", "npz")):
+        why = own.get(data.name, "which hold out 'test'")
+        yield "data", ["eval_split"], f"<value> is no part of {kind}, {why}; use that, or None"
+
+
+def _sampling(sampling: Any) -> Iterator[Rule]:
+    name = sampling.sampler
+    if name not in registry.SAMPLERS:
+        return
+    if registry.is_adaptive(name):
+        why = f"<value> means nothing for sampler {name!r}, which chooses its own steps; set rtol and atol"
+        yield "sampling", ["steps", "grid", "rho", "power"], why
+        return
+    why = f"<value> means nothing for sampler {name!r}, which steps on a grid; set steps, or take sampler 'ode'"
+    yield "sampling", ["rtol", "atol"], why
+    for key in {"rho", "power"} - {sampling.grid}:
+        yield "sampling", [key], f"is of grid {key!r}, and sampling.grid is {sampling.grid!r}; set that too"
+
+
+def _with_a_vae() -> Iterator[Rule]:
+    yield "data", ["uniform_dequantization"], "means nothing for a VAE, whose decoder is of levels; leave it out"
+    why = "means nothing for a latent prior, which predicts eps (its normal part is mixed in) of the hsm kernel"
+    yield "objective", ["parameterization", "matching"], f"{why}; leave it out"
+    keys = ("weighting", "anneal_power", "time_sampling", "num_levels", "reduce")
+    yield "objective", keys, "means nothing for a latent prior, whose objective is latent.p_weighting; leave it out"
+    yield "objective", ["label_dropout"], "means nothing for a latent prior, which knows no classes; leave it out"
+
+
+def _classifier() -> Iterator[Rule]:
+    yield "data", ["uniform_dequantization"], "means nothing for a classifier, which needs no density; leave it out"
+    known = {"matching", "time_conditioning", "t_min"}
+    keys = [field.name for field in dataclasses.fields(ObjectiveConfig) if field.name not in known]
+    yield "objective", keys, "means nothing for a classifier, whose loss is the cross entropy; leave it out"
+
+
+def _objective(objective: ObjectiveConfig) -> Iterator[Rule]:
+    if objective.weighting != "annealed":
+        yield "objective", ["anneal_power"], "is of objective.weighting 'annealed'; set that too, or leave it out"
+    if objective.time_sampling != "levels" and objective.time_conditioning != "level":
+        yield "objective", ["num_levels"], "is of objective.time_sampling 'levels'; set that too, or leave it out"

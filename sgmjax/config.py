@@ -1,0 +1,180 @@
+"""The one door through which settings enter: dictionaries in, frozen dataclasses out.
+
+A config file returns `complete({...})`: nested dictionaries, validated and filled with the defaults of
+`sgmjax._schema`. The library itself only ever sees the frozen dataclasses. Every wrong key, type or value is a
+`ConfigError` that names the key and the fix, raised before anything is compiled.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from sgmjax._schema import (
+    CLASSIFIERS,
+    MODEL,
+    SDE,
+    Config,
+    DataConfig,
+    LatentConfig,
+    NVAEConfig,
+    ObjectiveConfig,
+    OptimizerConfig,
+    SamplingConfig,
+    TrainConfig,
+)
+from sgmjax._unread import unread, without
+from sgmjax.spec import ConfigError, Section, fields, read, to_dict
+
+__all__ = [
+    "CLASSIFIERS", "MODEL", "SDE", "Config", "ConfigError", "DataConfig", "LatentConfig", "NVAEConfig",
+    "ObjectiveConfig", "OptimizerConfig", "SamplingConfig", "TrainConfig", "check", "complete", "differences",
+    "from_dict", "parse", "to_dict", "unread", "validate_for_devices",
+]  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------------------------ reading
+def from_dict(mapping: Mapping[str, Any], *, refuse: Callable[[str], bool] = lambda path: True) -> Config:
+    """Reads nested dictionaries (or a `ConfigDict`); settings that are absent take their defaults.
+
+    Integers are accepted where a float is meant, lists where a tuple is. The sections `sde` and `model` are read as
+    what their `name` says.
+
+    Args:
+        mapping: the settings.
+        refuse: of the path of a setting that is given and that nothing reads: whether it is an error. Else it is passed
+            over and takes its default.
+
+    Raises:
+        ConfigError: an unknown key, a wrong type or a value out of range, by its full path (`train.steps`).
+    """
+    config = parse(mapping)
+    return check(without(config, [path for path in unread(config) if not refuse(path)]))
+
+
+def parse(mapping: Mapping[str, Any]) -> Config:
+    """`from_dict` without `check`."""
+    return read(Config, _plain(mapping), "")
+
+
+def check(config: Config) -> Config:
+    """Checks that all that is set is read, and the settings that depend on one another; returns the config.
+
+    Raises:
+        ConfigError: naming the two settings and values that agree.
+    """
+    for message in unread(config).values():
+        raise ConfigError(message)
+    if config.data.name == "npz" and config.data.path is None:
+        raise ConfigError("data.path: data.name='npz' needs the file of arrays, as --config.data.path=FILE.npz")
+    train, sampling = config.train, config.sampling
+    if train.batch_size % train.grad_accumulation:
+        raise ConfigError(
+            f"train.batch_size: {train.batch_size} is not divisible by "
+            f"train.grad_accumulation={train.grad_accumulation}; "
+            f"use {_nearest_multiples(train.batch_size, train.grad_accumulation)}"
+        )
+    for key in ("steps", "log_every", "eval_every", "sample_every", "checkpoint_every"):
+        if (value := getattr(train, key)) % train.steps_per_dispatch:
+            raise ConfigError(
+                f"train.{key}: {value} is not a multiple of train.steps_per_dispatch={train.steps_per_dispatch}; "
+                f"use {_nearest_multiples(value, train.steps_per_dispatch)}"
+            )
+    if sampling.steps <= int(sampling.denoise is True):
+        raise ConfigError("sampling.steps: 1 leaves nothing beside the denoising step; use 2 or more, or denoise=False")
+    latent = config.latent
+    if latent.vae_steps > train.steps:
+        raise ConfigError(
+            f"latent.vae_steps: {latent.vae_steps} is above train.steps={train.steps}, which counts both stages; "
+            "raise train.steps"
+        )
+    if latent.vae_steps % train.steps_per_dispatch:
+        raise ConfigError(
+            f"latent.vae_steps: {latent.vae_steps} is not a multiple of train.steps_per_dispatch="
+            f"{train.steps_per_dispatch}; use {_nearest_multiples(latent.vae_steps, train.steps_per_dispatch)}"
+        )
+    if config.objective.t_min == 0 and config.vae is None:
+        raise ConfigError("objective.t_min: 0 is for a latent prior; use 1e-5")
+    sde = config.sde
+    for low, high in (("beta_min", "beta_max"), ("sigma_min", "sigma_max")):
+        if hasattr(sde, low) and getattr(sde, low) > getattr(sde, high):
+            raise ConfigError(f"sde.{low}: {getattr(sde, low)} is above sde.{high}={getattr(sde, high)}; swap them")
+    return config
+
+
+def validate_for_devices(config: Config, device_count: int, process_count: int = 1) -> None:
+    """Checks that the batch and the parameters can be split over this machine.
+
+    Raises:
+        ConfigError: naming the nearest batch sizes (or values of `train.fsdp`) that work.
+    """
+    train = config.train
+    if device_count % train.fsdp:
+        divisors = [d for d in range(1, device_count + 1) if device_count % d == 0]
+        raise ConfigError(
+            f"train.fsdp: {train.fsdp} does not divide the {device_count} devices; use one of "
+            + ", ".join(map(str, divisors))
+        )
+    unit = math.lcm(device_count, process_count) * train.grad_accumulation
+    if train.batch_size % unit:
+        shares = f"{device_count} devices"
+        if train.grad_accumulation > 1:
+            shares += f" x {train.grad_accumulation} microbatches (train.grad_accumulation)"
+        raise ConfigError(
+            f"train.batch_size: {train.batch_size} cannot be split over {shares}; "
+            f"use {_nearest_multiples(train.batch_size, unit)}"
+        )
+
+
+def _nearest_multiples(value: int, unit: int) -> str:
+    below = value // unit * unit
+    return f"{below} or {below + unit}" if below else str(unit)
+
+
+def _plain(value: Any) -> Any:
+    """Dictionaries without `ConfigDict`, whose placeholders resolve to their values."""
+    return value.to_dict() if hasattr(value, "to_dict") else value
+
+
+# ------------------------------------------------------------------------------------------------------------ writing
+def complete(mapping: Mapping[str, Any] | None = None) -> Any:
+    """What a config file returns: an `ml_collections.ConfigDict` with every setting present.
+
+    So every one of them can be overridden on the command line: `--config.train.steps=5`,
+    `--config.optimizer.grad_clip=None`, `--config.model.ch_mult="(1, 2)"`.
+
+    Raises:
+        ConfigError: as `from_dict`.
+    """
+    import ml_collections
+
+    def fill(section: Any) -> Any:
+        out = ml_collections.ConfigDict({"name": section.name} if isinstance(section, Section) else {})
+        for key, parameter in fields(section).items():
+            value = getattr(section, key)
+            if dataclasses.is_dataclass(value):
+                value = fill(value)
+            elif parameter.may_be_none:  # any literal goes in, from_dict checks it
+                value = ml_collections.FieldReference(value, field_type=object)
+            out[key] = value
+        return out
+
+    return fill(from_dict(mapping or {}))
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any, Any]]:
+    """The settings in which two nested dictionaries differ, as (path, old, new); tuples and lists are the same."""
+    found = []
+    for key in [*old, *(key for key in new if key not in old)]:
+        path, a, b = prefix + key, old.get(key), new.get(key)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            found += differences(a, b, path + ".")
+        elif _listed(a) != _listed(b):
+            found.append((path, a, b))
+    return found
+
+
+def _listed(value: Any) -> Any:
+    return [_listed(item) for item in value] if isinstance(value, list | tuple) else value
