@@ -20,7 +20,7 @@ al. 2021b (app. B) and Vahdat et al. 2021 (sec. 3.3). `lsgm_mode` takes the erro
 case from which LSGM's mixed score starts): eps given z_t has covariance w w^T / (1 + |w|^2) with
 w = sqrt(1 - sigma2_0) L^-1 E e_0 [1 - sigma^2 for VP], so that the objective is then the same at every t. That has a
 closed inverse CDF for VP with a linear or a geometric rate and for VE (`Clock`). All else is tabulated as bins in which
-t is uniform (`Bins`); by (1) the estimate stays unbiased whatever the bins.
+t is uniform (`Bins`, `EqualBins`); by (1) the estimate stays unbiased whatever the bins.
 
 Reference: Vahdat et al. 2021, sec. 3.3 and app. B; Song et al. 2021b, app. B.
 """
