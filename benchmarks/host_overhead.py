@@ -12,7 +12,7 @@ import sys
 import tempfile
 
 from sgmjax import _cli
-from sgmjax.train import read_flags
+from sgmjax.commands.train import read_flags
 
 
 def main(argv):
@@ -20,8 +20,8 @@ def main(argv):
     steps = [] if any(word.startswith("--config.train.steps=") for word in argv) else ["--config.train.steps=300"]
     quick = ["eval_every=0", "sample_every=0", "checkpoint_every=0"]
     extra = steps + [f"--config.train.{setting}" for setting in quick]
-    config, _ = read_flags([*argv, *extra, "--config.sampling.num=8", "--config.sampling.batch_size=8"])
-    from sgmjax.training.loop import train
+    _, config, _ = read_flags([*argv, *extra, "--config.sampling.num=8", "--config.sampling.batch_size=8"])
+    from sgmjax.training.train import train
 
     with tempfile.TemporaryDirectory() as folder:
         result = train(config, folder)

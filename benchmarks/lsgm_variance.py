@@ -93,7 +93,7 @@ def main() -> None:
         for weighting in WEIGHTINGS:
             row = []
             for how in ("uniform", "iw"):
-                p = objectives.latent_times(sde, f"{weighting}_{how}", t_min=flags.t_min)
+                p = objectives.lsgm_mode(sde, f"{weighting}_{how}", t_min=flags.t_min)
                 objective, ce = losses(jax.random.key(1), sde, data, p, draws=flags.draws)
                 given = means_given_t(jax.random.key(2), sde, data, p, repeats=max(flags.draws // NODES, 1))
                 values = [np.asarray(v, np.float64) for v in (objective, given, ce)]

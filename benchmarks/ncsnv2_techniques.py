@@ -26,11 +26,11 @@ from typing import Any
 import numpy as np
 
 from sgmjax import data, metrics
+from sgmjax.commands.noise_levels import round_up
+from sgmjax.commands.train import read_flags
 from sgmjax.metrics.frechet import pixel_frechet
 from sgmjax.metrics.sliced import sliced_wasserstein
-from sgmjax.noise_levels import round_up
 from sgmjax.sdes import noise_levels
-from sgmjax.train import read_flags
 
 CONFIG = "configs/ncsnv2_mnist.py"
 FEW = 10  # levels of Song & Ermon 2019

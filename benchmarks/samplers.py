@@ -259,28 +259,28 @@ def run_problem(path: str, num: int) -> Problem:
     """A trained network, judged by the pixel-space Frechet distance to its training data."""
     from sgmjax import data
     from sgmjax.metrics.frechet import pixel_frechet
-    from sgmjax.training.runs import load_run
+    from sgmjax.training.load import load_run
 
     run = load_run(path)
-    config = run.problem.config
+    config, task = run.config, run.task
     dataset = data.load(config.data, "train")
     real = dataset.read(np.arange(min(10_000, dataset.num_examples)))["x"]
     order = np.random.default_rng(0).permutation(len(real))
     apart = min(num, len(real) // 2)  # few images are far from many, whoever made them
-    classes = run.problem.num_classes
+    classes = task.num_classes
     labels = None if classes is None else np.arange(num) % classes
 
     def score_fn(sde, params, own_times: bool):
-        return run.problem.score_fn(params, labels=labels)
+        return task.score_fn(params, labels=labels)
 
     def error(x) -> float:
-        return pixel_frechet(data.to_uint8(np.asarray(x), run.problem.centered), real)
+        return pixel_frechet(data.to_uint8(np.asarray(x), task.centered), real)
 
     floor = pixel_frechet(real[order[:apart]], real[order[apart:]]), 0.0
-    shape = (num, *run.problem.event_shape)
+    shape = (num, *task.event_shape)
     name = Path(path).name
     return Problem(
-        name, {config.sde.name: run.problem.sde}, score_fn, run.params, shape, error, floor, "pixel Frechet distance"
+        name, {config.sde.name: task.sde}, score_fn, run.variables, shape, error, floor, "pixel Frechet distance"
     )  # fmt: skip
 
 

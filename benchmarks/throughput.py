@@ -52,7 +52,7 @@ import timed
 
 from sgmjax import _cli
 from sgmjax._inputs import one_line
-from sgmjax.training.config import Config
+from sgmjax.config import Config
 
 # Dense peaks in TFLOP/s, (bfloat16, float32 as JAX multiplies by default: TF32 on NVIDIA, bfloat16 passes on TPUs).
 PEAKS = {
@@ -118,7 +118,7 @@ class TorchContestant:
         import torch_twin
 
         model = self._model()
-        sde, channels, train = model.run.problem.sde, model.shape[-1], model.config.train
+        sde, channels, train = model.task.sde, model.shape[-1], model.config.train
         self.peer = torch_twin.Peer(
             model.config,
             sde.k * channels,

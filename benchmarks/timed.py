@@ -1,6 +1,6 @@
 """What `throughput.py` times of this library: training steps, network evaluations and samplers as a run has them.
 
-Everything is taken from `sgmjax.training.loop.Run`, the object that a training run is, so that what is timed is what
+Everything is taken from `sgmjax.training.run.Run`, the object that a training run is, so that what is timed is what
 users get: the same programs with the same arguments. Data are random images that lie in the host's memory.
 """
 
@@ -23,10 +23,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from sgmjax import models
+from sgmjax import sharding as sh
+from sgmjax.config import Config
+from sgmjax.evaluation import draw
 from sgmjax.samplers import registry
-from sgmjax.training import build, loop
-from sgmjax.training import sharding as sh
-from sgmjax.training.config import Config
+from sgmjax.tasks import build
+from sgmjax.training.run import AHEAD, Run
+from sgmjax.training.train import phases_of
 
 BATCHES = 4  # different ones, taken in turn
 SHAPES = {"cifar10": (32, 32, 3), "mnist": (28, 28, 1), "digits": (8, 8, 1), "omniglot": (28, 28, 1)}
@@ -125,9 +128,10 @@ class Model:
 
     def __init__(self, config: Config, shape: tuple[int, ...]):
         classes = getattr(config.model, "num_classes", None) or (10 if models.classifies(config.model) else None)
-        problem = build.problem(config, shape, classes)
+        phases = phases_of(config, build.phases(config, shape, classes))
+        self.task = phases[-1].task
         self.config, self.shape, self.classes = config, shape, classes
-        self.run = loop.Run(config, Path("unused"), problem, None, None)
+        self.run = Run(phases, None, Path("unused"), config.train, record={})
         with jax.set_mesh(self.run.mesh):
             self.key = self.run._place(jax.random.key(0))
             self.state = jax.block_until_ready(self._initial())
@@ -138,8 +142,8 @@ class Model:
         No kernel is zero, as fresh ones of residual branches are and trained ones are not: zeros are multiplied faster.
         """
         run = self.run
-        if run._state_packing is not None:  # state of the networks must fit the parameters
-            return run._initial(self.key)
+        if jax.tree.leaves(run.stages[-1].abstract.model_state):  # which must fit the parameters
+            return run.initial(self.key)
         rng = np.random.default_rng(0)
 
         def draw(path, leaf):
@@ -154,18 +158,18 @@ class Model:
             # A network that predicts next to nothing is a process of its own for samplers that choose their steps.
             return x * (1e-3 if names[0] == "out_conv" else 1.0) / math.sqrt(math.prod(leaf.shape[:-1]))
 
-        shapes = jax.eval_shape(run._initial, self.key)
+        shapes = jax.eval_shape(run.initial, self.key)
         places = sh.state_shardings(run.mesh, shapes)
         state = jax.tree.map(
             lambda leaf, place: jax.device_put(np.zeros(leaf.shape, leaf.dtype), place), shapes, places
         )
-        params = run._pack(jax.tree_util.tree_map_with_path(draw, run.abstract.params))
+        params = jax.device_put(jax.tree_util.tree_map_with_path(draw, shapes.params), places.params)
         return dataclasses.replace(state, params=params, ema_params=jax.tree.map(jnp.copy, params))
 
     @property
     def num_parameters(self) -> int:
         """Trained ones."""
-        return models.count_parameters(self.run.abstract.params)
+        return models.count_parameters(self.run.stages[-1].abstract.params)
 
     def batches(self) -> list[dict[str, np.ndarray]]:
         """Random images, (batch, ...), or (steps, batch, ...) when a call takes several steps."""
@@ -205,7 +209,7 @@ class Training:
         self.time(1)
         return facts | {"first_s": time.perf_counter() - start}
 
-    def time(self, count: int, ahead: int = loop._AHEAD) -> tuple[float, int]:
+    def time(self, count: int, ahead: int = AHEAD) -> tuple[float, int]:
         """Seconds of at least `count` steps, and how many; at most `ahead` calls wait for the device."""
         pending: collections.deque[Any] = collections.deque()
         calls = math.ceil(count / self.stride)
@@ -246,11 +250,11 @@ class Evaluations:
         """As `Training.prepare`."""
         self.model = model = self._model()
         run, batch = model.run, model.config.train.batch_size
-        self.weights = run._weights(model.state)
-        z = jax.random.normal(model.key, (batch, run.problem.sde.k, *model.shape))
+        self.weights = model.state.averaged
+        z = jax.random.normal(model.key, (batch, model.task.sde.k, *model.shape))
         self.z, self.t = run._place(z), run._place(jnp.linspace(0.01, 1.0, batch))
-        labels = None if run.problem.num_classes is None else jnp.zeros(batch, jnp.int32)
-        self.call = jax.jit(lambda weights, z, t: run.problem.eps_fn(run._unpack(weights), labels=labels)(z, t))
+        labels = None if model.task.num_classes is None else jnp.zeros(batch, jnp.int32)
+        self.call = jax.jit(lambda weights, z, t: model.task.eps_fn(weights, labels=labels)(z, t))
         _, facts = _compiled(self.call, self.weights, self.z, self.t)
         self.time(1)
         return facts | {"parameters": model.num_parameters}
@@ -277,9 +281,15 @@ class Sampling:
     def prepare(self) -> dict[str, Any]:
         """As `Training.prepare`."""
         self.model = model = self._model()
-        self.weights = model.run._weights(model.state)
+        self.weights = model.state.averaged
+        plan, places = model.config.sampling, jax.tree.map(lambda x: x.sharding, self.weights)
+
+        def sample(variables, key, num):
+            return model.task.sample(variables, key, num, plan)
+
+        self.sampler = draw.Sampler(sample, model.run.mesh, places, model.config.train.batch_size)
         with jax.set_mesh(model.run.mesh):
-            _, facts = _compiled(model.run._final._draw, self.weights, model.key, {})
+            _, facts = _compiled(self.sampler._draw, self.weights, model.key, {})
         del facts["flops"]  # of a loop whose length the program decides
         self.draws = 0
         _, self.nfe = self.time(1)
@@ -293,7 +303,7 @@ class Sampling:
         start = time.perf_counter()
         while evaluations < count:
             self.draws += 1
-            drawn = self.model.run._final(self.weights, jax.random.fold_in(self.model.key, self.draws), batch)
+            drawn = self.sampler(self.weights, jax.random.fold_in(self.model.key, self.draws), batch)
             assert drawn is not None
             evaluations += drawn[1]
         return time.perf_counter() - start, evaluations

@@ -10,7 +10,7 @@ Expected:  on held-out digits right (measured) 97% of the time at t = 0.001, 94%
 Ours, not published: a small encoder of NCSN++ on the published process (Pandey & Mandt 2023).
 """
 
-from sgmjax.training.config import complete
+from sgmjax.config import complete
 
 
 def get_config():

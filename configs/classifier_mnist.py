@@ -9,7 +9,7 @@ Expected:  nearly all held-out digits right at t = 0.001, chance at t = 1
 Ours, not published: a small encoder of NCSN++ on the process of Pandey & Mandt 2023.
 """
 
-from sgmjax.training.config import complete
+from sgmjax.config import complete
 
 
 def get_config():

@@ -10,7 +10,7 @@ beta1 = 6.9 is a slope, beta_max = beta0 + beta1 that at t = 1). The paper's own
 2 residual blocks, Adam without weight decay, loss from t = 1e-5, 320,000 steps.
 """
 
-from sgmjax.training.config import complete
+from sgmjax.config import complete
 
 
 def get_config():

@@ -8,7 +8,7 @@ Expected:  published: FID 2.25 at 312 evaluations (this sampler), 2.27 at 1,000 
 Values of nv-tlabs/CLD-SGM, default_cifar10 and specific_cifar10 (their gamma is kappa here).
 """
 
-from sgmjax.training.config import complete
+from sgmjax.config import complete
 
 
 def get_config():

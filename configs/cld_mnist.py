@@ -9,7 +9,7 @@ Ours, not published: a small DDPM++ on the process and the mixed score of Dockho
 Images keep their 28 x 28 pixels (28, 14 and 7 in the network).
 """
 
-from sgmjax.training.config import complete
+from sgmjax.config import complete
 
 
 def get_config():

@@ -9,7 +9,7 @@ Process, loss, learning rate, batch and EMA are those of the official toy run (D
 default_toy_data); the network is this project's residual MLP, and the run is 20,000 steps, not 800,000.
 """
 
-from sgmjax.training.config import complete
+from sgmjax.config import complete
 
 
 def get_config():

@@ -9,7 +9,7 @@ Ours, not published: one small network for all, so that processes and samplers c
 `configs/psld_digits.py` is the same for PSLD.
 """
 
-from sgmjax.training.config import complete
+from sgmjax.config import complete
 
 # sigma_max of VE is the largest distance between two digits (Song & Ermon 2020, technique 1).
 PROCESSES = {

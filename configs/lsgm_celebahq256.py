@@ -12,7 +12,7 @@ likelihoods were evaluated with 1e-5. For the published FID batch norm took its 
 decoded; here they are the averages of training.
 """
 
-from sgmjax.training.config import complete
+from sgmjax.config import complete
 
 
 def get_config():

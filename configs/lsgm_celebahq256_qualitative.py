@@ -15,7 +15,7 @@ that VAE as it is (latent.vae_from: the run folder of the first) and trains a la
 samples were decoded with batch norm's statistics of the samples themselves; here they are the averages of training.
 """
 
-from sgmjax.training.config import complete
+from sgmjax.config import complete
 
 
 def get_config(stage: str = "both"):

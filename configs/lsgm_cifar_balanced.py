@@ -12,7 +12,7 @@ regularisation of the prior acts on the gains of its norms only, as published (-
 latent.prior_spectral_convolutions to True.
 """
 
-from sgmjax.training.config import complete
+from sgmjax.config import complete
 
 
 def get_config():

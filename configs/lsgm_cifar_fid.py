@@ -11,7 +11,7 @@ images an epoch. Spectral regularisation of the prior acts on the gains of its n
 (--custom_conv_dae); after NaN set latent.prior_spectral_convolutions to True.
 """
 
-from sgmjax.training.config import complete
+from sgmjax.config import complete
 
 
 def get_config():

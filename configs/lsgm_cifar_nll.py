@@ -10,7 +10,7 @@ Values of the commands in NVlabs/LSGM's README: the VAE for 400 epochs, then bot
 images an epoch. Geometric VP down to t = 0, where the kernel has variance sigma2_0.
 """
 
-from sgmjax.training.config import complete
+from sgmjax.config import complete
 
 
 def get_config():

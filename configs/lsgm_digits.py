@@ -8,7 +8,7 @@ Expected:  samples/final.png shows digits that a person can read
 Ours, not published: a small NVAE and the process, objective and mixing of LSGM's MNIST run (Vahdat et al. 2021).
 """
 
-from sgmjax.training.config import complete
+from sgmjax.config import complete
 
 
 def get_config(kind: str = "binary"):

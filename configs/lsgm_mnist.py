@@ -16,7 +16,7 @@ epoch. One thing differs: the VAE was published with batches of 200, and one run
 For likelihoods of one fixed binary set add --config.data.binarize=static.
 """
 
-from sgmjax.training.config import complete
+from sgmjax.config import complete
 
 
 def get_config(stages: str = "both"):

@@ -11,7 +11,7 @@ Values of the commands in NVlabs/LSGM's README: the VAE for 200 epochs, then bot
 an epoch. TFDS `omniglot` has other splits, and black ink on white in colour at 105 x 105: its figures do not compare.
 """
 
-from sgmjax.training.config import complete
+from sgmjax.config import complete
 
 
 def get_config():

@@ -12,7 +12,7 @@ bound of docs/latent_prior.md. To compare priors on one VAE, train it alone and 
     (each) --config.latent.vae_from=runs/vae_digits --config.latent.vae_steps=0 --config.train.steps=2000
 """
 
-from sgmjax.training.config import complete
+from sgmjax.config import complete
 
 
 def get_config(kind: str = "binary"):

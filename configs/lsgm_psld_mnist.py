@@ -12,7 +12,7 @@ cross-entropy bound of docs/latent_prior.md. To compare priors on one VAE, train
     (each) --config.latent.vae_from=runs/lsgm_mnist_vae --config.latent.vae_steps=0 --config.train.steps=374400
 """
 
-from sgmjax.training.config import complete
+from sgmjax.config import complete
 
 
 def get_config():

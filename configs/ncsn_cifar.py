@@ -9,7 +9,7 @@ Values of ermongroup/ncsnv2, configs/ncsn_original.yml: a network that is told t
 parameters, no denoising, data dequantised uniformly.
 """
 
-from sgmjax.training.config import complete
+from sgmjax.config import complete
 
 
 def get_config():

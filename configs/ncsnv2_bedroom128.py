@@ -8,7 +8,7 @@ Expected:  no FID is published
 Values of ermongroup/ncsnv2, configs/bedroom.yml. Data in [0, 1], uniform start, as there.
 """
 
-from sgmjax.training.config import complete
+from sgmjax.config import complete
 
 
 def get_config():

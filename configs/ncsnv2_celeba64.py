@@ -9,7 +9,7 @@ Expected:  published: FID 10.23 with 2,501 evaluations
 Values of ermongroup/ncsnv2, configs/celeba.yml. Data in [0, 1], uniform start, as there.
 """
 
-from sgmjax.training.config import complete
+from sgmjax.config import complete
 
 
 def get_config():

@@ -10,7 +10,7 @@ image_size 64, but its levels are those of technique 2 for 96 pixels. Its step s
 technique 4, for a variance ratio of 1.0247 in place of 1.0224.
 """
 
-from sgmjax.training.config import complete
+from sgmjax.config import complete
 
 
 def get_config():

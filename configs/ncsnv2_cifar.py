@@ -8,7 +8,7 @@ Expected:  published: FID 10.87 with 1,161 evaluations, the last of which denois
 Values of ermongroup/ncsnv2, configs/cifar10.yml. Data in [0, 1], uniform start, as there.
 """
 
-from sgmjax.training.config import complete
+from sgmjax.config import complete
 
 
 def get_config():

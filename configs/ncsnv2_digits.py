@@ -11,7 +11,7 @@ Ours, not published; the levels are those that `python -m sgmjax.noise_levels --
 recommends: sigma_1 by technique 1, 22 of them by technique 2, and the step size by technique 4 (left to the sampler).
 """
 
-from sgmjax.training.config import complete
+from sgmjax.config import complete
 
 
 def get_config():

@@ -9,7 +9,7 @@ Ours, not published; the levels and the step size are what `python -m sgmjax.noi
 --config=configs/ncsnv2_mnist.py` recommends (the step size is left to the sampler).
 """
 
-from sgmjax.training.config import complete
+from sgmjax.config import complete
 
 
 def get_config():

@@ -8,7 +8,7 @@ Expected:  samples by 1,000 steps of em on the quadratic grid; no FID was publis
 Values of mandt-lab/PSLD, scripts_psld/ablations/uncond/afhqv2 and main/configs/dataset/afhqv2.
 """
 
-from sgmjax.training.config import complete
+from sgmjax.config import complete
 
 
 def get_config():

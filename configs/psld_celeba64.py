@@ -11,7 +11,7 @@ Published on all 202,599 aligned images, squeezed to a square; here on the centr
 split, for as many steps.
 """
 
-from sgmjax.training.config import complete
+from sgmjax.config import complete
 
 
 def get_config():

@@ -8,7 +8,7 @@ Expected:  published: FID 2.10 at 246 evaluations (this sampler), 2.13 at 159 (t
 Values of mandt-lab/PSLD, scripts_psld/sota/uncond/cifar10. gamma 0.02 and nu 4.02 is their second published process.
 """
 
-from sgmjax.training.config import complete
+from sgmjax.config import complete
 
 
 def get_config():

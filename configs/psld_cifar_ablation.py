@@ -10,7 +10,7 @@ Values of mandt-lab/PSLD, scripts_psld/ablations/uncond/cifar10. gamma is what t
 gamma 0 is CLD, whose network predicts three channels.
 """
 
-from sgmjax.training.config import complete
+from sgmjax.config import complete
 
 
 def get_config():

@@ -12,7 +12,7 @@ ema_decay 0 is none. Their sampler hands the classifier 1 - t (`reverse_time` of
 hands it t, on which it was trained.
 """
 
-from sgmjax.training.config import complete
+from sgmjax.config import complete
 
 
 def get_config():

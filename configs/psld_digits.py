@@ -9,7 +9,7 @@ Expected:  samples/final.png shows digits that a person can read, of all ten cla
 Ours, not published: a small DDPM++ on the published process (Pandey & Mandt 2023).
 """
 
-from sgmjax.training.config import complete
+from sgmjax.config import complete
 
 
 def get_config():

@@ -11,7 +11,7 @@ Ours, not published: a small DDPM++ on the process of Pandey & Mandt 2023.
 Images keep their 28 x 28 pixels (28, 14 and 7 in the network).
 """
 
-from sgmjax.training.config import complete
+from sgmjax.config import complete
 
 
 def get_config():

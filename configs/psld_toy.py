@@ -8,7 +8,7 @@ Expected:  samples/final.png shows five small rolls, one in the middle and one n
 Ours, not published; the data are those of CLD's toy experiment (Dockhorn et al. 2022).
 """
 
-from sgmjax.training.config import complete
+from sgmjax.config import complete
 
 
 def get_config():

@@ -11,7 +11,7 @@ N(0, Sigma_inf) invariant. Kernel, loss and samplers follow from the matrices al
 here; a D that can never noise some variable is an error that says which.
 """
 
-from sgmjax.training.config import complete
+from sgmjax.config import complete
 
 MASS = 0.25  # of both momenta
 FRICTION = (0.05, 0.5, 0.2)  # of position, fast and slow momentum

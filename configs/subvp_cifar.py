@@ -8,7 +8,7 @@ Expected:  published: FID 2.92 and 2.99 bits/dim, both by the probability-flow O
 Values of yang-song/score_sde_pytorch, configs/subvp/cifar10_ddpmpp_deep_continuous.py.
 """
 
-from sgmjax.training.config import complete
+from sgmjax.config import complete
 
 
 def get_config():

@@ -9,7 +9,7 @@ Values of yang-song/score_sde_pytorch, configs/ve/celebahq_256_ncsnpp_continuous
 a Langevin correction before each (snr 0.075).
 """
 
-from sgmjax.training.config import complete
+from sgmjax.config import complete
 
 
 def get_config():

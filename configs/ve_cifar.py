@@ -8,7 +8,7 @@ Expected:  published: FID 2.20, by 1,000 reverse-diffusion steps with a Langevin
 Values of yang-song/score_sde_pytorch, configs/ve/cifar10_ncsnpp_deep_continuous.py.
 """
 
-from sgmjax.training.config import complete
+from sgmjax.config import complete
 
 
 def get_config():

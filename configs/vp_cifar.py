@@ -8,7 +8,7 @@ Expected:  published: FID 2.41 by 1,000 steps of em
 Values of yang-song/score_sde_pytorch, configs/vp/cifar10_ddpmpp_deep_continuous.py.
 """
 
-from sgmjax.training.config import complete
+from sgmjax.config import complete
 
 
 def get_config():

@@ -1,7 +1,8 @@
 """Score-based generative models in JAX.
 
 The rooms: `sdes` (forward processes), `models` (networks), `objectives` (losses), `samplers`, `data`, `metrics`,
-`training`, `interop` (official checkpoints). They are imported when first used: `import sgmjax` itself is quick.
+`tasks` (what is learnt), `training`, `evaluation`, `interop` (official checkpoints). At hand without them:
+`ScoreModel`, `fit`, `train`, `load_run`. All are imported when first used: `import sgmjax` itself is quick.
 """
 
 from __future__ import annotations
@@ -11,20 +12,48 @@ import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sgmjax import data, exact, interop, metrics, models, objectives, samplers, score, sdes, training
+    from sgmjax import (
+        data,
+        evaluation,
+        exact,
+        interop,
+        metrics,
+        models,
+        objectives,
+        samplers,
+        score,
+        sdes,
+        tasks,
+        training,
+    )
+    from sgmjax.model import ScoreModel
+    from sgmjax.training.fit import fit
+    from sgmjax.training.load import load_run
+    from sgmjax.training.phase import Phase
+    from sgmjax.training.train import train
 
 try:
     __version__ = importlib.metadata.version("sgmjax")
 except importlib.metadata.PackageNotFoundError:  # run from a source tree that is not installed
     __version__ = "0+unknown"
 
+_FROM = {
+    "Phase": "sgmjax.training.phase",
+    "ScoreModel": "sgmjax.model",
+    "fit": "sgmjax.training.fit",
+    "load_run": "sgmjax.training.load",
+    "train": "sgmjax.training.train",
+}
+
 __all__ = [
-    "__version__", "data", "exact", "interop", "metrics", "models", "objectives", "samplers", "score", "sdes",
-    "training",
+    "Phase", "ScoreModel", "__version__", "data", "evaluation", "exact", "fit", "interop", "load_run", "metrics",
+    "models", "objectives", "samplers", "score", "sdes", "tasks", "train", "training",
 ]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
+    if name in _FROM:
+        return getattr(importlib.import_module(_FROM[name]), name)
     if name in __all__:
         return importlib.import_module(f"sgmjax.{name}")
     raise AttributeError(f"module 'sgmjax' has no attribute {name!r}")

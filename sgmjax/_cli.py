@@ -20,7 +20,7 @@ from sgmjax._inputs import InputError, one_line, shown, user_path
 from sgmjax._ranges import Range, check_range
 
 if TYPE_CHECKING:
-    from sgmjax.training.config import Config
+    from sgmjax.config import Config
 
 USER_ERROR = 2  # exit status
 
@@ -58,7 +58,7 @@ def serve(argv: Sequence[str], read_flags: Callable[[Sequence[str]], Any], work:
     try:
         values = read_flags(argv)
         use_compilation_cache()
-        from sgmjax.training.sharding import initialize_distributed
+        from sgmjax.sharding import initialize_distributed
 
         initialize_distributed()
         work(values)
@@ -235,7 +235,7 @@ def load_config(path: Path, argument: str | None = None) -> dict[str, Any]:
     Raises:
         UsageError: the file has no such function, or does not run. ConfigError: it asks for settings there are not.
     """
-    from sgmjax.training.config import ConfigError
+    from sgmjax.config import ConfigError
 
     spec = importlib.util.spec_from_file_location(f"sgmjax_config_{path.stem}", path)
     if spec is None or spec.loader is None:
@@ -260,7 +260,7 @@ def read_config(name: str, overrides: Sequence[tuple[str, Any]]) -> tuple[Config
     Raises:
         UsageError, ConfigError: naming the file or setting, and the fix.
     """
-    from sgmjax.training.config import from_dict, parse, unread
+    from sgmjax.config import from_dict, parse, unread
 
     path, argument = find_config(name)
     settings = load_config(path, argument)

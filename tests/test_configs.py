@@ -12,9 +12,11 @@ import jax.numpy as jnp
 import pytest
 import refdata
 
+from sgmjax import config as settings
 from sgmjax import models
-from sgmjax.training import build, horizon
-from sgmjax.training import config as settings
+from sgmjax.samplers import plan
+from sgmjax.tasks import build
+from sgmjax.training import horizon
 
 FILES = sorted((refdata.ROOT / "configs").glob("*.py"))
 NAMES = {
@@ -131,8 +133,8 @@ def latent_parameters(config: settings.Config) -> tuple[int, int]:
     """Of the VAE, and of the prior with its mixing logits."""
     side, colours = IMAGES.get(config.data.name, (config.data.image_size, 1 if config.data.binarize != "none" else 3))
     config = dataclasses.replace(config, latent=dataclasses.replace(config.latent, vae_from=None))
-    problem = build.problem(config, (side, side, colours), None)
-    params = jax.eval_shape(problem.init, jax.random.key(0))
+    task = build.task(config, (side, side, colours), None)
+    params = jax.eval_shape(task.init, jax.random.key(0)).params
     return models.count_parameters(params["vae"]), models.count_parameters(params["prior"])
 
 
@@ -153,7 +155,7 @@ def test_settings_are_valid_and_survive_a_round_trip(path: Path):
     config = load(path.stem)
     assert settings.from_dict(settings.to_dict(config)) == config
     settings.validate_for_devices(config, 8)  # every batch splits over one TPU host
-    build.check_sampling(config.sampling, build.process(config.sde))  # traces the sampler with every step
+    plan.check(config.sampling, build.process(config.sde))  # traces the sampler with every step
     first = path.stem.split("_")[0]
     latent = next((process for name, process in LATENT_PROCESSES.items() if path.stem.startswith(name)), None)
     assert config.sde.name == (latent or PROCESSES.get(first, first))
@@ -181,7 +183,7 @@ def test_digits_of_any_process(process: str):
     settings_of = runpy.run_path(str(refdata.ROOT / "configs" / "digits.py"))["get_config"](process)
     config = settings.from_dict(settings_of)
     assert config.sde.name == process
-    build.problem(config, (8, 8, 1), 10)  # all sections fit together
+    build.task(config, (8, 8, 1), 10)  # all sections fit together
 
 
 @pytest.mark.parametrize("name", sorted(OFFICIAL_PARAMETERS))

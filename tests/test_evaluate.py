@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import types
 
 import jax
 import jax.numpy as jnp
@@ -11,11 +10,15 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from sgmjax import evaluate, exact, sdes, train
+from sgmjax import exact, sdes
+from sgmjax import sharding as sh
+from sgmjax.commands import evaluate, train
 from sgmjax.data import ArrayDataset, DataError
 from sgmjax.data.dequantize import bits_per_dim, dequantize
-from sgmjax.training import sharding as sh
-from sgmjax.training.likelihood import LikelihoodSettings, held_out_likelihood
+from sgmjax.evaluation import metrics
+from sgmjax.evaluation.likelihood import LikelihoodSettings, held_out_likelihood
+from sgmjax.metrics import pixel_frechet
+from sgmjax.samplers.plan import Plan
 
 
 @pytest.mark.parametrize("centered", [True, False])
@@ -46,27 +49,27 @@ def test_dequantisation():
         dequantize(jax.random.key(0), x.astype(np.float32), centered=True)
 
 
-class Problem:
+class Task:
     """Images whose dequantised pixels are Gaussian, with the exact score: bits/dim are known."""
 
     sde = sdes.vp()
-    is_image, discrete, centered, num_classes = True, True, True, 2
+    event_shape, discrete, centered, num_classes = (2, 2, 1), True, True, 2
     mixture = exact.mixture(np.full((1, 2, 2, 1), 0.1), 0.2)
 
-    def score_fn(self, params, *, labels):
+    def score_fn(self, variables, *, labels):
         score = self.mixture.score_fn(self.sde)
-        return lambda z, t: score(z - params, t) * (1 + 0.0 * labels[0])
+        return lambda z, t: score(z - variables, t) * (1 + 0.0 * labels[0])
 
 
 def held_out(devices: int, batch_size: int, num: int = 37):
-    """Codes of images that follow the problem's law, with their true lengths in bits/dim, (num,)."""
+    """Codes of images that follow the task's law, with their true lengths in bits/dim, (num,)."""
     draws = np.random.default_rng(0).normal(0.1, 0.2, (num, 2, 2, 1))
     x = np.clip(np.floor((draws + 1) * 128), 0, 255).astype(np.uint8)
     dataset = ArrayDataset("pixels", x, np.arange(num) % 2, num_classes=2)
     mesh = sh.make_mesh(1, jax.devices()[:devices])
     everywhere, seen = sh.replicated(mesh), []
     found = held_out_likelihood(
-        Problem(), jax.device_put(jnp.zeros(()), everywhere), jax.device_put(jax.random.key(0), everywhere), dataset,
+        Task(), jax.device_put(jnp.zeros(()), everywhere), jax.device_put(jax.random.key(0), everywhere), dataset,
         num=100, batch_size=batch_size, settings=LikelihoodSettings(dequantizations=2, draws=8), mesh=mesh,
         shardings=everywhere, progress=seen.append,
     )  # fmt: skip
@@ -105,9 +108,7 @@ def finished(tmp_path_factory):
     """A run folder made by the command itself."""
     folder = tmp_path_factory.mktemp("run")
     config = folder / "toy.py"
-    config.write_text(
-        f"from sgmjax.training.config import complete\n\n\ndef get_config():\n    return complete({TOY!r})\n"
-    )
+    config.write_text(f"from sgmjax.config import complete\n\n\ndef get_config():\n    return complete({TOY!r})\n")
     assert train.main(["train", f"--config={config}", f"--workdir={folder}/run"]) == 0
     return folder / "run"
 
@@ -158,32 +159,18 @@ def test_evaluate_refuses_in_one_line(finished, capsys, words, message):
     assert err.startswith("error: ") and err.count("\n") == 1 and message in err, err
 
 
-def test_frechet(monkeypatch):
+def test_frechet():
     """The distance of samples to the data, by the metric's own function."""
     x = np.random.default_rng(0).integers(0, 256, (30, 2, 2, 1)).astype(np.uint8)
-    dataset = ArrayDataset("pixels", x)
 
-    def sample_fn(params, key, num):
-        return jnp.asarray(x[:num], jnp.float32) / 127.5 - 1, {"nfe": 7}
+    class Draws(Task):
+        def sample(self, variables, key, num, plan):
+            return jnp.asarray(x[:num], jnp.float32) / 127.5 - 1, {"nfe": 7}
 
-    sampling = evaluate_sampling()
-    problem = types.SimpleNamespace(
-        sample_fn=sample_fn,
-        is_image=True,
-        discrete=True,
-        centered=True,
-        config=types.SimpleNamespace(sampling=sampling),
+    subject = metrics.Subject(
+        task=Draws(), variables=jnp.zeros(()), data=ArrayDataset("pixels", x), plan=Plan(), mesh=sh.make_mesh()
     )
-    run = types.SimpleNamespace(problem=problem, params=jnp.zeros(()))
-    values = types.SimpleNamespace(num=24, batch_size=None, seed=0)
-    lines, result = evaluate.frechet(values, run, dataset, sh.make_mesh())
-    assert "24 samples to 30 images, NFE 7" in lines[0] and result["nfe"] == 7
-    from sgmjax.metrics import pixel_frechet
-
-    assert result["results"]["pixel_frechet"] == pixel_frechet(x[:24], x)
-
-
-def evaluate_sampling():
-    from sgmjax.training.config import SamplingConfig
-
-    return SamplingConfig(batch_size=24)
+    found = metrics.METRICS["frechet"](subject, metrics.Settings(num=24, batch_size=24))
+    assert "24 samples to 30 images, NFE 7" in found.lines[0] and found.record["nfe"] == 7
+    expected = pixel_frechet(x[:24], x)
+    assert found.record["results"]["pixel_frechet"] == found.numbers["frechet"] == expected

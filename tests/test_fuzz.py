@@ -19,8 +19,9 @@ import numpy as np
 import pytest
 from test_inputs import BROKEN
 
-from sgmjax import _cli, evaluate, import_checkpoint, noise_levels, sample, train
-from sgmjax.training import config as settings
+from sgmjax import _cli
+from sgmjax import config as settings
+from sgmjax.commands import evaluate, import_checkpoint, noise_levels, sample, train
 
 pytestmark = pytest.mark.slow
 

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import refdata
 
-from sgmjax import import_checkpoint, interop, train
-from sgmjax.training.config import MODEL
-from sgmjax.training.runs import load_run
+from sgmjax import interop
+from sgmjax.commands import import_checkpoint, train
+from sgmjax.config import MODEL
+from sgmjax.training.load import load_run
 
 SETTINGS = {
     "psld": {
@@ -65,9 +66,7 @@ def official(source: str):
 
 def config_file(folder, settings) -> str:
     path = folder / "official.py"
-    path.write_text(
-        f"from sgmjax.training.config import complete\n\n\ndef get_config():\n    return complete({settings!r})\n"
-    )
+    path.write_text(f"from sgmjax.config import complete\n\n\ndef get_config():\n    return complete({settings!r})\n")
     return f"--config={path}"
 
 
@@ -89,8 +88,8 @@ def test_a_checkpoint_becomes_a_run(source: str, reference, tmp_path, capsys):
         name = "score_fn_output_f32" if source == "psld" else "output_f32"
         expected = arrays[prefix + (name if prefix or source == "psld" else f"model_{name}")]
         cond = arrays["time"] if source == "psld" else network.sigmas[arrays["labels"]]
-        apply = jax.jit(run.problem.network.apply)
-        output = apply({"params": run.params}, jnp.asarray(arrays["input"]), jnp.asarray(cond, jnp.float32))
+        apply = jax.jit(run.task.network.apply)
+        output = apply({"params": run.variables.params}, jnp.asarray(arrays["input"]), jnp.asarray(cond, jnp.float32))
         assert np.abs(output - expected).max() <= 1e-4 * np.abs(expected).max()
 
 

@@ -20,7 +20,7 @@ LAUNCH = refdata.ROOT / "launch"
 SUM_OVER_DEVICES = """
 import jax
 import numpy as np
-from sgmjax.training import sharding
+from sgmjax import sharding
 
 assert sharding.initialize_distributed()
 mesh = sharding.make_mesh()

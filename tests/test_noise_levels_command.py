@@ -8,10 +8,12 @@ import re
 import numpy as np
 import pytest
 
-from sgmjax import data, noise_levels
+from sgmjax import data
+from sgmjax.commands import noise_levels
+from sgmjax.config import complete, from_dict
+from sgmjax.samplers import plan
 from sgmjax.sdes import noise_levels as nl
-from sgmjax.training import build
-from sgmjax.training.config import complete, from_dict
+from sgmjax.tasks import build
 
 
 def run(capsys, *words: str) -> str:
@@ -42,9 +44,9 @@ def test_the_lines_are_a_config(capsys):
     sections["objective"] |= {"parameterization": "score", "time_conditioning": "sigma", "weighting": "annealed"}
     others = {"data": {"centered": False}, "model": {"name": "ncsnv2", "ngf": 4}}
     config = from_dict(complete(others | sections))
-    problem = build.problem(config, (8, 8, 1))
-    times, _ = build.sampling_times(config.sampling, problem.sde)
-    assert len(times) == config.objective.num_levels == len(problem.times.times)
+    task = build.task(config, (8, 8, 1))
+    times, _ = plan.times(config.sampling, task.sde)
+    assert len(times) == config.objective.num_levels == len(task.model.time_law.times)
 
 
 def test_config_with_overrides_and_bounds(capsys):

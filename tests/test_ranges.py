@@ -9,12 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sgmjax import _cli, _ranges, evaluate, import_checkpoint, noise_levels, sample, samplers, sdes, train
+from sgmjax import _cli, _ranges, samplers, sdes
 from sgmjax._inputs import InputError
 from sgmjax._ranges import check_memory, check_range
+from sgmjax.commands import control, evaluate, import_checkpoint, noise_levels, sample, train
+from sgmjax.config import ConfigError, from_dict
 from sgmjax.data import arrays
-from sgmjax.training import control, loop
-from sgmjax.training.config import ConfigError, from_dict
+from sgmjax.training import train as training
 
 TINY = {
     "data": {"name": "ring", "num_samples": 64},
@@ -28,7 +29,7 @@ TINY = {
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranges") / "run"
-    loop.train(from_dict(TINY), folder)
+    training.train(from_dict(TINY), folder)
     return folder
 
 
@@ -148,12 +149,14 @@ def test_names_that_are_not_text(capsys):
 
 
 # ---------------------------------------------------------------------------------------------------- masks and starts
-def _problem(event_shape, **options):
-    from sgmjax.training import build
+def _run(event_shape, **options):
+    from sgmjax.tasks import build
+    from sgmjax.training.load import LoadedRun
 
     network = {"name": "ncsnpp", "nf": 8, "ch_mult": (1,), "num_res_blocks": 1, "attn_resolutions": ()}
     settings = {**TINY, "model": network} if len(event_shape) == 3 else TINY
-    return build.problem(from_dict(settings), event_shape, None, **options)
+    config = from_dict(settings)
+    return LoadedRun(build.task(config, event_shape, None, **options), None, 0, config)
 
 
 MASKS = {
@@ -198,18 +201,18 @@ def test_starts(tmp_path, name):
     array, message = STARTS[name]
     np.savez(tmp_path / "x.npz", x=array)
     with pytest.raises(InputError, match=f"^--input: .*{message}"):
-        control.read_inputs(str(tmp_path / "x.npz"), _problem((2,)), 4)
+        control.read_inputs(str(tmp_path / "x.npz"), _run((2,)), 4)
 
 
 def test_starts_of_images_are_in_the_range_of_images(tmp_path):
     x = np.zeros((2, 8, 8, 1), np.float32)
     x[1, 2, 3, 0] = 100.0
     np.savez(tmp_path / "x.npz", x=x)
-    problem = _problem((8, 8, 1))
+    run = _run((8, 8, 1))
     with pytest.raises(InputError, match=r"^--input: x\[1, 2, 3, 0\] is 100.0: the largest is 1.*give x / 127.5 - 1"):
-        control.read_inputs(str(tmp_path / "x.npz"), problem, 4)
+        control.read_inputs(str(tmp_path / "x.npz"), run, 4)
     np.savez(tmp_path / "x.npz", x=(x > 0).astype(np.uint8) * 255)
-    found, labels = control.read_inputs(str(tmp_path / "x.npz"), problem, 3)
+    found, labels = control.read_inputs(str(tmp_path / "x.npz"), run, 3)
     assert labels is None and found.shape == (3, 8, 8, 1) and found[1].max() == 1.0 and found[2].max() == -1.0
 
 
@@ -217,7 +220,7 @@ def test_data_whose_numbers_are_too_large_for_the_noise(tmp_path):
     """In float32 noise of size 1 is lost beside 1e8: such data can be trained on only when they are standardised."""
     x = np.full((64, 2), 1e8)
     with pytest.raises(InputError, match=r"\[0, 0\] is 1000+.0: the largest is 1e\+06.*standardise the data"):
-        loop.setup(from_dict(TINY), tmp_path, dataset=arrays(x))
+        training.setup(from_dict(TINY), tmp_path, dataset=arrays(x))
 
 
 # ------------------------------------------------------------------------------------------------------------ evaluate
@@ -249,6 +252,6 @@ def test_what_would_be_lost_is_refused_before(finished, tmp_path, capsys):
 
 def test_a_classifiers_run_is_not_evaluated(tmp_path, capsys):
     settings = {**TINY, "model": {"name": "mlp_classifier", "width": 8, "depth": 1}}
-    loop.train(from_dict(settings), tmp_path / "run")
+    training.train(from_dict(settings), tmp_path / "run")
     assert evaluate.main(["evaluate", f"--workdir={tmp_path}/run"]) == 2
     assert "is a classifier's run; give that of a score network" in capsys.readouterr().err

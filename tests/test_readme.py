@@ -9,8 +9,8 @@ import pytest
 import refdata
 
 from sgmjax import models, sdes
+from sgmjax.config import Config
 from sgmjax.spec import parameters
-from sgmjax.training.config import Config
 
 README = (refdata.ROOT / "README.md").read_text()
 EXAMPLE, OWN_PROCESS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)

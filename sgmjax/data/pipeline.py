@@ -16,7 +16,7 @@ from sgmjax.data.tfds import NotPreparedError, TfdsSource, import_tfds
 
 
 class _Settings(Protocol):
-    """What is read of the configuration (see `DataConfig` in `sgmjax.training.config`)."""
+    """What is read of the configuration (see `DataConfig` in `sgmjax.config`)."""
 
     @property
     def name(self) -> str: ...

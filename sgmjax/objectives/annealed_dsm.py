@@ -7,7 +7,7 @@ the one for which the terms have about the same size at all levels.
 
 The levels are times of `sdes.ve` (see `sdes.noise_levels`), so this is `score_matching` at these times. In its terms
 the score is -eps_hat / sigma and the loss 1/2 sigma^(p - 2) |eps_hat - n|^2. The same network trains in continuous time
-with `times=uniform(t_min)`.
+with `time_law=uniform(t_min)`.
 
 Reference: Song & Ermon 2019, eqs. (5) and (6); Song & Ermon 2020, eq. (1).
 """
@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from sgmjax.objectives.score_matching import score_matching, score_matching_loss
-from sgmjax.objectives.times import levels
+from sgmjax.objectives.time_law import levels
 from sgmjax.sdes import VE
 
 
@@ -54,6 +54,6 @@ def annealed_dsm(key, eps_fn: Callable, sde: VE, x0, *, num_levels: int, anneal_
         ValueError: fewer than two levels.
     """
     return score_matching(
-        key, eps_fn, sde, x0, times=levels(num_levels), weighting="annealed", anneal_power=anneal_power,
+        key, eps_fn, sde, x0, time_law=levels(num_levels), weighting="annealed", anneal_power=anneal_power,
         reduce="half_sum",
     )  # fmt: skip

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from sgmjax._inputs import check_labels
-from sgmjax.objectives.times import Times
+from sgmjax.objectives.time_law import TimeLaw
 from sgmjax.sdes import SDE
 from sgmjax.sdes.base import Matching
 
@@ -47,17 +47,17 @@ def classifier_loss(logits_fn: Callable, sde: SDE, z0, labels, t, eps, *, matchi
     return loss, jnp.argmax(log_probs, axis=-1) == labels
 
 
-def classifier(key, logits_fn: Callable, sde: SDE, x0, labels, *, times: Times, matching: Matching = "hsm"):
+def classifier(key, logits_fn: Callable, sde: SDE, x0, labels, *, time_law: TimeLaw, matching: Matching = "hsm"):
     """`classifier_loss` at drawn times and noises.
 
     Args:
         key: typed PRNG key.
         x0: (batch, *event) data.
-        times: a `TimeSampler` or `DiscreteTimes`; the losses carry its importance weights.
+        time_law: how times are drawn; the losses carry its weights.
         logits_fn, sde, labels, matching: see `classifier_loss`.
     """
     time_key, momentum_key, noise_key = jax.random.split(key, 3)
-    t, weight = times.draw(time_key, x0.shape[0], x0.dtype)
+    t, weight = time_law.draw(time_key, x0.shape[0], x0.dtype)
     z0 = sde.augment(x0, momentum_key if matching == "dsm" else None)
     eps = jax.random.normal(noise_key, z0.shape, z0.dtype)
     loss, right = classifier_loss(logits_fn, sde, z0, labels, t, eps, matching=matching)

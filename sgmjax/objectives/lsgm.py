@@ -10,12 +10,12 @@ score s,
 
 in nats, an equality for k = 1 and the exact score (docs/latent_prior.md derives it). It is taken for each latent
 variable by itself, since KL balancing and the VAE's group-wise report need that. The prior is trained with that
-integrand or with one of the other weightings of `lsgm_weighting`.
+integrand or with another weighting of `objectives.weighting`.
 
 The three algorithms of the paper differ in the times:
 
     Algorithm 1   p in an "ll" mode, q="reweight_p_samples": one objective for both
-    Algorithm 2   q a `LatentTimes` of its own: separate times, two evaluations of the network
+    Algorithm 2   q a `WeightedLaw` of its own: separate times, two evaluations of the network
     Algorithm 3   p in another mode, q="reweight_p_samples": the times of p, reweighted to the cross entropy for q
 
 Reference: Vahdat et al. 2021, theorem 1, eqs. (7)-(10), algorithms 1 to 3 (app. D).
@@ -32,7 +32,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sgmjax.objectives.lsgm_weighting import Draw, LatentTimes, weighted_square
+from sgmjax.objectives.time_law import TimeDraw, WeightedLaw
+from sgmjax.objectives.weighting import Options, Weighting, weighted_square
 from sgmjax.sdes import SDE, linalg
 
 PriorFn = Callable[..., Any]  # (params, z, t) -> eps (batch, r, *event)
@@ -61,8 +62,8 @@ def lsgm(
     sde: SDE,
     z0,
     *,
-    p: LatentTimes,
-    q: LatentTimes | Literal["reweight_p_samples"] | None = "reweight_p_samples",
+    p: WeightedLaw,
+    q: WeightedLaw | Literal["reweight_p_samples"] | None = "reweight_p_samples",
     q_params=None,
     shared_noise: bool = False,
     terminal: bool = True,
@@ -95,19 +96,19 @@ def lsgm(
     p_draw = p.sample(jax.random.uniform(p_key, (batch,), z0.dtype))
     p_noise = jax.random.normal(noise_key, shape, z0.dtype)
     q_draw, q_noise = None, p_noise
-    if isinstance(q, LatentTimes):
+    if isinstance(q, WeightedLaw):
         q_draw = q.sample(jax.random.uniform(q_key, (batch,), z0.dtype))
         if not shared_noise:
             q_noise = jax.random.normal(q_noise_key, shape, z0.dtype)
     elif q is not None and q != "reweight_p_samples":
-        raise ValueError(f"q must be latent times, 'reweight_p_samples' or None, not {q!r}.")
+        raise ValueError(f"q must be a weighted law of times (lsgm_mode), 'reweight_p_samples' or None, not {q!r}.")
     losses = lsgm_losses(
         eps_fn, params, sde, z0, p_draw, p_noise, q_draw, q_noise, weighting=p.weighting, q_params=q_params,
         official=p.official, cross_entropy=q is not None,
     )  # fmt: skip
     if losses.cross_entropy is None:
         return losses
-    t_min = q.t_min if isinstance(q, LatentTimes) else p.t_min
+    t_min = q.t_min if isinstance(q, WeightedLaw) else p.t_min
     rest = cross_entropy_constant(sde, t_min, z0.dtype)
     if terminal:
         rest = rest + terminal_divergence(sde, z0)
@@ -119,12 +120,12 @@ def lsgm_losses(
     params,
     sde: SDE,
     z0,
-    p_draw: Draw,
+    p_draw: TimeDraw,
     p_noise,
-    q_draw: Draw | None = None,
+    q_draw: TimeDraw | None = None,
     q_noise=None,
     *,
-    weighting,
+    weighting: Weighting,
     q_params=None,
     official: bool = False,
     cross_entropy: bool = True,
@@ -156,7 +157,7 @@ def lsgm_losses(
             noise = p_noise if q_draw is None else q_noise
             (q_error,) = residual(z0, noise, q_t, lambda z: (eps_fn(seen, z, q_t),))
 
-    objective = weighted_square(sde, t, p_error, weighting, official=official)
+    objective = weighted_square(sde, t, p_error, weighting, Options(official=official))
     p_objective = weight * jnp.sum(objective.reshape(objective.shape[0], -1), axis=1)
     if q_error is None:
         return LSGMLosses(p_objective, None, t, None)

@@ -47,7 +47,7 @@ import numpy as np
 
 from sgmjax.samplers import linear_flow
 from sgmjax.samplers.common import batch_time, check_end, check_times, scan_grid
-from sgmjax.sdes import SDE, Recipe, linalg
+from sgmjax.sdes import SDE, linalg
 
 
 class MidpointCoefficients(NamedTuple):
@@ -122,23 +122,13 @@ def _joint(*columns: np.ndarray) -> np.ndarray:
 
 def _regression(sde: SDE, s, t, K_s, e_s, e_t) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Psi (n, k, k), phi (n, k, 1) and Lambda (n, k, k) of (1), in the frame, with S_s = K_s K_s^T."""
-    E, noise = _forward(sde, s, t)
+    E, noise = linear_flow.forward(sde, s, t)
     k = sde.k
     # (z_t, z_s) = [E K_s, noise; K_s, 0] (independent normals)
     rows = np.concatenate([E @ K_s, noise], axis=-1), np.concatenate([K_s, np.zeros_like(K_s)], axis=-1)
     factor = linear_flow.triangular(np.concatenate(rows, axis=-2))
     mean = factor[:, k:, :k] @ linear_flow.inverse_lower(factor[:, :k, :k])
     return mean, e_s[..., None] - mean @ e_t[..., None], factor[:, k:, k:]
-
-
-def _forward(sde: SDE, s: np.ndarray, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and factor of z_t given z_s in the frame, (n, k, k) each."""
-    if isinstance(sde, Recipe) and sde.k > 1:
-        gap = np.asarray(sde.schedule.between(s, t))
-        return linear_flow.host_kernel(sde.forward, gap, np.zeros((sde.k, 1)))
-    with jax.enable_x64(True), jax.ensure_compile_time_eval():
-        kernel = sde.transition_between(jnp.asarray(s), jnp.asarray(t))
-        return np.asarray(kernel.mean), np.asarray(kernel.factor)
 
 
 def exponential_midpoint(

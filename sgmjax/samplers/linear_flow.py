@@ -1,4 +1,4 @@
-"""A linear process along a grid, in float64 on the host: what the exponential integrators are made of.
+"""A linear process along a grid, in float64 on the CPU: what the exponential integrators are made of.
 
 Along the probability flow dz = f z dt - 1/2 g g^T score dt the linear part is known and solved exactly. For a factor
 K_t K_t^T = Sigma_t of the perturbation kernel's covariance let eps_K = -K^T score. Then
@@ -37,23 +37,29 @@ x0_hat; the first k - r rows then give the rest.
 
 **Time.** Everything is smooth in log t, at t = 1e-5 as at 1: integrals are composite Gauss-Legendre rules there, and
 (3) is solved by collocation at the same nodes (order 20, orthogonal to rounding).
+
+**The process.** f, g g^T, E, L and Psi are what its own methods return for float64 times, so any linear process will
+do, whoever wrote it. They must compute in the type of the times that they are given.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import math
-from typing import NamedTuple
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from sgmjax.sdes import SDE, VE, Recipe, SubVP, linalg
+from sgmjax.sdes import SDE, linalg
 
 NODES = 10  # Gauss-Legendre nodes of a panel
 WIDTH = 0.35  # of a panel in log t
 STRENGTH = 2.0  # largest |f| dt over a panel
+PIECE = 256  # times at which a process is evaluated at once
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(NODES)
 _NODES, _WEIGHTS = (_NODES + 1) / 2, _WEIGHTS / 2
@@ -93,90 +99,109 @@ class HostProcess(NamedTuple):
 
 
 def float64_process(sde: SDE) -> SDE:
-    """The process with float64 numpy leaves.
+    """The process with float64 numpy leaves, and with its true covariance (see `SDE.without_ridge`).
 
     Raises:
-        ValueError: if it is traced, so that the host cannot look at it.
+        ValueError: if it is traced, so that the host cannot look at it, or no pytree, so that its numbers are hidden.
     """
     if not linalg.is_concrete(sde):
         raise ValueError(
             "the process is traced (an argument of jit): compute samplers.exponential_coefficients(sde, times, ...) "
             "outside and pass it as coefficients=."
         )
-    # copies: jax 0.10.2 remembers the float32 form of a numpy array that a program has closed over
-    return jax.tree.map(lambda leaf: np.array(leaf, np.float64), sde)
+    if any(leaf is sde for leaf in jax.tree.leaves(sde)):
+        raise ValueError(
+            f"{type(sde).__name__} is no pytree: decorate the class with @jax.tree_util.register_dataclass."
+        )
+    return jax.tree.map(_float64, sde.without_ridge())
+
+
+def _float64(leaf) -> np.ndarray:
+    """A copy: jax 0.10.2 remembers the float32 form of a numpy array that a program has closed over."""
+    number = isinstance(leaf, (int, float)) or jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
+    return np.array(leaf, np.float64 if number else None)
 
 
 def evaluate(sde: SDE, tau: np.ndarray) -> HostProcess:
-    """`HostProcess` of a process with numpy leaves; the covariance is the true one, without `numerical_eps`."""
-    if isinstance(sde, Recipe):
-        T = _frame(sde)
-        B, beta = np.asarray(sde.schedule.integral(tau)), np.asarray(sde.schedule.beta(tau))[:, None, None]
-        f, ggT = beta * (T @ sde.F @ T.T), beta * (T @ (2 * sde.D) @ T.T)
-        ggT[:, : sde.k - sde.num_noised], ggT[:, :, : sde.k - sde.num_noised] = 0.0, 0.0
-        if sde.k == 1:
-            mean = np.exp(sde.F * B[:, None, None])
-            factor = np.sqrt(sde.D / sde.F * np.expm1(2 * sde.F * B[:, None, None]) + sde.sigma2_0 * mean**2)
-        else:
-            mean, factor = host_kernel(sde.forward, B, sde.initial_in_frame)
-        return HostProcess(f, ggT, mean @ T[:, 0], factor, inverse_lower(factor))
-    if isinstance(sde, SubVP):
-        B, beta = np.asarray(sde.schedule.integral(tau)), np.asarray(sde.schedule.beta(tau))
-        f, variance_rate, mean = -0.5 * beta, beta * -np.expm1(-2 * B), np.exp(-0.5 * B)
-        std = np.sqrt(np.expm1(-B) ** 2 + sde.sigma2_0 * np.exp(-B))
-    elif isinstance(sde, VE):
-        if sde.sigma_dist == "uniform":
-            slope = sde.sigma_max - sde.sigma_min
-            level = sde.sigma_min + tau * slope
-            rise, variance_rate = tau * slope * (sde.sigma_min + level), 2 * slope * level
-        else:
-            ratio = np.log(sde.sigma_max / sde.sigma_min)
-            level = sde.sigma_min * np.exp(tau * ratio)
-            rise, variance_rate = sde.sigma_min**2 * np.expm1(2 * tau * ratio), 2 * ratio * level**2
-        std = level if sde.sigma2_0 is None else np.sqrt(sde.sigma2_0 + rise)
-        f, mean = np.zeros_like(tau), np.ones_like(tau)
-    else:
-        raise TypeError(f"exponential integrators know recipes, VP, sub-VP and VE, not a {type(sde).__name__}.")
-    f, variance_rate, std = (v[:, None, None] for v in (f, variance_rate, std))
-    return HostProcess(f, variance_rate, mean[:, None], std, 1 / std)
+    """`HostProcess` by the process's own methods. sde: from `float64_process`. tau: (n,)."""
+    f, ggT, data_mean, factor = on_host(_coefficients, sde, tau)
+    return HostProcess(f, ggT, data_mean, factor, inverse_lower(factor))
 
 
-def transitions(sde: SDE, tau: np.ndarray, s: np.ndarray) -> np.ndarray:
-    """Psi(s, tau) in the frame, from tau down to s, (n, k, k)."""
-    if isinstance(sde, Recipe):
-        T = _frame(sde)
-        gap = np.asarray(sde.schedule.between(s, tau))
-        return _expm(-(T @ sde.F @ T.T)[None] * gap[:, None, None])
-    return (evaluate(sde, s).data_mean / evaluate(sde, tau).data_mean)[:, :, None]
+def forward(sde: SDE, s: np.ndarray, t: np.ndarray) -> list[np.ndarray]:
+    """Mean and factor of z_t given z_s, s <= t, in the frame, (n, k, k) each."""
+    return on_host(_between, sde, s, t)
 
 
-def _frame(sde: Recipe) -> np.ndarray:
-    return np.eye(sde.k) if sde.frame is None else np.asarray(sde.frame)
+def backward(sde: SDE, t: np.ndarray, s: np.ndarray) -> np.ndarray:
+    """Psi(s, t) in the frame, from t down to s, (n, k, k). For gaps over which it is well conditioned."""
+    [mean] = on_host(_mean_between, sde, s, t)
+    return np.linalg.inv(mean)
 
 
-def host_kernel(dynamics: linalg.LinearDynamics, B: np.ndarray, initial) -> tuple[np.ndarray, np.ndarray]:
-    """`linalg.linear_transition` in numpy: mean (n, k, k) and lower triangular factor (n, k, k)."""
-    index = np.clip(np.floor(B / dynamics.step), 0, len(dynamics.mean) - 1).astype(int)
-    rest = np.maximum(B - index * dynamics.step, 0.0)
-    short = _expm(dynamics.F[None] * rest[:, None, None])
-    mean = short @ dynamics.mean[index]
-    flows = _expm(dynamics.F * (rest[:, None] * _NODES)[..., None, None])
-    columns = np.sqrt(rest[:, None] * _WEIGHTS)[..., None, None] * (flows @ dynamics.G)  # (n, NODES, k, r)
-    columns = np.moveaxis(columns, 1, -1).reshape(len(B), len(dynamics.F), -1)
-    return mean, triangular(np.concatenate([short @ dynamics.factor[index], columns, mean @ initial], axis=-1))
+def on_host(function: Callable, sde: SDE, *times: np.ndarray) -> list[np.ndarray]:
+    """function(sde, *times) in float64 on the CPU, whatever is traced, or sharded over a mesh, around the call.
+
+    The times go in pieces of one size, so that a process is compiled once and not for every grid.
+    """
+    n = len(times[0])
+    padded = [np.append(t, np.full(-n % PIECE, t[-1])).reshape(-1, PIECE) for t in times]
+
+    def run() -> list[np.ndarray]:
+        with jax.enable_x64(True):
+            here = jax.device_put(sde, _host())
+            pieces = [jax.device_get(function(here, *jax.device_put(piece, _host()))) for piece in zip(*padded)]
+        return [np.concatenate(values)[:n] for values in zip(*pieces)]
+
+    with ThreadPoolExecutor(1) as own:  # a new thread has neither the caller's trace nor its mesh
+        return own.submit(run).result()
 
 
-def _expm(a: np.ndarray) -> np.ndarray:
-    """e^A of small matrices (n, k, k) at once: a Taylor series and squarings, to a few roundings."""
-    norm = np.abs(a).sum(axis=-1).max(initial=0.0)
-    squarings = max(0, math.ceil(math.log2(max(norm, 1e-300))))
-    a, eye = a / 2.0**squarings, np.eye(a.shape[-1])
-    out = eye + np.zeros_like(a)
-    for j in range(20, 0, -1):
-        out = eye + a @ out / j
-    for _ in range(squarings):
-        out = out @ out
-    return out
+@functools.cache
+def _host() -> Any:
+    """The first CPU device; where JAX was told to have none, whatever it has."""
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:
+        return jax.local_devices()[0]
+
+
+@jax.jit
+def _coefficients(sde: SDE, tau) -> tuple:
+    T, rest = _frame(sde), sde.k - sde.num_noised
+    f = _double(sde, "drift_matrix", sde.drift_matrix(tau))
+    ggT = _double(sde, "diffusion", sde.diffusion_squared(tau))
+    kernel = sde.transition(tau, "hsm")
+    mean, factor = _double(sde, "transition", kernel.mean), _double(sde, "transition", kernel.inner)
+    # the turn leaves rounding errors where no noise enters, which would pass for noise
+    ggT = linalg.conjugate(T, ggT).at[:, :rest].set(0.0).at[:, :, :rest].set(0.0)
+    return linalg.conjugate(T, f), ggT, linalg.apply(T, mean[:, :, 0]), factor
+
+
+@jax.jit
+def _between(sde: SDE, s, t) -> tuple:
+    return *_mean_between(sde, s, t), _double(sde, "transition_between", sde.transition_between(s, t).inner)
+
+
+@jax.jit
+def _mean_between(sde: SDE, s, t) -> tuple:
+    """Apart, since it compiles in a tenth of the time."""
+    mean = _double(sde, "transition_between", sde.transition_between(s, t).mean)
+    return (linalg.conjugate(_frame(sde), mean),)
+
+
+def _frame(sde: SDE) -> Any:
+    return jnp.eye(sde.k) if sde.frame is None else sde.frame
+
+
+def _double(sde: SDE, method: str, value) -> Any:
+    """The value of a process's method, refused unless it has one (k, k) matrix of float64 for each time."""
+    name = f"{type(sde).__name__}.{method}"
+    if value.shape != (PIECE, sde.k, sde.k):
+        raise ValueError(f"{name} has shape {value.shape} at {PIECE} times: it must be (batch, k, k), k = {sde.k}.")
+    if value.dtype != jnp.float64:
+        raise ValueError(f"{name} is {value.dtype} at float64 times: compute in t.dtype, as jnp.asarray(x, t.dtype).")
+    return value
 
 
 def triangular(a: np.ndarray) -> np.ndarray:
@@ -207,7 +232,7 @@ class Flow:
         times: (n + 1,) the grid.
         at: the process at the times.
         rotation: O at the times, (n + 1, k, k): R = L O. It is 1 at t_n.
-        step: which step a panel belongs to, (P,).
+        step: which step a panel belongs to, (P,). edges: of the panels, lower and upper, (P, 2).
         tau: nodes, (P, NODES). weight: their weights for integrals in tau, (P, NODES).
         inside: the process at the nodes, leading axes (P, NODES). inner_rotation: O at the nodes.
     """
@@ -217,15 +242,30 @@ class Flow:
     at: HostProcess
     rotation: np.ndarray
     step: np.ndarray
+    edges: np.ndarray
     tau: np.ndarray
     weight: np.ndarray
     inside: HostProcess
     inner_rotation: np.ndarray
 
     @functools.cached_property
+    def _to_end(self) -> tuple[np.ndarray, np.ndarray]:
+        """Psi(t_{i+1}, .) at the edges of every panel, lower and upper, (P, k, k) each.
+
+        Psi over a long step may be ill conditioned; it is the product of those over its panels, which are not.
+        """
+        panels = backward(self.sde, self.edges[:, 1], self.edges[:, 0])
+        lower, upper = np.empty_like(panels), np.empty_like(panels)
+        for p in range(len(panels) - 1, -1, -1):
+            last = p + 1 == len(panels) or self.step[p + 1] != self.step[p]
+            lower[p] = np.eye(self.sde.k) if last else upper[p + 1]
+            upper[p] = lower[p] @ panels[p]
+        return lower, upper
+
+    @functools.cached_property
     def psi(self) -> np.ndarray:
         """Psi(t_{i+1}, t_i), (n, k, k)."""
-        return transitions(self.sde, self.times[:-1], self.times[1:])
+        return self._to_end[1][np.searchsorted(self.step, np.arange(len(self.times) - 1))]
 
     @functools.cached_property
     def R(self) -> np.ndarray:
@@ -241,12 +281,12 @@ class Flow:
     @functools.cached_property
     def to_end_of_step(self) -> np.ndarray:
         """Psi(t_{i+1}, tau) at every node, (P, NODES, k, k)."""
-        ends = np.repeat(self.times[1:][self.step], NODES)
-        return transitions(self.sde, self.tau.ravel(), ends).reshape(*self.tau.shape, self.sde.k, self.sde.k)
+        inner = backward(self.sde, self.tau.ravel(), np.repeat(self.edges[:, 0], NODES))
+        return self._to_end[0][:, None] @ inner.reshape(*self.tau.shape, self.sde.k, self.sde.k)
 
 
 def flow(sde: SDE, times: np.ndarray) -> Flow:
-    """Follow the process along a grid. `sde` has numpy leaves; times > 0."""
+    """Follow the process along a grid. `sde` is from `float64_process`; times > 0."""
     edges, step = _panels(sde, times)
     left, right = np.log(edges[:, 0]), np.log(edges[:, 1])
     tau = np.exp(left[:, None] + (right - left)[:, None] * _NODES)
@@ -262,8 +302,8 @@ def flow(sde: SDE, times: np.ndarray) -> Flow:
         if p == 0 or step[p - 1] != step[p]:
             at_time.append(current)
     return Flow(
-        sde=sde, times=times, at=evaluate(sde, times), rotation=np.stack(at_time[::-1]), step=step, tau=tau,
-        weight=weight, inside=inside, inner_rotation=nodes @ starts[:, None],
+        sde=sde, times=times, at=evaluate(sde, times), rotation=np.stack(at_time[::-1]), step=step, edges=edges,
+        tau=tau, weight=weight, inside=inside, inner_rotation=nodes @ starts[:, None],
     )  # fmt: skip
 
 

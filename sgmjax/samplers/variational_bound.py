@@ -30,7 +30,7 @@ import jax
 import jax.numpy as jnp
 
 from sgmjax.objectives.score_matching import score_matching_loss
-from sgmjax.objectives.times import TimeSampler, importance
+from sgmjax.objectives.time_law import TimeLaw, importance
 from sgmjax.samplers.common import check_t_min
 from sgmjax.samplers.likelihood import Truncation, auxiliary_entropy, decoder_precision, kernel_entropy
 from sgmjax.sdes import SDE, linalg
@@ -59,7 +59,7 @@ def variational_bound(
     draws: int = 16,
     t_min: float = 1e-5,
     truncation: Truncation = "ignore",
-    times: TimeSampler | None = None,
+    time_law: TimeLaw | None = None,
     noise=None,
 ):
     """An unbiased estimate of a lower bound of log p(x_0), in nats.
@@ -73,8 +73,8 @@ def variational_bound(
             uniform number, shifted by 1 / draws (Kingma et al. 2021, app. I.1).
         t_min: where the model ends, in (0, 1).
         truncation: see the module's docstring.
-        times: draws times, on [t_min, 1]; None: `importance` for the likelihood weighting, which needs an sde that is
-            not traced.
+        time_law: how times are drawn, on [t_min, 1]; None: `importance` for the likelihood weighting, which needs an
+            sde that is not traced.
         noise: (u, eps) to use in place of draws, (draws, batch) in [0, 1) and (draws, batch, k, *event).
 
     Returns:
@@ -91,11 +91,11 @@ def variational_bound(
         raise ValueError(f"draws = {draws}: at least 1.")
     size = math.prod(x0.shape[1:])
     auxiliary_entropy(sde, size)  # raises where there is none
-    if times is None:
+    if time_law is None:
         if not linalg.is_concrete(sde, t_min):
-            raise ValueError("inside jit with a traced process give times=objectives.importance(sde, t_min=t_min).")
+            raise ValueError("inside jit with a traced process give time_law=objectives.importance(sde, t_min=t_min).")
         with jax.ensure_compile_time_eval():
-            times = importance(sde, t_min=t_min)
+            time_law = importance(sde, t_min=t_min)
     batch, z0 = x0.shape[0], sde.augment(x0)
     if noise is None:
         time_key, noise_key = jax.random.split(key)
@@ -114,14 +114,14 @@ def variational_bound(
 
     def one(inputs):
         u, source = inputs
-        t, weight = times.sample(u)
+        t, weight = time_law.sample(u)
         eps = source
         if noise is None:
             eps = jax.random.normal(jax.random.fold_in(noise_key, source), z0.shape, z0.dtype)
         loss = score_matching_loss(eps_fn, sde, z0, t, eps, weighting="likelihood", reduce="half_sum")
         return weight * loss
 
-    span = jnp.asarray(times.edges[-1] - times.edges[0], x0.dtype)  # the loss is that of uniform times
+    span = jnp.asarray(1.0 if time_law.integral else time_law.span, x0.dtype)  # from the mean over t to the integral
     diffusion = span * jnp.mean(jax.lax.map(one, (u, source)), axis=0)
     prior = prior_divergence(sde, z0)
     reconstruction = jnp.full((batch,), _remainder(sde, size, t_min, truncation, x0.dtype))

@@ -199,6 +199,10 @@ class SDE(abc.ABC):
     def transition_between(self, s, t) -> Kernel:
         """The law of z_t given z_s, 0 <= s <= t <= 1; both (batch,)."""
 
+    def without_ridge(self) -> SDE:
+        """The process with its true covariance, where official codes add something to it (`Recipe.numerical_eps`)."""
+        return self
+
     # ---- the exactly solvable part of the reverse process, for splitting samplers
     @abc.abstractmethod
     def reverse_linear(self, t, s) -> Kernel:

@@ -92,6 +92,9 @@ class Recipe(SDE):
         kernel = self._kernel(self.forward, self.schedule.integral(t), initial)
         return kernel.with_ridge(self.numerical_eps) if self.numerical_eps else kernel
 
+    def without_ridge(self) -> Recipe:
+        return dataclasses.replace(self, numerical_eps=0.0)
+
     def transition_between(self, s, t) -> Kernel:
         return self._kernel(self.forward, self.schedule.between(s, t))
 

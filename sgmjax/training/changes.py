@@ -12,8 +12,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from sgmjax.training.config import Config, ConfigError, differences, to_dict
-from sgmjax.training.state import make_optimizer
+from sgmjax.config import Config, ConfigError, differences, to_dict
+from sgmjax.training.optimizer import make_optimizer
 
 # They change what is shown or kept, not what is learnt; a name with a dot at its end is a whole section.
 FREE = (

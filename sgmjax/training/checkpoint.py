@@ -1,8 +1,10 @@
 """Checkpoints of a run: written in the background, atomic, readable on any number of devices.
 
-A checkpoint holds three items: `train` (step, parameters, optimiser, counters), `ema` (the averaged parameters, which
-sampling reads alone) and `meta` (JSON: config, random key, place in the data); `seal.py` tells a damaged one from a
-good one. `<workdir>/progress.json` has the step of the newest one ever written, so that their loss is noticed.
+A checkpoint holds plain trees: `train` (step, parameters, optimiser, counters), `ema` (the averaged parameters, which
+sampling reads alone), `model_state` where the networks have one, and `meta` (JSON: format, config, random key, place in
+the data). `seal.py` tells a damaged one, which is set aside, from a good one; a good one that does not fit is an error,
+and nothing is moved. `<workdir>/progress.json` has the step of the newest one ever written, so that their loss is
+noticed.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +23,15 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from sgmjax._inputs import one_line, replacing, user_path
+from sgmjax.tasks.base import Variables
 from sgmjax.training.seal import damage, is_sealed, seal
 from sgmjax.training.state import TrainState
 
 PyTree = Any
 
+FORMAT = 2  # 1 joined small arrays in the optimiser's state
 PROGRESS = "progress.json"
+_TRAIN = ("step", "params", "opt_state", "bad_steps", "bad_streak")  # of `TrainState`, in the item `train`
 _ARRAYS = ("train", "ema", "model_state")  # items that are trees of arrays
 _STRUCTURE = "_METADATA"  # orbax's file of the names and shapes in an item
 
@@ -54,6 +60,8 @@ class Checkpointer:
         logging.getLogger("absl").addFilter(_not_raised)
         self._read_only = read_only
         self._unsealed: int | None = None
+        self._sealing: Future[None] | None = None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checksums")
         self._manager: ocp.CheckpointManager | None = None
         if read_only and not self.directory.is_dir():
             return
@@ -81,17 +89,10 @@ class Checkpointer:
         """
         assert self._manager is not None
         self.wait()
-        train = {
-            "step": state.step,
-            "params": state.params,
-            "opt_state": state.opt_state,
-            "bad_steps": state.bad_steps,
-            "bad_streak": state.bad_streak,
-        }
         items = {
-            "train": ocp.args.StandardSave(train),
+            "train": ocp.args.StandardSave({name: getattr(state, name) for name in _TRAIN}),
             "ema": ocp.args.StandardSave(state.ema_params),
-            "meta": ocp.args.JsonSave(meta),
+            "meta": ocp.args.JsonSave({"format": FORMAT, **meta}),
         }
         if jax.tree.leaves(state.model_state):
             items["model_state"] = ocp.args.StandardSave(state.model_state)
@@ -99,33 +100,50 @@ class Checkpointer:
         self._unsealed = step
 
     def poll(self) -> None:
-        """Finishes a checkpoint whose files have all been written meanwhile; cheap, never waits."""
+        """Seals a checkpoint whose files have all been written meanwhile, in a thread; cheap, never waits."""
         if self._unsealed is not None and self._manager and not self._manager.is_saving_in_progress():
-            self.wait()
+            self._finish()
 
     def wait(self) -> None:
-        """Returns when everything started by `save` is on disk."""
+        """Returns when everything started by `save` is on disk and sealed."""
         if self._manager is None:
             return
-        step, self._unsealed = self._unsealed, None  # once only, also where the waiting fails
+        self._finish()
+        sealing, self._sealing = self._sealing, None  # once only, also where it fails
+        if sealing is not None:
+            sealing.result()
+
+    def _finish(self) -> None:
+        """Waits for the files of the newest checkpoint, and starts taking their checksums."""
+        assert self._manager is not None
+        step, self._unsealed = self._unsealed, None
         self._manager.wait_until_finished()
-        if step is not None and jax.process_index() == 0 and (self.directory / str(step)).is_dir():
-            if missing := _missing(self.directory / str(step)):  # the next start finds it damaged
-                _log.warning("checkpoint %d has no %s; the one before it is the last good one", step, missing)
-                return
-            seal(self.directory / str(step))
-            with replacing(self.directory.parent / PROGRESS) as partial:
-                partial.write_text(json.dumps({"step": step}) + "\n")
+        if step is not None and jax.process_index() == 0:
+            self._sealing = self._thread.submit(self._seal, step)
+
+    def _seal(self, step: int) -> None:
+        folder = self.directory / str(step)
+        if not folder.is_dir():
+            return
+        if missing := _missing(folder):  # the next start finds it damaged
+            _log.warning("checkpoint %d has no %s; the one before it is the last good one", step, missing)
+            return
+        seal(folder)
+        with replacing(self.directory.parent / PROGRESS) as partial:
+            partial.write_text(json.dumps({"step": step}) + "\n")
 
     def close(self) -> None:
         """Waits, and ends the background threads."""
-        self.wait()
+        try:
+            self.wait()
+        finally:
+            self._thread.shutdown(wait=True)
         if self._manager is not None:
             self._manager.close()
 
     def restore(
         self,
-        abstract: TrainState,
+        abstract: Callable[[int], TrainState],
         say: Callable[[str], None] = print,
         *,
         check_meta: Callable[[Any], str | None] = lambda meta: None,
@@ -136,7 +154,8 @@ class Checkpointer:
         taken. One that was killed before its checksums were written gets them now.
 
         Args:
-            abstract: `ShapeDtypeStruct`s with shardings: where the arrays shall lie, whatever wrote them.
+            abstract: of a step, what a checkpoint of that step holds: `ShapeDtypeStruct`s with shardings, where the
+                arrays shall lie, whatever wrote them.
             say: receives the messages.
             check_meta: what is wrong with a meta dictionary; one that is not right counts as damage.
 
@@ -145,22 +164,19 @@ class Checkpointer:
 
         Raises:
             CheckpointError: there are checkpoints, and none can be read.
-            MismatchError: the newest that is whole is of another network.
+            MismatchError: the newest that is whole is of another network, optimiser or format.
         """
-        train = {
-            "step": abstract.step,
-            "params": abstract.params,
-            "opt_state": abstract.opt_state,
-            "bad_steps": abstract.bad_steps,
-            "bad_streak": abstract.bad_streak,
-        }
-        wanted = {
-            "train": ocp.args.StandardRestore(train),
-            "ema": ocp.args.StandardRestore(abstract.ema_params),
-            "meta": ocp.args.JsonRestore(),
-        }
-        if jax.tree.leaves(abstract.model_state):
-            wanted["model_state"] = ocp.args.StandardRestore(abstract.model_state)
+
+        def wanted(step: int) -> dict[str, Any]:
+            state = abstract(step)
+            items: dict[str, Any] = {
+                "train": ocp.args.StandardRestore({name: getattr(state, name) for name in _TRAIN}),
+                "ema": ocp.args.StandardRestore(state.ema_params),
+            }
+            if jax.tree.leaves(state.model_state):
+                items["model_state"] = ocp.args.StandardRestore(state.model_state)
+            return items
+
         found = self._newest(wanted, say, check_meta)
         if found is None:
             return None
@@ -170,33 +186,33 @@ class Checkpointer:
         state = TrainState(ema_params=items["ema"], model_state=items.get("model_state", {}), **items["train"])
         return state, items["meta"]
 
-    def restore_ema(
-        self, abstract: PyTree, say: Callable[[str], None] = print, *, model_state: PyTree = None, averaged: bool = True
-    ) -> tuple[int, PyTree, PyTree] | None:
-        """The step, the averaged parameters and the model's state ({} unless asked for); otherwise as `restore`.
+    def restore_variables(
+        self, abstract: Variables, say: Callable[[str], None] = print, *, averaged: bool = True
+    ) -> tuple[int, Variables] | None:
+        """The step, and the averaged parameters with the networks' state; otherwise as `restore`, of any format.
 
         With `averaged=False` the parameters being trained in place of their average.
         """
         if averaged:
-            wanted: dict[str, Any] = {"ema": ocp.args.StandardRestore(abstract)}
+            items: dict[str, Any] = {"ema": ocp.args.StandardRestore(abstract.params)}
         else:
-            part = {"params": abstract}
+            part = {"params": abstract.params}
             places = ocp.checkpoint_utils.construct_restore_args(part)
-            wanted = {"train": ocp.args.PyTreeRestore(item=part, restore_args=places, partial_restore=True)}
-        if jax.tree.leaves(model_state):
-            wanted["model_state"] = ocp.args.StandardRestore(model_state)
-        found = self._newest(wanted, say)
+            items = {"train": ocp.args.PyTreeRestore(item=part, restore_args=places, partial_restore=True)}
+        if jax.tree.leaves(abstract.state):
+            items["model_state"] = ocp.args.StandardRestore(abstract.state)
+        found = self._newest(lambda step: items, say)
         if found is None:
             return None
-        step, items = found
-        params = items["ema"] if averaged else items["train"]["params"]
-        return step, params, items.get("model_state", {})
+        step, read = found
+        params = read["ema"] if averaged else read["train"]["params"]
+        return step, Variables(params, read.get("model_state", {}))
 
     def _newest(
         self,
-        args: dict[str, Any],
+        wanted: Callable[[int], dict[str, Any]],
         say: Callable[[str], None],
-        check_meta: Callable[[Any], str | None] = lambda meta: None,
+        check_meta: Callable[[Any], str | None] | None = None,
     ) -> tuple[int, Any] | None:
         steps = self.steps()
         for i, step in enumerate(reversed(steps)):
@@ -206,7 +222,7 @@ class Checkpointer:
                 problem = f"{missing} is missing"
             if problem is None:
                 try:
-                    return step, self._read(step, args, check_meta)
+                    return step, self._read(step, wanted, check_meta)
                 except MismatchError:
                     raise
                 except Exception as error:  # whatever a broken file makes the readers below us raise
@@ -229,14 +245,26 @@ class Checkpointer:
             )
         return None
 
-    def _read(self, step: int, args: dict[str, Any], check_meta: Callable[[Any], str | None]) -> Any:
+    def _read(
+        self, step: int, wanted: Callable[[int], dict[str, Any]], check_meta: Callable[[Any], str | None] | None
+    ) -> Any:
+        """The items of a checkpoint; with `check_meta` the meta dictionary is read first, and says what to expect."""
         assert self._manager is not None
-        for name in sorted(args.keys() - {"meta"}):  # the averaged parameters first
+        items: dict[str, Any] = {}
+        if check_meta is not None:
+            items["meta"] = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+            if problem := check_meta(items["meta"]):
+                raise _MetaError(f"meta: {problem}")
+            if (there := items["meta"].get("format", 1)) != FORMAT:
+                raise MismatchError(
+                    f"checkpoint {step} in {self.directory} has format {there}, and this version of sgmjax writes "
+                    f"format {FORMAT}: samples can be drawn from it, but to train on, use the version that wrote it"
+                )
+        args = wanted(step)
+        for name in sorted(args):  # the averaged parameters first
             check_structure(self.directory / str(step) / name, args[name].item, step)
-        items = self._manager.restore(step, args=ocp.args.Composite(**args))
-        if "meta" in args and (problem := check_meta(items["meta"])):
-            raise _MetaError(f"meta: {problem}")
-        return items
+        read = self._manager.restore(step, args=ocp.args.Composite(**args))
+        return items | {name: read[name] for name in args}
 
     def _set_aside(self, step: int) -> None:
         """Makes room for a checkpoint of the same step without throwing the damaged one away."""

@@ -4,22 +4,67 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
 
 from sgmjax._inputs import one_line
+from sgmjax._say import say
+from sgmjax.sharding import wait_for_all
 from sgmjax.training.checkpoint import PROGRESS
 from sgmjax.training.lock import NAME as LOCK
-from sgmjax.training.lock import TAKEOVER
-from sgmjax.training.sharding import wait_for_all
-from sgmjax.training.workdir import WorkdirError
+from sgmjax.training.lock import TAKEOVER, RunLock
+from sgmjax.training.workdir import WorkdirError, prepare
 
 # Of the run itself, as opposed to what its user keeps beside it.
 _FOLDERS = ("checkpoints", "damaged", "samples", "tensorboard", "metrics")
 _FILES = ("config.json", PROGRESS, "metrics.jsonl", "accuracy.npz", "samples/final.npz", "samples/final.png")
+
+
+class Entry:
+    """A run folder whose lock this process holds.
+
+    Attributes:
+        path: the folder.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._lock: RunLock | None = RunLock(path, say)
+
+    def keep(self) -> RunLock:
+        """The lock, for whoever holds the folder beyond `entered`."""
+        assert self._lock is not None
+        lock, self._lock = self._lock, None
+        return lock
+
+    def leave(self) -> None:
+        """Releases the lock, unless it was given away."""
+        if self._lock is not None:
+            self._lock.release()
+
+
+@contextlib.contextmanager
+def entered(folder: str | os.PathLike, *, restart: bool = False) -> Iterator[Entry]:
+    """Holds a run folder, which is made if need be, for the time of its checks.
+
+    Args:
+        folder: the run folder.
+        restart: move what is there of a run aside.
+
+    Raises:
+        WorkdirError: it cannot be written, or another process trains there.
+    """
+    entry = Entry(prepare(folder))
+    try:
+        if restart:
+            set_aside(entry.path, say)
+        yield entry
+    finally:
+        entry.leave()
 
 
 def check_resumable(path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sgmjax.training.config import Config, OptimizerConfig
+from sgmjax.config import Config, OptimizerConfig
 
 _MOST = 0.05  # share of the initial parameters in the average at the end that nobody would notice
 

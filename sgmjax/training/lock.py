@@ -25,7 +25,7 @@ from typing import Any
 import jax
 
 from sgmjax._inputs import shown
-from sgmjax.training.logging import say as say_on_stdout
+from sgmjax._say import say as say_on_stdout
 from sgmjax.training.workdir import WorkdirError
 
 NAME = "run.lock"

@@ -17,12 +17,7 @@ from typing import Any, TextIO
 import jax
 
 from sgmjax._inputs import one_line, replacing
-
-
-def say(text: str) -> None:
-    """Prints a message of the run, once for all processes."""
-    if jax.process_index() == 0:
-        print(text, flush=True)
+from sgmjax._say import say
 
 
 class MetricsWriter:

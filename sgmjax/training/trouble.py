@@ -52,7 +52,6 @@ def explained(path: Path) -> Iterator[None]:
         if isinstance(error, TroubleError):
             raise
         if (number := full_disk(error)) is not None:
-            _sweep(path)
             raise TroubleError(
                 f"{_FULL[number]}: nothing more can be written to {path}; its checkpoints are whole, and with room "
                 "made the same command goes on from the last one"
@@ -70,8 +69,8 @@ def explained(path: Path) -> Iterator[None]:
         raise
 
 
-def _sweep(path: Path) -> None:
-    """Removes checkpoints that could not be written to their end, which take up room."""
+def sweep(path: Path) -> None:
+    """Removes checkpoints that could not be written to their end, which take up room; when nothing is being written."""
     if jax.process_index() == 0:
         for folder in path.glob("checkpoints/*.orbax-checkpoint-tmp"):
             shutil.rmtree(folder, ignore_errors=True)

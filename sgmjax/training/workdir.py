@@ -12,7 +12,7 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,9 +20,9 @@ import jax
 import numpy as np
 
 from sgmjax._inputs import InputError, one_line, replacing, user_path
+from sgmjax.config import Config, ConfigError, differences, from_dict
 from sgmjax.data.classes import check_same
 from sgmjax.training import changes
-from sgmjax.training.config import Config, ConfigError, from_dict, to_dict
 
 
 class WorkdirError(InputError):
@@ -120,9 +120,16 @@ def read_config(path: str | os.PathLike) -> Config:
     """
     file = user_path(path, "--workdir") / "config.json"
     try:
-        return from_dict(json.loads(file.read_text())["config"], refuse=lambda path: False)
+        record = json.loads(file.read_text())
+        if "fit" in record and "config" not in record:
+            raise WorkdirError(
+                f"{path} is a run of `fit` with a task of its own: open it with load_run({str(path)!r}, task=...)"
+            )
+        return from_dict(record["config"], refuse=lambda path: False)
     except FileNotFoundError:
         raise WorkdirError(f"no run in {path}: {file} does not exist; give the --workdir of a run") from None
+    except WorkdirError:
+        raise
     except ConfigError as error:
         raise WorkdirError(f"{file} does not fit this version of sgmjax: {error}") from error
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
@@ -191,9 +198,34 @@ def check_classes(path: Path, dataset: Any) -> None:
         check_same(before.num_classes, before.class_names, dataset)
 
 
-def write_config(
+_FREE_OF_FIT = ("fsdp", "log_every", "checkpoint_every", "keep_checkpoints", "max_bad_steps")
+
+
+def check_record(path: Path, record: Mapping[str, Any]) -> None:
+    """Checks that the folder's earlier run, if any, was begun by `fit` with the same phases and settings.
+
+    Raises:
+        WorkdirError: naming the first that differ.
+    """
+    file = path / "config.json"
+    if not file.exists():
+        return
+    try:
+        before = json.loads(file.read_text())["fit"]
+    except KeyError:
+        raise WorkdirError(f"{path} holds a run of a config; choose another folder, or go on with `train`") from None
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise WorkdirError(f"cannot read {file}: {type(error).__name__}: {one_line(error)}") from error
+    free = [f"train.{name}" for name in _FREE_OF_FIT]
+    found = [item for item in differences(before, json.loads(json.dumps(record))) if item[0] not in free]
+    if found:
+        words = "; ".join(f"{key}: {old} there, {new} now" for key, old, new in found[:3])
+        raise WorkdirError(f"{path} holds a run with other settings ({words}); choose another folder, or the same ones")
+
+
+def write_record(
     path: Path,
-    config: Config,
+    record: Mapping[str, Any],
     data: DataRecord,
     *,
     changed: Sequence[tuple[str, Any, Any]] = (),
@@ -203,7 +235,7 @@ def write_config(
 
     Args:
         path: the run folder.
-        config: the settings.
+        record: {"config": settings}, or {"fit": what `fit` was given}.
         data: what the model is trained on.
         changed: settings that change at `step`, as (name, old, new); added to the record of earlier changes.
         step: steps taken.
@@ -214,8 +246,8 @@ def write_config(
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
         made = [*json.loads((path / "config.json").read_text())["changes"], *made]
     packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "diffrax", "numpy")
-    record = {
-        "config": to_dict(config),
+    whole = {
+        **record,
         "data": {name: value for name, value in data._asdict().items() if value is not None or name == "num_classes"},
         **({"changes": made} if made else {}),
         "versions": {
@@ -226,7 +258,7 @@ def write_config(
         "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
     }
     with replacing(path / "config.json") as partial:
-        partial.write_text(json.dumps(record, indent=2) + "\n")
+        partial.write_text(json.dumps(whole, indent=2) + "\n")
 
 
 def version() -> str:

@@ -8,9 +8,9 @@ import pytest
 
 from sgmjax import data
 from sgmjax._inputs import InputError
+from sgmjax.config import ConfigError, DataConfig, from_dict
 from sgmjax.data import ArrayDataset, DataError, binarize
 from sgmjax.data.examples import check_values
-from sgmjax.training.config import ConfigError, DataConfig, from_dict
 
 RNG = np.random.default_rng(0)
 

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import types
-
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
 from scipy.stats import norm
 
-from sgmjax import evaluate
+from sgmjax import sharding as sh
 from sgmjax.data import ArrayDataset
+from sgmjax.evaluation import metrics as evaluation
 from sgmjax.metrics import memorisation, nearest, neighbours, picture_rows
-from sgmjax.training import runs
-from sgmjax.training import sharding as sh
-from sgmjax.training.config import DataConfig, SamplingConfig
+from sgmjax.samplers.plan import Plan
 
 
 def _images(num, seed=0):
@@ -129,22 +126,24 @@ def test_picture_rows_are_samples_with_their_neighbours():
     assert len(picture_rows(samples[:2], x, nearest(samples[:2], x, 2), num=10)) == 6
 
 
-def test_metric_of_evaluate(monkeypatch):
+def test_metric_of_evaluate():
     """Samples half of which are training images: half of them below the threshold, and shown first."""
     training = ArrayDataset("pixels", np.random.default_rng(0).integers(0, 256, (50, 2, 2, 1)).astype(np.uint8))
     held_out = ArrayDataset("pixels", np.random.default_rng(1).integers(0, 256, (40, 2, 2, 1)).astype(np.uint8))
     samples = np.concatenate([training.read(np.arange(12))["x"], held_out.read(np.arange(12))["x"]])
-    parts = {"train": training, "eval": held_out}
-    monkeypatch.setattr(runs, "load_data", lambda path, problem, split, file: parts[split])
 
-    def sample_fn(params, key, num):
-        return jnp.asarray(samples[:num], jnp.float32) / 127.5 - 1, {"nfe": 7}
+    class Task:
+        event_shape, discrete, centered = (2, 2, 1), True, True
 
-    config = types.SimpleNamespace(sampling=SamplingConfig(batch_size=24), data=DataConfig())
-    problem = types.SimpleNamespace(sample_fn=sample_fn, is_image=True, discrete=True, centered=True, config=config)
-    run = types.SimpleNamespace(problem=problem, params=jnp.zeros(()))
-    values = types.SimpleNamespace(num=24, batch_size=None, seed=0, nearest=3, split="test", workdir="run", data=None)
-    lines, result, image = evaluate.neighbours(values, run, held_out, sh.make_mesh())
+        def sample(self, variables, key, num, plan):
+            return jnp.asarray(samples[:num], jnp.float32) / 127.5 - 1, {"nfe": 7}
+
+    subject = evaluation.Subject(
+        task=Task(), variables=jnp.zeros(()), data=held_out, others=lambda: training, plan=Plan(), mesh=sh.make_mesh()
+    )
+    _, lines, result, image = evaluation.METRICS["neighbours"](
+        subject, evaluation.Settings(num=24, batch_size=24, nearest=3)
+    )
     assert "of 24 samples" in lines[0] and "of 40 held-out images" in lines[0] and "of the samples" in lines[1]
     assert result["results"]["share_below"] >= 0.5 and result["results"]["smallest"] == 0.0
     assert (result["num"], result["training"], result["held_out"], result["nearest"]) == (24, 50, 40, 3)

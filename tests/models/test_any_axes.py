@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from sgmjax import models
+from sgmjax.config import MODEL
 from sgmjax.models import fir
-from sgmjax.training.config import MODEL
 
 RNG = np.random.default_rng(0)
 

@@ -11,7 +11,7 @@ import pytest
 import refdata
 
 from sgmjax import interop, models
-from sgmjax.training.config import MODEL
+from sgmjax.config import MODEL
 
 NETS = refdata.files("nets/lsgm_ncsnpp*.json")
 

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import pytest
 
 from sgmjax import models
+from sgmjax.config import MODEL
 from sgmjax.models import DDPM, MLP, NCSNpp, NCSNppClassifier
-from sgmjax.training.config import MODEL
 
 IMAGE = dict(in_channels=6, out_channels=3, image_size=32, centered=True, dtype="float32")
 VECTOR = dict(in_channels=4, out_channels=2, image_size=None, centered=True, dtype="float32")

@@ -12,8 +12,8 @@ import refdata
 from flax import traverse_util
 
 from sgmjax import interop, models
+from sgmjax.config import MODEL
 from sgmjax.models import NCSN, NCSNv2, refinenet
-from sgmjax.training.config import MODEL
 
 NETS = refdata.files("nets/ncsnv2repo_*.json")
 CHECKPOINTS = refdata.files("checkpoints/ncsnv2repo_*.json")

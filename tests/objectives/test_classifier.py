@@ -10,9 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sgmjax import exact, objectives, sample, sdes, train
-from sgmjax.training import build
-from sgmjax.training.config import ConfigError, from_dict
+from sgmjax import exact, objectives, sdes
+from sgmjax.commands import sample, train
+from sgmjax.config import ConfigError, from_dict
+from sgmjax.tasks import ScoreTask, Variables, build
+from sgmjax.training.load import LoadedRun
 
 MIXTURE = exact.mixture([[1.0, 0.0], [-1.0, 0.5]], 0.4, [0.7, 0.3])
 
@@ -68,9 +70,7 @@ TOY = {
 
 def run_command(folder, settings) -> None:
     path = folder.with_suffix(".py")
-    path.write_text(
-        f"from sgmjax.training.config import complete\n\n\ndef get_config():\n    return complete({settings!r})\n"
-    )
+    path.write_text(f"from sgmjax.config import complete\n\n\ndef get_config():\n    return complete({settings!r})\n")
     assert train.main(["train", f"--config={path}", f"--workdir={folder}"]) == 0
 
 
@@ -176,14 +176,14 @@ def test_what_cannot_be_is_one_line(runs, capsys, words, message):
     assert err.startswith("error: ") and err.count("\n") == 1 and message in err, err
 
 
-def problem(**sections):
+def run_of(variables=None, **sections):
     settings = {"data": {"name": "ring"}, "model": {"name": "mlp", "width": 8, "depth": 1, "num_classes": 8}}
-    return build.problem(from_dict(settings | sections), (2,), 8)
+    config = from_dict(settings | sections)
+    return LoadedRun(build.task(config, (2,), 8), variables, 0, config)
 
 
 def test_classifier_of_another_process_is_refused():
-    from sgmjax.training.control import Control
-    from sgmjax.training.runs import LoadedRun
+    from sgmjax.commands.control import Control
 
     model = {"name": "mlp_classifier", "width": 8, "depth": 1}
     for sde, fits in (
@@ -191,36 +191,35 @@ def test_classifier_of_another_process_is_refused():
         ({"name": "psld", "numerical_eps": 1e-9}, True),
         ({"name": "vp"}, False),
     ):
-        control = Control(classifier=LoadedRun(problem(model=model, sde=sde), None, 0))
+        control = Control(classifier=run_of(model=model, sde=sde))
         if fits:
-            control.check(problem(), np.zeros(3, np.int32))
+            control.check(run_of(), np.zeros(3, np.int32))
         else:
             with pytest.raises(ConfigError, match="another process: sde name psld here, vp there"):
-                control.check(problem(), np.zeros(3, np.int32))
+                control.check(run_of(), np.zeros(3, np.int32))
 
 
 def test_guidance_without_label_dropout_is_refused():
-    from sgmjax.training.control import Control
+    from sgmjax.commands.control import Control
 
     with pytest.raises(ConfigError, match="trained without objective.label_dropout"):
-        Control(guidance=2.0).check(problem(), np.zeros(3, np.int32))
-    Control(guidance=2.0).check(problem(objective={"label_dropout": 0.1}), np.zeros(3, np.int32))
+        Control(guidance=2.0).check(run_of(), np.zeros(3, np.int32))
+    Control(guidance=2.0).check(run_of(objective={"label_dropout": 0.1}), np.zeros(3, np.int32))
 
 
 def test_label_dropout_hides_that_share_of_the_classes():
     """The labels that the network is given in training, of 4,000 examples: 3 standard errors of a share of 0.25."""
     given = []
 
-    class Spy(build.Problem):
-        def eps_fn(self, params, *, labels=None, dropout_key=None):
-            given.append(labels)
-            return lambda z, t: z
+    def network(params, x, cond, labels=None):
+        given.append(labels)
+        return x
 
-    plain = problem(objective={"label_dropout": 0.25})
-    spy = Spy(**{field.name: getattr(plain, field.name) for field in dataclasses.fields(plain)})
+    plain = run_of(objective={"label_dropout": 0.25}).task
+    spy = dataclasses.replace(plain, model=dataclasses.replace(plain.model, network=network))
     batch = {"x": np.zeros((4000, 2), np.float32), "label": np.arange(4000, dtype=np.int32) % 8}
     for is_training in (True, False):
-        spy.loss_fn(None, jax.random.key(0), batch, is_training)
+        spy.loss(Variables({}, {}), jax.random.key(0), batch, train=is_training)
     hidden = np.asarray(given[0]) == 8
     assert abs(hidden.mean() - 0.25) < 3 * (0.25 * 0.75 / 4000) ** 0.5
     np.testing.assert_array_equal(np.asarray(given[0])[~hidden], batch["label"][~hidden])
@@ -228,28 +227,31 @@ def test_label_dropout_hides_that_share_of_the_classes():
 
 
 def test_classifier_free_guidance_of_a_network_is_the_line_through_its_two_scores():
-    p = problem(objective={"label_dropout": 0.1})
-    params = jax.tree.map(lambda x: x + 0.1, p.init(jax.random.key(0)))
+    p = run_of(objective={"label_dropout": 0.1}).task
+    variables = jax.tree.map(lambda x: x + 0.1, p.init(jax.random.key(0)))
     z, t, labels = jnp.ones((4, 2, 2)), jnp.full(4, 0.5), jnp.arange(4)
     cond, none, both = (
-        p.score_fn(params, **kwargs)(z, t) for kwargs in ({"labels": labels}, {}, {"labels": labels, "guidance": 3.0})
+        p.score_fn(variables, **kwargs)(z, t)
+        for kwargs in ({"labels": labels}, {}, {"labels": labels, "guidance": 3.0})
     )
     np.testing.assert_allclose(both, none + 3 * (cond - none), rtol=1e-4, atol=1e-5)
 
 
 def test_colour_images_are_colorized_and_inpainted():
     """Through what the command calls, with a stand-in for the network's score."""
-    from sgmjax.training.control import Control, read_mask
+    from sgmjax.commands.control import Control, read_mask
 
     model = {"name": "ncsnpp", "nf": 4, "ch_mult": (1,), "num_res_blocks": 1, "attn_resolutions": ()}
     settings = {"data": {"name": "cifar10"}, "model": model, "sampling": {"steps": 5, "sampler": "em"}}
-    plain = build.problem(from_dict(settings), (4, 4, 3), 10)
+    config = from_dict(settings)
 
-    class Stub(build.Problem):
-        def score_fn(self, params, *, labels=None, guidance=1.0):
+    class Stub(ScoreTask):
+        def score_fn(self, variables, *, labels=None, guidance=1.0):
             return lambda z, t: -z
 
+    plain = build.task(config, (4, 4, 3), 10)
     stub = Stub(**{field.name: getattr(plain, field.name) for field in dataclasses.fields(plain)})
+    stub = LoadedRun(stub, None, 0, config)
     x0 = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (2, 4, 4, 3)), jnp.float32)
     for control in (Control(colorize=True), Control(mask=read_mask("center", (4, 4, 3)))):
         control.check(stub, None)
@@ -261,20 +263,17 @@ def test_colour_images_are_colorized_and_inpainted():
             assert not same.any()
         else:
             np.testing.assert_array_equal(same, np.pad(np.zeros((2, 2), bool), 1, constant_values=True))
-        picture = control.picture(stub, np.zeros((2, 4, 4, 3), np.uint8), {"x0": np.asarray(x0)})
+        picture = control.picture(stub.task, np.zeros((2, 4, 4, 3), np.uint8), {"x0": np.asarray(x0)})
         assert picture.dtype == np.uint8 and picture.shape[-1] == 3
 
 
-SETTINGS = [
-    ({"objective": {"weighting": "likelihood"}}, "objective.weighting: means nothing for a classifier"),
-    ({"objective": {"label_dropout": 0.1}}, "label_dropout: the network knows no classes"),
-]
+@pytest.mark.parametrize("sections", [{"weighting": "likelihood"}, {"label_dropout": 0.1}])
+def test_settings_that_mean_nothing_for_a_classifier(sections):
+    (name,) = sections
+    with pytest.raises(ConfigError, match=f"objective.{name}: means nothing for a classifier"):
+        from_dict({"data": {"name": "ring"}, "model": {"name": "mlp_classifier"}, "objective": sections})
 
 
-@pytest.mark.parametrize("sections, message", SETTINGS)
-def test_settings_that_mean_nothing_for_a_classifier(sections, message):
-    settings = from_dict({"data": {"name": "ring"}, "model": {"name": "mlp_classifier"}, **sections})
-    with pytest.raises(ConfigError, match=message):
-        build.problem(settings, (2,), 8)
+def test_a_classifier_needs_labels():
     with pytest.raises(ConfigError, match="needs data with labels"):
-        build.problem(from_dict({"data": {"name": "ring"}, "model": {"name": "mlp_classifier"}}), (2,), None)
+        build.task(from_dict({"data": {"name": "ring"}, "model": {"name": "mlp_classifier"}}), (2,), None)

@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 
 from sgmjax import objectives, score, sdes
-from sgmjax.objectives.lsgm_weighting import Closed, Draw, Table, Uniform, normal_data_loss, weighted_square
+from sgmjax.objectives.time_law import Clock, EqualBins, TimeDraw, normal_data_loss
+from sgmjax.objectives.weighting import weighted_square
 
 PROCESSES = analytic.PROCESSES | {
     "geometric_vp": sdes.geometric_vp(),
@@ -60,7 +61,7 @@ def diffusion_at(sde, t, *, k):
     noise = jnp.tile(jnp.asarray(points[:, 1:, None]), (t.shape[0], 1, 1))
     times = jnp.repeat(t, count)
     losses = objectives.lsgm_losses(
-        exact_eps(sde, MU, S), {}, sde, z0, Draw(times, jnp.ones_like(times)), noise, weighting="ll"
+        exact_eps(sde, MU, S), {}, sde, z0, TimeDraw(times, jnp.ones_like(times)), noise, weighting="ll"
     )
     return jnp.mean(losses.cross_entropy.reshape(-1, count), axis=1)
 
@@ -153,7 +154,7 @@ def test_a_wrong_auxiliary_model_is_paid_for(x64):
             kernel = sde.transition(t)
             return kernel.restrict(kernel.eps(score_fn(z, t)))
 
-        draw = Draw(times, jnp.ones_like(times))
+        draw = TimeDraw(times, jnp.ones_like(times))
         losses = objectives.lsgm_losses(eps_fn, {}, sde, z0, draw, noise, weighting="ll")
         return jnp.mean(losses.cross_entropy.reshape(-1, 6), axis=1)
 
@@ -181,8 +182,8 @@ CASES = [("ll_iw", "same"), ("drop_all_iw", "same"), ("drop_all_iw", "ll_iw")]
 def test_estimates_are_unbiased(name, p_mode, q):
     """Algorithms 1, 3 and 2 in float32: the mean over draws is the closed form, within five standard errors."""
     sde, t_min, count = PROCESSES[name], 0.01, 40_000
-    p = objectives.latent_times(sde, p_mode, t_min=t_min)
-    q_times = None if q == "same" else objectives.latent_times(sde, q, t_min=t_min)
+    p = objectives.lsgm_mode(sde, p_mode, t_min=t_min)
+    q_times = None if q == "same" else objectives.lsgm_mode(sde, q, t_min=t_min)
 
     @jax.jit
     def draw(key, sde, p, q_times):
@@ -218,7 +219,7 @@ def test_every_mode_for_every_process(name, mode):
     """The mean of weight * f(t) over the proposal is the integral of f; under "iw" the objective of normal data is
     the same at every t."""
     sde = PROCESSES[name]
-    times = objectives.latent_times(sde, mode, t_min=0.01)
+    times = objectives.lsgm_mode(sde, mode, t_min=0.01)
     u = (np.arange(4096, dtype=np.float32) + 0.5) / 4096
     t, weight = (np.asarray(v, np.float64) for v in sample(times, u))
     assert (t >= 0.01).all() and (t <= 1).all() and (weight > 0).all() and np.isfinite(weight).all()
@@ -231,22 +232,25 @@ def test_every_mode_for_every_process(name, mode):
     integral = np.sum(weights * at_nodes * np.cos(2 * nodes))
     size = np.sum(weights * at_nodes)
     np.testing.assert_allclose(np.mean(weight * loss * np.cos(2 * t)), integral, atol=2e-3 * size)
-    if isinstance(times.proposal, Closed):  # float32 of 1 - e^{-B} near 1
+    if isinstance(times.law, Clock):  # float32 of 1 - e^{-B} near 1
         np.testing.assert_allclose(weight * loss, weight[0] * loss[0], rtol=5e-3)
     elif mode.endswith("_iw"):  # flat in all but the defensive share of the draws
-        assert isinstance(times.proposal, Table)
+        assert isinstance(times.law, EqualBins)
         assert np.mean(np.abs(weight * loss / np.median(weight * loss) - 1) < 0.1) > 0.8
 
 
 def test_closed_forms_where_there_are_some():
     kinds = {
-        ("vp", "ll_iw"): Closed, ("vp", "drop_all_iw"): Closed, ("vp", "drop_sigma2t_iw"): Closed,
-        ("geometric_vp", "ll_iw"): Closed, ("geometric_vp", "drop_sigma2t_iw"): Closed,
-        ("geometric_vp", "drop_all_iw"): Table, ("ve_latent", "ll_iw"): Closed, ("ve_latent", "drop_all_iw"): Closed,
-        ("subvp", "ll_iw"): Table, ("psld", "ll_iw"): Table, ("vp", "ll_uniform"): Uniform,
+        ("vp", "ll_iw"): "clock", ("vp", "drop_all_iw"): "clock", ("vp", "drop_sigma2t_iw"): "clock",
+        ("geometric_vp", "ll_iw"): "clock", ("geometric_vp", "drop_sigma2t_iw"): "clock",
+        ("geometric_vp", "drop_all_iw"): "table", ("ve_latent", "ll_iw"): "clock",
+        ("ve_latent", "drop_all_iw"): "clock", ("subvp", "ll_iw"): "table", ("psld", "ll_iw"): "table",
+        ("vp", "ll_uniform"): "one bin",
     }  # fmt: skip
     for (name, mode), kind in kinds.items():
-        assert isinstance(objectives.latent_times(PROCESSES[name], mode).proposal, kind), (name, mode)
+        law = objectives.lsgm_mode(PROCESSES[name], mode).law
+        found = "clock" if isinstance(law, Clock) else "one bin" if len(law.widths) == 1 else "table"
+        assert found == kind, (name, mode)
 
 
 def test_times_down_to_zero():
@@ -259,7 +263,7 @@ def test_times_down_to_zero():
         return t, weight * weighted_square(sde, t, jnp.ones((4, 1, 1)), "ll")[:, 0]
 
     for mode in MODES:
-        t, values = weighed(sde, objectives.latent_times(sde, mode, t_min=0.0))
+        t, values = weighed(sde, objectives.lsgm_mode(sde, mode, t_min=0.0))
         assert np.isfinite(np.asarray(values)).all() and (np.asarray(t) >= 0).all(), mode
     assert np.isfinite(objectives.cross_entropy_constant(sde, 0.0))
 
@@ -318,8 +322,8 @@ def both_losses(vae, params, key, *, sde, p, q="reweight_p_samples", eps_fn=netw
 @pytest.mark.parametrize("algorithm", [1, 2, 3])
 def test_one_gradient_gives_each_its_own(algorithm):
     sde = sdes.psld()
-    p = objectives.latent_times(sde, "ll_iw" if algorithm == 1 else "drop_all_iw")
-    q = objectives.latent_times(sde, "ll_iw") if algorithm == 2 else "reweight_p_samples"
+    p = objectives.lsgm_mode(sde, "ll_iw" if algorithm == 1 else "drop_all_iw")
+    q = objectives.lsgm_mode(sde, "ll_iw") if algorithm == 2 else "reweight_p_samples"
     vae, params = jnp.asarray([0.1, -0.3, 0.5]), weights_of(2)
 
     @jax.jit
@@ -347,7 +351,7 @@ def test_the_network_is_evaluated_once(remat):
     """FLOPs of the compiled gradients: one forward, two backward chains, one set of weight gradients are 4 forwards
     (5 with rematerialised blocks); two calls of the network that nobody merges would be 5 or more (7)."""
     sde = sdes.psld()
-    p = objectives.latent_times(sde, "drop_all_iw")
+    p = objectives.lsgm_mode(sde, "drop_all_iw")
     vae, params = jnp.asarray([0.1, -0.3, 0.5]), weights_of(2, 128)
     evaluate = jax.checkpoint(network) if remat else network
 
@@ -367,7 +371,7 @@ def test_the_network_is_evaluated_once(remat):
 
 def test_moving_average_and_frozen_vae():
     sde = sdes.vp()
-    p = objectives.latent_times(sde, "ll_iw")
+    p = objectives.lsgm_mode(sde, "ll_iw")
     vae, params, averaged = jnp.asarray([0.1, -0.3, 0.5]), weights_of(1), [0.5 * w for w in weights_of(1)]
 
     @jax.jit
@@ -448,7 +452,7 @@ def test_mixed_score_of_normal_latents_costs_their_entropy(x64, name):
         noise = jnp.tile(jnp.asarray(points[:, 1:, None]), (t.shape[0], 1, 1))
         mix = score.learned_mixed_eps(lambda z, t: jnp.ones_like(z), jnp.full((sde.num_noised, 1), -50.0), sde)
         times = jnp.repeat(t, len(points))
-        draw = Draw(times, jnp.ones_like(times))
+        draw = TimeDraw(times, jnp.ones_like(times))
         losses = objectives.lsgm_losses(lambda w, z, t: mix(z, t), {}, sde, z0, draw, noise, weighting="ll")
         return jnp.mean(losses.cross_entropy.reshape(-1, len(points)), axis=1)
 
@@ -463,16 +467,16 @@ def test_mixed_score_of_normal_latents_costs_their_entropy(x64, name):
 def test_errors():
     sde = sdes.vp()
     for arguments, message in (
-        ({"mode": "ll"}, "mode must be one of ll_uniform, "),
+        ({"mode": "ll"}, "mode must be one of .*ll_uniform, ll_iw, .* not 'll'"),
         ({"t_min": 0.0}, "t_min = 0 needs a process of one variable with sigma2_0 > 0"),
         ({"t_min": 0.5, "t_max": 0.4}, "need 0 <= t_min < t_max <= 1"),
     ):
         with pytest.raises(ValueError, match=message):
-            objectives.latent_times(sde, **arguments)
+            objectives.lsgm_mode(sde, **arguments)
     with pytest.raises(ValueError, match="the process is traced"):
-        jax.jit(lambda sde: objectives.latent_times(sde).t_min)(sde)
-    p = objectives.latent_times(sde)
-    with pytest.raises(ValueError, match="q must be latent times, 'reweight_p_samples' or None"):
+        jax.jit(lambda sde: objectives.lsgm_mode(sde).t_min)(sde)
+    p = objectives.lsgm_mode(sde)
+    with pytest.raises(ValueError, match="q must be a weighted law of times .lsgm_mode., 'reweight_p_samples' or None"):
         objectives.lsgm(jax.random.key(0), network, weights_of(1), sde, jnp.zeros((2, 3)), p=p, q="ll_iw")
     point = sdes.recipe(D=[[0.0, 0.0], [0.0, 1.0]], Q=[[0.0, -1.0], [1.0, 0.0]], Sigma_0=[[0.0]])
     with pytest.raises(ValueError, match="start from a point"):
@@ -482,5 +486,5 @@ def test_errors():
     mixed = score.learned_mixed_eps(lambda z, t: z, jnp.zeros((1, 4)), sde)
     with pytest.raises(ValueError, match=r"needs \(1, 3\)"):
         mixed(jnp.zeros((2, 1, 3)), jnp.full((2,), 0.5))
-    with pytest.raises(ValueError, match="weighting must be one of ll, drop_all"):
-        weighted_square(sde, jnp.ones(1), jnp.ones((1, 1, 1)), "likelihood")
+    with pytest.raises(ValueError, match="weighting must be one of .*ll, drop_all"):
+        weighted_square(sde, jnp.ones(1), jnp.ones((1, 1, 1)), "un")

@@ -13,7 +13,7 @@ import pytest
 import refdata
 
 from sgmjax import exact, objectives, samplers, score, sdes
-from sgmjax.objectives.lsgm_weighting import weighted_square
+from sgmjax.objectives.weighting import Options, weighted_square
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "sdes"))
 from test_lsgm_processes import lsgm_process  # noqa: E402
@@ -33,14 +33,14 @@ def test_times_and_weights(x64, reference, prefix):
     arrays = refdata.load_npz("lsgm_diffusion.npz")
     name, mode = prefix.split("/")[0], prefix.split("/")[-1]
     sde = lsgm_process(SETTINGS[name])
-    times = objectives.latent_times(sde, mode, t_min=SETTINGS[name]["time_eps"], official=True)
+    times = objectives.lsgm_mode(sde, mode, t_min=SETTINGS[name]["time_eps"], official=True)
     t, weight = times.sample(jnp.asarray(arrays["rho"]))
     # published float32 inverts 1 - e^{-B} near 1
     close = functools.partial(np.testing.assert_allclose, rtol=1e-9 if "/f64/" in prefix else 2e-3)
     close(t, arrays[f"{prefix}/t"])
     unit = jnp.ones((len(t), 1, 1))
     for weighting, key in ((times.weighting, "obj_weight_t"), ("ll", "obj_weight_t_ll")):
-        ours = weight * weighted_square(sde, t, unit, weighting, official=True)[:, 0]
+        ours = weight * weighted_square(sde, t, unit, weighting, Options(official=True))[:, 0]
         close(ours, np.broadcast_to(arrays[f"{prefix}/{key}"], ours.shape))
     close(sde.transition(t).factor[:, 0, 0] ** 2, arrays[f"{prefix}/var_t"])
     close(sde.transition(t).mean[:, 0, 0], arrays[f"{prefix}/m_t"])
@@ -52,7 +52,7 @@ def test_objectives(x64, reference, prefix):
     arrays = refdata.load_npz("lsgm_diffusion.npz")
     name, mode, mixed = prefix.split("/")[0], prefix.split("/")[-2], prefix.endswith("mixed1")
     sde, t_min = lsgm_process(SETTINGS[name]), SETTINGS[name]["time_eps"]
-    times = objectives.latent_times(sde, mode, t_min=t_min, official=True)
+    times = objectives.lsgm_mode(sde, mode, t_min=t_min, official=True)
     z0, noise, output = (last(arrays[key]) for key in ("z0", "noise", "net_output"))
     seen = {}
 
@@ -160,7 +160,7 @@ def test_the_published_norm_of_drop_all_iw(x64):
     sde = sdes.vp()
     u = (jnp.arange(20000) + 0.5) / 20000
     for official, expected in ((False, 1.0), (True, np.exp(0.5 * 0.1 * 0.9 / 19.9))):
-        t, weight = objectives.latent_times(sde, "drop_all_iw", t_min=0.01, official=official).sample(u)
+        t, weight = objectives.lsgm_mode(sde, "drop_all_iw", t_min=0.01, official=official).sample(u)
         density = weighted_square(sde, t, jnp.ones((len(t), 1, 1)), "drop_all")[:, 0]
         # the mean of weight * f is the integral of f: here of a function that is 1 / 0.99
         np.testing.assert_allclose(

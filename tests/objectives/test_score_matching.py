@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from sgmjax import objectives, sdes
-from sgmjax.objectives.score_matching import expected_loss
+from sgmjax.objectives.time_law import unit_error_loss
 
 MU, S, T_MIN = 0.7, 0.5, 0.02
 BATCH, EVENT = 200, 200  # 40,000 independent terms
@@ -124,10 +124,10 @@ def test_score_matching_draws_times_noise_and_momenta(name: str, matching: str):
     sde = analytic.PROCESSES[name]
 
     @jax.jit
-    def run(key, times):
+    def run(key, time_law):
         x0 = MU + S * jax.random.normal(jax.random.fold_in(key, 1), (4000, 8))
         key = jax.random.fold_in(key, 2)
-        return objectives.score_matching(key, exact_eps(sde, matching), sde, x0, times=times, matching=matching)
+        return objectives.score_matching(key, exact_eps(sde, matching), sde, x0, time_law=time_law, matching=matching)
 
     nodes, weights = np.polynomial.legendre.leggauss(100)
     t = np.exp(0.5 * (1 - nodes) * np.log(T_MIN))
@@ -135,8 +135,8 @@ def test_score_matching_draws_times_noise_and_momenta(name: str, matching: str):
         laws = exact(sde, t, matching)
     simple = [np.trace(np.eye(sde.k) - L.T @ np.linalg.solve(C, L)) / sde.num_noised for C, _, L, _ in laws]
     expected = np.sum(0.5 * weights * -np.log(T_MIN) * t / (1 - T_MIN) * simple)
-    for times in (objectives.uniform(T_MIN), objectives.importance(sde, matching=matching, t_min=T_MIN)):
-        values = run(jax.random.key(0), times)
+    for time_law in (objectives.uniform(T_MIN), objectives.importance(sde, matching=matching, t_min=T_MIN)):
+        values = run(jax.random.key(0), time_law)
         assert values.shape == (4000,)
         mean, error = mean_and_error(values)
         assert abs(mean - expected) < 4 * error and error < 0.05 * expected
@@ -181,13 +181,13 @@ def test_importance_sampled_times(name: str, matching: str, weighting: str):
         assert relative["importance"] < 0.2 * relative["uniform"]
 
 
-def test_expected_loss_is_the_loss_of_white_noise():
+def test_unit_error_loss_is_the_loss_of_white_noise():
     """By hand for VP: simple 1, reweightedv1 beta, likelihood beta / sigma^2 (Song et al. 2021b)."""
     sde, t = sdes.vp(), jnp.asarray([0.1, 0.7])
     beta = 0.1 + 19.9 * np.asarray(t)
     sigma2 = 1 - np.exp(-(0.1 * np.asarray(t) + 0.5 * 19.9 * np.asarray(t) ** 2))
     for weighting, expected in (("simple", 1 + 0 * beta), ("reweightedv1", beta), ("likelihood", beta / sigma2)):
-        value = expected_loss(sde, t, weighting, "hsm")
+        value = unit_error_loss(sde, t, weighting)
         np.testing.assert_allclose(value, expected, rtol=1e-5)
 
 

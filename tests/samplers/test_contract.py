@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 from sampler_cases import CASES, FINE, GRID, PROCESSES, STEPS, T_MIN
 
-from sgmjax import exact, metrics, samplers, sdes
+from sgmjax import exact, metrics, samplers, sdes, sharding
 from sgmjax.samplers.euler_maruyama import em_step
 from sgmjax.samplers.sscs import sscs_step
-from sgmjax.training import sharding
 
 BATCH, EVENT = 3, (4, 2)
 

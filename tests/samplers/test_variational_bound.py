@@ -22,9 +22,10 @@ PROCESSES = [
 
 
 @functools.partial(jax.jit, static_argnames="truncation")
-def bound(sde, mixture, times, x0, noise, t_min, *, truncation):
+def bound(sde, mixture, time_law, x0, noise, t_min, *, truncation):
     return variational_bound(
-        jax.random.key(0), mixture.score_fn(sde), sde, x0, t_min=t_min, times=times, noise=noise, truncation=truncation
+        jax.random.key(0), mixture.score_fn(sde), sde, x0, t_min=t_min, time_law=time_law, noise=noise,
+        truncation=truncation,
     )  # fmt: skip
 
 
@@ -42,7 +43,7 @@ def quadrature(sde, mixture, x0, t_min: float, truncation: str, *, times: int, n
     u = np.repeat((np.arange(times) + 0.5) / times, len(points))
     eps = np.tile(points, (times, 1))
     # the middles of intervals of equal length in log t
-    sampler = objectives.TimeSampler(edges=np.geomspace(t_min, 1, times + 1), cdf=np.linspace(0, 1, times + 1))
+    sampler = objectives.Bins(edges=np.geomspace(t_min, 1, times + 1), cdf=np.linspace(0, 1, times + 1))
     noise = np.tile(u, len(x0))[None], np.tile(eps, (len(x0), 1))[None, :, :, None]
     each = jnp.repeat(jnp.asarray(x0, jnp.float32), len(u))[:, None]
     lower, info = bound(sde, mixture, sampler, each, noise, t_min, truncation=truncation)

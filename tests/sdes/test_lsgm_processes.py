@@ -13,10 +13,10 @@ import pytest
 import refdata
 
 from sgmjax import sdes
+from sgmjax.config import ConfigError, from_dict
 from sgmjax.samplers import linear_flow
 from sgmjax.sdes import schedules
-from sgmjax.training import build
-from sgmjax.training.config import ConfigError, from_dict
+from sgmjax.tasks import build
 
 OPTIMIZED = True  # bounds of some roundings
 

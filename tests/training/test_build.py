@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sgmjax.training import build
-from sgmjax.training.config import ConfigError, from_dict
+from sgmjax import objectives
+from sgmjax.config import ConfigError, from_dict
+from sgmjax.samplers import plan
+from sgmjax.tasks import Variables, build
 
 RECIPE = {"name": "recipe", "D": ((0.1, 0.0), (0.0, 1.0)), "Q": ((0.0, -1.0), (1.0, 0.0))}
 PROCESSES = {
@@ -35,17 +39,18 @@ def config(**sections):
 @pytest.mark.parametrize("name", PROCESSES)
 def test_every_process_has_a_finite_loss_with_gradients_and_draws_samples(name, weighting):
     objective = {"weighting": weighting, "time_sampling": "importance" if weighting == "likelihood" else "uniform"}
-    problem = build.problem(config(sde=PROCESSES[name], objective=objective), (2,))
-    params = jax.jit(problem.init)(jax.random.key(0))
+    settings = config(sde=PROCESSES[name], objective=objective)
+    task = build.task(settings, (2,))
+    variables = jax.jit(task.init)(jax.random.key(0))
     batch = {"x": np.ones((4, 2), np.float32), "label": np.zeros(4, np.int32)}
 
     @jax.jit
-    def evaluate(params, key):
-        (loss, _), grads = jax.value_and_grad(problem.loss_fn, has_aux=True)(params, key, batch, True)
-        samples, info = problem.sample_fn(params, jax.random.fold_in(key, 1), 5)
+    def evaluate(variables, key):
+        loss, grads = jax.value_and_grad(lambda v: task.loss(v, key, batch, train=True)[0])(variables)
+        samples, info = task.sample(variables, jax.random.fold_in(key, 1), 5, settings.sampling)
         return loss, grads, samples, info.nfe
 
-    loss, grads, samples, nfe = evaluate(params, jax.random.key(1))
+    loss, grads, samples, nfe = evaluate(variables, jax.random.key(1))
     assert np.isfinite(loss) and loss > 0
     assert all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
     assert any(np.any(g != 0) for g in jax.tree.leaves(grads))
@@ -55,28 +60,27 @@ def test_every_process_has_a_finite_loss_with_gradients_and_draws_samples(name, 
 
 def test_initial_loss_of_a_zero_prediction_is_the_noise_variance():
     """eps_hat = 0 has simple loss E eps^2 = 1; 4 standard errors of a mean of chi-squared variables."""
-    problem = build.problem(config(), (2,))
-    params = jax.tree.map(jnp.zeros_like, jax.jit(problem.init)(jax.random.key(0)))
+    task = build.task(config(), (2,))
+    variables = jax.tree.map(jnp.zeros_like, jax.jit(task.init)(jax.random.key(0)))
     batch = {"x": np.zeros((2000, 2), np.float32), "label": np.zeros(2000, np.int32)}
-    loss, _ = jax.jit(lambda p: problem.loss_fn(p, jax.random.key(1), batch, False))(params)
+    loss = jax.jit(lambda v: task.loss(v, jax.random.key(1), batch, train=False)[0])(variables)
     assert abs(loss - 1) < 4 * np.sqrt(2 / 8000)
 
 
 def test_labels_reach_a_class_conditional_network():
-    problem = build.problem(config(model={"num_classes": 3}), (2,), 3)
-    params = jax.jit(problem.init)(jax.random.key(0))
-    leaves, structure = jax.tree.flatten(params)
+    task = build.task(config(model={"num_classes": 3}), (2,), 3)
+    leaves, structure = jax.tree.flatten(jax.jit(task.init)(jax.random.key(0)))
     draws = np.random.default_rng(0)
-    params = jax.tree.unflatten(structure, [jnp.asarray(draws.normal(size=p.shape), p.dtype) for p in leaves])
-    predict = jax.jit(lambda labels: problem.eps_fn(params, labels=labels)(jnp.ones((1, 2, 2)), jnp.ones(1)))
+    variables = jax.tree.unflatten(structure, [jnp.asarray(draws.normal(size=p.shape), p.dtype) for p in leaves])
+    predict = jax.jit(lambda labels: task.eps_fn(variables, labels=labels)(jnp.ones((1, 2, 2)), jnp.ones(1)))
     assert not np.allclose(predict(jnp.asarray([0])), predict(jnp.asarray([1])))
 
 
 def test_images_are_scaled_as_configured():
     model = {"name": "ncsnpp", "nf": 4, "ch_mult": (1,), "num_res_blocks": 1, "attn_resolutions": ()}
     settings = {"data": {"name": "digits", "centered": False}, "model": model, "sde": {"name": "ve"}}
-    problem = build.problem(from_dict(settings), (4, 4, 1))
-    assert problem.is_image and not problem.centered and not problem.network.centered
+    task = build.task(from_dict(settings), (4, 4, 1))
+    assert not task.centered and not task.network.centered
 
 
 def test_training_on_dequantised_images():
@@ -85,15 +89,16 @@ def test_training_on_dequantised_images():
     seen = {}
     for dequantized in (False, True):
         settings = {"data": {"uniform_dequantization": dequantized}, "model": model, "sde": {"name": "vp"}}
-        problem = build.problem(from_dict(settings), (4, 4, 1))
-        times = build.objectives.uniform(1e-7, 2e-7)
+        task = build.task(from_dict(settings), (4, 4, 1))
 
-        class Probe(type(problem)):
-            def eps_fn(self, params, **options):
-                return lambda z, t: seen.setdefault(dequantized, z) * 0.0  # noqa: B023
+        def network(params, x, cond):
+            seen.setdefault(dequantized, x)  # noqa: B023
+            return x * 0.0
 
-        probe = Probe(problem.config, problem.sde, problem.network, times, problem.event_shape, None)
-        probe.loss_fn({}, jax.random.key(0), {"x": np.full((64, 4, 4, 1), 100, np.uint8)}, False)
+        probed = dataclasses.replace(task.model, network=network, time_law=objectives.uniform(1e-7, 2e-7))
+        probe = dataclasses.replace(task, model=probed)
+        batch = {"x": np.full((64, 4, 4, 1), 100, np.uint8)}
+        probe.loss(Variables({}, {}), jax.random.key(0), batch, train=False)
     assert np.abs(np.asarray(seen[False]) - (100 / 127.5 - 1)).max() < 2e-3
     inside = (np.asarray(seen[True]) + 1) * 128 - 100
     assert inside.min() < 0.1 and inside.max() > 0.9 and np.abs(inside - 0.5).max() < 0.7
@@ -135,7 +140,7 @@ def test_bad_settings_are_one_line_before_any_compilation(sections, message):
     else:
         settings = config(**sections)
     with pytest.raises(ConfigError, match=message) as caught:
-        build.problem(settings, (2,))
+        build.task(settings, (2,))
     assert "\n" not in str(caught.value)
 
 
@@ -154,7 +159,7 @@ def test_a_sampling_section_reaches_its_sampler(sampling, nfe):
     """The budget counts evaluations of the network, whatever a step costs; options change what is drawn."""
     settings = from_dict({"sde": {"name": "vp"}, "sampling": sampling}).sampling
     sde = build.process(from_dict({"sde": {"name": "vp"}}).sde)
-    run = jax.jit(lambda key: build.run_sampler(settings, key, lambda z, t: -z, sde, (2, 3)))
+    run = jax.jit(lambda key: plan.draw(settings, key, lambda z, t: -z, sde, (2, 3)))
     x, info = run(jax.random.key(0))
     assert x.shape == (2, 3) and np.all(np.isfinite(x))
     assert nfe is None or info.nfe == nfe
@@ -162,7 +167,7 @@ def test_a_sampling_section_reaches_its_sampler(sampling, nfe):
 
 def test_non_square_images_are_refused():
     with pytest.raises(ConfigError, match="set data.image_size"):
-        build.problem(from_dict({"data": {"name": "digits"}}), (8, 6, 1))
+        build.task(from_dict({"data": {"name": "digits"}}), (8, 6, 1))
 
 
 def test_scale_by_sigma_with_a_positional_embedding_is_refused():
@@ -172,4 +177,4 @@ def test_scale_by_sigma_with_a_positional_embedding_is_refused():
         "objective": {"time_conditioning": "sigma", "parameterization": "score"},
     }
     with pytest.raises(ConfigError, match="embedding_type 'fourier'"):
-        build.problem(from_dict(settings), (32, 32, 3))
+        build.task(from_dict(settings), (32, 32, 3))

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from sgmjax import data, objectives, sdes
-from sgmjax.training import build
-from sgmjax.training.config import ConfigError, from_dict
+from sgmjax.config import ConfigError, from_dict
+from sgmjax.samplers import plan
+from sgmjax.tasks import Variables, build
 
 LEVELS = {
     "weighting": "annealed", "parameterization": "score", "time_conditioning": "sigma", "time_sampling": "levels",
@@ -53,12 +54,9 @@ VARIANTS = {
 WHOLE = [pytest.param("ncsnv2", True, marks=pytest.mark.slow), pytest.param("ncsn", True, marks=pytest.mark.slow)]
 
 
-def with_network(problem, network):
-    """The problem with network(params, x, cond) in place of its own, which takes long to compile."""
-    probe = dataclasses.replace(problem)
-    object.__setattr__(probe, "_apply", lambda params, *_: lambda x, cond: network(params, x, cond))
-    object.__setattr__(probe, "init", lambda key: {"w": jnp.ones(())})
-    return probe
+def with_network(task, network):
+    """The task with network(params, x, cond) in place of its own, which takes long to compile."""
+    return dataclasses.replace(task, model=dataclasses.replace(task.model, network=network))
 
 
 AT_ONCE = ("ncsnv2", "ncsn", "continuous")
@@ -67,21 +65,23 @@ STUBS = [pytest.param(n, False, marks=[] if n in AT_ONCE else pytest.mark.slow) 
 
 @pytest.mark.parametrize("name, whole", STUBS + WHOLE)
 def test_trains_and_samples(name: str, whole: bool):
-    problem = build.problem(config(**VARIANTS[name]), SHAPE)
+    settings = config(**VARIANTS[name])
+    task = build.task(settings, SHAPE)
     told = []
 
     def network(params, x, cond):
         told.append(cond.dtype)
         return -params["w"] * x / (1.0 + cond.astype(x.dtype)[:, None, None, None])
 
-    problem = problem if whole else with_network(problem, network)
+    init = task.init if whole else lambda key: Variables({"w": jnp.ones(())}, {})
+    task = task if whole else with_network(task, network)
     batch = {"x": np.full((4, *SHAPE), 100, np.uint8), "label": np.zeros(4, np.int32)}
 
     @jax.jit
     def evaluate(key):
-        params = problem.init(jax.random.key(0))
-        (loss, _), grads = jax.value_and_grad(problem.loss_fn, has_aux=True)(params, key, batch, True)
-        samples, info = problem.sample_fn(params, jax.random.fold_in(key, 1), 3)
+        variables = init(jax.random.key(0))
+        loss, grads = jax.value_and_grad(lambda v: task.loss(v, key, batch, train=True)[0])(variables)
+        samples, info = task.sample(variables, jax.random.fold_in(key, 1), 3, settings.sampling)
         return loss, grads, samples, info.nfe
 
     loss, grads, samples, nfe = evaluate(jax.random.key(1))
@@ -93,12 +93,13 @@ def test_trains_and_samples(name: str, whole: bool):
 
 
 def test_loss_of_a_run_is_annealed_dsm():
-    problem = build.problem(config(objective={"anneal_power": 1.0}), SHAPE)
-    probe = with_network(problem, lambda _, x, sigma: -x / sigma[:, None, None, None] ** 2)
+    task = build.task(config(objective={"anneal_power": 1.0}), SHAPE)
+    probe = with_network(task, lambda _, x, sigma: -x / sigma[:, None, None, None] ** 2)
     x, key = np.random.default_rng(0).integers(0, 256, (5, *SHAPE), np.uint8), jax.random.key(3)
-    loss, _ = probe.loss_fn({}, key, {"x": x}, False)
+    none = Variables({}, {})
+    loss, *_ = probe.loss(none, key, {"x": x}, train=False)
     theirs = objectives.annealed_dsm(
-        jax.random.split(jax.random.key(3))[0], probe.eps_fn({}), problem.sde, data.to_float(jnp.asarray(x), False),
+        jax.random.split(jax.random.key(3))[0], probe.eps_fn(none), task.sde, data.to_float(jnp.asarray(x), False),
         num_levels=6, anneal_power=1.0,
     )  # fmt: skip
     np.testing.assert_allclose(loss, jnp.mean(theirs), rtol=1e-5)
@@ -107,7 +108,7 @@ def test_loss_of_a_run_is_annealed_dsm():
 @pytest.mark.parametrize("denoise, steps, levels", [(True, 13, 6), (False, 12, 6), (True, 14, 6), (True, 5, 2)])
 def test_levels_that_a_budget_gives(denoise, steps, levels):
     sampling = config(sampling={"denoise": denoise, "steps": steps}).sampling
-    times, _ = build.sampling_times(sampling, sdes.ve())
+    times, _ = plan.times(sampling, sdes.ve())
     np.testing.assert_allclose(times, sdes.level_times(levels))
 
 
@@ -115,17 +116,18 @@ def test_levels_that_a_budget_gives(denoise, steps, levels):
 def test_levels_of_a_run_in_training_and_sampling(sigma_dist):
     """The levels drawn in training and those of the sampler are the published table."""
     table = np.linspace(4, 0.1, 6) if sigma_dist == "uniform" else np.geomspace(4, 0.1, 6)
-    problem = build.problem(config(sde={"sigma_dist": sigma_dist}), SHAPE)
-    for times in (problem.times.times, build.sampling_times(problem.config.sampling, problem.sde)[0]):
-        np.testing.assert_allclose(problem.sde.sigma(jnp.asarray(times, jnp.float32)), table, rtol=2e-6)
+    settings = config(sde={"sigma_dist": sigma_dist})
+    task = build.task(settings, SHAPE)
+    for times in (task.model.time_law.times, plan.times(settings.sampling, task.sde)[0]):
+        np.testing.assert_allclose(task.sde.sigma(jnp.asarray(times, jnp.float32)), table, rtol=2e-6)
 
 
 def test_other_grids_and_other_samplers():
     """The annealed sampler takes any grid, with one time for each level; others take the grid of levels."""
-    times, _ = build.sampling_times(config(sampling={"grid": "quadratic"}).sampling, sdes.vp())
+    times, _ = plan.times(config(sampling={"grid": "quadratic"}).sampling, sdes.vp())
     assert len(times) == 6 and times[0] == 1 and times[-1] == pytest.approx(1e-3)
     sampling = config(sampling={"sampler": "em", "options": {}, "steps": 6}).sampling
-    np.testing.assert_allclose(build.sampling_times(sampling, sdes.ve())[0], sdes.level_times(6))
+    np.testing.assert_allclose(plan.times(sampling, sdes.ve())[0], sdes.level_times(6))
 
 
 TOLD = "level"
@@ -177,5 +179,5 @@ BAD = [
 @pytest.mark.parametrize("sections, message", BAD, ids=[message for _, message in BAD])
 def test_bad_settings_are_one_line_before_any_compilation(sections, message):
     with pytest.raises(ConfigError, match=message) as caught:
-        build.problem(config(**sections), SHAPE)
+        build.task(config(**sections), SHAPE)
     assert "\n" not in str(caught.value)

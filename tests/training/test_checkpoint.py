@@ -11,15 +11,16 @@ import numpy as np
 import pytest
 from training import tiny
 
-from sgmjax.training import sharding as sh
+from sgmjax import sharding as sh
 from sgmjax.training.checkpoint import Checkpointer, CheckpointError, damage
-from sgmjax.training.state import create, make_optimizer
+from sgmjax.training.optimizer import make_optimizer
+from sgmjax.training.state import create
 
 OPTIMIZER = make_optimizer(tiny.config().optimizer)
 
 
 def initial(key):
-    return create(key, tiny.Problem(width=64).init, OPTIMIZER)
+    return create(tiny.Task(width=64).init(key), OPTIMIZER)
 
 
 def make(devices=1, fsdp=1, seed=0):
@@ -60,17 +61,17 @@ def test_restored_on_other_devices(tmp_path, saved, restored):
         writer.close()
     _, abstract = make(*restored)
     reader = Checkpointer(tmp_path)
-    found, meta = reader.restore(abstract)
+    found, meta = reader.restore(lambda step: abstract)
     reader.close()
-    assert equal(found, state) and meta == {"some": ["json", 1.5]}
+    assert equal(found, state) and meta == {"format": 2, "some": ["json", 1.5]}
     wanted = jax.tree.map(lambda s: s.sharding, abstract)
     assert jax.tree.map(lambda x: x.sharding, found) == wanted
 
 
 def test_averaged_parameters_alone(folder):
     state, abstract = make(seed=3)
-    step, ema, _ = Checkpointer(folder, read_only=True).restore_ema(abstract.ema_params)
-    assert step == 3 and equal(ema, state.ema_params)
+    step, found = Checkpointer(folder, read_only=True).restore_variables(abstract.averaged)
+    assert step == 3 and equal(found, state.averaged)
 
 
 def test_trained_parameters_alone(tmp_path):
@@ -80,16 +81,16 @@ def test_trained_parameters_alone(tmp_path):
     writer = Checkpointer(tmp_path)
     writer.save(4, state, {})
     writer.close()
-    step, params, _ = Checkpointer(tmp_path, read_only=True).restore_ema(abstract.params, averaged=False)
+    step, (params, _) = Checkpointer(tmp_path, read_only=True).restore_variables(abstract.averaged, averaged=False)
     assert step == 4 and equal(params, state.params) and not equal(params, state.ema_params)
 
 
 def test_nothing_to_restore(tmp_path):
     _, abstract = make()
-    assert Checkpointer(tmp_path / "none", read_only=True).restore_ema(abstract.ema_params) is None
+    assert Checkpointer(tmp_path / "none", read_only=True).restore_variables(abstract.averaged) is None
     assert not (tmp_path / "none").exists()
     empty = Checkpointer(tmp_path)
-    assert empty.restore(abstract) is None
+    assert empty.restore(lambda step: abstract) is None
     empty.close()
 
 
@@ -105,7 +106,7 @@ def test_saving_copies_before_it_returns(tmp_path):
     shutil.rmtree(tmp_path / "checkpoints" / "5")
     checkpointer.close()
     again = Checkpointer(tmp_path)
-    found, _ = again.restore(abstract)
+    found, _ = again.restore(lambda step: abstract)
     again.close()
     assert equal(found, make(seed=4)[0])
 
@@ -147,8 +148,8 @@ def test_damaged_newest(folder, tmp_path, sealed):
         (newest / "sums.json").unlink()
     said = []
     checkpointer = Checkpointer(tmp_path)
-    found, meta = checkpointer.restore(make()[1], said.append)
-    assert equal(found, make(seed=2)[0]) and meta == {"step": 2}
+    found, meta = checkpointer.restore(lambda step: make()[1], said.append)
+    assert equal(found, make(seed=2)[0]) and meta == {"format": 2, "step": 2}
     assert len(said) == 1 and "\n" not in said[0]
     assert said[0].startswith("checkpoint 3 is damaged (") and said[0].endswith("; going on with checkpoint 2")
     # its place is free again, and nothing was thrown away
@@ -156,7 +157,7 @@ def test_damaged_newest(folder, tmp_path, sealed):
     checkpointer.close()
     assert (tmp_path / "damaged" / "3" / "meta").is_dir()
     reader = Checkpointer(tmp_path, read_only=True)
-    assert equal(reader.restore_ema(make()[1].ema_params)[1], make(seed=5)[0].ema_params)
+    assert equal(reader.restore_variables(make()[1].averaged)[1], make(seed=5)[0].averaged)
 
 
 def test_all_damaged(folder, tmp_path):
@@ -166,7 +167,7 @@ def test_all_damaged(folder, tmp_path):
     said = []
     reader = Checkpointer(tmp_path, read_only=True)
     with pytest.raises(CheckpointError, match="no checkpoint in .* can be read"):
-        reader.restore_ema(make()[1].ema_params, said.append)
+        reader.restore_variables(make()[1].averaged, said.append)
     assert [text[:12] for text in said] == ["checkpoint 3", "checkpoint 2"]
     assert said[1].endswith("; there is no older one")
     assert (tmp_path / "checkpoints" / "3").is_dir()  # reading moves nothing

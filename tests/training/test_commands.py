@@ -13,10 +13,13 @@ import numpy as np
 import pytest
 from refdata import ROOT
 
-from sgmjax import _cli, sample, train
-from sgmjax.training import build, evaluation, loop
-from sgmjax.training import sharding as sh
-from sgmjax.training.config import from_dict
+from sgmjax import _cli
+from sgmjax import sharding as sh
+from sgmjax.commands import sample, train
+from sgmjax.config import from_dict
+from sgmjax.evaluation import draw
+from sgmjax.tasks import build
+from sgmjax.training.run import Run
 
 TOY = {
     "data": {"name": "ring", "num_samples": 500},
@@ -37,9 +40,7 @@ TOY = {
 @pytest.fixture(scope="module")
 def config_file(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("configs") / "toy.py"
-    path.write_text(
-        f"from sgmjax.training.config import complete\n\n\ndef get_config():\n    return complete({TOY!r})\n"
-    )
+    path.write_text(f"from sgmjax.config import complete\n\n\ndef get_config():\n    return complete({TOY!r})\n")
     return path
 
 
@@ -74,7 +75,7 @@ def test_train_refuses_in_one_line(config_file, tmp_path, capsys, monkeypatch, w
     def compiled(*args, **kwargs):
         raise AssertionError("something was compiled")
 
-    monkeypatch.setattr(loop.Run, "execute", compiled)
+    monkeypatch.setattr(Run, "execute", compiled)
     command = ["train", f"--config={config_file}", *([] if "workdir" in words[0] else [f"--workdir={tmp_path}/run"])]
     assert train.main([*command, *words]) == 2
     out, err = capsys.readouterr()
@@ -93,7 +94,7 @@ def test_impossible_attention_resolution(tmp_path, capsys):
     [
         (None, "there is no file"),
         ("def get_config(): 1 / 0", "ZeroDivisionError: division by zero"),
-        ("import sgmjax.training.config as c\ndef get_config(): return c.complete({'sed': 1})", "did you mean seed?"),
+        ("import sgmjax.config as c\ndef get_config(): return c.complete({'sed': 1})", "did you mean seed?"),
     ],
 )
 def test_config_files_that_do_not_work(tmp_path, capsys, text, message):
@@ -111,13 +112,13 @@ def test_every_kind_of_override(config_file):
         "--config.optimizer.grad_clip=None",
         "--config.optimizer.learning_rate",
         "1e-2",
-        "--config.data.flip",
+        "--config.model.remat",
         "--noconfig.sampling.denoise",
         "--config.sde.name=vp",
         "--config.sde.beta_max=10",
         "--config.model.name=ncsnpp",
         "--config.model.ch_mult=1,2",
-        "--config.data.data_dir=/some/where",
+        "--config.data.name=pinwheel",
     ]
     _, config, workdir = train.read_flags(["train", *words, f"--config={config_file}"])
     expected = from_dict(
@@ -125,10 +126,10 @@ def test_every_kind_of_override(config_file):
             **TOY,
             "train": {**TOY["train"], "steps": 6},
             "optimizer": {**TOY["optimizer"], "grad_clip": None, "learning_rate": 0.01},
-            "data": {**TOY["data"], "flip": True, "data_dir": "/some/where"},
+            "data": {**TOY["data"], "name": "pinwheel"},
             "sampling": {**TOY["sampling"], "denoise": False},
             "sde": {"name": "vp", "beta_max": 10},
-            "model": {"name": "ncsnpp", "ch_mult": (1, 2)},
+            "model": {"name": "ncsnpp", "ch_mult": (1, 2), "remat": True},
         }
     )
     assert config == expected and workdir == os.path.join("runs", "toy")
@@ -236,14 +237,18 @@ def test_labels():
 def test_sampling_work_is_split_over_devices(sampler):
     """In the compiled program every device's network sees its part of the batch only, and the samples are the same."""
     config = from_dict({**TOY, "model": {"name": "mlp", "width": 24, "depth": 1}, "sampling": {"sampler": sampler}})
-    problem = build.problem(config, (2,))
-    params = problem.init(jax.random.key(0))
+    task = build.task(config, (2,))
+    variables = task.init(jax.random.key(0))
+
+    def sample(variables, key, num):
+        return task.sample(variables, key, num, config.sampling)
+
     drawn = {}
     for count in (1, 8):
         mesh = sh.make_mesh(1, jax.devices()[:count])
-        places = jax.tree.map(lambda _: sh.replicated(mesh), params)
-        sampler_of = evaluation.Sampler(problem.sample_fn, mesh, places, 64)
-        placed = jax.device_put(params, places)
+        places = jax.tree.map(lambda _: sh.replicated(mesh), variables)
+        sampler_of = draw.Sampler(sample, mesh, places, 64)
+        placed = jax.device_put(variables, places)
         key = jax.device_put(jax.random.key(1), sh.replicated(mesh))
         drawn[count], _ = sampler_of(placed, key, 64)
         with jax.set_mesh(mesh):

@@ -10,11 +10,10 @@ import jax.numpy as jnp
 import pytest
 from flax import linen as nn
 
+from sgmjax import _schema as schema
 from sgmjax import models, sdes
 from sgmjax._ranges import PositiveFloat, PositiveInt, Range
-from sgmjax.spec import parameters
-from sgmjax.training import build, schema
-from sgmjax.training.config import (
+from sgmjax.config import (
     MODEL,
     SDE,
     Config,
@@ -25,6 +24,8 @@ from sgmjax.training.config import (
     to_dict,
     validate_for_devices,
 )
+from sgmjax.spec import parameters
+from sgmjax.tasks import build
 
 MATRIX = [[0, 0], [0, 1]]
 RECIPE = {"D": MATRIX, "Q": [[0, -1], [1, 0]]}
@@ -195,7 +196,7 @@ def test_a_new_process_and_a_new_network_are_declared_once(monkeypatch):
     config = from_dict(complete(settings))
     assert from_dict(json.loads(json.dumps(to_dict(config)))) == config
     assert to_dict(config)["sde"] == {"name": "toy", "speed": 2.0}
-    problem = build.problem(config, (2,))
+    problem = build.task(config, (2,))
     assert problem.sde.schedule.beta_max == 2.0
     assert problem.network == ToyNetwork(out_channels=2, width=8, dtype=jnp.dtype("float32"))
     for wrong, message in (

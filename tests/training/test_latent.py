@@ -11,16 +11,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sgmjax import evaluate
+from sgmjax import sharding
+from sgmjax.commands import evaluate
+from sgmjax.config import ConfigError, DataConfig, from_dict, to_dict
 from sgmjax.data import DataError, load
 from sgmjax.data.base import DataError as BaseDataError
 from sgmjax.data.binarize import dynamic
-from sgmjax.objectives.lsgm_weighting import latent_times
-from sgmjax.training import build, latent, loop, sharding
+from sgmjax.evaluation.nelbo import NelboSettings, example_nelbo
+from sgmjax.objectives.time_law import lsgm_mode
+from sgmjax.tasks import VAETask, Variables, build, build_latent, latent
+from sgmjax.training import run as running
 from sgmjax.training.checkpoint import Checkpointer
-from sgmjax.training.config import ConfigError, DataConfig, from_dict, to_dict
-from sgmjax.training.nelbo import NelboSettings, example_nelbo
-from sgmjax.training.runs import load_run
+from sgmjax.training.load import load_run
+from sgmjax.training.train import check_vae_from, setup, train
 
 OPTIMIZER = {"name": "adamax", "learning_rate": 1e-2, "learning_rate_min": 1e-3, "warmup_steps": 1, "ema_decay": 0.0}
 SETTINGS = {
@@ -47,13 +50,13 @@ def config(**sections):
     return from_dict({name: {**SETTINGS.get(name, {}), **sections.get(name, {})} for name in names})
 
 
-def problem(**sections):
-    return build.problem(config(**sections), (8, 8, 1), 10)
+def task(**sections):
+    return build.task(config(**sections), (8, 8, 1), 10)
 
 
 def state_of(folder, run):
     checkpointer = Checkpointer(folder, read_only=True)
-    state, _ = checkpointer.restore(run.abstract)
+    state, _ = checkpointer.restore(lambda step: run.abstract)
     return jax.tree.map(np.asarray, state)
 
 
@@ -82,7 +85,7 @@ class Stop:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("lsgm")
-    assert loop.train(config(), folder).status == "finished"
+    assert train(config(), folder).status == "finished"
     return folder
 
 
@@ -93,10 +96,10 @@ def test_a_run_goes_on_bitwise_in_either_stage(finished, tmp_path, monkeypatch, 
     """All of the state, averages of batch norm and vectors of power iterations included, over eight devices."""
     monkeypatch.setattr(Stop, "step", step)
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "Interrupt", Stop)
-        assert loop.train(config(), tmp_path).status == "interrupted"
-    assert loop.train(config(), tmp_path).status == "finished"
-    run = loop.setup(config(train={"steps": 7}), tmp_path / "other")
+        patch.setattr(running, "Interrupt", Stop)
+        assert train(config(), tmp_path).status == "interrupted"
+    assert train(config(), tmp_path).status == "finished"
+    run = setup(config(train={"steps": 7}), tmp_path / "other")
     ours, theirs = state_of(tmp_path, run), state_of(finished, run)
     assert jax.tree.leaves(ours.model_state["batch_stats"])
     assert jax.tree.leaves(ours.model_state["spectral"])
@@ -112,15 +115,15 @@ def test_a_run_on_one_device_goes_on_bitwise_there_and_closely_on_eight(finished
     monkeypatch.setattr(Stop, "step", 4)
     with monkeypatch.context() as patch:
         patch.setattr(sharding, "make_mesh", one)
-        assert loop.train(config(), tmp_path / "whole").status == "finished"
-        patch.setattr(loop, "Interrupt", Stop)
-        assert loop.train(config(), tmp_path / "parts").status == "interrupted"
+        assert train(config(), tmp_path / "whole").status == "finished"
+        patch.setattr(running, "Interrupt", Stop)
+        assert train(config(), tmp_path / "parts").status == "interrupted"
     shutil.copytree(tmp_path / "parts", tmp_path / "eight")
-    assert loop.train(config(), tmp_path / "eight").status == "finished"
+    assert train(config(), tmp_path / "eight").status == "finished"
     with monkeypatch.context() as patch:
         patch.setattr(sharding, "make_mesh", one)
-        assert loop.train(config(), tmp_path / "parts").status == "finished"
-    run = loop.setup(config(train={"steps": 7}), tmp_path / "other")
+        assert train(config(), tmp_path / "parts").status == "finished"
+    run = setup(config(train={"steps": 7}), tmp_path / "other")
     whole, parts, eight = (state_of(tmp_path / name, run) for name in ("whole", "parts", "eight"))
     assert_equal(whole, parts)
     for other in (eight, state_of(finished, run)):  # roundings differ, and steps of Adamax magnify small gradients
@@ -133,21 +136,21 @@ def test_the_first_stage_leaves_the_prior_alone_and_a_frozen_vae_stays(finished,
     """And `latent.vae_from` begins with the VAE of another run."""
     frozen = {"vae_from": str(finished), "vae_steps": 0, "train_vae": False, "q_ema": False}
     settings = config(latent=frozen, train={"steps": 2})
-    loop.train(settings, tmp_path)
+    train(settings, tmp_path)
     before, after = load_run(finished), load_run(tmp_path)
-    assert_equal(before.params["params"]["vae"], after.params["params"]["vae"])
-    assert_equal(before.params["state"]["batch_stats"], after.params["state"]["batch_stats"])
-    fresh = after.problem.init(jax.random.fold_in(jax.random.key(0), 0))["prior"]["mixing_logit"]
-    assert np.abs(after.params["params"]["prior"]["mixing_logit"] - fresh).max() > 0
+    assert_equal(before.variables.params["vae"], after.variables.params["vae"])
+    assert_equal(before.variables.state["batch_stats"], after.variables.state["batch_stats"])
+    fresh = after.task.init(jax.random.fold_in(jax.random.key(0), 0)).params["prior"]["mixing_logit"]
+    assert np.abs(after.variables.params["prior"]["mixing_logit"] - fresh).max() > 0
     only = config(latent={"vae_steps": 2}, train={"steps": 2})
-    loop.train(only, tmp_path / "vae")
+    train(only, tmp_path / "vae")
     run = load_run(tmp_path / "vae")
-    assert isinstance(run.problem, latent.VAEStage)
-    initial = run.problem.init(jax.random.fold_in(jax.random.key(0), 0))
-    assert_equal(run.params["params"]["prior"], jax.tree.map(np.asarray, initial["prior"]))
+    assert isinstance(run.task, VAETask)
+    initial = run.task.init(jax.random.fold_in(jax.random.key(0), 0)).params
+    assert_equal(run.variables.params["prior"], jax.tree.map(np.asarray, initial["prior"]))
     assert any(
         np.abs(np.asarray(a) - np.asarray(b)).max() > 1e-4
-        for a, b in zip(jax.tree.leaves(run.params["params"]["vae"]), jax.tree.leaves(initial["vae"]), strict=True)
+        for a, b in zip(jax.tree.leaves(run.variables.params["vae"]), jax.tree.leaves(initial["vae"]), strict=True)
     )
 
 
@@ -155,13 +158,12 @@ def test_the_first_stage_leaves_the_prior_alone_and_a_frozen_vae_stays(finished,
 @pytest.mark.parametrize("process", ["vp", "psld"])
 def test_bound_with_a_normal_prior_in_closed_form(process):
     """With all of the mixing on the normal score the prior is N(0, I): ODE and weighted objective give its bound."""
-    p = problem(sde={"name": process}, model={"dropout": 0.0}, latent={"mixing_logit_init": -40.0})
-    params, state = p.init_with_state(jax.random.key(0))
-    weights = {"params": params, "state": state}
-    x = load(p.config.data).read(np.arange(1))["x"][0]
+    p = task(sde={"name": process}, model={"dropout": 0.0}, latent={"mixing_logit_init": -40.0})
+    variables = p.init(jax.random.key(0))
+    x = load(config().data).read(np.arange(1))["x"][0]
     settings = NelboSettings(trace="exact", posterior_samples=2, draws=4096, t_min=1e-5)
-    times = latent_times(p.sde, "ll_iw", t_min=1e-5)
-    found = jax.jit(lambda key: example_nelbo(p, settings, times, weights, key, x))(jax.random.key(1))
+    times = lsgm_mode(p.sde, "ll_iw", t_min=1e-5)
+    found = jax.jit(lambda key: example_nelbo(p, settings, times, variables, key, x))(jax.random.key(1))
     assert found["ode"] == pytest.approx(float(found["normal"]), abs=0.02)
     # One draw has a standard deviation of some 80 (VP) to 100 nats (PSLD) with 64 latent variables; 8,192 of them are
     # averaged. At t_min = 0.01 PSLD's bound would be 60 nats above: its momenta have left their initial law by then.
@@ -171,22 +173,22 @@ def test_bound_with_a_normal_prior_in_closed_form(process):
 
 
 def test_idle_latent_channels_are_left_to_the_normal_prior():
-    p = problem(latent={"drop_inactive": True})
-    params, state = p.init_with_state(jax.random.key(0))
+    p = task(latent={"drop_inactive": True})
+    params, state = p.init(jax.random.key(0))
     # a posterior of mean and log-sigma 0, that of the prior, for the first channel of the first group
     posterior = params["vae"]["decoder_0_first"]["posterior"]
     latents = p.vae.latents_per_group
     idle = jnp.arange(2 * latents) % latents == 0
     posterior["log_weight_norm"] = jnp.where(idle, -40.0, posterior["log_weight_norm"])
     posterior["bias"] = jnp.where(idle, 0.0, posterior["bias"] + 1.0)
-    after, new = p.begin(params, state, load(p.config.data))
+    after, new = latent.drop_inactive(p)(Variables(params, state), load(config().data), None)
     assert new["active"][0] == 0
     assert new["active"][1] == 1
     assert after["prior"]["mixing_logit"][0, 0] == -15
-    assert after["prior"]["mixing_logit"][0, 1] == p.config.latent.mixing_logit_init
+    assert after["prior"]["mixing_logit"][0, 1] == p.latent.mixing_logit_init
     z = jax.random.normal(jax.random.key(1), (2, 1, *p.latent_shape))
     moved = z.at[..., 0].add(1.0)
-    eps = p.weighted_eps({"params": after, "state": new})
+    eps = p.eps_fn(Variables(after, new))
     a, b = eps(z, jnp.full(2, 0.5)), eps(moved, jnp.full(2, 0.5))
     np.testing.assert_array_equal(a[..., 1:], b[..., 1:])  # what the network says does not depend on an idle channel
 
@@ -214,21 +216,21 @@ def test_metric_nelbo_and_refusals_of_the_command(finished, capsys):
 )
 def test_settings_that_clash_are_refused_in_one_line(sections, words):
     with pytest.raises(ConfigError, match=words) as error:
-        problem(**sections)
+        task(**sections)
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.slow
 def test_a_vae_of_another_architecture_is_refused(finished):
     with pytest.raises(ConfigError, match="vae.latents_per_group: 2 there, 3 here"):
-        problem(vae={"latents_per_group": 3}, latent={"vae_from": str(finished)})
+        check_vae_from(config(vae={"latents_per_group": 3}, latent={"vae_from": str(finished)}))
 
 
 def test_grey_data_of_any_set_are_refused_by_a_binary_decoder():
     settings = dataclasses.replace(config(), data=DataConfig(name="digits"))
     with pytest.raises(ConfigError, match="grey values"):
-        latent.check_images(settings, load(settings.data))
-    latent.check_images(config(), load(config().data))
+        build_latent.check_images(settings, load(settings.data))
+    build_latent.check_images(config(), load(config().data))
 
 
 @pytest.mark.parametrize(

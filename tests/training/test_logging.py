@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sgmjax.evaluation.pictures import picture, save_arrays, save_picture, to_arrays
 from sgmjax.training.logging import MetricsWriter, Progress, duration, truncate
-from sgmjax.training.pictures import picture, save_arrays, save_picture, to_arrays
 
 
 def test_metrics_of_steps_to_come_are_dropped(tmp_path):

@@ -16,9 +16,14 @@ import pytest
 from refdata import ROOT
 from training import tiny
 
-from sgmjax.training import loop, workdir
+from sgmjax import sharding as sh
+from sgmjax.evaluation import draw
+from sgmjax.training import train as training
+from sgmjax.training import workdir
 from sgmjax.training.checkpoint import Checkpointer
 from sgmjax.training.interrupt import Interrupt
+from sgmjax.training.phase import NonFiniteError
+from sgmjax.training.run import Run
 
 STEPS = 40
 
@@ -52,13 +57,17 @@ def wait_for_step(process: subprocess.Popen, folder: Path, step: int) -> None:
 
 def outcome(folder: Path) -> tuple[list[np.ndarray], np.ndarray, bytes]:
     """Every array of the last checkpoint, the final samples, the last picture drawn while training."""
-    run = loop.Run(tiny.config(), folder, tiny.Problem(), tiny.dataset(), None)
     checkpointer = Checkpointer(folder)
-    state, _ = checkpointer.restore(run.abstract)
+    state, _ = checkpointer.restore(lambda step: abstract(folder))
     checkpointer.close()
     with np.load(folder / "samples" / "final.npz") as final:
         samples = final["samples"]
     return jax.device_get(jax.tree.leaves(state)), samples, (folder / "samples" / "step_30.png").read_bytes()
+
+
+def abstract(folder: Path):
+    (phase,) = training.phases_of(tiny.config(), [(tiny.Task(), 20)])
+    return Run([phase], tiny.dataset(), folder, tiny.config().train, record={}).abstract
 
 
 def comparable(folder: Path) -> list[dict]:
@@ -74,7 +83,7 @@ def uninterrupted(tmp_path_factory) -> Path:
     return folder
 
 
-SLOW = {"train": {"steps": STEPS, "sample_every": 15, "checkpoint_every": 8}, "problem": {"delay": 0.03}}
+SLOW = {"train": {"steps": STEPS, "sample_every": 15, "checkpoint_every": 8}, "task": {"delay": 0.03}}
 
 
 @pytest.mark.parametrize(("number", "places"), [(signal.SIGKILL, (10, 25)), (signal.SIGTERM, (25,))])
@@ -106,19 +115,19 @@ def test_interrupted_run_ends_with_the_same_bits(uninterrupted, tmp_path, number
     assert comparable(tmp_path) == comparable(uninterrupted)
 
 
-def train(folder: Path, problem=None, **sections):
-    problem = problem or tiny.Problem()
+def train(folder: Path, task=None, **sections):
+    task = task or tiny.Task()
     config = tiny.config(**sections)
-    return loop.train(config, folder, problem=problem, dataset=tiny.dataset(), eval_dataset=tiny.dataset(50))
+    return training.train(config, folder, task=task, dataset=tiny.dataset(), eval_dataset=tiny.dataset(50))
 
 
 def test_complete_run_is_left_alone(tmp_path, capsys):
     assert train(tmp_path).status == "finished"
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
-    problem = tiny.Problem()
+    task = tiny.Task()
     capsys.readouterr()
-    assert train(tmp_path, problem).status == "complete"
-    assert problem.traces == 0
+    assert train(tmp_path, task).status == "complete"
+    assert task.traces == 0
     assert capsys.readouterr().out == f"{tmp_path} is complete: 20 steps, samples in {tmp_path}/samples/final.npz\n"
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()} == before
     # more steps are a reason to go on
@@ -143,16 +152,14 @@ def test_run_folder(tmp_path):
     assert [row["step"] for row in logged if "eval_loss" in row] == [10, 20]
 
 
-def test_held_out_loss_is_of_all_data(tmp_path):
+def test_held_out_loss_is_of_all_data():
     """Against the mean over the data in one batch, for a loss without noise; 48 examples in batches of 16."""
-    problem = tiny.Problem(noisy=False)
-    run = loop.Run(tiny.config(train={"eval_batches": None}), tmp_path, problem, tiny.dataset(), None)
-    params = run._initial(jax.random.key(3)).ema_params
-    tree = problem.init(jax.random.key(3))
-    held_out = tiny.dataset(48)
-    eval_loss = run.stages[0].eval_loss
-    found = loop.evaluation.held_out_metrics(eval_loss, params, jax.random.key(0), held_out, 16, None, run.mesh)
-    expected = problem.loss_fn(tree, jax.random.key(0), {"x": held_out.arrays()["x"]}, False)[0]
+    task = tiny.Task(noisy=False)
+    mesh, variables, held_out = sh.make_mesh(), task.init(jax.random.key(3)), tiny.dataset(48)
+    loss = draw.make_eval_loss(task.loss, mesh, jax.tree.map(lambda _: sh.replicated(mesh), variables))
+    found = draw.held_out_metrics(loss, variables, jax.random.key(0), held_out, 16, None, mesh)
+    batch = {"x": held_out.arrays()["x"]}
+    expected = task.loss(variables, jax.random.key(0), batch, step=0, ema=None, train=False)[0]
     assert found == {"loss": pytest.approx(float(expected), rel=1e-5), "mse": found["loss"]}
 
 
@@ -179,29 +186,29 @@ def test_goes_on_with_changed_settings_that_do_not_matter(tmp_path):
 def test_folder_that_cannot_be_written(tmp_path, where):
     (tmp_path / "file").write_text("")
     folder = tmp_path / "file" if where == "file" else tmp_path / "file" / "run"
-    problem = tiny.Problem()
+    task = tiny.Task()
     with pytest.raises(workdir.WorkdirError, match="cannot write in the run folder .*file.*choose another"):
-        train(folder, problem)
-    assert problem.traces == 0
+        train(folder, task)
+    assert task.traces == 0
 
 
 def test_no_space(tmp_path, monkeypatch):
-    usage = loop.workdir.shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(loop.workdir.shutil, "disk_usage", lambda path: usage._replace(free=10**6))
-    problem = tiny.Problem()
+    usage = workdir.shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(workdir.shutil, "disk_usage", lambda path: usage._replace(free=10**6))
+    task = tiny.Task()
     with pytest.raises(
         workdir.WorkdirError, match="not enough disk space in .*2 checkpoints need 17 MB, 1 MB are free"
     ):
-        train(tmp_path, problem)
-    assert problem.traces == 0
+        train(tmp_path, task)
+    assert task.traces == 0
 
 
 def test_too_many_bad_steps_stop_the_run(tmp_path):
     """All batches turn bad after step 10; the checkpoint of step 10 stays what it was."""
     train(tmp_path, train={"steps": 10})
     expected = run_arrays(tmp_path)
-    with pytest.raises(loop.NonFiniteError) as caught:
-        train(tmp_path, tiny.Problem(bad=-5.0), train={"steps": 60, "max_bad_steps": 7})
+    with pytest.raises(NonFiniteError) as caught:
+        train(tmp_path, tiny.Task(bad=-5.0), train={"steps": 60, "max_bad_steps": 7})
     text = str(caught.value)
     assert "not finite in 7 steps in a row, up to step 17;" in text
     assert "optimizer.learning_rate" in text and "the last good checkpoint, step 10, is intact" in text
@@ -213,9 +220,8 @@ def test_too_many_bad_steps_stop_the_run(tmp_path):
 
 
 def run_arrays(folder: Path) -> list[np.ndarray]:
-    run = loop.Run(tiny.config(), folder, tiny.Problem(), tiny.dataset(), None)
     checkpointer = Checkpointer(folder)
-    state, _ = checkpointer.restore(run.abstract)
+    state, _ = checkpointer.restore(lambda step: abstract(folder))
     checkpointer.close()
     return jax.device_get(jax.tree.leaves(state))
 

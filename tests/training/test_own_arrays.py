@@ -10,12 +10,15 @@ import numpy as np
 import pytest
 import refdata
 
-from sgmjax import data, evaluate, sample
+from sgmjax import data
+from sgmjax.commands import evaluate, sample
+from sgmjax.commands.control import read_mask
+from sgmjax.config import ConfigError, from_dict
 from sgmjax.data import DataError
+from sgmjax.evaluation import pictures
 from sgmjax.metrics import frechet_distance, pixel_frechet
-from sgmjax.training import horizon, loop, pictures
-from sgmjax.training.config import ConfigError, from_dict
-from sgmjax.training.control import read_mask
+from sgmjax.training import horizon
+from sgmjax.training import train as training
 
 RNG = np.random.default_rng(0)
 UNET = {"nf": 4, "ch_mult": (1, 2), "num_res_blocks": 1, "dropout": 0.0, "attn_resolutions": ()}
@@ -46,8 +49,8 @@ def run(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     np.savez(folder / "mine.npz", x=x[:48], x_test=x[48:])
     section = {"name": "npz", "path": str(folder / "mine.npz")}
-    loop.train(config(model, steps=1, data=section), folder / "run")
-    result = loop.train(config(model, data=section), folder / "run")
+    training.train(config(model, steps=1, data=section), folder / "run")
+    result = training.train(config(model, data=section), folder / "run")
     assert (result.status, result.step) == ("finished", 2)
     return folder / "run", folder / "mine.npz", x, request.param
 
@@ -89,7 +92,7 @@ def test_a_run_on_data_given_in_python_says_so_to_the_commands(tmp_path, capsys)
     x, model = FORMS["vectors"]
     labels = np.arange(64) % 4
     mine = data.arrays(x, labels, name="mine")  # the config goes on saying "digits", which must not be taken
-    loop.train(config({**model, "num_classes": 4}), tmp_path / "run", dataset=mine)
+    training.train(config({**model, "num_classes": 4}), tmp_path / "run", dataset=mine)
     capsys.readouterr()
     for words in (["evaluate"], ["sample", "--inpaint=half"], ["sample", "--start_time=0.5"]):
         main = evaluate.main if words[0] == "evaluate" else sample.main
@@ -145,7 +148,7 @@ def test_data_that_cannot_be_trained_on_are_refused_before_compilation(tmp_path,
     settings = {"model": {"name": "ncsnpp", **UNET}} | sections
     parts = {"dataset": data.arrays(train), "eval_dataset": None if held_out is None else data.arrays(held_out)}
     with pytest.raises((ConfigError, DataError), match=message) as error:
-        loop.setup(from_dict(settings), tmp_path / "run", **parts)
+        training.setup(from_dict(settings), tmp_path / "run", **parts)
     assert "\n" not in str(error.value) and "image_size" not in str(error.value)
 
 
@@ -188,7 +191,7 @@ def test_frechet_of_floats_is_that_of_the_levels_they_stand_for():
 
 
 def test_noise_levels_of_a_file_of_arrays(tmp_path):
-    from sgmjax import noise_levels
+    from sgmjax.commands import noise_levels
 
     np.savez(tmp_path / "x.npz", x=[[0.0] * 8, [3.0] + [0.0] * 7, [0.0, 4.0] + [0.0] * 6] * 10)
     request = noise_levels.read_flags(["", f"--data={tmp_path / 'x.npz'}"])
@@ -228,14 +231,16 @@ def test_every_optimizer_of_a_latent_run_is_looked_at_over_its_own_steps():
 
 def test_setup_says_it_before_anything_is_compiled(tmp_path, capsys):
     settings = from_dict({"model": {"name": "mlp"}, "optimizer": {"warmup_steps": 5000}, "train": {"steps": 100}})
-    loop.setup(settings, tmp_path / "run", dataset=data.arrays(FORMS["vectors"][0]))
+    training.setup(settings, tmp_path / "run", dataset=data.arrays(FORMS["vectors"][0]))
     assert capsys.readouterr().out.count("its warmup takes 5,000") == 1
 
 
 # ------------------------------------------------------------------------------------------------ the page's example
 def example() -> str:
     text = (refdata.ROOT / "docs" / "own_data.md").read_text()
-    (found,) = [part.split("```")[0] for part in text.split("```python\n")[1:] if "loop.train" in part.split("```")[0]]
+    (found,) = [
+        part.split("```")[0] for part in text.split("```python\n")[1:] if "sgmjax.train(" in part.split("```")[0]
+    ]
     return found
 
 

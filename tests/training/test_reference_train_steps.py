@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -12,8 +13,10 @@ import pytest
 import refdata
 
 from sgmjax import interop, objectives, score, sdes
-from sgmjax.training.config import OptimizerConfig
-from sgmjax.training.state import apply_gradients, create, make_optimizer
+from sgmjax.config import OptimizerConfig
+from sgmjax.tasks import Variables
+from sgmjax.training.optimizer import ema_decay, make_optimizer
+from sgmjax.training.state import apply_gradients, create
 
 pytestmark = pytest.mark.reference
 
@@ -45,8 +48,8 @@ def replay(
     """Takes the recorded steps and compares each loss and the two final outputs with the float64 program."""
     initial = {key.removeprefix("init/"): value for key, value in arrays.items() if key.startswith("init/")}
     params = jax.tree.map(jnp.asarray, interop.convert_weights(network, initial))
-    optimizer = make_optimizer(optimizer_config)
-    state = create(jax.random.key(0), lambda key: params, optimizer)
+    optimizer, ema = make_optimizer(optimizer_config), functools.partial(ema_decay, optimizer_config)
+    state = create(Variables(params, {}), optimizer)
 
     def loss_fn(params, z0, t, eps):
         eps_fn = score.eps_from_network(
@@ -59,7 +62,7 @@ def replay(
     def step(state, z0, t, eps):
         loss, grads = jax.value_and_grad(loss_fn)(state.params, z0, t, eps)
         norm = jnp.sqrt(sum(jnp.sum(g * g) for g in jax.tree.leaves(grads)))
-        return apply_gradients(state, grads, True, optimizer_config, optimizer), loss, norm
+        return apply_gradients(state, grads, True, optimizer, ema), loss, norm
 
     norms, first = [], None
     for i, expected in enumerate(arrays["f64/losses"]):

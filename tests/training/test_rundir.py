@@ -17,18 +17,22 @@ import numpy as np
 import pytest
 from training import tiny
 
-from sgmjax.training import earlier, lock, loop, trouble, workdir
+from sgmjax.config import ConfigError
+from sgmjax.evaluation import pictures
+from sgmjax.training import earlier, lock, trouble, workdir
+from sgmjax.training import train as training
 from sgmjax.training.checkpoint import Checkpointer, CheckpointError, MismatchError
-from sgmjax.training.config import ConfigError
 from sgmjax.training.logging import MetricsWriter
+from sgmjax.training.phase import NonFiniteError
+from sgmjax.training.run import Run
 from sgmjax.training.seal import damage, is_sealed, seal
 
 
-def train(folder: Path, problem=None, *, allow_changes=(), restart=False, **sections):
-    return loop.train(
+def train(folder: Path, task=None, *, allow_changes=(), restart=False, **sections):
+    return training.train(
         tiny.config(**sections),
         folder,
-        problem=problem or tiny.Problem(),
+        task=task or tiny.Task(),
         dataset=tiny.dataset(),
         allow_changes=allow_changes,
         restart=restart,
@@ -89,7 +93,7 @@ def test_a_run_whose_checkpoints_were_removed(folder, gone):
 
 
 def test_a_run_that_ended_before_its_first_checkpoint_begins_anew(tmp_path):
-    loop.setup(tiny.config(), tmp_path, problem=tiny.Problem(), dataset=tiny.dataset())
+    training.setup(tiny.config(), tmp_path, task=tiny.Task(), dataset=tiny.dataset())
     (tmp_path / "metrics.jsonl").write_text('{"step": 5, "loss": 1.0}\n')
     assert train(tmp_path).status == "finished"
 
@@ -102,12 +106,12 @@ def test_restart_of_an_empty_folder_moves_nothing(tmp_path):
 # ------------------------------------------------------------------------------------------------- another structure
 def test_a_whole_checkpoint_of_another_network_is_not_called_damaged(folder, capsys):
     before = sorted(path.name for path in (folder / "checkpoints").iterdir())
-    for problem, words in (
-        (tiny.Problem(width=48), "in has shape (3, 32) there and has shape (3, 48) in the network of the config"),
-        (tiny.Problem(width=64), "has shape (3, 64)"),
+    for task, words in (
+        (tiny.Task(width=48), "in has shape (3, 32) there and has shape (3, 48) in the network of the config"),
+        (tiny.Task(width=64), "has shape (3, 64)"),
     ):
         with pytest.raises(MismatchError) as error:
-            train(folder, problem, train={"steps": 30})
+            train(folder, task, train={"steps": 30})
         assert words in one_line(error) and "damaged" not in one_line(error)
     assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == before
     assert not (folder / "damaged").exists() and "damaged" not in capsys.readouterr().out
@@ -118,11 +122,11 @@ def test_memory_that_runs_out_while_reading_is_not_damage(folder, monkeypatch):
     def full(self, *args, **kwargs):
         raise MemoryError("no more")
 
-    run = loop.setup(tiny.config(train={"steps": 30}), folder, problem=tiny.Problem(), dataset=tiny.dataset())
+    run = training.setup(tiny.config(train={"steps": 30}), folder, task=tiny.Task(), dataset=tiny.dataset())
     checkpointer = Checkpointer(folder)
     monkeypatch.setattr(checkpointer._manager, "restore", full)
     with pytest.raises(CheckpointError, match="is whole but could not be read: no more"):
-        checkpointer.restore(run.abstract)
+        checkpointer.restore(lambda step: run.abstract)
     checkpointer.close()
     assert (folder / "checkpoints" / "20").is_dir() and not (folder / "damaged").exists()
 
@@ -192,11 +196,11 @@ def test_moments_outlive_a_change_of_the_learning_rate(folder):
     """With a rate too small to move anything in float32 the first new step still knows the old moments: mu decays."""
     tiny_rate = {"optimizer": {"learning_rate": 1e-30}, "train": {"steps": 25, "checkpoint_every": 5}}
     train(folder, allow_changes=("optimizer.learning_rate",), **tiny_rate)
-    run = loop.setup(
-        tiny.config(train={"steps": 30}), folder.parent / "x", problem=tiny.Problem(), dataset=tiny.dataset()
+    run = training.setup(
+        tiny.config(train={"steps": 30}), folder.parent / "x", task=tiny.Task(), dataset=tiny.dataset()
     )
     reader = Checkpointer(folder, read_only=True)
-    state, _ = reader.restore(run.abstract)
+    state, _ = reader.restore(lambda step: run.abstract)
     counts = [leaf for leaf in jax.tree.leaves(state.opt_state) if leaf.dtype == np.int32 and leaf.shape == ()]
     assert all(int(count) == 25 for count in counts) and counts
 
@@ -377,16 +381,16 @@ def test_of_many_that_take_over_one_gets_it(tmp_path):
 
 
 def test_the_lock_is_released_when_a_run_fails(tmp_path):
-    with pytest.raises(loop.NonFiniteError):
-        train(tmp_path, tiny.Problem(bad=-5.0), train={"steps": 60, "max_bad_steps": 7})
+    with pytest.raises(NonFiniteError):
+        train(tmp_path, tiny.Task(bad=-5.0), train={"steps": 60, "max_bad_steps": 7})
     assert not (tmp_path / "run.lock").exists()
 
 
 def test_training_where_another_trains(holder, tmp_path):
-    problem = tiny.Problem()
+    task = tiny.Task()
     with pytest.raises(workdir.WorkdirError, match=f"process {holder.pid} on "):
-        train(tmp_path, problem)
-    assert problem.traces == 0 and not (tmp_path / "config.json").exists()
+        train(tmp_path, task)
+    assert task.traces == 0 and not (tmp_path / "config.json").exists()
 
 
 # ------------------------------------------------------------------------------------------- full disks, lost processes
@@ -398,7 +402,7 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_afterwards(tmp_path, monkey
         raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop.pictures.np, "savez_compressed", full)
+        patch.setattr(pictures.np, "savez_compressed", full)
         with pytest.raises(
             trouble.TroubleError, match="its checkpoints are whole, and with room made the same"
         ) as caught:
@@ -465,7 +469,7 @@ def test_a_second_process_is_refused_before_it_reads_the_data(holder, tmp_path, 
     monkeypatch.setattr("sgmjax.data.load", load)
     for restart in (False, True):
         with pytest.raises(workdir.WorkdirError, match=f"process {holder.pid} on "):
-            loop.setup(tiny.config(), tmp_path, restart=restart)
+            training.setup(tiny.config(), tmp_path, restart=restart)
     assert not (tmp_path / "earlier").exists()
 
 
@@ -482,10 +486,10 @@ def test_sweeping_leaves_the_locks_of_others_at_the_door(tmp_path):
 def test_a_run_that_lost_its_lock_writes_no_more(tmp_path):
     """Another process took over while this one stood still: its checkpoints are the other's business."""
 
-    class Loses(tiny.Problem):
-        def loss_fn(self, params, key, batch, train):
+    class Loses(tiny.Task):
+        def loss(self, variables, key, batch, **options):
             (tmp_path / lock.NAME).write_text(json.dumps({"host": "node7", "pid": 12, "since": "noon", "nonce": "x"}))
-            return super().loss_fn(params, key, batch, train)
+            return super().loss(variables, key, batch, **options)
 
     with pytest.raises(workdir.WorkdirError, match="process 12 on node7 .since noon. took the run over"):
         train(tmp_path, Loses())
@@ -501,19 +505,35 @@ def test_changes_count_from_the_step_that_could_be_read(folder):
         if path.is_file():
             path.write_bytes(b"")
     with pytest.raises(CheckpointError):
-        train(folder, tiny.Problem(width=8), allow_changes=("train.batch_size",), **settings)
+        train(folder, tiny.Task(width=8), allow_changes=("train.batch_size",), **settings)
     assert (folder / "config.json").read_text() == before
     train(folder, allow_changes=("train.batch_size",), **settings)
     changes = json.loads((folder / "config.json").read_text())["changes"]
     assert changes == [{"step": 10, "setting": "train.batch_size", "old": 16, "new": 32}]
 
 
-def test_a_checkpoint_that_the_disk_has_no_room_for_is_removed(tmp_path):
-    (tmp_path / "checkpoints" / "6.orbax-checkpoint-tmp" / "ema").mkdir(parents=True)
-    (tmp_path / "checkpoints" / "5").mkdir()
-    with pytest.raises(trouble.TroubleError, match="the disk is full"), trouble.explained(tmp_path):
+def test_a_checkpoint_that_the_disk_has_no_room_for_is_removed(tmp_path, monkeypatch):
+    """When nothing is being written any more: another checkpoint may be on its way when the disk is found full."""
+    whole = []
+
+    def full(*args, **kwargs):
         raise OSError(errno.ENOSPC, "No space left on device")
-    assert [item.name for item in (tmp_path / "checkpoints").iterdir()] == ["5"]
+
+    class Slow(Checkpointer):
+        def save(self, step, state, meta):
+            super().save(step, state, meta)
+            (self.directory / "6.orbax-checkpoint-tmp" / "ema").mkdir(parents=True, exist_ok=True)
+
+        def close(self):
+            whole.append((self.directory / "6.orbax-checkpoint-tmp").is_dir())
+            super().close()
+
+    monkeypatch.setattr(pictures.np, "savez_compressed", full)
+    monkeypatch.setattr("sgmjax.training.run.Checkpointer", Slow)
+    with pytest.raises(trouble.TroubleError, match="the disk is full"):
+        train(tmp_path)
+    assert whole == [True]
+    assert sorted(item.name for item in (tmp_path / "checkpoints").iterdir()) == ["10", "20"]
 
 
 def test_a_file_that_cannot_be_read_is_not_said_to_be_written(tmp_path):
@@ -523,17 +543,18 @@ def test_a_file_that_cannot_be_read_is_not_said_to_be_written(tmp_path):
 
 def test_data_that_are_not_those_of_the_checkpoint_are_one_line(tmp_path, capsys):
     """Which only the checkpoint can tell: an image folder that has grown, here a set of another size."""
-    from sgmjax import train as command
+    from sgmjax.commands import train as command
 
     words = ["train", "--config=psld_toy", f"--workdir={tmp_path}", "--config.data.name=ring"]
     assert train(tmp_path).status == "finished"
     (tmp_path / "samples" / "final.npz").unlink()
 
     def other(config, folder, **options):
-        return loop.Run(tiny.config(), tmp_path, tiny.Problem(), tiny.dataset(60), None)
+        phases = training.phases_of(tiny.config(), [(tiny.Task(), 20)])
+        return Run(phases, tiny.dataset(60), tmp_path, tiny.config().train, record={"config": {}})
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "setup", other)
+        patch.setattr(training, "setup", other)
         assert command.main(words) == 2
     err = capsys.readouterr().err
     assert err.count("\n") == 1 and "num_examples=100, this run has num_examples=60" in err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 
 import jax
@@ -10,10 +11,11 @@ import numpy as np
 import pytest
 import refdata
 
+from sgmjax.config import OptimizerConfig
 from sgmjax.models import trainable_mask
-from sgmjax.training.config import OptimizerConfig
-from sgmjax.training.packing import Packing
-from sgmjax.training.state import apply_gradients, clip_by_global_norm, create, ema_decay, make_optimizer, warmup
+from sgmjax.tasks import Variables
+from sgmjax.training.optimizer import clip_by_global_norm, ema_decay, make_optimizer, warmup
+from sgmjax.training.state import apply_gradients, create
 
 OFFICIAL = refdata.load_npz("scoresde_optim_ema.npz")
 ADAM = refdata.load_json("scoresde_optim_ema.json")
@@ -21,7 +23,11 @@ ADAM = refdata.load_json("scoresde_optim_ema.json")
 
 def start(config: OptimizerConfig, params):
     optimizer = make_optimizer(config)
-    return create(jax.random.key(0), lambda key: params, optimizer), optimizer
+    return create(Variables(params, {}), optimizer), optimizer
+
+
+def update(state, grads, healthy, config, optimizer):
+    return apply_gradients(state, grads, healthy, optimizer, functools.partial(ema_decay, config))
 
 
 def follow(case: str, mode: str, dtype) -> float:
@@ -40,7 +46,7 @@ def follow(case: str, mode: str, dtype) -> float:
     state, optimizer = start(config, {"p": jnp.asarray(OFFICIAL["p0"], dtype)})
     worst = 0.0
     for i, grads in enumerate(OFFICIAL["grads"]):
-        state = apply_gradients(state, {"p": jnp.asarray(grads, dtype)}, True, config, optimizer)
+        state = update(state, {"p": jnp.asarray(grads, dtype)}, True, config, optimizer)
         for name, ours in (("params", state.params["p"]), ("ema", state.ema_params["p"])):
             worst = max(worst, np.abs(np.asarray(ours) - OFFICIAL[f"{mode}/{case}/{name}"][i]).max())
     return worst
@@ -61,7 +67,7 @@ def test_adam_by_hand():
     )
     state, optimizer = start(config, {"p": jnp.asarray([1.0, -2.0])})
     for n in range(1, 4):
-        state = apply_gradients(state, {"p": jnp.asarray([3.0, -1e-3])}, True, config, optimizer)
+        state = update(state, {"p": jnp.asarray([3.0, -1e-3])}, True, config, optimizer)
         np.testing.assert_allclose(state.params["p"], [1 - 0.1 * n, -2 + 0.1 * n], rtol=1e-5)
     # ema after p1, p2, p3 with decay 1/2: p0/8 + p1/8 + p2/4 + p3/2
     np.testing.assert_allclose(state.ema_params["p"], [1 - 0.2125, -2 + 0.2125], rtol=1e-5)
@@ -72,7 +78,7 @@ def test_weight_decay(name, expected):
     """Decoupled it adds lr * decay * p; coupled it only changes the gradient, whose sign is all that the step keeps."""
     config = OptimizerConfig(name=name, learning_rate=0.1, warmup_steps=0, weight_decay=0.5, grad_clip=None, eps=1e-12)
     state, optimizer = start(config, {"p": jnp.asarray([2.0])})
-    state = apply_gradients(state, {"p": jnp.asarray([4.0])}, True, config, optimizer)
+    state = update(state, {"p": jnp.asarray([4.0])}, True, config, optimizer)
     np.testing.assert_allclose(state.params["p"], [expected], rtol=1e-6)
 
 
@@ -107,14 +113,14 @@ def test_bad_step_changes_nothing_but_the_counters():
     config = OptimizerConfig(warmup_steps=0, ema_warmup=True)
     state, optimizer = start(config, {"p": jnp.ones(3)})
     good, bad = {"p": jnp.ones(3)}, {"p": jnp.asarray([1.0, jnp.nan, jnp.inf])}
-    before = apply_gradients(state, good, True, config, optimizer)
-    after = apply_gradients(apply_gradients(before, bad, False, config, optimizer), bad, False, config, optimizer)
+    before = update(state, good, True, config, optimizer)
+    after = update(update(before, bad, False, config, optimizer), bad, False, config, optimizer)
     assert (int(after.step), int(after.bad_steps), int(after.bad_streak)) == (3, 2, 2)
     for name in ("params", "ema_params", "opt_state"):
         for a, b in zip(*map(jax.tree.leaves, (getattr(before, name), getattr(after, name))), strict=True):
             np.testing.assert_array_equal(a, b)
     # and the next good step is the one that would have come: bias corrections and the average's n did not move on
-    resumed, direct = (apply_gradients(s, good, True, config, optimizer) for s in (after, before))
+    resumed, direct = (update(s, good, True, config, optimizer) for s in (after, before))
     assert (int(resumed.step), int(resumed.bad_steps), int(resumed.bad_streak)) == (4, 2, 0)
     np.testing.assert_array_equal(resumed.params["p"], direct.params["p"])
     np.testing.assert_array_equal(resumed.ema_params["p"], direct.ema_params["p"])
@@ -122,14 +128,12 @@ def test_bad_step_changes_nothing_but_the_counters():
 
 @pytest.mark.parametrize("name", ["adam", "adamw"])
 def test_weight_decay_leaves_fourier_frequencies_alone(name):
-    """PyTorch skips them for want of a gradient; the packed state must too."""
+    """PyTorch skips them for want of a gradient."""
     params = {"fourier": {"frequencies": jnp.full(4, 16.0)}, "kernel": jnp.ones((200, 200)), "bias": jnp.ones(3)}
-    packing = Packing(params)
     config = OptimizerConfig(name=name, weight_decay=0.1, warmup_steps=0, learning_rate=1e-2)
-    optimizer = make_optimizer(config, packing.pack_scalars(trainable_mask(params)))
-    state = create(jax.random.key(0), lambda key: packing.pack(params), optimizer)
-    grads = packing.pack(jax.tree.map(jnp.zeros_like, params))
-    after = packing.unpack(apply_gradients(state, grads, True, config, optimizer).params)
+    optimizer = make_optimizer(config, trainable_mask(params))
+    state = create(Variables(params, {}), optimizer)
+    after = update(state, jax.tree.map(jnp.zeros_like, params), True, config, optimizer).params
     assert np.array_equal(after["fourier"]["frequencies"], params["fourier"]["frequencies"])
     for key in ("kernel", "bias"):
         assert np.all(np.asarray(after[key]) < 1.0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,26 +11,26 @@ import pytest
 from jax.sharding import PartitionSpec
 from training import tiny
 
-from sgmjax.training import sharding as sh
-from sgmjax.training.packing import Packing
-from sgmjax.training.state import create, make_optimizer
-from sgmjax.training.step import make_train_step, stateless, step_batch_sharding
+from sgmjax import sharding as sh
+from sgmjax.training.optimizer import ema_decay, make_optimizer
+from sgmjax.training.state import create
+from sgmjax.training.step import make_train_step, step_batch_sharding
 
 OPTIMIZED = True  # programs that must agree in every bit
 
 
-def run(config, problem, devices=1, fsdp=1, steps=6, batches=None, min_size=1, packing=None):
+def run(config, task, devices=1, fsdp=1, steps=6, batches=None, min_size=1):
     """Losses, final state and the step function after a few steps on the first `devices` devices."""
-    pack = packing.pack if packing else lambda params: params
     mesh = sh.make_mesh(fsdp, jax.devices()[:devices])
     optimizer = make_optimizer(config.optimizer)
 
     def initial(key):
-        return create(key, lambda key: pack(problem.init(key)), optimizer)
+        return create(task.init(key), optimizer)
 
     shardings = sh.state_shardings(mesh, jax.eval_shape(initial, jax.random.key(0)), min_size)
     state = jax.jit(initial, out_shardings=shardings)(jax.random.key(0))
-    step_fn = make_train_step(stateless(problem.loss_fn), config, optimizer, mesh, shardings, packing)
+    ema = functools.partial(ema_decay, config.optimizer)
+    step_fn = make_train_step(task, optimizer, ema, config.train, mesh, shardings)
     iterator = tiny.dataset().iterator(config.train.batch_size, seed=0)
     key, losses = jax.random.key(1), []
     for i in range(0, steps, config.train.steps_per_dispatch):
@@ -39,7 +41,7 @@ def run(config, problem, devices=1, fsdp=1, steps=6, batches=None, min_size=1, p
         else:
             parts = [next(iterator) for _ in range(config.train.steps_per_dispatch)]
             batch = {name: np.stack([part[name] for part in parts]) for name in parts[0]}
-        state, metrics = step_fn(state, sh.put_batch(batch, step_batch_sharding(config, mesh)), key)
+        state, metrics = step_fn(state, sh.put_batch(batch, step_batch_sharding(config.train, mesh)), key)
         losses += np.ravel(metrics["loss"]).tolist()
     return losses, state, step_fn
 
@@ -53,15 +55,15 @@ CONFIG = tiny.config(train={"batch_size": 32}, optimizer={"warmup_steps": 0})
 
 
 def test_eight_devices_as_one():
-    one, state_one, _ = run(CONFIG, tiny.Problem())
-    eight, state_eight, _ = run(CONFIG, tiny.Problem(), devices=8)
+    one, state_one, _ = run(CONFIG, tiny.Task())
+    eight, state_eight, _ = run(CONFIG, tiny.Task(), devices=8)
     np.testing.assert_allclose(eight, one, rtol=1e-6)
     close(state_eight.params, state_one.params)
 
 
 def test_split_parameters_as_copied():
-    copied, state_copied, _ = run(CONFIG, tiny.Problem(), devices=8)
-    split, state_split, _ = run(CONFIG, tiny.Problem(), devices=8, fsdp=2)
+    copied, state_copied, _ = run(CONFIG, tiny.Task(), devices=8)
+    split, state_split, _ = run(CONFIG, tiny.Task(), devices=8, fsdp=2)
     np.testing.assert_allclose(split, copied, rtol=1e-6)
     close(state_split, state_copied)
     for tree in (state_split.params, state_split.ema_params):
@@ -81,53 +83,34 @@ def test_small_parameters_are_not_split():
     assert places["big"].spec == PartitionSpec(None, None, "fsdp") and places["small"].spec == PartitionSpec()
 
 
-def test_packed_parameters_take_the_same_steps():
-    shapes = jax.eval_shape(tiny.Problem().init, jax.random.key(0))
-    packing = Packing(shapes, limit=80)  # one array of the two is joined
-    losses, state, _ = run(CONFIG, tiny.Problem())
-    packed_losses, packed, _ = run(CONFIG, tiny.Problem(), packing=packing)
-    assert packed_losses == losses
-    assert jax.tree.map(jnp.shape, packed.params) == {"small": (64,), "large": [(3, 32)]}
-    close(packing.unpack(packed.params), state.params, 0)
-    close(packing.unpack(packed.ema_params), state.ema_params, 0)
-
-
-def test_packing_is_inverted():
-    tree = {"a": jnp.arange(6.0).reshape(2, 3), "b": [jnp.ones(()), jnp.zeros((5, 5))], "c": jnp.arange(3)}
-    packing = Packing(tree, limit=10)
-    packed = packing.pack(tree)
-    assert packed["small"].shape == (7,) and [x.shape for x in packed["large"]] == [(5, 5), (3,)]
-    close(packing.unpack(packed), tree, 0)
-
-
 @pytest.mark.parametrize("devices", [1, 4])
 def test_accumulation_is_the_whole_batch(devices):
     """For a loss without noise; only the order of float32 sums differs."""
-    whole, state_whole, _ = run(CONFIG, tiny.Problem(noisy=False), devices)
+    whole, state_whole, _ = run(CONFIG, tiny.Task(noisy=False), devices)
     config = tiny.config(train={"batch_size": 32, "grad_accumulation": 4}, optimizer={"warmup_steps": 0})
-    parts, state_parts, _ = run(config, tiny.Problem(noisy=False), devices)
+    parts, state_parts, _ = run(config, tiny.Task(noisy=False), devices)
     np.testing.assert_allclose(parts, whole, rtol=1e-6)
     close(state_parts.params, state_whole.params)
 
 
 def test_accumulated_microbatches_draw_their_own_noise():
-    problem = tiny.Problem()
+    task = tiny.Task()
     config = tiny.config(train={"batch_size": 32, "grad_accumulation": 2})
     keys = []
-    loss_fn = problem.loss_fn
+    loss = task.loss
 
-    def spy(params, key, batch, train):
+    def spy(variables, key, batch, **options):
         jax.debug.callback(lambda data: keys.append(tuple(data.tolist())), jax.random.key_data(key))
-        return loss_fn(params, key, batch, train)
+        return loss(variables, key, batch, **options)
 
-    problem.loss_fn = spy
-    run(config, problem, steps=2)
+    task.loss = spy
+    run(config, task, steps=2)
     jax.effects_barrier()
     assert len(keys) == 4 and len(set(keys)) == 4
 
 
 def test_several_steps_a_dispatch():
-    single, state_single, _ = run(CONFIG, tiny.Problem())
+    single, state_single, _ = run(CONFIG, tiny.Task())
     config = tiny.config(
         train={
             "batch_size": 32,
@@ -139,23 +122,23 @@ def test_several_steps_a_dispatch():
         },
         optimizer={"warmup_steps": 0},
     )
-    several, state_several, _ = run(config, tiny.Problem())
+    several, state_several, _ = run(config, tiny.Task())
     np.testing.assert_allclose(several, single, rtol=1e-6)
     close(state_several, state_single)
 
 
 @pytest.mark.parametrize("fsdp", [1, 2])
 def test_second_step_does_not_compile(fsdp):
-    problem = tiny.Problem()
-    _, _, step_fn = run(CONFIG, problem, devices=8, fsdp=fsdp)
-    assert problem.traces == 1 and step_fn._cache_size() == 1
+    task = tiny.Task()
+    _, _, step_fn = run(CONFIG, task, devices=8, fsdp=fsdp)
+    assert task.traces == 1 and step_fn._cache_size() == 1
 
 
 def test_state_is_donated():
-    config, problem = CONFIG, tiny.Problem()
-    _, state, step_fn = run(config, problem)
+    config, task = CONFIG, tiny.Task()
+    _, state, step_fn = run(config, task)
     mesh = sh.make_mesh(1, jax.devices()[:1])
-    batch = sh.put_batch(next(tiny.dataset().iterator(32, seed=0)), step_batch_sharding(config, mesh))
+    batch = sh.put_batch(next(tiny.dataset().iterator(32, seed=0)), step_batch_sharding(config.train, mesh))
     step_fn(state, batch, jax.random.key(1))
     assert state.params["in"].is_deleted()
 
@@ -165,10 +148,10 @@ def test_bad_batches_are_left_out():
     iterator = tiny.dataset().iterator(32, seed=0)
     good = [next(iterator) for _ in range(4)]
     poison = {name: value * 100 for name, value in good[0].items()}
-    problem = tiny.Problem(noisy=False, bad=50.0)
+    task = tiny.Task(noisy=False, bad=50.0)
     config = tiny.config(train={"batch_size": 32, "max_bad_steps": 3}, optimizer={"ema_warmup": True})
-    _, clean, _ = run(config, problem, steps=4, batches=good)
-    losses, mixed, _ = run(config, problem, steps=6, batches=[*good[:2], poison, poison, *good[2:]])
+    _, clean, _ = run(config, task, steps=4, batches=good)
+    losses, mixed, _ = run(config, task, steps=6, batches=[*good[:2], poison, poison, *good[2:]])
     assert np.isnan(losses).tolist() == [False, False, True, True, False, False]
     assert (int(mixed.step), int(mixed.bad_steps), int(mixed.bad_streak)) == (6, 2, 0)
     close((mixed.params, mixed.ema_params, mixed.opt_state), (clean.params, clean.ema_params, clean.opt_state), 0)
@@ -178,9 +161,9 @@ def test_after_too_many_bad_steps_nothing_moves():
     iterator = tiny.dataset().iterator(32, seed=0)
     good = [next(iterator) for _ in range(4)]
     poison = {name: value * 100 for name, value in good[0].items()}
-    problem = tiny.Problem(noisy=False, bad=50.0)
+    task = tiny.Task(noisy=False, bad=50.0)
     config = tiny.config(train={"batch_size": 32, "max_bad_steps": 2})
-    _, before, _ = run(config, problem, steps=2, batches=good)
-    _, after, _ = run(config, problem, steps=6, batches=[*good[:2], poison, poison, *good[2:]])
+    _, before, _ = run(config, task, steps=2, batches=good)
+    _, after, _ = run(config, task, steps=6, batches=[*good[:2], poison, poison, *good[2:]])
     assert int(after.bad_streak) == 4
     close(after.params, before.params, 0)

@@ -7,9 +7,9 @@ import json
 import pytest
 
 from sgmjax import _cli
+from sgmjax.config import Config, ConfigError, from_dict, to_dict, unread
 from sgmjax.training import workdir
-from sgmjax.training.config import Config, ConfigError, from_dict, to_dict, unread
-from sgmjax.training.runs import load_run, read_config
+from sgmjax.training.load import load_run, read_config
 
 CLASSIFIER = {"model": {"name": "mlp_classifier"}, "data": {"name": "ring"}}
 MEANS = "means nothing for"
@@ -122,7 +122,7 @@ def folder(tmp_path):
     """The folder of a run whose sampler is on a grid, with settings that others do not read."""
     path = tmp_path / "run"
     path.mkdir()
-    workdir.write_config(path, from_dict(SETTINGS), workdir.DataRecord((2,), None, False))
+    workdir.write_record(path, {"config": to_dict(from_dict(SETTINGS))}, workdir.DataRecord((2,), None, False))
     return path
 
 
@@ -152,7 +152,7 @@ def test_what_is_given_with_it_is_checked(folder, given, message):
 def test_an_override_makes_settings_of_the_file_idle(tmp_path):
     file = tmp_path / "mine.py"
     file.write_text(
-        "from sgmjax.training.config import complete\n\n\ndef get_config():\n"
+        "from sgmjax.config import complete\n\n\ndef get_config():\n"
         "    return complete({'sampling': {'steps': 9, 'grid': 'rho', 'rho': 5.0}})\n"
     )
     config, _ = _cli.read_config(str(file), [("sampling.sampler", "ode")])

@@ -14,8 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sgmjax.config import Config, from_dict
 from sgmjax.data.memory import ArrayDataset
-from sgmjax.training.config import Config, from_dict
+from sgmjax.tasks import Variables
 
 SETTINGS: dict[str, Any] = {
     "data": {"name": "ring", "eval_split": None},
@@ -45,7 +46,7 @@ def dataset(num: int = 100) -> ArrayDataset:
     return ArrayDataset("circle", np.stack([np.cos(angle), np.sin(angle)], -1).astype(np.float32))
 
 
-class Problem:
+class Task:
     """Noise prediction for `dataset`.
 
     Args:
@@ -55,7 +56,8 @@ class Problem:
     """
 
     event_shape = (2,)
-    is_image = False
+    num_classes = None
+    class_names = None
     discrete = False
     centered = True
 
@@ -65,15 +67,16 @@ class Problem:
 
     def init(self, key):
         first, second = jax.random.split(key)
-        return {
+        params = {
             "in": 0.5 * jax.random.normal(first, (3, self.width)),
             "out": 0.1 * jax.random.normal(second, (self.width, 2)),
         }
+        return Variables(params, {})
 
     def predict(self, params, z, t):
         return jnp.tanh(jnp.concatenate([z, t[:, None]], axis=1) @ params["in"]) @ params["out"]
 
-    def loss_fn(self, params, key, batch, train):
+    def loss(self, variables, key, batch, *, step, ema, train):
         self.traces += train
         x = batch["x"]
         if self.noisy:
@@ -82,23 +85,23 @@ class Problem:
         else:
             t, eps = jnp.abs(x[:, 0]), jnp.flip(x, axis=1)
         z = jnp.sqrt(1 - t)[:, None] * x + jnp.sqrt(t)[:, None] * eps
-        loss = jnp.mean((self.predict(params, z, t) - eps) ** 2)
+        loss = jnp.mean((self.predict(variables.params, z, t) - eps) ** 2)
         loss = jnp.where(jnp.any(x > self.bad), jnp.nan, loss)
         if self.delay and train:
             jax.debug.callback(lambda: time.sleep(self.delay))
-        return loss, {"mse": loss}
+        return loss, {"mse": loss}, variables.state
 
-    def sample_fn(self, params, key, num, *, sampler=None, steps=None, labels=None):
+    def sample(self, variables, key, num, plan, *, labels=None):
         x = jax.random.normal(key, (num, 2))
         for _ in range(3):
-            x = x - 0.3 * self.predict(params, x, jnp.ones(num))
+            x = x - 0.3 * self.predict(variables.params, x, jnp.ones(num))
         return x, {"nfe": 3}
 
 
 if __name__ == "__main__":
-    from sgmjax.training.loop import train
+    from sgmjax.training.train import train
 
     arguments = json.loads(sys.argv[2])
-    problem = Problem(**arguments.pop("problem", {}))
-    result = train(config(**arguments), sys.argv[1], problem=problem, dataset=dataset(), eval_dataset=dataset(50))
+    task = Task(**arguments.pop("task", {}))
+    result = train(config(**arguments), sys.argv[1], task=task, dataset=dataset(), eval_dataset=dataset(50))
     print("status", result.status, result.step)

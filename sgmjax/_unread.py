@@ -1,7 +1,7 @@
 """Settings that nothing reads: setting one is a mistake, and the run would be another than its author believes.
 
 What is set is what differs from its default. Whether the values that are read fit together is for `config.check` and
-`training.build`.
+`tasks.build`.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from sgmjax import models
+from sgmjax._schema import Config, DataConfig, LatentConfig, ObjectiveConfig
 from sgmjax.data import toy
 from sgmjax.samplers import registry
 from sgmjax.spec import fields
-from sgmjax.training.schema import Config, DataConfig, LatentConfig, ObjectiveConfig
 
 Rule = tuple[str, Iterable[str], str]  # section, its settings, why they (<value>) are not read, and what to do
 

@@ -1,47 +1,69 @@
-"""Opens the folder of a run: what it learnt, as functions and parameters.
+"""Opens the folder of a run: what it learnt, as functions and variables.
 
 run = load_run("runs/psld_digits")
-samples, info = run.problem.sample_fn(run.params, key, 64)
+samples, info = run.sample(key, 64)
+score_fn = run.score_fn()
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import itertools
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 
+from sgmjax._say import say as say_on_stdout
+from sgmjax.config import Config, from_dict, to_dict
 from sgmjax.data import DataError, Dataset, load, npz
 from sgmjax.data.classes import check_same
 from sgmjax.data.examples import check_values
-from sgmjax.training import build, workdir
+from sgmjax.tasks import build
+from sgmjax.tasks.base import Variables
+from sgmjax.training import workdir
 from sgmjax.training.checkpoint import Checkpointer
-from sgmjax.training.config import Config, from_dict, to_dict
-from sgmjax.training.logging import say as say_on_stdout
 
 
-class LoadedRun(NamedTuple):
+@dataclasses.dataclass(frozen=True, eq=False)
+class LoadedRun:
     """A run folder's content.
 
     Attributes:
-        problem: the functions of the run: `sde`, `eps_fn`, `score_fn`, `sample_fn`, `loss_fn`; of a classifier's run
-            `sde`, `logits_fn`, `loss_fn`.
-        params: the averaged parameters of the newest readable checkpoint; with the networks' state, where they have
-            one, {"params": parameters, "state": state}.
+        task: what is learnt at its newest readable checkpoint.
+        variables: the averaged parameters there, and the networks' state.
         step: steps taken until then.
+        config: the run's settings; None of a run of `fit`.
     """
 
-    problem: Any  # build.Problem or build.Classifier
-    params: Any
+    task: Any
+    variables: Variables
     step: int
+    config: Config | None
+
+    @property
+    def plan(self) -> Any:
+        """How samples are drawn, a `samplers.Plan`: the section `sampling` of the run's config."""
+        if self.config is None:
+            raise workdir.WorkdirError("the run has no config, which would say how samples are drawn; give a Plan")
+        return self.config.sampling
+
+    def score_fn(self, **options: Any) -> Any:
+        """The score function for samplers; options as of the task's."""
+        return self.task.score_fn(self.variables, **options)
+
+    def sample(self, key, num: int, plan: Any = None, **options: Any) -> Any:
+        """`num` samples and a `SampleInfo`, by a plan, or as the run's config says; options as of the task's."""
+        return self.task.sample(self.variables, key, num, self.plan if plan is None else plan, **options)
 
 
 def load_run(
     path: str | os.PathLike,
     *,
+    task: Callable[[], Any] | None = None,
     sampling: Mapping[str, Any] | None = None,
     sharding: jax.sharding.Sharding | None = None,
     say: Callable[[str], None] = say_on_stdout,
@@ -51,10 +73,11 @@ def load_run(
 
     Args:
         path: the run folder.
+        task: of a run of `fit`: a function that makes its (last) task.
         sampling: settings of the `sampling` section to use in place of the run's, as {"steps": 100}; `options` are
             added to the run's, unless the sampler is another one. What the run has set for a sampler of another kind
             is passed over.
-        sharding: where the parameters shall lie; None: on the first device.
+        sharding: where the variables shall lie; None: on the first device.
         say: receives a line for every damaged checkpoint that is passed over.
         averaged: False takes the parameters being trained, without their moving average.
 
@@ -63,29 +86,26 @@ def load_run(
         ConfigError: settings that cannot work.
         CheckpointError: there are checkpoints, and none can be read.
     """
-    config = read_config(path, sampling)
-    about = workdir.read_data(path)
-    known = {"class_names": about.class_names, "discrete": about.discrete}
-    problem: Any = build.problem(config, about.shape, about.num_classes, **known)
+    config = None
+    if task is None:
+        config = read_config(path, sampling)
+        about = workdir.read_data(path)
+        known = {"class_names": about.class_names, "discrete": about.discrete}
+        parts = build.phases(config, about.shape, about.num_classes, **known)
+    else:
+        parts = [(task(), 1)]
     if sharding is None:
         sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    stateful = hasattr(problem, "init_state")
-    shapes = jax.eval_shape(problem.init, jax.random.key(0))
-    state_shapes = jax.eval_shape(problem.init_state, jax.random.key(0)) if stateful else {}
-    abstract, state = jax.tree.map(
-        lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding), (shapes, state_shapes)
-    )
+    shapes = jax.eval_shape(parts[0][0].init, jax.random.key(0))
+    abstract = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding), shapes)
     with _quiet_orbax():
-        found = Checkpointer(path, read_only=True).restore_ema(abstract, say, model_state=state, averaged=averaged)
+        found = Checkpointer(path, read_only=True).restore_variables(abstract, say, averaged=averaged)
     if found is None:
         raise workdir.WorkdirError(f"no checkpoint in {path} yet; let the run go on until its first one")
-    step, params, state = found
-    if stateful:
-        params = {"params": params, "state": state}
-    if hasattr(problem, "stages"):
-        steps = problem.config.train.steps
-        problem = next(part for end, part in problem.stages(steps) if step <= end)
-    return LoadedRun(problem, params, step)
+    step, variables = found
+    ends = itertools.accumulate(steps for _, steps in parts)
+    learnt = next((one for (one, _), end in zip(parts, ends, strict=True) if step <= end), parts[-1][0])
+    return LoadedRun(learnt, variables, step, config)
 
 
 def read_config(path: str | os.PathLike, sampling: Mapping[str, Any] | None = None) -> Config:
@@ -104,35 +124,36 @@ def read_config(path: str | os.PathLike, sampling: Mapping[str, Any] | None = No
 
 
 def load_data(
-    path: str | os.PathLike, problem: Any, split: Literal["train", "eval"], file: str | None = None
+    path: str | os.PathLike, run: LoadedRun, split: Literal["train", "eval"], file: str | None = None
 ) -> Dataset:
     """The data of a run, for what is done with it afterwards.
 
     Args:
         path: the run folder.
-        problem: of the run.
+        run: that in the folder.
         split: training or held-out data.
         file: an .npz with the data to use instead (flag --data), see `sgmjax.data.npz.load_given`.
 
     Raises:
         DataError: no such data, or others than the run was trained on. InputError: a file that is no such archive.
     """
+    task = run.task
     if file is not None:
-        dataset = npz.load_given(file, split, problem.num_classes)
-    elif workdir.read_data(path).given:
+        dataset = npz.load_given(file, split, task.num_classes)
+    elif workdir.read_data(path).given or run.config is None:
         raise DataError(
             f"--data: the run in {path} was trained on a data set given in Python, which its folder does not hold; "
             "give held-out data, as --data=FILE.npz with arrays x and, for classes, labels"
         )
     else:
-        dataset = load(problem.config.data, split)
-    ours, found = (problem.event_shape, problem.discrete), (dataset.shape, dataset.discrete)
+        dataset = load(run.config.data, split)
+    ours, found = (task.event_shape, task.discrete), (dataset.shape, dataset.discrete)
     if ours != found:
         one, other = (f"{'uint8' if d else 'float32'} examples of shape {tuple(s)}" for s, d in (ours, found))
         raise DataError(f"{dataset.name}: the run in {path} was trained on {one}, and these are {other}")
-    if problem.num_classes is not None:
-        check_same(problem.num_classes, problem.class_names, dataset)
-    check_values(dataset, problem.centered)
+    if task.num_classes is not None:
+        check_same(task.num_classes, task.class_names, dataset)
+    check_values(dataset, task.centered)
     return dataset
 
 

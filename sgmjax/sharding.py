@@ -15,12 +15,10 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from sgmjax.training.packing import SMALL
-
 PyTree = Any
 
 BATCH_AXES = ("data", "fsdp")
-FSDP_MIN_SIZE = SMALL  # smaller parameters are copied: splitting them saves nothing and costs a collective each
+FSDP_MIN_SIZE = 2**14  # smaller parameters are copied: splitting them saves nothing and costs a collective each
 
 
 def make_mesh(fsdp: int = 1, devices: Sequence[Any] | None = None) -> Mesh:

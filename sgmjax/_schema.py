@@ -1,6 +1,6 @@
 """The settings of a run: their names, types, ranges and defaults.
 
-Import them from `sgmjax.training.config`, which also holds the readers and writers. A range is part of the type
+Import them from `sgmjax.config`, which also holds the readers and writers. A range is part of the type
 (`PositiveInt`, `Fraction`, ...) and is checked by the reader.
 """
 
@@ -21,7 +21,8 @@ from sgmjax._ranges import (
     Side,
     Tolerance,
 )
-from sgmjax.objectives.lsgm_weighting import Mode
+from sgmjax.objectives.time_law import Mode
+from sgmjax.objectives.weighting import Weighting
 from sgmjax.spec import Section, Settings, Table, UserPath
 
 # Sections by name: their settings are those of the constructor of that name.
@@ -86,7 +87,7 @@ VAE = Table(
 @_section
 class ObjectiveConfig:
     matching: Literal["hsm", "dsm"] = "hsm"
-    weighting: Literal["simple", "likelihood", "reweightedv1", "reweightedv2", "annealed"] = "simple"
+    weighting: Weighting = "simple"
     anneal_power: float = 2.0  # of "annealed": sigma^anneal_power on the squared error of the score (NCSN, NCSNv2)
     parameterization: Literal["eps", "mixed", "score"] = "eps"  # what the network's output is
     # What the network is given for time: t, t * 999, sigma(t), the index of the nearest of num_levels noise levels.

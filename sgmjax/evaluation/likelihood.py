@@ -14,11 +14,12 @@ from jax import Array
 from jax.sharding import Mesh
 
 from sgmjax import samplers
+from sgmjax import sharding as sh
 from sgmjax.data.dequantize import dequantize
-from sgmjax.objectives import TimeSampler, importance
+from sgmjax.evaluation.draw import map_examples
+from sgmjax.objectives import TimeLaw, importance
 from sgmjax.samplers.likelihood import Probing, Trace, Truncation
-from sgmjax.training import sharding as sh
-from sgmjax.training.evaluation import map_examples
+from sgmjax.tasks.base import Variables
 
 PyTree = Any
 
@@ -61,18 +62,18 @@ class HeldOut(NamedTuple):
     nfe: np.ndarray
 
 
-def example_likelihood(problem: Any, settings: LikelihoodSettings, times: TimeSampler, params, key, x, label):
+def example_likelihood(task: Any, settings: LikelihoodSettings, time_law: TimeLaw, variables, key, x, label):
     """-log p by the ODE, its variational bound, and the evaluations of the ODE, scalars, of one example x (*event)."""
     noise_key, ode_key, bound_key = jax.random.split(key, 3)
     x = x[None]
     if jnp.issubdtype(x.dtype, jnp.integer):  # a density needs no noise
-        x = dequantize(noise_key, x, centered=problem.centered)
-    labels = None if problem.num_classes is None else label[None]
-    score_fn = problem.score_fn(params, labels=labels)
+        x = dequantize(noise_key, x, centered=task.centered)
+    labels = None if task.num_classes is None else label[None]
+    score_fn = task.score_fn(variables, labels=labels)
     log_prob, info = samplers.likelihood(
         ode_key,
         score_fn,
-        problem.sde,
+        task.sde,
         x,
         t_min=settings.t_min,
         rtol=settings.rtol,
@@ -88,19 +89,19 @@ def example_likelihood(problem: Any, settings: LikelihoodSettings, times: TimeSa
     lower, _ = samplers.variational_bound(
         bound_key,
         score_fn,
-        problem.sde,
+        task.sde,
         x,
         draws=settings.draws,
         t_min=settings.t_min,
         truncation=settings.truncation,
-        times=times,
+        time_law=time_law,
     )
     return -log_prob[0], -lower[0], info.nfe
 
 
 def held_out_likelihood(
-    problem: Any,
-    params: PyTree,
+    task: Any,
+    variables: Variables,
     key: Array,
     dataset: Any,
     *,
@@ -117,8 +118,8 @@ def held_out_likelihood(
     An example's result depends on the key and on its place in the data, not on the batch size or its batch-mates.
 
     Args:
-        problem: has `sde`, `score_fn`, `is_image`, `centered`, `num_classes`, as `build.Problem`.
-        params: averaged parameters.
+        task: a `Generative` one, of what it diffuses.
+        variables: the averaged ones.
         key: of dequantisation, momenta, probes and times.
         dataset: has `num_examples` and `read`.
         num: how many examples; all of the data if it has fewer.
@@ -131,11 +132,11 @@ def held_out_likelihood(
     """
     num = min(num, dataset.num_examples)
     everywhere, split = sh.replicated(mesh), sh.batch_sharding(mesh)
-    times = importance(problem.sde, t_min=settings.t_min)
+    time_law = importance(task.sde, t_min=settings.t_min)
 
-    def batch_of(params, key, batch):
+    def batch_of(variables, key, batch):
         keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(batch["index"])
-        one = lambda key, x, label: example_likelihood(problem, settings, times, params, key, x, label)  # noqa: E731
+        one = lambda key, x, label: example_likelihood(task, settings, time_law, variables, key, x, label)  # noqa: E731
         return [v.astype(jnp.float32) for v in jax.vmap(one)(keys, batch["x"], batch["label"])]
 
     run = jax.jit(batch_of, in_shardings=(shardings, everywhere, split), out_shardings=split)
@@ -143,7 +144,7 @@ def held_out_likelihood(
     for draw in range(settings.dequantizations):
         draw_key = jax.random.fold_in(key, draw)
         indices, values = map_examples(
-            functools.partial(run, params, draw_key),
+            functools.partial(run, variables, draw_key),
             dataset,
             num,
             batch_size,

@@ -24,14 +24,15 @@ from jax import Array
 from jax.sharding import Mesh
 
 from sgmjax import samplers
+from sgmjax import sharding as sh
+from sgmjax.evaluation.draw import map_examples
 from sgmjax.models import distributions
 from sgmjax.models.nvae.terms import ACTIVE_NATS
 from sgmjax.objectives.lsgm import lsgm
-from sgmjax.objectives.lsgm_weighting import LatentTimes, latent_times
+from sgmjax.objectives.time_law import WeightedLaw, lsgm_mode
 from sgmjax.samplers.likelihood import Probing, Trace
-from sgmjax.training import sharding as sh
-from sgmjax.training.evaluation import map_examples
-from sgmjax.training.latent import LatentProblem
+from sgmjax.tasks.base import Variables
+from sgmjax.tasks.latent import LatentTask
 
 PyTree = Any
 
@@ -80,25 +81,27 @@ class Nelbo:
     nfe: np.ndarray
 
 
-def example_nelbo(problem: Any, settings: NelboSettings, times: LatentTimes, weights: PyTree, key, x) -> dict[str, Any]:
+def example_nelbo(
+    task: Any, settings: NelboSettings, times: WeightedLaw, variables: Variables, key, x
+) -> dict[str, Any]:
     """The terms of `Nelbo` of one image x (H, W, C), each averaged over posterior samples; "kl" by latent channel."""
     data_key, key = jax.random.split(key)
-    x = problem.images(data_key, x[None])
+    x = task.images(data_key, x[None])
 
     def one(i):
         posterior_key, ode_key, weighted_key = jax.random.split(jax.random.fold_in(key, i), 3)
-        output = problem.encode(weights, posterior_key, x)
-        reconstruction = problem.vae.reconstruction_loss(output.logits, x)[0]
+        output = task.encode(variables, posterior_key, x)
+        reconstruction = task.vae.reconstruction_loss(output.logits, x)[0]
         normal = [-distributions.standard_normal_log_prob(e) for e in output.eps]
-        log_q, finer = _total(output.log_q), normal[problem.vae.groups_per_scale :]
+        log_q, finer = _total(output.log_q), normal[task.vae.groups_per_scale :]
         found = {"reconstruction": reconstruction, "normal": reconstruction + log_q + _total(normal)}
-        if not isinstance(problem, LatentProblem):
+        if not isinstance(task, LatentTask):
             return found | {"kl": _by_channel(output.log_q, normal)}
-        z = problem.latents(output)
+        z = task.latents(output)
         log_prob, info = samplers.likelihood(
             ode_key,
-            problem.score_fn(weights),
-            problem.sde,
+            task.score_fn(variables),
+            task.sde,
             z,
             t_min=settings.t_min,
             rtol=settings.rtol,
@@ -113,14 +116,14 @@ def example_nelbo(problem: Any, settings: NelboSettings, times: LatentTimes, wei
         many = jnp.broadcast_to(z, (settings.draws, *z.shape[1:]))
         losses = lsgm(
             weighted_key,
-            problem.prior_fn(weights["state"]["active"]),
-            weights["params"]["prior"],
-            problem.sde,
+            task.prior_fn(variables.state["active"]),
+            variables.params["prior"],
+            task.sde,
             many,
             p=times,
         )
         cross_entropy = jnp.mean(losses.cross_entropy, axis=0, keepdims=True)
-        neg_log_p = [*problem.vae.decompose_eps(cross_entropy), *finer]
+        neg_log_p = [*task.vae.decompose_eps(cross_entropy), *finer]
         rest = reconstruction + log_q + _total(finer)
         found |= {"ode": rest - log_prob[0], "weighted": rest + jnp.sum(cross_entropy), "nfe": jnp.squeeze(info.nfe)}
         return found | {"kl": _by_channel(output.log_q, neg_log_p)}
@@ -139,8 +142,8 @@ def _by_channel(log_q, neg_log_p) -> Any:
 
 
 def held_out_nelbo(
-    problem: Any,
-    weights: PyTree,
+    task: Any,
+    variables: Variables,
     key: Array,
     dataset: Any,
     *,
@@ -157,29 +160,29 @@ def held_out_nelbo(
     An image's result depends on the key and on its place in the data, not on the batch size or its batch-mates.
 
     Args:
-        problem: `latent.VAEStage` or `latent.LatentProblem`.
-        weights: its {"params", "state"}.
+        task: a `VAETask` or a `LatentTask`.
+        variables: its networks'.
         key: of all that is random but the choice of the images.
         dataset: has `num_examples` and `read`.
         num: how many images; all of the data if it has fewer.
         batch_size: images at a time; rounded up to a multiple of the number of devices.
         settings: how.
         mesh: from `make_mesh`.
-        shardings: of the weights.
+        shardings: of the variables.
         seed: which images, when not all are taken.
         progress: told after each batch how many images are done.
     """
     num = min(num, dataset.num_examples)
     everywhere, split = sh.replicated(mesh), sh.batch_sharding(mesh)
-    t_min = problem.config.objective.t_min
-    times = latent_times(problem.sde, "ll_iw", t_min=t_min)
+    t_min = task.t_min
+    times = lsgm_mode(task.sde, "ll_iw", t_min=t_min)
 
-    def batch_of(weights, key, batch):
+    def batch_of(variables, key, batch):
         keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(batch["index"])
-        return jax.vmap(lambda key, x: example_nelbo(problem, settings, times, weights, key, x))(keys, batch["x"])
+        return jax.vmap(lambda key, x: example_nelbo(task, settings, times, variables, key, x))(keys, batch["x"])
 
     run = jax.jit(batch_of, in_shardings=(shardings, everywhere, split), out_shardings=split)
-    each = functools.partial(run, weights, key)
+    each = functools.partial(run, variables, key)
     indices, terms = map_examples(each, dataset, num, batch_size, mesh, seed=seed, progress=progress)
     found = {name: values.astype(np.float64) for name, values in terms.items()}
     return Nelbo(

@@ -1,7 +1,7 @@
 """What `python -m sgmjax.sample` does beyond drawing: guidance, inpainting, colourisation, starts from data.
 
     control = Control(guidance=2.0, classifier=load_run("runs/classifier_digits"))
-    x, info = control.sample_fn(run.problem)(control.params(run.params), key, 64, labels=jnp.full(64, 3))
+    x, info = control.sample_fn(run)(control.variables(run), key, 64, labels=jnp.full(64, 3))
 
 The mathematics is in `sgmjax.samplers.{guidance, inpainting, editing}`; here a run's settings meet it.
 """
@@ -20,15 +20,16 @@ import numpy as np
 from sgmjax import samplers
 from sgmjax._inputs import InputError, check_labels, check_numbers, read_array, shown
 from sgmjax._ranges import NON_NEGATIVE, check_range
+from sgmjax.config import ConfigError, differences, to_dict
 from sgmjax.data import DataError, Dataset, load, to_float
 from sgmjax.data.classes import to_labels
 from sgmjax.data.examples import check_floats
-from sgmjax.samplers import registry
+from sgmjax.evaluation import pictures
+from sgmjax.samplers import plan, registry
 from sgmjax.samplers.inpainting import check_mask
-from sgmjax.training import pictures
-from sgmjax.training.build import Classifier, Problem, run_sampler
-from sgmjax.training.config import ConfigError, differences, to_dict
-from sgmjax.training.runs import LoadedRun, load_run
+from sgmjax.tasks import ClassifierTask, LatentTask
+from sgmjax.tasks.vae import LatentModel
+from sgmjax.training.load import LoadedRun, load_run
 
 COLUMNS = 8  # images of an interpolation, and inputs shown beside one another
 
@@ -69,14 +70,14 @@ class Control:
         """Of the guidance; 1 where nothing is said: the score of the class itself."""
         return 1.0 if self.guidance is None else self.guidance
 
-    def check(self, problem: Any, labels: np.ndarray | None) -> None:
+    def check(self, run: LoadedRun, labels: np.ndarray | None) -> None:
         """Raise ConfigError, in one line, for what does not fit the run or cannot be done together.
 
         InputError: labels that are no classes.
         """
-        settings = problem.config.sampling
+        settings = run.plan
         constrained = self.mask is not None or self.colorize
-        self._check_latent(problem, constrained)
+        self._check_latent(run, constrained)
         if self.mask is not None and self.colorize:
             raise ConfigError("--inpaint and --colorize: choose one of them")
         if self.interpolate and (constrained or self.start_time is not None):
@@ -102,22 +103,22 @@ class Control:
             if not settings.t_min < self.start_time < 1:
                 bounds = f"between {settings.t_min:g} (sampling.t_min) and 1"
                 raise ConfigError(f"--start_time: must lie {bounds}, got {self.start_time:g}")
-        if self.colorize and (not problem.is_image or problem.event_shape[-1] != 3):
+        if self.colorize and (len(run.task.event_shape) != 3 or run.task.event_shape[-1] != 3):
             raise ConfigError("--colorize: the data of this run have no colours; it needs images of three channels")
-        if self.interpolate and problem.num_classes is not None and labels is None:
+        if self.interpolate and run.task.num_classes is not None and labels is None:
             raise ConfigError("--interpolate: the network of this run needs a class; give one, as --labels=3")
         if self.interpolate and labels is not None and len(set(labels.tolist())) > 1:
             raise ConfigError("--interpolate: between images of one class; give one in --labels")
-        self._check_guidance(problem, labels)
+        self._check_guidance(run, labels)
         if labels is not None:
-            known = problem if self.classifier is None else self.classifier.problem
+            known = run.task if self.classifier is None else self.classifier.task
             if known.num_classes is None:
                 raise ConfigError("--labels: the network of this run knows no classes; leave it out")
             check_labels(labels, known.num_classes, "--labels")
 
-    def _check_latent(self, problem: Any, constrained: bool) -> None:
+    def _check_latent(self, run: LoadedRun, constrained: bool) -> None:
         """What concerns runs with a VAE, or needs one."""
-        if problem.config.vae is None:
+        if not isinstance(run.task, LatentModel):
             if self.reconstruct:
                 raise ConfigError("--reconstruct: the run has no VAE to reconstruct images with")
             return
@@ -129,20 +130,20 @@ class Control:
             )
         if self.reconstruct and self.interpolate:
             raise ConfigError("--reconstruct, --interpolate: choose one of them")
-        if self.interpolate and not hasattr(problem, "interpolate"):
+        if self.interpolate and not isinstance(run.task, LatentTask):
             raise ConfigError("--interpolate: along the flow of the prior, which this run has not trained yet")
 
-    def _check_guidance(self, problem: Problem, labels: np.ndarray | None) -> None:
+    def _check_guidance(self, run: LoadedRun, labels: np.ndarray | None) -> None:
         check_range(self.guidance, NON_NEGATIVE, "--guidance", ConfigError)
         if self.classifier is None and self.guidance is None:
             return
         if labels is None:
             raise ConfigError("--guidance, --classifier: towards which class? give --labels=3")
         if self.classifier is not None:
-            _check_classifier(problem, self.classifier.problem)
-        elif problem.num_classes is None:
+            _check_classifier(run, self.classifier)
+        elif run.task.num_classes is None:
             raise ConfigError("--guidance: the network of this run knows no classes; give --classifier=<a run of one>")
-        elif self.guidance != 1.0 and not problem.config.objective.label_dropout:
+        elif self.guidance != 1.0 and not run.task.label_dropout:
             raise ConfigError(
                 "--guidance: this run was trained without objective.label_dropout, so that its network knows no score "
                 "without a class; leave it out, or train with label_dropout=0.1"
@@ -151,7 +152,7 @@ class Control:
     def inputs(
         self,
         word: str,
-        problem: Problem,
+        run: LoadedRun,
         num: int,
         labels: np.ndarray | None,
         held_out: Callable[[], Dataset] | None = None,
@@ -163,59 +164,63 @@ class Control:
         if not self.needs_input:
             return {}, labels
         if self.interpolate:
-            x, _ = read_inputs(word, problem, num + 1, held_out)
+            x, _ = read_inputs(word, run, num + 1, held_out)
             return {"x0": x[:-1], "x1": x[1:]}, labels
-        x, own = read_inputs(word, problem, min(num, COLUMNS), held_out)
+        x, own = read_inputs(word, run, min(num, COLUMNS), held_out)
         turn = np.arange(num) % len(x)
-        if labels is None and own is not None and problem.num_classes is not None:
+        if labels is None and own is not None and run.task.num_classes is not None:
             labels = own[turn]
         return {"x0": x[turn]}, labels
 
     # ------------------------------------------------------------------------------------------------------ drawing
-    def params(self, params: Any) -> dict[str, Any]:
+    def variables(self, run: LoadedRun) -> dict[str, Any]:
         """The parameters that `sample_fn` takes: the run's, and the classifier's beside them."""
-        classifier = {} if self.classifier is None else {"classifier": self.classifier.params}
-        return {"score": params, **classifier}
+        classifier = {} if self.classifier is None else {"classifier": self.classifier.variables}
+        return {"score": run.variables, **classifier}
 
-    def sample_fn(self, problem: Any) -> Callable[..., Any]:
-        """sample_fn(params, key, num, *, labels=None, x0=None, x1=None) -> samples and a `SampleInfo`.
+    def sample_fn(self, run: LoadedRun) -> Callable[..., Any]:
+        """sample_fn(variables, key, num, *, labels=None, x0=None, x1=None) -> samples and a `SampleInfo`.
 
         x0 are the inputs (num, *event), x1 the other ends of an interpolation. Samples of either interpolation are
         (num, COLUMNS, *event). The NFE counts calls of the score function; see `cost`.
         """
         plain = self.classifier is None and self.strength == 1.0
         if plain and not self.needs_input and not self.interpolate_samples:
-            return lambda params, key, num, **labels: problem.sample_fn(params["score"], key, num, **labels)
+            return lambda variables, key, num, **labels: run.task.sample(
+                variables["score"], key, num, run.plan, **labels
+            )
 
-        def sample(params, key, num: int, *, labels=None, x0=None, x1=None):
+        task = run.task
+
+        def sample(variables, key, num: int, *, labels=None, x0=None, x1=None):
             options: dict[str, Any]
             label_key, start_key, key = jax.random.split(key, 3)
-            if labels is None and problem.num_classes is not None:
-                labels = jax.random.randint(label_key, (num,), 0, problem.num_classes)
-            settings, sde = problem.config.sampling, problem.sde
+            if labels is None and task.num_classes is not None:
+                labels = jax.random.randint(label_key, (num,), 0, task.num_classes)
+            settings, sde = run.plan, task.sde
             if self.reconstruct:
-                x = problem.reconstruct(params["score"], key, x0)
+                x = task.reconstruct(variables["score"], key, x0)
                 return x, samplers.SampleInfo(nfe=0, state=None)
             if self.interpolate:
                 one = None if labels is None else labels[:1]  # one class for any number of states
 
                 def along(z, t):
                     each = None if one is None else jnp.broadcast_to(one, z.shape[:1])
-                    return self._score_fn(problem, params, each)(z, t)
+                    return self._score_fn(task, variables, each)(z, t)
 
                 tolerances = {"rtol": settings.rtol, "atol": settings.atol}
                 options = {"t_min": settings.t_min, **{k: v for k, v in tolerances.items() if v is not None}}
-                if problem.config.vae is not None:
-                    x, nfe = problem.interpolate(params["score"], key, x0, x1, COLUMNS, **options)
+                if isinstance(run.task, LatentModel):
+                    x, nfe = task.interpolate(variables["score"], key, x0, x1, COLUMNS, **options)
                 else:
                     x, nfe = samplers.interpolate(key, along, sde, x0, x1, num=COLUMNS, **options)
                 return x, samplers.SampleInfo(nfe=nfe, state=None)
             if self.interpolate_samples:
                 each = None if labels is None else jnp.repeat(labels, COLUMNS)
-                score_fn = self._score_fn(problem, params, each)
+                score_fn = self._score_fn(task, variables, each)
                 rows = functools.partial(samplers.annealed_langevin_interpolation, num=COLUMNS)
-                return run_sampler(settings, key, score_fn, sde, (num, *problem.event_shape), sampler=rows)
-            score_fn = self._score_fn(problem, params, labels)
+                return plan.draw(settings, key, score_fn, sde, (num, *task.event_shape), sampler=rows)
+            score_fn = self._score_fn(task, variables, labels)
             options = {}
             if self.start_time is not None:
                 options = {"start": self.start_time, "initial": samplers.noised(start_key, sde, x0, self.start_time)}
@@ -223,20 +228,20 @@ class Control:
                 options["constraint"] = samplers.inpaint(sde, x0, self.mask, repeats=self.repeats)
             if self.colorize:
                 options["constraint"] = samplers.colorize(sde, x0, repeats=self.repeats)
-            x, info = run_sampler(settings, key, score_fn, sde, (num, *problem.event_shape), **options)
+            x, info = plan.draw(settings, key, score_fn, sde, (num, *task.event_shape), **options)
             if self.mask is not None and x0 is not None:  # also where the sampler stops before t = 0
                 x = jnp.where(jnp.broadcast_to(jnp.asarray(self.mask) > 0, x.shape), x0, x)
             return x, info
 
         return sample
 
-    def _score_fn(self, problem: Problem, params: dict[str, Any], labels):
+    def _score_fn(self, task: Any, variables: dict[str, Any], labels):
         if self.classifier is None:
-            return problem.score_fn(params["score"], labels=labels, guidance=self.strength)
-        own = labels if problem.num_classes is not None else None
-        score_fn = problem.score_fn(params["score"], labels=own)
-        logits_fn = self.classifier.problem.logits_fn(params["classifier"])
-        return samplers.guided_score(score_fn, logits_fn, labels, self.strength, sde=problem.sde)
+            return task.score_fn(variables["score"], labels=labels, guidance=self.strength)
+        own = labels if task.num_classes is not None else None
+        score_fn = task.score_fn(variables["score"], labels=own)
+        logits_fn = self.classifier.task.logits_fn(variables["classifier"])
+        return samplers.guided_score(score_fn, logits_fn, labels, self.strength, sde=task.sde)
 
     def cost(self) -> str:
         """What stands behind each score evaluation, in words."""
@@ -258,39 +263,39 @@ class Control:
         }
         return "".join(f"{part}_" for part, there in parts.items() if there)
 
-    def picture(self, problem: Problem, samples: np.ndarray, inputs: dict[str, np.ndarray]) -> np.ndarray:
+    def picture(self, task: Any, samples: np.ndarray, inputs: dict[str, np.ndarray]) -> np.ndarray:
         """The samples (from `pictures.to_arrays`) below the inputs and what was kept of them, uint8 (H, W, 3)."""
         if self.interpolate or self.interpolate_samples:
-            flat = samples.reshape(-1, *problem.event_shape)
-            return pictures.picture(flat, limit=12 * COLUMNS, columns=COLUMNS, centered=problem.centered)
-        if not inputs or not problem.is_image:
-            return pictures.picture(samples, centered=problem.centered)
+            flat = samples.reshape(-1, *task.event_shape)
+            return pictures.picture(flat, limit=12 * COLUMNS, columns=COLUMNS, centered=task.centered)
+        if not inputs or len(task.event_shape) != 3:
+            return pictures.picture(samples, centered=task.centered)
         x0 = inputs["x0"][:COLUMNS]
         rows = [x0]
         if self.mask is not None:
-            middle = np.float32(0.0 if problem.centered else 0.5)
+            middle = np.float32(0.0 if task.centered else 0.5)
             rows.append(np.where(np.broadcast_to(self.mask > 0, x0.shape), x0, middle))
         if self.colorize:
             rows.append(np.broadcast_to(x0.mean(axis=-1, keepdims=True), x0.shape))
-        above = pictures.to_arrays(np.concatenate(rows), problem.discrete, problem.centered)
+        above = pictures.to_arrays(np.concatenate(rows), task.discrete, task.centered)
         shown = np.concatenate([above, samples])
-        return pictures.picture(shown, limit=12 * len(x0), columns=len(x0), centered=problem.centered)
+        return pictures.picture(shown, limit=12 * len(x0), columns=len(x0), centered=task.centered)
 
 
-def load_classifier(path: str, problem: Problem, **options: Any) -> LoadedRun:
-    """The run of a classifier for the score network of `problem`.
+def load_classifier(path: str, run: LoadedRun, **options: Any) -> LoadedRun:
+    """The run of a classifier for the score network of another.
 
     Args:
         path: its folder.
-        problem: of the score network's run.
+        run: that of the score network.
         options: as `load_run`.
 
     Raises:
         ConfigError: it is not one, or belongs to other data or another process. And as `load_run`.
     """
-    run = load_run(path, **options)
-    _check_classifier(problem, run.problem)
-    return run
+    classifier = load_run(path, **options)
+    _check_classifier(run, classifier)
+    return classifier
 
 
 def read_mask(word: str, event_shape: tuple[int, ...]) -> np.ndarray:
@@ -332,7 +337,7 @@ def read_mask(word: str, event_shape: tuple[int, ...]) -> np.ndarray:
 
 
 def read_inputs(
-    word: str, problem: Problem, num: int, held_out: Callable[[], Dataset] | None = None
+    word: str, run: LoadedRun, num: int, held_out: Callable[[], Dataset] | None = None
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """`num` inputs in the network's range, (num, *event) float32, in turn, and their labels if there are any.
 
@@ -345,58 +350,61 @@ def read_inputs(
         ConfigError: no such file, or data of another shape. DataError: no held-out data, or of other classes.
         InputError: labels that are no classes of the run.
     """
+    task = run.task
     if word == "test":
-        dataset: Any = load(problem.config.data, "eval") if held_out is None else held_out()
+        dataset: Any = load(run.config.data, "eval") if held_out is None and run.config else None
+        dataset = dataset if held_out is None else held_out()
         batch = dataset.read(np.arange(min(num, dataset.num_examples)))
         x, labels = batch["x"], batch["label"] if dataset.num_classes is not None else None
     elif word.endswith((".npz", ".npy")):
         x = read_array(word, ("samples", "x"), "--input")
         labels = read_array(word, ("labels",), "--input", required=False)
         check_numbers(x, "--input: x")
-        labels = None if problem.num_classes is None else _input_labels(labels, len(x), problem)
+        labels = None if task.num_classes is None else _input_labels(labels, len(x), task)
     else:
         raise ConfigError(f"--input: test, or an .npz of images; got {shown(word)!r}")
-    if x.shape[1:] != problem.event_shape or not len(x):
-        raise ConfigError(f"--input: {shown(word)} has {x.shape}, and this run makes {problem.event_shape}")
+    if x.shape[1:] != task.event_shape or not len(x):
+        raise ConfigError(f"--input: {shown(word)} has {x.shape}, and this run makes {task.event_shape}")
     try:
-        x = to_float(x, problem.centered)
+        x = to_float(x, task.centered)
     except DataError as error:
         raise ConfigError(f"--input: {error}") from None
-    check_floats(x, problem.centered if problem.is_image else None, "--input: x")
+    check_floats(x, task.centered if len(task.event_shape) == 3 else None, "--input: x")
     x = np.asarray(x, np.float32)
     turn = np.arange(num) % len(x)
     return x[turn], None if labels is None else np.asarray(labels, np.int32)[turn]
 
 
-def _input_labels(labels: Any, num: int, problem: Problem) -> np.ndarray | None:
+def _input_labels(labels: Any, num: int, task: Any) -> np.ndarray | None:
     """The classes of inputs, (num,) int32, from their numbers or names."""
     if labels is None:
         return None
-    assert problem.num_classes is not None
+    assert task.num_classes is not None
     if labels.dtype.kind == "U":
         if labels.shape != (num,):
             raise InputError(f"--input: labels have shape {labels.shape}, expected ({num},), one for each example")
-        return to_labels(labels.tolist(), problem.num_classes, problem.class_names, "--input: labels")
-    check_labels(labels, problem.num_classes, "--input: labels", length=num)
+        return to_labels(labels.tolist(), task.num_classes, task.class_names, "--input: labels")
+    check_labels(labels, task.num_classes, "--input: labels", length=num)
     return labels.astype(np.int32)
 
 
-def _check_classifier(problem: Problem, classifier: Any) -> None:
+def _check_classifier(run: LoadedRun, guide: LoadedRun) -> None:
     """Raise ConfigError unless the classifier's noised data are those of the score network."""
-    if not isinstance(classifier, Classifier):
+    task, classifier = run.task, guide.task
+    if not isinstance(classifier, ClassifierTask):
         raise ConfigError(
             "--classifier: this is the run of a score network; train a classifier, as configs/classifier_digits.py does"
         )
-    if classifier.event_shape != problem.event_shape or classifier.centered != problem.centered:
+    if classifier.event_shape != task.event_shape or classifier.centered != task.centered:
         raise ConfigError(
             f"--classifier: it was trained on {classifier.event_shape} (centered={classifier.centered}), this run on "
-            f"{problem.event_shape} (centered={problem.centered})"
+            f"{task.event_shape} (centered={task.centered})"
         )
-    if problem.num_classes is not None:
-        known = (problem.class_names, classifier.class_names)
-        if problem.num_classes != classifier.num_classes or (None not in known and known[0] != known[1]):
+    if task.num_classes is not None:
+        known = (task.class_names, classifier.class_names)
+        if task.num_classes != classifier.num_classes or (None not in known and known[0] != known[1]):
             raise ConfigError("--classifier: it was trained on other classes than this run; give one of the same data")
-    ours, theirs = (to_dict(p.config.sde) for p in (problem, classifier))
+    ours, theirs = (to_dict(one.config.sde) for one in (run, guide) if one.config is not None)
     ignored = ("numerical_eps", "factor")  # not the law of the process
     changed = [f"{key} {a} here, {b} there" for key, a, b in differences(ours, theirs) if key not in ignored]
     if changed:

@@ -12,28 +12,28 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
+from sgmjax import sharding as sh
 from sgmjax._inputs import check_labels
-from sgmjax.training import sharding as sh
-from sgmjax.training.logging import say
+from sgmjax._say import say
 
 PyTree = Any
 
 
 def make_eval_loss(
-    loss_fn: Callable[..., Any], mesh: Mesh, shardings: PyTree
+    loss: Callable[..., Any], mesh: Mesh, shardings: PyTree
 ) -> Callable[[PyTree, Array, dict[str, Array]], dict[str, Array]]:
-    """The jitted `metrics(params, key, batch)`, without dropout: `loss` and what else `loss_fn` reports, each ().
+    """The jitted `metrics(variables, key, batch)`, without dropout: `loss` and what else the task reports, each ().
 
     Args:
-        loss_fn: like `Problem.loss_fn`.
+        loss: `Task.loss`.
         mesh: from `make_mesh`.
-        shardings: of the parameters.
+        shardings: of the variables.
     """
     everywhere = sh.replicated(mesh)
 
-    def metrics(params, key, batch):
-        loss, others = loss_fn(params, key, batch, False)
-        return jax.tree.map(lambda m: m.astype(jnp.float32), {"loss": loss, **others})
+    def metrics(variables, key, batch):
+        value, others, _ = loss(variables, key, batch, step=jnp.zeros((), jnp.int32), ema=variables.params, train=False)
+        return jax.tree.map(lambda m: m.astype(jnp.float32), {"loss": value, **others})
 
     return jax.jit(
         metrics,
@@ -44,7 +44,7 @@ def make_eval_loss(
 
 def held_out_metrics(
     eval_loss: Callable[[PyTree, Array, dict[str, Array]], dict[str, Array]],
-    params: PyTree,
+    variables: PyTree,
     key: Array,
     dataset: Any,
     batch_size: int,
@@ -57,7 +57,7 @@ def held_out_metrics(
 
     Args:
         eval_loss: from `make_eval_loss`.
-        params: averaged parameters.
+        variables: the averaged ones.
         key: batch i uses `fold_in(key, i)`.
         dataset: has `num_examples` and `read`.
         batch_size: over all processes.
@@ -71,7 +71,7 @@ def held_out_metrics(
     for i in range(batches):
         mine = i * batch_size + jax.process_index() * local + np.arange(local)
         placed = sh.put_batch(dataset.read(mine % dataset.num_examples), sh.batch_sharding(mesh))
-        losses.append(eval_loss(params, jax.random.fold_in(key, i), placed))
+        losses.append(eval_loss(variables, jax.random.fold_in(key, i), placed))
         if i >= 2:
             jax.block_until_ready(losses[i - 2])  # at most two batches ahead of the devices
     losses = jax.device_get(losses)
@@ -80,7 +80,7 @@ def held_out_metrics(
 
 def accuracy_by_time(
     accuracy: Callable[..., Array],
-    params: PyTree,
+    variables: PyTree,
     dataset: Any,
     mesh: Mesh,
     *,
@@ -90,8 +90,8 @@ def accuracy_by_time(
     """How often a classifier is right about data noised to t = 0.001 ... 1: times and shares, (n,) each.
 
     Args:
-        accuracy: `Classifier.accuracy`.
-        params: averaged parameters.
+        accuracy: `ClassifierTask.accuracy`.
+        variables: the averaged ones.
         dataset: has `num_examples` and `read`.
         mesh: from `make_mesh`.
         limit: examples used, at most.
@@ -107,7 +107,7 @@ def accuracy_by_time(
         placed = sh.put_batch(dataset.read(mine % dataset.num_examples), sh.batch_sharding(mesh))
         keys = jax.random.split(jax.random.key(i), len(times))
         keys = [jax.device_put(key, sh.replicated(mesh)) for key in keys]
-        table.append([run(params, key, placed, t) for key, t in zip(keys, times.astype(np.float32), strict=True)])
+        table.append([run(variables, key, placed, t) for key, t in zip(keys, times.astype(np.float32), strict=True)])
     return times, np.mean(jax.device_get(table), axis=0)
 
 
@@ -156,9 +156,9 @@ class Sampler:
     """Draws samples in batches of one size, the work split over all devices.
 
     Args:
-        sample_fn: like `Problem.sample_fn`.
+        sample_fn: sample_fn(variables, key, num, **given), like `Task.sample` with a plan.
         mesh: from `make_mesh`.
-        shardings: of the parameters.
+        shardings: of the variables.
         batch_size: samples a call; rounded up to a multiple of the number of devices.
     """
 
@@ -168,8 +168,8 @@ class Sampler:
         everywhere = sh.replicated(mesh)
         self._mesh = mesh
 
-        def draw(params, key, given):
-            x, info = sample_fn(params, key, self.batch_size, **(given or {}))
+        def draw(variables, key, given):
+            x, info = sample_fn(variables, key, self.batch_size, **(given or {}))
             return x, jnp.asarray(_nfe(info))
 
         self._draw = jax.jit(
@@ -180,7 +180,7 @@ class Sampler:
 
     def __call__(
         self,
-        params: PyTree,
+        variables: PyTree,
         key: Array,
         num: int,
         *,
@@ -194,7 +194,7 @@ class Sampler:
         Batch i uses `fold_in(key, i)`, so the samples depend on `batch_size` and not on when they are drawn.
 
         Args:
-            params: averaged parameters.
+            variables: the averaged ones.
             key: of this set of samples.
             num: how many.
             labels: (num,) integers from 0, classes to draw.
@@ -214,7 +214,7 @@ class Sampler:
                 start = i * self.batch_size
                 indices = np.resize(np.arange(start, min(start + self.batch_size, num)), self.batch_size)
                 part = {name: value[indices] for name, value in given.items()} or None
-                x, used = self._draw(params, jax.random.fold_in(key, i), part)
+                x, used = self._draw(variables, jax.random.fold_in(key, i), part)
                 parts.append(sh.fetch(x))
                 nfe = max(nfe, int(np.max(sh.fetch(used))))
                 progress(min(start + self.batch_size, num))

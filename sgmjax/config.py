@@ -1,7 +1,7 @@
 """The one door through which settings enter: dictionaries in, frozen dataclasses out.
 
 A config file returns `complete({...})`: nested dictionaries, validated and filled with the defaults of
-`sgmjax.training.schema`. The library itself only ever sees the frozen dataclasses. Every wrong key, type or value is a
+`sgmjax._schema`. The library itself only ever sees the frozen dataclasses. Every wrong key, type or value is a
 `ConfigError` that names the key and the fix, raised before anything is compiled.
 """
 
@@ -12,8 +12,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from sgmjax.spec import ConfigError, Section, fields, read, to_dict
-from sgmjax.training.schema import (
+from sgmjax._schema import (
     CLASSIFIERS,
     MODEL,
     SDE,
@@ -26,7 +25,8 @@ from sgmjax.training.schema import (
     SamplingConfig,
     TrainConfig,
 )
-from sgmjax.training.unread import unread, without
+from sgmjax._unread import unread, without
+from sgmjax.spec import ConfigError, Section, fields, read, to_dict
 
 __all__ = [
     "CLASSIFIERS", "MODEL", "SDE", "VAE", "Config", "ConfigError", "DataConfig", "LatentConfig",

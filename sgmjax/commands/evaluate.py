@@ -1,0 +1,148 @@
+"""Measures a run.
+
+    python -m sgmjax.evaluate --workdir=runs/psld_digits --metrics=bpd
+    python -m sgmjax.evaluate --workdir=runs/cld_cifar --metrics=bpd --num=1000 --momenta=8 --probes=4
+    python -m sgmjax.evaluate --workdir=runs/psld_digits --metrics=bpd,frechet
+
+    nelbo    of runs with a VAE: the negative bound in nats (binary images) or bits/dim, by the probability-flow ODE of
+             the prior, by the weighted objective, and with a normal prior; KL per group, active units
+    bpd      bits/dim of held-out images with uniform dequantisation (of floats nats/dim, of vectors nats per example),
+             by the probability-flow ODE; and beside it the variational bound, which is of the generative SDE
+    frechet  Frechet distance in pixel space of samples, drawn as the run's config says, to the data: for small images
+    neighbours  how near such samples are to their nearest training images, against how near held-out images are: has
+             the model memorised? With a picture, each row a sample and its nearest training images
+
+Takes the averaged parameters of the newest checkpoint, with --params=raw those being trained. The data are those of
+the run's config; --data=FILE.npz gives others, as runs on arrays given in Python need. Writes
+`<workdir>/metrics/<metric>_step<step>.json` with all settings that matter. --t_min is by default the time where the
+run's training ended.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sgmjax import _cli
+from sgmjax._inputs import InputError, check_writable, shown
+from sgmjax._ranges import COUNT, OPEN_UNIT, SEED, TOLERANCE, check_memory
+
+_COUNTS = ("num", "batch_size", "probes", "momenta", "dequantizations", "draws", "posterior_samples", "nearest")
+RANGES = dict.fromkeys(_COUNTS, COUNT) | {"rtol": TOLERANCE, "atol": TOLERANCE, "t_min": OPEN_UNIT, "seed": SEED}
+
+
+def main(argv: Sequence[str]) -> int:
+    """The command; returns the exit status."""
+    return _cli.serve(argv, read_flags, evaluate)
+
+
+def read_flags(argv: Sequence[str]) -> Any:
+    """The parsed flags.
+
+    Raises:
+        UsageError: naming the flag and the fix.
+    """
+    from absl import flags
+
+    values = flags.FlagValues()
+    _cli.define_path(values, "workdir", None, "the run folder")
+    flags.DEFINE_list("metrics", ["bpd"], "what to measure: bpd, ...", flag_values=values)
+    flags.DEFINE_enum("split", "test", ["test", "train"], "held-out or training data", flag_values=values)
+    _cli.define_path(values, "data", None, "an .npz with the data: x_test, or x, held out")
+    flags.DEFINE_enum(
+        "params", "ema", ["ema", "raw"], "averaged parameters, or those being trained", flag_values=values
+    )
+    flags.DEFINE_integer("num", None, "examples or samples; default all examples", flag_values=values)
+    flags.DEFINE_integer("batch_size", None, "examples at a time", flag_values=values)
+    flags.DEFINE_integer("seed", 0, "of all that is random, and of which examples", flag_values=values)
+    flags.DEFINE_float("t_min", None, "where the integration starts", flag_values=values)
+    flags.DEFINE_float("rtol", 1e-5, "relative tolerance of the ODE", flag_values=values)
+    flags.DEFINE_float("atol", 1e-5, "absolute tolerance of the ODE", flag_values=values)
+    flags.DEFINE_string("solver", "Dopri5", "an explicit Runge-Kutta solver of diffrax", flag_values=values)
+    kinds = ["rademacher", "gaussian", "exact"]
+    flags.DEFINE_enum("trace", "rademacher", kinds, "probes of the divergence, or exact", flag_values=values)
+    flags.DEFINE_integer("probes", 1, "probes to average", flag_values=values)
+    kinds = ["blocks", "joint", "drift"]
+    flags.DEFINE_enum("probing", "blocks", kinds, "what a probe sees; drift: as the official codes", flag_values=values)
+    flags.DEFINE_integer("momenta", 1, "importance samples of the auxiliary variables", flag_values=values)
+    kinds = ["ignore", "bound"]
+    flags.DEFINE_enum("truncation", "ignore", kinds, "of t_min > 0; ignore: as published", flag_values=values)
+    flags.DEFINE_integer("dequantizations", 1, "draws of the noise on discrete data", flag_values=values)
+    flags.DEFINE_integer("draws", 16, "times drawn for the variational bound of an example", flag_values=values)
+    flags.DEFINE_integer("posterior_samples", 1, "draws of an image's latent variables, of nelbo", flag_values=values)
+    flags.DEFINE_integer("nearest", 8, "neighbours of a sample to show", flag_values=values)
+    _cli.define_path(values, "out", None, "file of the result; for one metric only")
+    flags.DEFINE_bool("help", False, "show this help", flag_values=values, short_name="h")
+    _cli.parse_flags(values, argv, RANGES)
+    if values.help:
+        _cli.show_help(__doc__, values)
+    if not values.workdir:
+        raise _cli.UsageError("--workdir: which run? give its folder, as --workdir=runs/psld_digits")
+    if not values.metrics:
+        raise _cli.UsageError("--metrics: which? give some, as --metrics=bpd,frechet")
+    if values.out and len(values.metrics) > 1:
+        raise _cli.UsageError("--out: is for one metric; leave it out, and each gets a file in <workdir>/metrics")
+    return values
+
+
+def evaluate(values: Any) -> None:
+    """Measures as the flags say; prints a line for every result and writes them.
+
+    Raises:
+        ValueError: flags that do not fit the run, or no run in the folder.
+        CheckpointError: no checkpoint can be read.
+    """
+    import jax
+
+    from sgmjax import sharding as sh
+    from sgmjax._say import say
+    from sgmjax.evaluation import metrics
+    from sgmjax.tasks import ClassifierTask
+    from sgmjax.training.load import load_data, load_run
+
+    for name in values.metrics:
+        if name not in metrics.METRICS:
+            names = ", ".join(metrics.METRICS)
+            raise _cli.UsageError(f"--metrics: no metric called {name!r}; there are {names}")
+    path = Path(values.workdir)
+    mesh = sh.make_mesh()
+    run = load_run(path, sharding=sh.replicated(mesh), say=say, averaged=values.params == "ema")
+    task, config = run.task, run.config
+    assert config is not None
+    if isinstance(task, ClassifierTask):
+        raise _cli.UsageError(f"--workdir: {shown(path)} is a classifier's run; give that of a score network")
+    if values.out and jax.process_index() == 0:
+        check_writable(Path(values.out), "--out")
+    for name in values.metrics:
+        try:
+            metrics.check(name, task, values.num)
+        except InputError as error:
+            raise _cli.UsageError(f"--metrics: {error}") from None
+    part, other = ("eval", "train") if values.split == "test" else ("train", "eval")
+    dataset = load_data(path, run, part, values.data)
+    largest = values.num or max(config.sampling.num, dataset.num_examples)
+    if {"frechet", "neighbours"} & set(values.metrics):
+        check_memory("--num", values.num or 1, task.event_shape, fix="give fewer")
+    check_memory("--batch_size", min(values.batch_size or 1, largest), task.event_shape, fix="give fewer")
+    subject = metrics.Subject(
+        task=task, variables=run.variables, data=dataset, plan=run.plan, mesh=mesh, held_out=part == "eval",
+        others=lambda: load_data(path, run, other, values.data), mirrored=config.data.flip, num=config.sampling.num,
+        batch_size=config.sampling.batch_size, t_min=config.objective.t_min, progress=_cli.progress,
+    )  # fmt: skip
+    settings = metrics.Settings(**{f.name: getattr(values, f.name) for f in dataclasses.fields(metrics.Settings)})
+    raw = "" if values.params == "ema" else "_raw"
+    for name in values.metrics:
+        say(f"{name} on {dataset.name}, step {run.step} of {path} ...")
+        start = time.perf_counter()
+        found = metrics.METRICS[name](subject, settings)
+        seconds = time.perf_counter() - start
+        out = Path(values.out) if values.out else path / "metrics" / f"{name}_step{run.step}{raw}.json"
+        common = {"metric": name, "workdir": str(path), "step": run.step, "parameters": values.params}
+        common |= {"split": values.split, "data": dataset.name, "seed": values.seed}
+        metrics.write(out, found, common | {"seconds": round(seconds, 2)})
+        for line in found.lines:
+            say(line)
+        say(f"{seconds:.1f} s, {out}")

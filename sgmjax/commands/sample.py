@@ -1,0 +1,232 @@
+"""Draws samples from a run.
+
+    python -m sgmjax.sample --workdir=runs/psld_digits --num=1000
+    python -m sgmjax.sample --workdir=runs/psld_cifar --num=50000 --sampler=em --steps=1000 --out=em1000
+    python -m sgmjax.sample --workdir=runs/ve_cifar --sampler=pc --steps=2000 --options=snr=0.16,predictor=ancestral
+    python -m sgmjax.sample --workdir=runs/psld_digits --classifier=runs/classifier_digits --labels=3 --guidance=2
+    python -m sgmjax.sample --workdir=runs/psld_digits --inpaint=half
+    python -m sgmjax.sample --workdir=runs/psld_digits --interpolate
+    python -m sgmjax.sample --workdir=runs/ncsnv2_digits --interpolate_samples
+    python -m sgmjax.sample --workdir=runs/lsgm_digits --reconstruct
+
+Takes the averaged parameters of the newest checkpoint, with --params=raw those being trained. What is not said is as in
+the run's config. Writes
+`<out>.npz` (`samples`: (num, *shape of an example), uint8 or float32 as the data; `nfe`, `step`) and a picture,
+`<out>.png`. With --inpaint, --colorize or --start_time the samples come from eight inputs in turn, which are in the
+.npz too (`inputs`); the picture shows the inputs, what was kept of them, and rows of samples. With --interpolate each
+row goes from one input to the next, with --interpolate_samples from one sample to another, and `samples` has
+(num, 8, *shape of an example). Of a run on arrays that were given in Python, --data=FILE.npz says where held-out data
+are.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sgmjax import _cli
+from sgmjax._inputs import InputError, check_writable, shown
+from sgmjax._ranges import COUNT, NON_NEGATIVE, OPEN_UNIT, SEED, TOLERANCE, check_memory
+
+RANGES = {"num": COUNT, "steps": COUNT, "batch_size": COUNT, "resample": COUNT, "seed": SEED}
+RANGES |= {"rtol": TOLERANCE, "atol": TOLERANCE, "guidance": NON_NEGATIVE, "start_time": OPEN_UNIT}
+
+
+def main(argv: Sequence[str]) -> int:
+    """The command; returns the exit status."""
+    return _cli.serve(argv, read_flags, draw)
+
+
+def read_flags(argv: Sequence[str]) -> Any:
+    """The parsed flags.
+
+    Raises:
+        UsageError: naming the flag and the fix.
+    """
+    from absl import flags
+
+    values = flags.FlagValues()
+    _cli.define_path(values, "workdir", None, "the run folder")
+    flags.DEFINE_integer("num", None, "how many samples", flag_values=values)
+    flags.DEFINE_string("sampler", None, "name of the sampler", flag_values=values)
+    flags.DEFINE_integer("steps", None, "network evaluations a sample, the denoising one included", flag_values=values)
+    flags.DEFINE_string("grid", None, "time grid: uniform, quadratic, rho, ...", flag_values=values)
+    flags.DEFINE_list("options", None, "the sampler's own settings, as snr=0.2,corrector=none", flag_values=values)
+    flags.DEFINE_string("denoise", None, "last step: True, False, tweedie, ode, x_mean", flag_values=values)
+    flags.DEFINE_float("rtol", None, "relative tolerance of adaptive samplers", flag_values=values)
+    flags.DEFINE_float("atol", None, "absolute tolerance of adaptive samplers", flag_values=values)
+    flags.DEFINE_enum(
+        "params", "ema", ["ema", "raw"], "averaged parameters, or those being trained", flag_values=values
+    )
+    flags.DEFINE_integer("seed", 0, "of the samples", flag_values=values)
+    flags.DEFINE_integer("batch_size", None, "samples drawn at a time", flag_values=values)
+    flags.DEFINE_list("labels", None, "classes, by number or name, as 3 or cat,dog: used in turn", flag_values=values)
+    _cli.define_path(values, "classifier", None, "run folder of a classifier that guides to --labels")
+    flags.DEFINE_float("guidance", None, "strength of the guidance; 1 is Bayes' rule", flag_values=values)
+    _cli.define_path(values, "inpaint", None, "what is kept: half, center, or an .npz with `mask`")
+    flags.DEFINE_bool("colorize", False, "keep the grey part of colour images", flag_values=values)
+    flags.DEFINE_integer("resample", 1, "times each step of --inpaint or --colorize is taken", flag_values=values)
+    flags.DEFINE_float("start_time", None, "start from inputs noised to this time", flag_values=values)
+    flags.DEFINE_bool("reconstruct", False, "inputs through the VAE and back; for runs with one", flag_values=values)
+    flags.DEFINE_bool("interpolate", False, "rows of images between two inputs", flag_values=values)
+    flags.DEFINE_bool(
+        "interpolate_samples",
+        False,
+        "rows of samples of annealed Langevin chains whose noise turns",
+        flag_values=values,
+    )
+    _cli.define_path(values, "input", "test", "test (held-out data), or an .npz of examples")
+    _cli.define_path(values, "data", None, "an .npz with the held-out data of --input=test, as x_test or x")
+    _cli.define_path(values, "out", None, "path without ending; default <workdir>/samples/...")
+    flags.DEFINE_bool("help", False, "show this help", flag_values=values, short_name="h")
+    _cli.parse_flags(values, argv, RANGES)
+    if values.help:
+        _cli.show_help(__doc__, values)
+    if not values.workdir:
+        raise _cli.UsageError("--workdir: which run? give its folder, as --workdir=runs/psld_digits")
+    return values
+
+
+def draw(values: Any) -> None:
+    """Samples as the flags say, and writes them.
+
+    Raises:
+        ValueError: flags that do not fit the run, or no run in the folder.
+        CheckpointError: no checkpoint can be read.
+    """
+    import jax
+    import numpy as np
+
+    from sgmjax import sharding as sh
+    from sgmjax._say import say
+    from sgmjax.commands import control
+    from sgmjax.evaluation import pictures
+    from sgmjax.evaluation.draw import Sampler
+    from sgmjax.samplers import registry
+    from sgmjax.tasks import ClassifierTask
+    from sgmjax.training.load import load_data, load_run
+
+    path = Path(values.workdir)
+    names = ("num", "sampler", "steps", "grid", "denoise", "batch_size", "rtol", "atol")
+    given = {name: value for name in names if (value := getattr(values, name)) is not None}
+    if "denoise" in given:
+        given["denoise"] = _cli.literal(given["denoise"])
+    if values.options:
+        given["options"] = read_options(values.options)
+    if values.interpolate:
+        given.setdefault("sampler", "ode")  # whose tolerances are those of the flow
+    mesh = sh.make_mesh()
+    everywhere = sh.replicated(mesh)
+    if "num" not in given and (values.inpaint or values.colorize or values.start_time is not None):
+        given["num"] = 4 * control.COLUMNS
+    if "num" not in given and (values.interpolate or values.interpolate_samples or values.reconstruct):
+        given["num"] = control.COLUMNS
+    run = load_run(path, sampling=given, sharding=everywhere, say=say, averaged=values.params == "ema")
+    task, step = run.task, run.step
+    if isinstance(task, ClassifierTask):
+        raise _cli.UsageError(f"--workdir: {path} is a classifier's run; give that of a score network")
+    sampling = run.plan
+    for name, count in (("num", sampling.num), ("batch_size", sampling.batch_size)):
+        fix = "give fewer, and draw the others with another --seed" if name == "num" else "give fewer"
+        check_memory(f"--{name}", min(count, sampling.num), task.event_shape, fix=fix)
+    if values.out and jax.process_index() == 0:
+        for ending in (".npz", ".png"):
+            check_writable(Path(values.out.removesuffix(".npz") + ending), "--out")
+    guide = None
+    if values.classifier:
+        guide = control.load_classifier(values.classifier, run, sharding=everywhere, say=say)
+    classes = guide.task.num_classes if guide is not None else task.num_classes
+    names = guide.task.class_names if guide is not None else task.class_names
+    labels = read_labels(values.labels, classes, sampling.num, names)
+    steer = control.Control(
+        guidance=values.guidance,
+        classifier=guide,
+        mask=control.read_mask(values.inpaint, task.event_shape) if values.inpaint else None,
+        colorize=values.colorize,
+        repeats=values.resample,
+        start_time=values.start_time,
+        interpolate=values.interpolate,
+        interpolate_samples=values.interpolate_samples,
+        reconstruct=values.reconstruct,
+    )
+    steer.check(run, labels)
+    if values.data and not (steer.needs_input and values.input == "test"):
+        raise _cli.UsageError("--data: nothing here starts from held-out data; it is for --inpaint, --start_time, ...")
+    held_out = functools.partial(load_data, path, run, "eval", values.data)
+    inputs, labels = steer.inputs(values.input, run, sampling.num, labels, held_out)
+    variables = steer.variables(run)
+    shardings = jax.tree.map(lambda _: everywhere, variables)
+    sampler = Sampler(steer.sample_fn(run), mesh, shardings, min(sampling.batch_size, sampling.num))
+
+    if registry.is_adaptive(sampling.sampler):
+        rtol, atol = ("its own" if v is None else f"{v:g}" for v in (sampling.rtol, sampling.atol))
+        how = f"tolerances {rtol} and {atol}"
+        name = sampling.sampler + ("" if sampling.rtol is None else f"_{rtol}")
+    else:
+        how = f"{sampling.steps} steps, {sampling.grid} grid"
+        name = f"{sampling.sampler}_{sampling.steps}_{sampling.grid}"
+    if values.interpolate:
+        how, name = "the probability flow, there and back", "ode"
+    elif values.reconstruct:
+        how, name = "the VAE", "vae"
+    else:
+        how = f"{sampling.sampler} ({how})"
+    say(f"drawing {sampling.num} samples with {how} from step {step} of {shown(path)} ...")
+    start = time.perf_counter()
+    key = jax.device_put(jax.random.key(values.seed), everywhere)
+    show = _cli.progress(sampling.num, " samples")
+    drawn = sampler(variables, key, sampling.num, labels=labels, inputs=inputs, progress=show)
+    assert drawn is not None
+    samples = pictures.to_arrays(drawn[0], task.discrete, task.centered)
+    name = f"{steer.name}{name}{'' if values.params == 'ema' else '_raw'}_seed{values.seed}"
+    out = Path(values.out.removesuffix(".npz")) if values.out else path / "samples" / name
+    if jax.process_index() == 0:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        extra = {} if labels is None else {"labels": labels}
+        if "x0" in inputs:
+            extra["inputs"] = pictures.to_arrays(inputs["x0"], task.discrete, task.centered)
+        pictures.save_arrays(f"{out}.npz", samples=samples, nfe=np.int64(drawn[1]), step=np.int64(step), **extra)
+        pictures.save_picture(f"{out}.png", steer.picture(task, samples, inputs))
+    say(f"NFE {drawn[1]}{steer.cost()}, {time.perf_counter() - start:.1f} s, {out}.npz and .png")
+
+
+def read_options(words: list[str]) -> dict[str, Any]:
+    """What --options says: ["snr=0.2"] -> {"snr": 0.2}.
+
+    Raises:
+        UsageError: a word without a name or a value.
+    """
+    options = {}
+    for word in words:
+        name, equals, text = word.partition("=")
+        if not name or not equals:
+            raise _cli.UsageError(f"--options: {word!r} is no setting; write name=value, as snr=0.2")
+        options[name.strip()] = _cli.literal(text)
+    return options
+
+
+def read_labels(
+    words: list[str] | None, num_classes: int | None, num: int, names: tuple[str, ...] | None = None
+) -> Any:
+    """The classes to draw, (num,) int32, or None. `num_classes` is the network's, `names` those of its classes.
+
+    Raises:
+        UsageError: a label that is no class of the data.
+    """
+    import numpy as np
+
+    from sgmjax.data.classes import to_labels
+
+    if not words:
+        return None
+    if num_classes is None:
+        raise _cli.UsageError(
+            "--labels: the network of this run knows no classes (model.num_classes); leave it out, or give --classifier"
+        )
+    try:
+        return np.resize(to_labels(words, num_classes, names, "--labels"), num)
+    except InputError as error:
+        raise _cli.UsageError(str(error)) from None

@@ -1,0 +1,338 @@
+"""Metrics of a generative model by name, the same during training, after it, and from a notebook.
+
+    subject = Subject(task, variables, data=held_out, plan=plan, mesh=make_mesh())
+    found = METRICS["bpd"](subject, Settings(num=1000))
+
+A new one is a function of these two arguments and its name in `METRICS`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from sgmjax import exact, metrics
+from sgmjax import sharding as sh
+from sgmjax._inputs import InputError, replacing
+from sgmjax.data import dequantize
+from sgmjax.evaluation import pictures
+from sgmjax.evaluation.draw import Sampler
+from sgmjax.evaluation.likelihood import LikelihoodSettings, held_out_likelihood
+from sgmjax.evaluation.nelbo import NelboSettings, held_out_nelbo
+from sgmjax.models.distributions import bits_per_dim
+from sgmjax.samplers.likelihood import Probing, Trace, Truncation
+from sgmjax.tasks.base import Variables
+from sgmjax.tasks.vae import LatentModel
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Subject:
+    """What is measured.
+
+    Attributes:
+        task: a `Generative` one.
+        variables: averaged parameters and the networks' state.
+        data: what it is compared with, held-out data as a rule.
+        others: gives the other part of the data, training data as a rule; for metrics that need both.
+        held_out: whether `data` are held out.
+        mirrored: whether mirrored images were trained on.
+        plan: how samples are drawn.
+        num, batch_size: of samples where the settings leave it open.
+        t_min: the time where training ended.
+        mesh: the devices.
+        progress: given a number and a unit, a function that is told how many are done.
+    """
+
+    task: Any
+    variables: Variables
+    data: Any
+    plan: Any
+    mesh: Mesh
+    others: Callable[[], Any] | None = None
+    held_out: bool = True
+    mirrored: bool = False
+    num: int = 1000
+    batch_size: int = 500
+    t_min: float = 1e-5
+    progress: Callable[..., Callable[[int], None]] = lambda num, unit="": lambda done: None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How it is measured; each metric reads what concerns it, see `LikelihoodSettings` and `NelboSettings`.
+
+    Attributes:
+        num: examples or samples; None: all examples, as many samples as the subject says.
+        batch_size: at a time; None: the subject's.
+        seed: of all that is random.
+        t_min: where the ODE ends; None: where training ended.
+        nearest: training images shown beside each sample, of `neighbours`.
+    """
+
+    num: int | None = None
+    batch_size: int | None = None
+    seed: int = 0
+    t_min: float | None = None
+    rtol: float = 1e-5
+    atol: float = 1e-5
+    solver: str = "Dopri5"
+    trace: Trace = "rademacher"
+    probes: int = 1
+    probing: Probing = "blocks"
+    momenta: int = 1
+    truncation: Truncation = "ignore"
+    dequantizations: int = 1
+    draws: int = 16
+    posterior_samples: int = 1
+    nearest: int = 8
+
+
+class Measured(NamedTuple):
+    """What a metric found.
+
+    Attributes:
+        numbers: the figures that matter, by name; for logs.
+        lines: in words.
+        record: all that is needed to repeat it, and the results; JSON-able.
+        picture: uint8 (H, W, 3), or None.
+    """
+
+    numbers: dict[str, float]
+    lines: list[str]
+    record: dict[str, Any]
+    picture: np.ndarray | None = None
+
+
+Metric = Callable[[Subject, Settings], Measured]
+
+
+def check(name: str, task: Any, num: int | None = None) -> None:
+    """Checks before the work that a metric is one of this task.
+
+    Args:
+        name: of the metric.
+        task: what is measured.
+        num: examples or samples; None: as many as there are.
+
+    Raises:
+        InputError: in one line, what to use instead.
+    """
+    if name not in METRICS:
+        raise InputError(f"no metric called {name!r}; there are {', '.join(METRICS)}")
+    if name in ("frechet", "neighbours") and len(task.event_shape) != 3:
+        raise InputError(f"{name} is for images, and examples of this run have shape {task.event_shape}")
+    has_vae = isinstance(task, LatentModel)
+    if name == "nelbo" and not has_vae:
+        raise InputError("nelbo is for runs with a VAE; use bpd")
+    if name == "bpd" and has_vae:
+        raise InputError("bpd is of models of the data themselves; for a run with a VAE use nelbo")
+    if name == "frechet" and num == 1:
+        raise InputError("frechet compares covariances, which one sample has not; give many")
+
+
+def bpd(subject: Subject, settings: Settings) -> Measured:
+    """Held-out bits/dim (of floats nats/dim, of vectors nats an example), by the ODE and by the variational bound."""
+    task, data, key = subject.task, subject.data, jax.random.key(settings.seed)
+    chosen = _settings(LikelihoodSettings, settings, t_min=settings.t_min or subject.t_min)
+    if not task.discrete:  # a density needs no noise
+        chosen = dataclasses.replace(chosen, dequantizations=1)
+    num = min(settings.num or data.num_examples, data.num_examples)
+    everywhere = sh.replicated(subject.mesh)
+    found = held_out_likelihood(
+        task,
+        subject.variables,
+        jax.device_put(key, everywhere),
+        data,
+        num=num,
+        batch_size=settings.batch_size or min(subject.batch_size, num),
+        settings=chosen,
+        mesh=subject.mesh,
+        shardings=_places(subject),
+        seed=settings.seed,
+        progress=subject.progress(num * chosen.dequantizations),
+    )
+    size = math.prod(task.event_shape)
+    results = {"ode": found.ode, "variational_bound": found.bound}
+    words = {"ode": "probability-flow ODE", "variational_bound": "variational bound (SDE)"}
+    if task.discrete:
+        unit = "bits/dim"
+        results = {name: dequantize.bits_per_dim(-nats, size, centered=task.centered) for name, nats in results.items()}
+    elif len(task.event_shape) > 1:
+        unit = "nats/dim"
+        results = {name: nats / size for name, nats in results.items()}
+    else:
+        unit = "nats/example"
+        known = exact.ring() if data.name.split(" ")[0] == "ring" else None  # the one set with a density in closed form
+        if known is not None:
+            x = data.read(found.indices)["x"]
+            results["exact"] = -np.asarray(jax.jit(known.log_prob)(x), np.float64)
+            words["exact"] = "true density of the data"
+    summary = {name: mean_and_error(nats) for name, nats in results.items()}
+    nfe = {"mean": float(found.nfe.mean()), "max": int(found.nfe.max())}
+    lines = [f"{words[name]}: {_show(s)} {unit}" for name, s in summary.items()]
+    lines[0] += f", {num} examples, NFE {nfe['mean']:.0f} on average, {nfe['max']} at most"
+    record: dict[str, Any] = {"unit": unit, "num": num, "results": summary, "nfe": nfe}
+    record |= {"settings": dataclasses.asdict(chosen)}
+    if task.discrete:
+        record["dequantization"] = {"kind": "uniform", "levels": 256, "centered": task.centered}
+    numbers = {"bpd" if name == "ode" else f"bpd_{name}": s["mean"] for name, s in summary.items()}
+    return Measured(numbers, lines, record)
+
+
+def nelbo(subject: Subject, settings: Settings) -> Measured:
+    """The negative bound of a run with a VAE, in nats (binary images) or bits/dim."""
+    task, data = subject.task, subject.data
+    chosen = _settings(NelboSettings, settings, t_min=settings.t_min or subject.plan.t_min)
+    num = min(settings.num or data.num_examples, data.num_examples)
+    everywhere = sh.replicated(subject.mesh)
+    found = held_out_nelbo(
+        task,
+        subject.variables,
+        jax.device_put(jax.random.key(settings.seed), everywhere),
+        data,
+        num=num,
+        batch_size=settings.batch_size or min(subject.batch_size, num),
+        settings=chosen,
+        mesh=subject.mesh,
+        shardings=_places(subject),
+        seed=settings.seed,
+        progress=subject.progress(num, " images"),
+    )
+    binary = task.vae.decoder == "bin"
+    unit = "nats" if binary else "bits/dim"
+    scale = 1.0 if binary else float(bits_per_dim(1.0, task.vae.dimensions))
+    words = {
+        "normal": "NELBO with a normal prior",
+        "ode": "NELBO, prior by the probability-flow ODE",
+        "weighted": "NELBO, prior by the weighted objective",
+    }
+    results = {name: mean_and_error(scale * nats) for name, nats in found.nelbo.items()}
+    numbers = {f"nelbo_{name}": found["mean"] for name, found in results.items()}
+    results["reconstruction"] = mean_and_error(scale * found.reconstruction)
+    lines = [f"{words[n]}: {_show(r)} {unit}" for n, r in results.items() if n in words]
+    if "ode" in results:
+        lines[1] += f", NFE {found.nfe.mean():.0f} on average, {found.nfe.max():.0f} at most"
+        results["normal_minus_ode"] = mean_and_error(scale * (found.nelbo["normal"] - found.nelbo["ode"]))
+        results["weighted_minus_ode"] = mean_and_error(scale * (found.nelbo["weighted"] - found.nelbo["ode"]))
+    groups = found.kl_per_group.mean(axis=0)
+    lines.append(
+        f"reconstruction {results['reconstruction']['mean']:.4f} {unit}, KL per group "
+        + ", ".join(f"{kl:.2f}" for kl in groups)
+        + f" nats, {found.active_units} active units of {len(groups) * task.vae.latents_per_group}, {num} images"
+    )
+    record = {"unit": unit, "num": num, "results": results, "settings": dataclasses.asdict(chosen)}
+    record |= {"kl_per_group_nats": groups.tolist(), "active_units": found.active_units}
+    record |= {"nfe": {"mean": float(found.nfe.mean()), "max": int(found.nfe.max())}}
+    return Measured(numbers, lines, record)
+
+
+def frechet(subject: Subject, settings: Settings) -> Measured:
+    """Frechet distance in pixel space of samples to the data: for small images."""
+    samples, about = samples_of(subject, settings)
+    real = subject.data.read(np.arange(subject.data.num_examples))["x"]
+    distance = metrics.pixel_frechet(samples, real, centered=subject.task.centered)
+    line = f"pixel-space Frechet distance: {distance:.4f}, {about['num']} samples to {len(real)} images"
+    record = about | {"real": len(real), "results": {"pixel_frechet": distance}}
+    return Measured({"frechet": distance}, [f"{line}, NFE {about['nfe']}"], record)
+
+
+def neighbours(subject: Subject, settings: Settings) -> Measured:
+    """How near samples are to their nearest training images, against how near held-out images are."""
+    if subject.others is None:
+        raise InputError("neighbours: compares samples with training and held-out data; give both")
+    other = subject.others()
+    training, held_out = (other, subject.data) if subject.held_out else (subject.data, other)
+    samples, about = samples_of(subject, settings)
+    k = min(settings.nearest, training.num_examples)
+    near = metrics.nearest(samples, training, k, mirrored=subject.mirrored)  # a mirrored copy is a copy then
+    # As many held-out images as there are samples, at most: the search takes as long for them.
+    order = np.random.default_rng(settings.seed).permutation(held_out.num_examples)[: max(len(samples), 1000)]
+    reference = metrics.nearest(held_out.read(np.sort(order))["x"], training, mirrored=subject.mirrored)
+    found = metrics.memorisation(near.distances[:, 0], reference.distances[:, 0])
+    lines = [
+        f"distance to the nearest of {training.num_examples} training images, median: {found.sample_median:.4f} of "
+        f"{len(samples)} samples, {found.held_out_median:.4f} of {len(order)} held-out images, ratio "
+        f"{found.median_ratio:.3f}",
+        f"nearer than {found.threshold:.4f}, as 1% of the held-out images are: {100 * found.share_below:.2f}% +- "
+        f"{100 * found.share_error:.2f}% of the samples",
+    ]
+    nearest = int(np.argmin(near.distances[:, 0]))
+    record = about | {"training": training.num_examples, "held_out": len(order), "mirrored": subject.mirrored}
+    record |= {"nearest": k, "results": dataclasses.asdict(found) | {"smallest": float(near.distances[nearest, 0])}}
+    rows = metrics.picture_rows(samples, training, near)
+    picture = pictures.picture(rows, limit=len(rows), columns=1 + k, centered=subject.task.centered)
+    return Measured({"neighbours_median_ratio": found.median_ratio}, lines, record, picture)
+
+
+METRICS: dict[str, Metric] = {"bpd": bpd, "frechet": frechet, "neighbours": neighbours, "nelbo": nelbo}
+
+
+def write(path: Path, found: Measured, common: dict[str, Any]) -> None:
+    """Writes what a metric found: the record as JSON, in one move, and the picture beside it. By process 0.
+
+    Args:
+        path: of the JSON file; numbers that are not finite become null, which JSON can hold.
+        found: of the metric.
+        common: what else belongs into the record: which metric, step, data, ...
+    """
+    if jax.process_index() != 0:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(_finite(common | found.record), indent=2) + "\n", encoding="utf-8")
+    if found.picture is not None:
+        pictures.save_picture(path.with_suffix(".png"), found.picture)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+# ---------------------------------------------------------------------------------------------------------------- parts
+def samples_of(subject: Subject, settings: Settings) -> tuple[np.ndarray, dict[str, Any]]:
+    """Samples by the subject's plan, as they are saved, and what to record about them."""
+    num = settings.num or subject.num
+    batch_size = min(settings.batch_size or subject.batch_size, num)
+
+    def sample(variables, key, num, **given):
+        return subject.task.sample(variables, key, num, subject.plan, **given)
+
+    sampler = Sampler(sample, subject.mesh, _places(subject), batch_size)
+    key = jax.device_put(jax.random.key(settings.seed), sh.replicated(subject.mesh))
+    drawn = sampler(subject.variables, key, num, progress=subject.progress(num))
+    assert drawn is not None
+    chosen = dataclasses.asdict(subject.plan) | {"num": num, "batch_size": sampler.batch_size}
+    samples = pictures.to_arrays(drawn[0], subject.task.discrete, subject.task.centered)
+    return samples, {"num": num, "nfe": drawn[1], "settings": chosen}
+
+
+def mean_and_error(values: Any) -> dict[str, Any]:
+    """The mean over examples and its standard error; None for one example."""
+    error = float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else None
+    return {"mean": float(values.mean()), "standard_error": error}
+
+
+def _show(found: dict[str, Any]) -> str:
+    """What `mean_and_error` found, in words; one example has no error."""
+    error = found["standard_error"]
+    return f"{found['mean']:.4f}" + ("" if error is None else f" +- {error:.4f}")
+
+
+def _places(subject: Subject) -> Any:
+    return jax.tree.map(lambda _: sh.replicated(subject.mesh), subject.variables)
+
+
+def _settings(kind: Any, settings: Settings, **others: Any) -> Any:
+    """The part of the settings that one kind of evaluation has."""
+    names = {field.name for field in dataclasses.fields(kind)} - others.keys()
+    return kind(**{name: getattr(settings, name) for name in names}, **others)

@@ -1,0 +1,155 @@
+"""How samples are drawn, said in one value: the sampler by name, its settings, its budget and its grid.
+
+    plan = Plan(sampler="sscs", steps=100)
+    samples, info = draw(plan, key, score_fn, sde, (64, 32, 32, 3))
+
+What a configuration's section `sampling` says, and what `Task.sample` takes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+
+from sgmjax import sdes
+from sgmjax._inputs import InputError
+from sgmjax.samplers import registry
+from sgmjax.samplers.editing import start_at
+from sgmjax.samplers.grids import time_grid
+from sgmjax.samplers.predictor_corrector import score_sde_times
+from sgmjax.score import ScoreFn
+from sgmjax.sharding import BATCH_AXES
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is not said is as in a configuration.
+
+    Attributes:
+        sampler: a name of `sgmjax.samplers.SAMPLERS`.
+        options: the sampler's own settings, its function's keyword arguments, {"snr": 0.16}.
+        steps: network evaluations, the denoising one included; of samplers on a grid.
+        grid: a name of `samplers.time_grid`; "score_sde" with `pc`, "levels" with VE, see `times`.
+        rho, power: of the grids of these names.
+        t_min: time where sampling ends.
+        denoise: see `samplers.common.denoise_step`; "x_mean": pc's last step without its noise.
+        rtol, atol: of adaptive samplers; None: the sampler's own.
+    """
+
+    sampler: str = "sscs"
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    steps: int = 50
+    grid: Literal["uniform", "quadratic", "power", "rho", "logsnr", "score_sde", "levels"] = "quadratic"
+    rho: float = 7.0
+    power: float = 2.0
+    t_min: float = 1e-3
+    denoise: bool | Literal["sde", "ode", "tweedie", "x_mean"] = True
+    rtol: float | None = None
+    atol: float | None = None
+
+
+def draw(
+    plan: Any,
+    key,
+    score_fn: ScoreFn,
+    sde: sdes.SDE,
+    shape: tuple[int, ...],
+    *,
+    start: float = 1.0,
+    sampler: Callable[..., Any] | None = None,
+    **control,
+):
+    """Samples by a plan; the batch is split over the current mesh, if there is one.
+
+    Args:
+        plan: a `Plan`, or the section `sampling` of a config.
+        key, score_fn, sde, shape: the samplers' contract.
+        start: time at which the grid starts (with an `initial` state of that time); 1 for adaptive samplers.
+        sampler: a function that takes the settings of the plan's sampler; None: that sampler.
+        control: `initial` and, for samplers on a grid, `constraint`.
+
+    Returns:
+        Samples (num, *event) and a `SampleInfo`.
+    """
+    options: dict[str, Any] = {"denoise": plan.denoise, **plan.options}
+    if registry.is_adaptive(plan.sampler):
+        tolerances = {"rtol": plan.rtol, "atol": plan.atol}
+        options |= {"t_min": plan.t_min, **{k: v for k, v in tolerances.items() if v is not None}}
+    else:
+        grid, more = times(plan, sde)
+        options |= {"times": grid if start == 1.0 else start_at(grid, start), **more}
+    if not jax.sharding.get_abstract_mesh().empty:
+        options["sharding"] = PartitionSpec(BATCH_AXES)
+    return (sampler or registry.SAMPLERS[plan.sampler])(key, score_fn, sde, shape, **options, **control)
+
+
+def times(plan: Any, sde: sdes.SDE) -> tuple[Any, dict[str, Any]]:
+    """The time grid of a sampler with a budget of `plan.steps` evaluations, and what else it must then be given.
+
+    Grid "score_sde" is that of the official program, for `pc`: with its discrete noise levels, one for each step.
+    "levels" are noise levels by the process's sigma_dist, from VE's sigma_max down to sigma_min itself (t = 0): for
+    `annealed_langevin`, which takes options.steps_per_level of the `steps` at each of its (steps - denoise) /
+    steps_per_level levels.
+
+    Raises:
+        ValueError: a grid that cannot be.
+    """
+    evaluations = registry.evaluations_per_step(plan.sampler, plan.options)
+    if plan.grid == "score_sde":
+        if plan.sampler != "pc":
+            raise ValueError("grid 'score_sde' is for sampler 'pc'")
+        num_scales = plan.options.get("num_scales") or plan.steps // evaluations
+        return score_sde_times(num_scales, t_min=plan.t_min), {"num_scales": num_scales}
+    last = bool(plan.denoise) and plan.denoise != "x_mean"  # which takes no evaluation of its own
+    annealed = plan.sampler == "annealed_langevin"  # which takes its steps at the last time too
+    nfe = plan.steps
+    if annealed or plan.grid == "levels":
+        spans = (plan.steps - last) // evaluations - annealed
+        if spans < 1:
+            least = (1 + annealed) * evaluations + last
+            raise ValueError(f"steps = {plan.steps}: at least {least} evaluations are needed for two noise levels")
+        if plan.grid == "levels":
+            if not isinstance(sde, sdes.VE):
+                raise ValueError("grid 'levels' ends at VE's sigma_min: for sde.name 've'; others have 'logsnr'")
+            return sdes.level_times(spans + 1), {}
+        nfe, evaluations = spans + last, 1
+    grid = time_grid(
+        plan.grid, nfe, t_min=plan.t_min, denoise=last, evaluations=evaluations, sde=sde, rho=plan.rho,
+        power=plan.power,
+    )  # fmt: skip
+    return grid, {}
+
+
+def check(plan: Any, sde: sdes.SDE, where: str = "sampling") -> None:
+    """That the sampler exists, has these settings and works for this process: it is traced once, on two numbers.
+
+    Args:
+        plan: a `Plan`, or the section `sampling` of a config.
+        sde: the process.
+        where: name of the plan, for messages.
+
+    Raises:
+        InputError: one line that names the setting.
+    """
+    if plan.sampler not in registry.SAMPLERS:
+        names = ", ".join(sorted(registry.SAMPLERS))
+        raise InputError(f"{where}.sampler: {plan.sampler!r} is unknown; choose one of {names}")
+    known = registry.settings(plan.sampler)
+    for name in plan.options:
+        if name not in known:
+            have = f"there are {', '.join(known)}" if known else "it has none"
+            raise InputError(f"{where}.options.{name}: sampler {plan.sampler!r} has no such setting; {have}")
+
+    def run(key):
+        return draw(plan, key, lambda z, t: jnp.zeros_like(z), sde, (2, 1))[0]
+
+    try:
+        with jax.debug_key_reuse(False):  # nothing is drawn
+            jax.eval_shape(run, jax.random.key(0))
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{where}: {error}") from None

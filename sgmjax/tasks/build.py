@@ -1,0 +1,193 @@
+"""From a configuration to what is learnt: the process, the network, the task.
+
+The only place where configs meet the library; everything it returns is a function of arrays.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from sgmjax import models, objectives, sdes
+from sgmjax._inputs import InputError
+from sgmjax.config import Config, ConfigError, ObjectiveConfig
+from sgmjax.model import ScoreModel
+from sgmjax.samplers import plan, registry
+from sgmjax.spec import Section
+from sgmjax.tasks import build_latent
+from sgmjax.tasks.classifier import ClassifierTask
+from sgmjax.tasks.score import ScoreTask
+
+
+def process(section: Section) -> sdes.SDE:
+    """The forward process of an `sde` section.
+
+    Raises:
+        ConfigError: settings that make no process (a recipe that is not one, gamma = nu, ...).
+    """
+    try:
+        return section.build()
+    except ValueError as error:
+        raise ConfigError(f"sde: {error}") from None
+
+
+def task(config: Config, data_shape: tuple[int, ...], num_classes: int | None = None, **known: Any) -> Any:
+    """What a run has learnt at its end: the task of the last of its `phases`, whose arguments these are."""
+    return phases(config, data_shape, num_classes, **known)[-1][0]
+
+
+def phases(
+    config: Config,
+    data_shape: tuple[int, ...],
+    num_classes: int | None = None,
+    *,
+    class_names: tuple[str, ...] | None = None,
+    discrete: bool | None = None,
+    resizable: bool = True,
+) -> list[tuple[Any, int]]:
+    """What a run learns, one after the other, and over how many steps each.
+
+    A `ScoreTask`, or a `ClassifierTask` where the model is one; with a VAE a `VAETask`, a `LatentTask`, or both.
+
+    Args:
+        config: the settings.
+        data_shape: shape of one example, as of `Task.event_shape`.
+        num_classes: classes of the data, if it has labels.
+        class_names: theirs, if they are known.
+        discrete: whether the data are uint8; None: as images mostly are, and other data not.
+        resizable: whether data.image_size is a setting of these data, for messages.
+
+    Raises:
+        ConfigError: settings that cannot work together; one line that names the key and the fix.
+    """
+    sde = process(config.sde)
+    _check(config, sde, num_classes)
+    resize = "set data.image_size" if resizable and len(data_shape) == 3 else "give data of another size"
+    if config.vae is not None:
+        return build_latent.phases(config, sde, data_shape, resize)
+    discrete = len(data_shape) == 3 if discrete is None else discrete
+    if config.data.uniform_dequantization and not discrete:
+        raise ConfigError(
+            "data.uniform_dequantization: is of 8-bit data; the data are floats, whose density needs none"
+        )
+    channels = data_shape[-1]
+    classifies = models.classifies(config.model)
+    try:
+        network = models.build(
+            config.model,
+            in_channels=sde.k * channels,
+            out_channels=(num_classes or 0) if classifies else sde.num_noised * channels,
+            image_size=tuple(data_shape[:-1]),
+            resize=resize,
+            centered=config.data.centered,
+            dtype=jnp.dtype(config.train.compute_dtype),
+        )
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    objective = config.objective
+    common: dict[str, Any] = {
+        "event_shape": tuple(data_shape),
+        "discrete": discrete,
+        "centered": config.data.centered,
+    }
+    network_time = {"time_conditioning": objective.time_conditioning, "num_levels": objective.num_levels}
+    time_law = _time_law(objective, sde)
+    if classifies:
+        assert num_classes is not None
+        classifier = ClassifierTask(
+            sde=sde, network=network, time_law=time_law, num_classes=num_classes, class_names=class_names,
+            matching=objective.matching, **network_time, **common,
+        )  # fmt: skip
+        return [(classifier, config.train.steps)]
+    model = ScoreModel(
+        sde, network, parameterization=objective.parameterization, matching=objective.matching,
+        weighting=objective.weighting, reduce=objective.reduce, anneal_power=objective.anneal_power,
+        time_law=time_law, **network_time,
+    )  # fmt: skip
+    conditional = getattr(config.model, "num_classes", None)
+    learnt = ScoreTask(
+        model=model, num_classes=conditional, class_names=None if conditional is None else class_names,
+        label_dropout=objective.label_dropout, dequantize=config.data.uniform_dequantization, **common,
+    )  # fmt: skip
+    return [(learnt, config.train.steps)]
+
+
+def _time_law(objective: ObjectiveConfig, sde: sdes.SDE) -> Any:
+    if objective.time_sampling == "uniform":
+        return objectives.uniform(objective.t_min)
+    if objective.time_sampling == "levels":
+        assert objective.num_levels is not None
+        return objectives.levels(objective.num_levels)
+    return objectives.importance(
+        sde, weighting=objective.weighting, matching=objective.matching, t_min=objective.t_min,
+        anneal_power=objective.anneal_power,
+    )  # fmt: skip
+
+
+def _check(config: Config, sde: sdes.SDE, num_classes: int | None) -> None:
+    """What concerns more than one section."""
+    sampling, objective = config.sampling, config.objective
+    try:
+        plan.check(sampling, sde)
+    except InputError as error:
+        raise ConfigError(str(error)) from None
+    if sde.frame is not None and (objective.parameterization == "mixed" or objective.weighting == "reweightedv1"):
+        raise ConfigError(
+            "objective: mixed scores and reweightedv1 need the noised variables to come last in the process; "
+            "use parameterization 'eps' and weighting 'simple' or 'likelihood'"
+        )
+    if objective.time_conditioning == "sigma" and config.sde.name != "ve":
+        raise ConfigError("objective.time_conditioning: 'sigma' is for sde.name 've'; use 't' or 't999'")
+    if getattr(config.model, "scale_by_sigma", False) and objective.time_conditioning != "sigma":
+        raise ConfigError("model.scale_by_sigma: divides by the network's time input; set time_conditioning 'sigma'")
+    if getattr(config.model, "scale_by_sigma", False) and getattr(config.model, "embedding_type", "") == "positional":
+        raise ConfigError(
+            "model.scale_by_sigma: with a positional embedding the network takes an index into discrete noise levels, "
+            "and training is in continuous time; use embedding_type 'fourier'"
+        )
+    _check_levels(config, sde)
+    wanted = getattr(config.model, "num_classes", None)
+    if wanted is not None and wanted != num_classes:
+        have = "no labels" if num_classes is None else f"{num_classes} classes"
+        raise ConfigError(f"model.num_classes: {wanted}, but the data have {have}; set it to {num_classes}")
+    if objective.label_dropout and wanted is None:
+        raise ConfigError("objective.label_dropout: the network knows no classes; set model.num_classes, or leave it 0")
+    if models.classifies(config.model) and num_classes is None:
+        raise ConfigError("model.name: a classifier needs data with labels; choose data that have classes")
+
+
+def _check_levels(config: Config, sde: sdes.SDE) -> None:
+    """The settings of NCSN and NCSNv2: discrete noise levels, and networks that are told which."""
+    objective, sampling, model = config.objective, config.sampling, config.model
+    levels = objective.num_levels
+    if objective.weighting == "annealed" and sde.k > 1:
+        raise ConfigError("objective.weighting: 'annealed' needs one noise level, so sde.name vp, subvp or ve")
+    if levels is not None and levels < 2:
+        raise ConfigError(f"objective.num_levels: {levels}, but annealing needs at least two noise levels")
+    if objective.time_sampling == "levels":
+        if config.sde.name != "ve":
+            raise ConfigError("objective.time_sampling: 'levels' are those of sde.name 've'; use 'uniform'")
+        if levels is None:
+            raise ConfigError(
+                "objective.num_levels: time_sampling 'levels' needs their number; `python -m sgmjax.noise_levels` "
+                "recommends one"
+            )
+    if objective.time_conditioning == "level" and objective.time_sampling != "levels":
+        raise ConfigError("objective.time_conditioning: 'level' is for discrete levels; set time_sampling 'levels'")
+    if model.name == "ncsn" and (objective.time_conditioning != "level" or model.num_levels != levels):
+        raise ConfigError(
+            "model.name: 'ncsn' has parameters for each noise level: set objective.time_conditioning 'level' and "
+            f"objective.num_levels to model.num_levels={model.num_levels}, not {levels}"
+        )
+    scores = model.name == "ncsn" or (model.name == "ncsnv2" and model.scale_by_sigma)
+    if scores and objective.parameterization != "score":
+        raise ConfigError(f"objective.parameterization: the output of {model.name!r} is the score; use 'score'")
+    if objective.time_conditioning == "level" and sampling.sampler == "annealed_langevin":
+        assert levels is not None
+        each = registry.evaluations_per_step(sampling.sampler, sampling.options)
+        if sampling.grid != "levels" or (sampling.steps - bool(sampling.denoise)) // each != levels:
+            raise ConfigError(
+                f"sampling.steps: the network knows {levels} noise levels, so with {each} steps at each use "
+                f"{levels * each + bool(sampling.denoise)} and grid 'levels'"
+            )

@@ -1,0 +1,89 @@
+"""What a run is made of, and how it ended: phases, settings of the loop, result."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from sgmjax._ranges import COUNT, COUNT_OR_ZERO
+from sgmjax.tasks.base import Task, Variables
+from sgmjax.training.state import Ema
+
+_Count = Annotated[int, COUNT]
+
+
+class NonFiniteError(RuntimeError):
+    """Too many steps in a row with a loss or gradient that is not finite. The last good checkpoint is intact."""
+
+
+class Phase(NamedTuple):
+    """A stretch of training.
+
+    Attributes:
+        task: what is learnt. All phases of a run have the same variables.
+        steps: how many.
+        optimizer: over the task's parameters; begins anew in every phase.
+        ema: decay of the average of the parameters in update n = 1, 2, ... of the run, or a tree of decays that is the
+            beginning of the parameters' (1: stays as it is).
+        start: what is done before the first step, start(variables, data, key) -> variables; None: nothing.
+        remedies: what else helps against losses that are not finite, for the message.
+    """
+
+    task: Task
+    steps: int
+    optimizer: optax.GradientTransformation
+    ema: Ema = lambda count: jnp.minimum(0.9999, (1 + count) / (10 + count))
+    start: Callable[[Variables, Any, jax.Array], Variables] | None = None
+    remedies: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How the steps are taken; none of it is about what is learnt.
+
+    Attributes:
+        batch_size: examples a step, over all devices and processes.
+        grad_accumulation: microbatches a step.
+        steps_per_dispatch: optimiser steps a jitted call; divides the steps of each phase and every other count.
+        fsdp: devices over which parameters are split; the rest is data parallel.
+        log_every, checkpoint_every: steps between two; 0: only at the end.
+        keep_checkpoints: how many of the newest stay.
+        max_bad_steps: consecutive non-finite steps before the run stops.
+    """
+
+    batch_size: _Count = 128
+    grad_accumulation: _Count = 1
+    steps_per_dispatch: _Count = 1
+    fsdp: _Count = 1
+    log_every: _Count = 50
+    checkpoint_every: Annotated[int, COUNT_OR_ZERO] = 1000
+    keep_checkpoints: _Count = 2
+    max_bad_steps: _Count = 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """How a run ended.
+
+    Attributes:
+        status: `finished`, `interrupted` (a signal; the state is saved) or `complete` (nothing was left to do).
+        step: steps taken.
+        workdir: the run folder.
+        host_ms: milliseconds the training thread worked per step (batch, dispatch), waiting for the devices or for
+            anything else not counted; None without steps.
+        signal: the number of the signal that interrupted it, else None.
+        variables: averaged parameters and the networks' state; None of a complete run (`load_run` reads them).
+    """
+
+    status: str
+    step: int
+    workdir: Path
+    host_ms: float | None = None
+    signal: int | None = None
+    variables: Variables | None = None
