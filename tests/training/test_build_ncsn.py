@@ -150,7 +150,8 @@ BAD = [
     ),
     (
         {
-            "sde": {"name": "psld"}, "objective": {"time_sampling": "uniform", "time_conditioning": "t"},
+            "sde": {"name": "psld"},
+            "objective": {"time_sampling": "uniform", "time_conditioning": "t", "num_levels": None},
             "model": {"scale_by_sigma": False}, "sampling": {"sampler": "sscs", "options": {}, "grid": "uniform"},
         },
         "objective.weighting: 'annealed' needs one noise level",
