@@ -8,48 +8,40 @@ Expected:  no FID is published
 Values of ermongroup/ncsnv2, configs/ffhq.yml. Data in [0, 1], uniform start, as there.
 """
 
-from sgmjax.config import complete
+from sgmjax.config import relative
 
 
 def get_config():
-    return complete(
+    return relative(
+        __file__,
+        "ncsnv2_cifar",
         {
-            "data": {"name": "folder", "flip": True, "centered": False, "image_size": 256},
-            "sde": {"name": "ve", "sigma_min": 0.01, "sigma_max": 348.0},
-            "model": {"name": "ncsnv2", "variant": "deepest", "ngf": 128},
-            "objective": {
-                "matching": "dsm",
-                "weighting": "annealed",
-                "anneal_power": 2.0,
-                "parameterization": "score",
-                "time_conditioning": "sigma",
-                "time_sampling": "levels",
-                "num_levels": 2311,
-                "reduce": "half_sum",
+            "data": {
+                "name": "folder",
+                "data_dir": None,
+                "path": None,
+                "split": "train",
+                "eval_split": "test",
+                "image_size": 256,
+                "range": None,
+                "flip": True,
+                "centered": False,
+                "uniform_dequantization": False,
+                "binarize": "none",
+                "in_memory": None,
+                "memory_limit_gb": 2.0,
+                "num_samples": 50000,
             },
-            "optimizer": {
-                "learning_rate": 0.0001,
-                "eps": 1e-3,
-                "warmup_steps": 0,
-                "grad_clip": None,
-                "ema_decay": 0.999,
-                "ema_warmup": False,
-            },
-            "train": {
-                "steps": 80_000,
-                "batch_size": 32,
-                "log_every": 100,
-                "eval_every": 5000,
-                "sample_every": 5000,
-                "checkpoint_every": 5000,
-            },
+            "sde": {"sigma_max": 348.0},
+            "model": {"variant": "deepest"},
+            "objective": {"num_levels": 2311},
+            "optimizer": {"eps": 0.001},
+            "train": {"batch_size": 32, "steps": 80000},
             "sampling": {
-                "sampler": "annealed_langevin",
-                "options": {"step_size": 9e-07, "steps_per_level": 3, "start": "uniform"},
-                "grid": "levels",
-                "steps": 2311 * 3 + 1,
+                "options": {"start": "uniform", "step_size": 9e-07, "steps_per_level": 3},
+                "steps": 6934,
                 "num": 10000,
                 "batch_size": 36,
             },
-        }
+        },
     )

@@ -8,8 +8,10 @@ A config file returns `complete({...})`: nested dictionaries, validated and fill
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import math
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from sgmjax._schema import (
@@ -31,7 +33,7 @@ from sgmjax.spec import ConfigError, Section, fields, read, to_dict
 __all__ = [
     "CLASSIFIERS", "MODEL", "SDE", "VAE", "Config", "ConfigError", "DataConfig", "LatentConfig",
     "ObjectiveConfig", "OptimizerConfig", "SamplingConfig", "TrainConfig", "check", "complete", "differences",
-    "from_dict", "parse", "to_dict", "unread", "validate_for_devices",
+    "from_dict", "parse", "relative", "to_dict", "unread", "validate_for_devices",
 ]  # fmt: skip
 
 
@@ -162,6 +164,42 @@ def complete(mapping: Mapping[str, Any] | None = None) -> Any:
         return out
 
     return fill(from_dict(mapping or {}))
+
+
+def relative(file: str, base: str, changes: Mapping[str, Any]) -> Any:
+    """What the config file of a run returns that is another one but for some settings.
+
+        def get_config():
+            return relative(__file__, "lsgm_cifar_fid", {"sde": {"name": "psld"}})
+
+    Args:
+        file: `__file__` of the config file.
+        base: the name of the other one, which lies in the same folder; with an argument as `name:argument`.
+        changes: what differs. A section with another `name` replaces the other's; so do the options of a sampler.
+
+    Raises:
+        ConfigError: no such file, or as `from_dict`.
+    """
+    name, _, argument = base.partition(":")
+    path = Path(file).with_name(f"{name}.py")
+    if not path.is_file():
+        raise ConfigError(f"relative: there is no config {name} beside {file}")
+    spec = importlib.util.spec_from_file_location(f"sgmjax_config_{name}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    settings = module.get_config(argument) if argument else module.get_config()
+    return complete(_merged(_plain(settings), changes))
+
+
+def _merged(base: Any, changes: Mapping[str, Any]) -> dict[str, Any]:
+    if not isinstance(base, Mapping) or changes.get("name", base.get("name")) != base.get("name"):
+        return dict(changes)
+    nested = {
+        key: _merged(base.get(key), value) if isinstance(value, Mapping) and key != "options" else value
+        for key, value in changes.items()
+    }
+    return {**base, **nested}
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any, Any]]:

@@ -80,7 +80,7 @@ def eps_from_network(
     parameterization: Parameterization = "eps",
     time_conditioning: TimeConditioning = "t",
     num_levels: int | None = None,
-    matching: Matching = "hsm",
+    matching: Matching | None = None,
 ) -> EpsFn:
     """The eps prediction of a network.
 
@@ -91,7 +91,8 @@ def eps_from_network(
             Gaussian, score = -z / variance - L^-T out (Dockhorn et al. 2022, sec. 3.3; Vahdat et al. 2021). "score":
             the score of the noised variables (score_sde's VE networks, whose last layer divides by sigma).
         time_conditioning, num_levels: see `condition`.
-        matching: the kernel the prediction refers to.
+        matching: the kernel the prediction refers to; None: "hsm". Where it is said, or the parameterization depends on
+            it, losses and scores of another kernel are refused.
 
     Returns:
         eps_fn(z, t) -> (batch, r, *event).
@@ -101,7 +102,9 @@ def eps_from_network(
     if parameterization == "mixed" and sde.frame is not None:
         raise InputError("mixed score needs the noised variables to come last: use parameterization='eps'.")
 
-    @says(kind="eps", matching=matching)
+    told = {} if matching is None and parameterization == "eps" else {"matching": matching or "hsm"}
+
+    @says(kind="eps", **told)
     def eps_fn(z, t):
         out = network(to_channels(z), condition(sde, t, time_conditioning, num_levels))
         out = from_channels(out, sde.num_noised).astype(z.dtype)
@@ -112,7 +115,7 @@ def eps_from_network(
             )
         if parameterization == "eps":
             return out
-        kernel = sde.transition(t, matching)
+        kernel = sde.transition(t, matching or "hsm")
         if parameterization == "score":
             return kernel.restrict(kernel.eps(sde.expand(out)))
         variance = gaussian_variance(sde, t)

@@ -207,24 +207,22 @@ def test_networks_for_two_cores_build_and_are_small(name: str):
     assert 10_000 < (parameters(config) if config.vae is None else sum(latent_parameters(config))) < 3_000_000
 
 
-@pytest.mark.parametrize(
-    ("name", "other", "differ"),
-    [
-        ("lsgm_digits", "lsgm_psld_digits", {"sde", "objective"}),
-        ("lsgm_digits:grey", "lsgm_psld_digits:grey", {"sde", "objective"}),
-        ("lsgm_digits", "lsgm_cld_digits", {"sde", "objective"}),
-        ("lsgm_mnist", "lsgm_psld_mnist", {"sde", "objective"}),
-        ("lsgm_mnist", "lsgm_cld_mnist", {"sde", "objective"}),
-        ("lsgm_cifar_fid", "lsgm_psld_cifar", {"sde", "objective", "sampling"}),
-    ],
-)
-def test_phase_space_priors_differ_in_the_process_and_its_cut_off_only(name: str, other: str, differ: set[str]):
-    one, two = load(name), load(other)
-    sections = {field.name for field in dataclasses.fields(settings.Config)}
-    assert {key for key in sections if getattr(one, key) != getattr(two, key)} == differ
-    assert dataclasses.replace(two.sampling, t_min=one.sampling.t_min) == one.sampling
-    assert dataclasses.replace(two.objective, t_min=one.objective.t_min) == one.objective
-    assert two.objective.t_min == 1e-5  # momenta leave their initial law at once: docs/latent_prior.md
+def test_a_relative_is_its_base_but_for_what_it_states(tmp_path):
+    base = {"sde": {"name": "vp", "beta_max": 15.0}, "optimizer": {"eps": 1e-6}, "train": {"steps": 70}}
+    base |= {"sampling": {"sampler": "pc", "options": {"snr": 0.1, "n_steps": 2}, "t_min": 1e-4}}
+    changes = {"sde": {"name": "ve", "sigma_max": 9.0}, "train": {"batch_size": 8}}
+    changes |= {"sampling": {"options": {"predictor": "ancestral"}}}
+    call = f"get_config(kind='one'): return {{}} or complete({base!r}) if kind == 'one' else complete({{}})"
+    (tmp_path / "base.py").write_text(f"from sgmjax.config import complete\ndef {call}\n")
+    for argument in ("", ":one"):
+        found = settings.from_dict(settings.relative(str(tmp_path / "other.py"), f"base{argument}", changes))
+        expected = {**base, "sde": changes["sde"], "train": {"steps": 70, "batch_size": 8}}
+        expected |= {"sampling": {**base["sampling"], **changes["sampling"]}}
+        assert found == settings.from_dict(expected)
+    with pytest.raises(settings.ConfigError, match="there is no config bass beside .*other.py"):
+        settings.relative(str(tmp_path / "other.py"), "bass", {})
+    with pytest.raises(settings.ConfigError, match="train.stepz: no such setting"):
+        settings.relative(str(tmp_path / "other.py"), "base", {"train": {"stepz": 1}})
 
 
 def test_stages_of_lsgm_that_were_published_apart():

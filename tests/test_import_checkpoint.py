@@ -11,6 +11,7 @@ import pytest
 import refdata
 
 from sgmjax import interop
+from sgmjax._inputs import InputError
 from sgmjax.commands import import_checkpoint, train
 from sgmjax.config import MODEL
 from sgmjax.training.load import load_run
@@ -121,7 +122,7 @@ def test_the_noise_levels_are_those_of_the_config(sigma_dist, monkeypatch, tmp_p
 
     def read(path, network):
         seen.append(network.sigmas)
-        raise ValueError("seen")
+        raise InputError("seen")
 
     monkeypatch.setattr(interop, "read_ncsnv2", read)
     settings = SETTINGS["ncsnv2"] | {"sde": SETTINGS["ncsnv2"]["sde"] | {"sigma_dist": sigma_dist}}

@@ -156,8 +156,8 @@ def test_bad_networks_are_refused_in_one_line(label: str):
 
 
 # --------------------------------------------------------------------------------------------- what is taken for what
-def _eps_fn(matching="hsm"):
-    return score.eps_from_network(lambda x, cond: x, sdes.psld(), matching=matching)
+def _eps_fn(matching="hsm", **options):
+    return score.eps_from_network(lambda x, cond: x, sdes.psld(), matching=matching, **options)
 
 
 @pytest.mark.parametrize("name", sorted(samplers.SAMPLERS))
@@ -184,6 +184,12 @@ def test_hybrid_and_denoising_score_matching_are_not_mixed_up(ours, theirs):
     with pytest.raises(InputError, match="eps_fn: the function that was given predicts the score; give the eps_fn"):
         score_fn = score.score_from_eps(_eps_fn(ours), sde)
         objectives.score_matching(jax.random.key(0), score_fn, sde, x0, **arguments)
+    if theirs == "dsm":  # a mixed score is made with a kernel, said or not; where nothing depends on it nothing is held
+        with pytest.raises(InputError, match="made for matching='hsm'"):
+            eps_fn = _eps_fn(None, parameterization="mixed")
+            objectives.score_matching(jax.random.key(0), eps_fn, sde, x0, **arguments)
+        losses = objectives.score_matching(jax.random.key(0), _eps_fn(None), sde, x0, **arguments)
+        assert np.isfinite(losses).all()
     z, t = jnp.ones((2, 2, 3)), jnp.full(2, 0.4)
     kernel = sde.transition(t, ours)
     np.testing.assert_array_equal(score.score_from_eps(_eps_fn(ours), sde)(z, t), kernel.score(_eps_fn(ours)(z, t)))

@@ -11,9 +11,9 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from sgmjax import sharding
 from sgmjax.config import from_dict
 from sgmjax.training import run as running
-from sgmjax.training import sharding
 from sgmjax.training.interrupt import Interrupt
 from sgmjax.training.train import train
 
