@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from sgmjax._schema import (
-    CLASSIFIERS,
     MODEL,
     SDE,
     VAE,
@@ -29,9 +28,9 @@ from sgmjax._unread import unread, without
 from sgmjax.spec import ConfigError, Section, fields, read, to_dict
 
 __all__ = [
-    "CLASSIFIERS", "MODEL", "SDE", "VAE", "Config", "ConfigError", "DataConfig", "LatentConfig",
-    "ObjectiveConfig", "OptimizerConfig", "SamplingConfig", "TrainConfig", "check", "complete", "differences",
-    "from_dict", "parse", "to_dict", "unread", "validate_for_devices",
+    "MODEL", "SDE", "VAE", "Config", "ConfigError", "DataConfig", "LatentConfig", "ObjectiveConfig", "OptimizerConfig",
+    "SamplingConfig", "TrainConfig", "check", "complete", "differences", "from_dict", "parse", "to_dict", "unread",
+    "validate_for_devices",
 ]  # fmt: skip
 
 

@@ -11,7 +11,6 @@ import pytest
 import scipy.ndimage
 from jax.sharding import NamedSharding, PartitionSpec
 
-from sgmjax._schema import NVAEConfig
 from sgmjax.models import count_parameters
 from sgmjax.models.distributions import decoder_distribution
 from sgmjax.models.nvae import NVAE, build_nvae, cells, flows, regularization, terms

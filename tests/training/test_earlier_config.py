@@ -9,7 +9,7 @@ import json
 
 import pytest
 
-from sgmjax.training.config import MODEL, SDE, ConfigError, from_dict, to_dict
+from sgmjax.config import MODEL, SDE, ConfigError, from_dict, to_dict
 from sgmjax.training.workdir import read_config
 
 # fmt: off
