@@ -27,7 +27,6 @@ from sgmjax.spec import Section, Table, UserPath
 # Sections by name: their settings are those of the constructor of that name.
 SDE = Table("sde", sdes.PROCESSES, default="psld", given=sdes.GIVEN)
 MODEL = Table("model", models.NETWORKS, default="ncsnpp", given=models.GIVEN)
-CLASSIFIERS = tuple(name for name, network in models.NETWORKS.items() if getattr(network, "classifies", False))
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from sgmjax._schema import (
-    CLASSIFIERS,
     MODEL,
     SDE,
     VAE,
@@ -31,9 +30,9 @@ from sgmjax._unread import unread, without
 from sgmjax.spec import ConfigError, Section, fields, read, to_dict
 
 __all__ = [
-    "CLASSIFIERS", "MODEL", "SDE", "VAE", "Config", "ConfigError", "DataConfig", "LatentConfig",
-    "ObjectiveConfig", "OptimizerConfig", "SamplingConfig", "TrainConfig", "check", "complete", "differences",
-    "from_dict", "parse", "relative", "to_dict", "unread", "validate_for_devices",
+    "MODEL", "SDE", "VAE", "Config", "ConfigError", "DataConfig", "LatentConfig", "ObjectiveConfig", "OptimizerConfig",
+    "SamplingConfig", "TrainConfig", "check", "complete", "differences", "from_dict", "parse", "relative", "to_dict",
+    "unread", "validate_for_devices",
 ]  # fmt: skip
 
 

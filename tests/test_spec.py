@@ -210,6 +210,15 @@ def test_a_section_is_frozen_hashable_and_can_be_copied():
         section.replace(count=0)
 
 
+def test_settings_for_others_stand_beside_those_of_the_constructor():
+    table = Table("part", {"net": Net}, "net", frozenset({"dtype", "parent"}), also=(Inner,))
+    section = table.read({"features": 8, "depth": 3})
+    assert section.settings == {"features": 8, "act": "relu", "depth": 3} and section.depth == 3
+    assert section.build() == Net(features=8)
+    with pytest.raises(ConfigError, match=r"part\.depth: must be positive, got 0"):
+        table.read({"depth": 0})
+
+
 def test_a_constructor_without_types_is_a_mistake_of_the_program():
     table = Table("part", {"bare": lambda *, x=1: x}, "bare")
     with pytest.raises(TypeError, match=r"part 'bare': annotate x with a type of settings"):

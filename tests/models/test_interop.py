@@ -102,6 +102,8 @@ def test_scoresde_config():
         interop.from_scoresde_config(SCORESDE | {"model": SCORESDE["model"] | {"name": "ncsnv2"}})
     with pytest.raises(ValueError, match="no 'model.fir'"):
         interop.from_scoresde_config(SCORESDE | {"model": {k: v for k, v in SCORESDE["model"].items() if k != "fir"}})
+    with pytest.raises(ValueError, match=r"config's 'model\.nonlinearity': expected one of swish, .*lrelu, got 'gelu'"):
+        interop.from_scoresde_config(SCORESDE | {"model": SCORESDE["model"] | {"nonlinearity": "GELU"}})
 
 
 def test_psld_config_flat_and_nested():

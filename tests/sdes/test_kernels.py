@@ -225,6 +225,17 @@ def test_cld_is_psld_at_twice_the_beta():
     np.testing.assert_allclose(a.drift_matrix(t), b.drift_matrix(t), rtol=1e-6)
 
 
+def test_a_recipe_takes_the_ends_of_a_linear_rate_or_a_schedule():
+    """With the matrices of VP, dx = -beta x / 2 dt + sqrt(beta) dw, it is VP; nothing said is beta = 4."""
+    t, matrices = jnp.asarray(TIMES), {"D": ((0.5,),), "Q": ((0.0,),)}
+    ends = {"beta_min": 0.1, "beta_max": 20.0}
+    for one in (sdes.recipe(**matrices, **ends), sdes.recipe(**matrices, schedule=sdes.LinearSchedule(**ends))):
+        np.testing.assert_array_equal(one.transition(t).factor, sdes.vp(**ends).transition(t).factor)
+    constant = sdes.recipe(**matrices).drift_matrix(t)
+    np.testing.assert_allclose(constant, np.full((len(TIMES), 1, 1), -2.0), rtol=1e-6)
+    jax.jit(lambda b: sdes.recipe(**matrices, beta_max=b).drift_matrix(t))(3.0)
+
+
 def test_third_order_is_critically_damped():
     """A triple eigenvalue -sqrt(3 m_inv): the characteristic polynomial is (x + sqrt(3 m_inv))^3."""
     np.testing.assert_allclose(np.poly(sdes.third_order(m_inv=4.0).F), np.poly([-np.sqrt(12.0)] * 3), rtol=1e-12)
@@ -319,6 +330,10 @@ BAD = [
             D=np.diag([0.0, 0.0, 1.0]), Q=[[0, 0, -1.0], [0, 0, 0], [1.0, 0, 0]], variables=("x", "a", "b")
         ),
         r"variable 1 \(a\)",
+    ),
+    (
+        lambda: sdes.recipe(D=[[1.0]], Q=[[0.0]], beta_min=1.0, schedule=sdes.LinearSchedule(beta_min=1, beta_max=2)),
+        "beta_min, beta_max: a schedule has its own rate; leave them out",
     ),
     (lambda: sdes.psld(gamma=4.0, nu=4.0), "gamma = nu"),
     (lambda: sdes.psld(gamma=-1.0), ">= 0"),
