@@ -12,15 +12,11 @@ from typing import Any
 
 from sgmjax import models
 from sgmjax._schema import Config, DataConfig, LatentConfig, ObjectiveConfig
-from sgmjax.data import toy
+from sgmjax.data.pipeline import SOURCES, TFDS
 from sgmjax.samplers import registry
 from sgmjax.spec import fields
 
 Rule = tuple[str, Iterable[str], str]  # section, its settings, why they (<value>) are not read, and what to do
-
-_IMAGE_SET = ("data_dir", "split", "image_size", "in_memory", "memory_limit_gb", "flip")
-_READ = {"digits": ("image_size", "flip"), "npz": ("flip",), "folder": _IMAGE_SET}  # by source; TFDS reads as folder
-_OF_SOURCES = {*_IMAGE_SET, "num_samples"}
 
 
 def unread(config: Config) -> dict[str, str]:
@@ -59,18 +55,14 @@ def _rules(config: Config) -> Iterator[Rule]:
 
 
 def _data(data: DataConfig) -> Iterator[Rule]:
-    generated = data.name in toy.NAMES
-    read = ("num_samples",) if generated else _READ.get(data.name, _IMAGE_SET)
-    what = {"digits": "digits", "npz": "arrays", "folder": "a folder of images"}
-    kind = "generated points" if generated else what.get(data.name, "a set of images")
-    why = f"<value> means nothing for {kind} (data.name={data.name!r}); leave it out"
-    yield "data", sorted(_OF_SOURCES - {*read}), why
-    if data.name != "npz":
+    source = SOURCES.get(data.name, TFDS)
+    of_sources = {key for one in (*SOURCES.values(), TFDS) for key in one.reads} - {"path"}
+    why = f"<value> means nothing for {source.what} (data.name={data.name!r}); leave it out"
+    yield "data", sorted(of_sources - {*source.reads}), why
+    if "path" not in source.reads:
         yield "data", ["path"], f"is read with data.name='npz', and data.name is {data.name!r}; set that too"
-    own = {"npz": "which have 'test' (x_test, or else one example in twenty)"}
-    if data.eval_split is not None and (generated or data.name in ("digits", "npz")):
-        why = own.get(data.name, "which hold out 'test'")
-        yield "data", ["eval_split"], f"<value> is no part of {kind}, {why}; use that, or None"
+    if source.holds_out and data.eval_split is not None:
+        yield "data", ["eval_split"], f"<value> is no part of {source.what}, {source.holds_out}; use that, or None"
 
 
 def _sampling(sampling: Any) -> Iterator[Rule]:

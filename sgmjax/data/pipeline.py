@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -20,10 +21,10 @@ from sgmjax.spec import read
 def load(data: str | DataSettings, split: Literal["train", "eval"] = "train", **settings: Any) -> Dataset:
     """A data set by its name: `load("mnist", data_dir="~/data", image_size=32)`.
 
-    `digits` is `sgmjax.data.digits`; the names of `sgmjax.data.toy` are generated 2-D sets; `folder` reads the images
-    below `data_dir`; `npz` is the arrays of the file `path`; every other name is a TFDS image set, already prepared in
-    `data_dir`. Images are cut to their largest centred square and resized if `image_size` is set, arrays never. Only
-    the training part is ever flipped.
+    The names are those of `SOURCES`: `digits` is `sgmjax.data.digits`; those of `sgmjax.data.toy` are generated 2-D
+    sets; `folder` reads the images below `data_dir`; `npz` is the arrays of the file `path`. Every other name is a TFDS
+    image set, already prepared in `data_dir`. Images are cut to their largest centred square and resized if
+    `image_size` is set, arrays never. Only the training part is ever flipped.
 
     Args:
         data: the name, or all settings at once, the section `data` of a configuration.
@@ -42,53 +43,97 @@ def load(data: str | DataSettings, split: Literal["train", "eval"] = "train", **
         raise DataError(f"split must be 'train' or 'eval', got {split!r}")
     if split == "eval" and config.eval_split is None:
         raise DataError("data.eval_split is None: no held-out data; name a split to evaluate on")
-    dataset = _load(config, split)
+    dataset = SOURCES.get(config.name, TFDS).load(config, split)
     return binarize.static(dataset, split) if config.binarize == "static" else dataset
 
 
-def _load(config: DataSettings, split: Literal["train", "eval"]) -> Dataset:
-    flip = config.flip and split == "train"
-    value_range = _value_range(config)
-    if config.name == "digits":
-        return digits.load(split, image_size=config.image_size, flip=flip)
-    if config.name in toy.NAMES:
-        return toy.load(config.name, split, num_samples=config.num_samples)
-    if config.name == "npz":
-        if config.path is None:
-            raise DataError("data.name='npz' needs data.path, the file of arrays: --config.data.path=FILE.npz")
-        return npz.load(config.path, split, hold_out=config.eval_split is not None, flip=flip)
-    if config.name == "folder":
-        if config.data_dir is None:
-            raise DataError("data.name='folder' needs data.data_dir, the folder that holds the images")
-        source = FolderSource(
-            config.data_dir,
-            split,
-            train_split=config.split,
-            eval_split=config.eval_split,
-            one_size=config.image_size is None,
-            value_range=value_range,
-        )
-    else:
-        tfds_split = config.split if split == "train" else config.eval_split
-        assert tfds_split is not None
-        try:
-            source = TfdsSource(config.name, tfds_split, config.data_dir, value_range=value_range)
-        except NotPreparedError:
-            _check_name(config.name)
-            raise
+# -------------------------------------------------------------------------------------------------------------- sources
+class Source(NamedTuple):
+    """Where data come from.
+
+    Attributes:
+        load: (settings, "train" or "eval") -> the data set.
+        reads: the settings that are its own; `name`, `eval_split`, `centered` and what is done to images afterwards
+            are anybody's.
+        what: what it holds, in words.
+        holds_out: how it holds data out by itself, in words: then `eval_split` is 'test' or None. None: by its splits.
+    """
+
+    load: Callable[[DataSettings, Literal["train", "eval"]], Dataset]
+    reads: tuple[str, ...]
+    what: str
+    holds_out: str | None = None
+
+
+def _digits(settings: DataSettings, split: Literal["train", "eval"]) -> Dataset:
+    _value_range(settings)
+    return digits.load(split, image_size=settings.image_size, flip=settings.flip and split == "train")
+
+
+def _toy(settings: DataSettings, split: Literal["train", "eval"]) -> Dataset:
+    _value_range(settings)
+    return toy.load(settings.name, split, num_samples=settings.num_samples)
+
+
+def _npz(settings: DataSettings, split: Literal["train", "eval"]) -> Dataset:
+    _value_range(settings)
+    if settings.path is None:
+        raise DataError("data.name='npz' needs data.path, the file of arrays: --config.data.path=FILE.npz")
+    hold_out, flip = settings.eval_split is not None, settings.flip and split == "train"
+    return npz.load(settings.path, split, hold_out=hold_out, flip=flip)
+
+
+def _folder(settings: DataSettings, split: Literal["train", "eval"]) -> Dataset:
+    value_range = _value_range(settings)
+    if settings.data_dir is None:
+        raise DataError("data.name='folder' needs data.data_dir, the folder that holds the images")
+    source = FolderSource(
+        settings.data_dir,
+        split,
+        train_split=settings.split,
+        eval_split=settings.eval_split,
+        one_size=settings.image_size is None,
+        value_range=value_range,
+    )
+    return _images(source, settings, split)
+
+
+def _tfds(settings: DataSettings, split: Literal["train", "eval"]) -> Dataset:
+    value_range = _value_range(settings)
+    tfds_split = settings.split if split == "train" else settings.eval_split
+    assert tfds_split is not None
+    try:
+        source = TfdsSource(settings.name, tfds_split, settings.data_dir, value_range=value_range)
+    except NotPreparedError:
+        _check_name(settings.name)
+        raise
+    return _images(source, settings, split)
+
+
+def _images(source: Any, settings: DataSettings, split: Literal["train", "eval"]) -> Dataset:
     return as_dataset(
         source,
-        image_size=config.image_size,
-        flip=flip,
-        in_memory=config.in_memory,
-        memory_limit_gb=config.memory_limit_gb,
+        image_size=settings.image_size,
+        flip=settings.flip and split == "train",
+        in_memory=settings.in_memory,
+        memory_limit_gb=settings.memory_limit_gb,
     )
+
+
+_OF_IMAGES = ("data_dir", "split", "image_size", "in_memory", "memory_limit_gb", "flip")
+SOURCES: dict[str, Source] = {
+    "digits": Source(_digits, ("image_size", "flip"), "digits", "which hold out 'test'"),
+    **{name: Source(_toy, ("num_samples",), "generated points", "which hold out 'test'") for name in toy.NAMES},
+    "folder": Source(_folder, _OF_IMAGES, "a folder of images"),
+    "npz": Source(_npz, ("path", "flip"), "arrays", "which have 'test' (x_test, or else one example in twenty)"),
+}
+TFDS = Source(_tfds, _OF_IMAGES, "a set of images")  # every other name
 
 
 def _value_range(config: DataSettings) -> Range | None:
     if config.range is None:
         return None
-    if config.name in ("digits", "npz", *toy.NAMES):
+    if config.name in SOURCES and config.name != "folder":
         raise DataError(f"data.range: is for images of more than 8 bits, which {config.name} has not; leave it out")
     if len(config.range) != 2 or config.range[0] >= config.range[1]:
         raise DataError(f"data.range: must be two values, the lower first, as (0, 4095); got {config.range}")
@@ -100,7 +145,7 @@ def _check_name(name: str) -> None:
     available = import_tfds().list_builders(with_community_datasets=False)
     if name.split("/")[0].split(":")[0] in available:
         return
-    own = ("digits", *toy.NAMES, "folder", "npz")
+    own = tuple(SOURCES)
     close = difflib.get_close_matches(name, [*own, *available], n=1)
     hint = f" (did you mean {close[0]!r}?)" if close else ""
     raise DataError(
