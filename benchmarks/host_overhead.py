@@ -3,20 +3,24 @@
     python benchmarks/host_overhead.py [--config=configs/psld_digits.py] [--config.train.steps=300]
 
 Runs the training loop itself in a folder that is thrown away, and prints what the loop measured: taking a batch from
-the data, putting it on the devices and dispatching the step; of these the devices know nothing. Bound: 2 ms.
+the data, putting it on the devices and dispatching the step. Of these the devices know nothing as long as they are
+shorter than a step, for the host is two steps ahead; how long a step took is printed beside them.
 """
 
 from __future__ import annotations
 
+import json
+import statistics
 import sys
 import tempfile
+from pathlib import Path
 
 from sgmjax import _cli
 from sgmjax.commands.train import read_flags
 
 
 def main(argv):
-    """Prints the measurement; status 1 if it is over the bound."""
+    """Prints the measurement; status 1 if the devices wait for the host."""
     steps = [] if any(word.startswith("--config.train.steps=") for word in argv) else ["--config.train.steps=300"]
     quick = ["eval_every=0", "sample_every=0", "checkpoint_every=0"]
     extra = steps + [f"--config.train.{setting}" for setting in quick]
@@ -25,8 +29,11 @@ def main(argv):
 
     with tempfile.TemporaryDirectory() as folder:
         result = train(config, folder)
-    print(f"host time per step: {result.host_ms:.3f} ms (bound 2 ms)")
-    return int(result.host_ms >= 2)
+        rows = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
+    rate = statistics.median(row["examples_per_second"] for row in rows[1:] or rows)
+    step = 1e3 * config.train.batch_size / rate
+    print(f"host time per step: {result.host_ms:.2f} ms of {step:.2f} ms ({100 * result.host_ms / step:.1f}%)")
+    return int(result.host_ms >= step)
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ def import_tfds() -> Any:
     try:
         import tensorflow_datasets
     except ImportError as error:
-        raise DataError("TFDS sets need tensorflow_datasets: pip install tensorflow-datasets array_record") from error
+        raise DataError("TFDS sets need tensorflow_datasets: pip install 'sgmjax[tfds]'") from error
     logging.getLogger("absl").addFilter(_not_noise)
     return tensorflow_datasets
 

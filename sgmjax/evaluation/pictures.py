@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from sgmjax._inputs import replacing
+from sgmjax._inputs import InputError, replacing
 
 
 def to_arrays(x: np.ndarray, discrete: bool, centered: bool) -> np.ndarray:
@@ -44,6 +44,16 @@ def picture(samples: np.ndarray, limit: int = 100, columns: int | None = None, *
         shown = shown[:, shown.shape[1] // 2]
         low, high = float(np.min(shown)), float(np.max(shown))
     return _grid(shown if shown.dtype == np.uint8 else to_levels(shown, low, high), columns)
+
+
+def check(event_shape: tuple[int, ...]) -> None:
+    """Checks that examples of this shape can be shown.
+
+    Raises:
+        InputError: what is missing is not installed.
+    """
+    if len(event_shape) < 3:
+        _figure(1, 1)
 
 
 def _grid(images: np.ndarray, columns: int | None) -> np.ndarray:
@@ -84,8 +94,11 @@ def _lines(signals: np.ndarray) -> np.ndarray:
 
 
 def _figure(width: float, height: float) -> Any:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure  # no pyplot: no global state, no display
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure  # no pyplot: no global state, no display
+    except ImportError:
+        raise InputError("pictures of vectors and signals need matplotlib: pip install 'sgmjax[plot]'") from None
 
     figure = Figure(figsize=(width, height), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)

@@ -28,7 +28,7 @@ from sgmjax.config import (
 )
 from sgmjax.data.classes import check_same, listed, plain
 from sgmjax.data.examples import check_values
-from sgmjax.evaluation import metrics
+from sgmjax.evaluation import metrics, pictures
 from sgmjax.tasks import build
 from sgmjax.tasks.build_latent import check_images
 from sgmjax.tasks.latent import LatentTask, drop_inactive, with_vae
@@ -158,6 +158,8 @@ def _prepared(
     if config.vae is not None:
         check_images(config, dataset)
         check_vae_from(config)
+    if not models.classifies(config.model):
+        pictures.check(dataset.shape)
     _check_sizes(config, dataset.shape)
     for line in horizon.outlasting(config):
         say(line)
