@@ -85,11 +85,11 @@ def test_a_checkpoint_becomes_a_run(source: str, reference, tmp_path, capsys):
         arrays = {k: np.moveaxis(v, 1, -1) if v.ndim == 4 else v for k, v in archive.items()}
     averaged, raw = (load_run(tmp_path / "run", averaged=flag) for flag in (True, False))
     assert averaged.step == raw.step > 0
+    apply = jax.jit(averaged.task.network.apply)
     for run, prefix in ((averaged, "ema_"), (raw, "")):
         name = "score_fn_output_f32" if source == "psld" else "output_f32"
         expected = arrays[prefix + (name if prefix or source == "psld" else f"model_{name}")]
         cond = arrays["time"] if source == "psld" else network.sigmas[arrays["labels"]]
-        apply = jax.jit(run.task.network.apply)
         output = apply({"params": run.variables.params}, jnp.asarray(arrays["input"]), jnp.asarray(cond, jnp.float32))
         assert np.abs(output - expected).max() <= 1e-4 * np.abs(expected).max()
 

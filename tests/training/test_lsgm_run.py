@@ -22,9 +22,9 @@ OPTIMIZER = {"name": "adamax", "learning_rate": 1e-2, "warmup_steps": 0, "ema_de
 SETTINGS = {
     "data": {"name": "digits", "binarize": "static", "eval_split": None},
     "vae": {
-        "encoder_channels": 4, "decoder_channels": 4, "ch_mult": (1, 1), "groups_per_scale": 2, "latents_per_group": 2,
+        "encoder_channels": 4, "decoder_channels": 4, "ch_mult": (1, 1), "groups_per_scale": 1, "latents_per_group": 2,
         "preprocess_cells": 1, "postprocess_cells": 1, "encoder_cells": 1, "decoder_cells": 1, "decoder": "bin",
-        "squeeze_excite": False,
+        "cells": "res_bnswish2", "squeeze_excite": False,
     },
     "sde": {"name": "vp"},
     "model": {"name": "ncsnpp", "nf": 4, "ch_mult": (1,), "num_res_blocks": 1, "attn_resolutions": (), "dropout": 0.1},

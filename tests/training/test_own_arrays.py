@@ -21,7 +21,7 @@ from sgmjax.training import horizon
 from sgmjax.training import train as training
 
 RNG = np.random.default_rng(0)
-UNET = {"nf": 4, "ch_mult": (1, 2), "num_res_blocks": 1, "dropout": 0.0, "attn_resolutions": ()}
+UNET = {"nf": 4, "ch_mult": (1,), "num_res_blocks": 1, "dropout": 0.0, "attn_resolutions": ()}
 FORMS = {  # examples, network
     "vectors": (RNG.normal(size=(64, 3)), {"name": "mlp", "width": 8, "depth": 1}),
     "signals": (RNG.normal(size=(64, 8, 2)), {"name": "unet1d", **UNET}),
@@ -42,17 +42,31 @@ def config(model, steps=2, **sections):
     return from_dict(settings | sections)
 
 
-@pytest.fixture(scope="module", params=list(FORMS))
-def run(request, tmp_path_factory):
-    """A finished run on a file of arrays, gone on with once; its folder, the file, and the examples."""
-    x, model = FORMS[request.param]
-    folder = tmp_path_factory.mktemp(request.param)
+GONE_ON = ("vectors", "rectangles")  # floats, and the bytes of images; of the others the slow tests
+
+
+def finished(form, folder, gone_on):
+    """A finished run on a file of arrays, gone on with once if so wished; its folder, the file, and the examples."""
+    x, model = FORMS[form]
     np.savez(folder / "mine.npz", x=x[:48], x_test=x[48:])
     section = {"name": "npz", "path": str(folder / "mine.npz")}
-    training.train(config(model, steps=1, data=section), folder / "run")
+    if gone_on:
+        training.train(config(model, steps=1, data=section), folder / "run")
     result = training.train(config(model, data=section), folder / "run")
     assert (result.status, result.step) == ("finished", 2)
-    return folder / "run", folder / "mine.npz", x, request.param
+    return folder / "run", folder / "mine.npz", x, form
+
+
+@pytest.fixture(scope="module", params=list(FORMS))
+def run(request, tmp_path_factory):
+    """See `finished`."""
+    return finished(request.param, tmp_path_factory.mktemp(request.param), request.param in GONE_ON)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", [form for form in FORMS if form not in GONE_ON])
+def test_a_run_is_gone_on_with(form, tmp_path):
+    finished(form, tmp_path, True)
 
 
 def test_samples_are_of_the_type_and_shape_of_the_data(run):
@@ -76,7 +90,16 @@ def test_inpainting_keeps_the_first_half_of_held_out_data(run):
     assert (known[1] != rest[1]).mean() > 0.9
 
 
-@pytest.mark.parametrize("run", ["vectors", "signals", "rectangles", "floats"], indirect=True)
+@pytest.mark.parametrize(
+    "run",
+    [
+        "vectors",
+        "volumes",
+        "rectangles",
+        *(pytest.param(form, marks=pytest.mark.slow) for form in ("signals", "floats")),
+    ],
+    indirect=True,
+)  # one of each unit at once
 def test_the_likelihood_of_held_out_data(run):
     folder, _, x, form = run
     assert evaluate.main(["evaluate", f"--workdir={folder}", "--num=4", "--rtol=1e-2", "--atol=1e-2", "--draws=2"]) == 0
