@@ -12,7 +12,7 @@ import pytest
 from sgmjax import _cli, _ranges, samplers, sdes
 from sgmjax._inputs import InputError
 from sgmjax._ranges import check_memory, check_range
-from sgmjax.commands import control, evaluate, import_checkpoint, noise_levels, sample, train
+from sgmjax.commands import control, evaluate, import_checkpoint, inputs, noise_levels, sample, train
 from sgmjax.config import ConfigError, from_dict
 from sgmjax.data import arrays
 from sgmjax.training import train as training
@@ -175,15 +175,15 @@ def test_masks(tmp_path, name):
     array, message = MASKS[name]
     np.savez(tmp_path / "m.npz", mask=array)
     with pytest.raises(InputError, match=f"^--inpaint.*{message}"):
-        control.read_mask(str(tmp_path / "m.npz"), (2,))
+        inputs.read_mask(str(tmp_path / "m.npz"), (2,))
 
 
 def test_masks_that_are_right(tmp_path):
     for dtype in (bool, np.uint8, np.int64, np.float32, np.float64):
         np.savez(tmp_path / "m.npz", mask=np.array([1, 0], dtype))
-        assert control.read_mask(str(tmp_path / "m.npz"), (2,)).tolist() == [1, 0]
+        assert inputs.read_mask(str(tmp_path / "m.npz"), (2,)).tolist() == [1, 0]
     np.save(tmp_path / "m.npy", np.array([1, 0]))
-    assert control.read_mask(str(tmp_path / "m.npy"), (2,)).tolist() == [1, 0]
+    assert inputs.read_mask(str(tmp_path / "m.npy"), (2,)).tolist() == [1, 0]
 
 
 STARTS = {
@@ -201,7 +201,7 @@ def test_starts(tmp_path, name):
     array, message = STARTS[name]
     np.savez(tmp_path / "x.npz", x=array)
     with pytest.raises(InputError, match=f"^--input: .*{message}"):
-        control.read_inputs(str(tmp_path / "x.npz"), _run((2,)), 4)
+        inputs.read_inputs(str(tmp_path / "x.npz"), _run((2,)), 4)
 
 
 def test_starts_of_images_are_in_the_range_of_images(tmp_path):
@@ -210,9 +210,9 @@ def test_starts_of_images_are_in_the_range_of_images(tmp_path):
     np.savez(tmp_path / "x.npz", x=x)
     run = _run((8, 8, 1))
     with pytest.raises(InputError, match=r"^--input: x\[1, 2, 3, 0\] is 100.0: the largest is 1.*give x / 127.5 - 1"):
-        control.read_inputs(str(tmp_path / "x.npz"), run, 4)
+        inputs.read_inputs(str(tmp_path / "x.npz"), run, 4)
     np.savez(tmp_path / "x.npz", x=(x > 0).astype(np.uint8) * 255)
-    found, labels = control.read_inputs(str(tmp_path / "x.npz"), run, 3)
+    found, labels = inputs.read_inputs(str(tmp_path / "x.npz"), run, 3)
     assert labels is None and found.shape == (3, 8, 8, 1) and found[1].max() == 1.0 and found[2].max() == -1.0
 
 

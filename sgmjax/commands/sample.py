@@ -103,6 +103,7 @@ def draw(values: Any) -> None:
     from sgmjax import sharding as sh
     from sgmjax._say import say
     from sgmjax.commands import control
+    from sgmjax.commands.inputs import read_mask
     from sgmjax.evaluation import pictures
     from sgmjax.evaluation.draw import Sampler
     from sgmjax.samplers import registry
@@ -144,7 +145,7 @@ def draw(values: Any) -> None:
     steer = control.Control(
         guidance=values.guidance,
         classifier=guide,
-        mask=control.read_mask(values.inpaint, task.event_shape) if values.inpaint else None,
+        mask=read_mask(values.inpaint, task.event_shape) if values.inpaint else None,
         colorize=values.colorize,
         repeats=values.resample,
         start_time=values.start_time,

@@ -239,7 +239,8 @@ def test_classifier_free_guidance_of_a_network_is_the_line_through_its_two_score
 
 def test_colour_images_are_colorized_and_inpainted():
     """Through what the command calls, with a stand-in for the network's score."""
-    from sgmjax.commands.control import Control, read_mask
+    from sgmjax.commands.control import Control
+    from sgmjax.commands.inputs import read_mask
 
     model = {"name": "ncsnpp", "nf": 4, "ch_mult": (1,), "num_res_blocks": 1, "attn_resolutions": ()}
     settings = {"data": {"name": "cifar10"}, "model": model, "sampling": {"steps": 5, "sampler": "em"}}

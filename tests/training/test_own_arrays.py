@@ -12,7 +12,7 @@ import refdata
 
 from sgmjax import data
 from sgmjax.commands import evaluate, sample
-from sgmjax.commands.control import read_mask
+from sgmjax.commands.inputs import read_mask
 from sgmjax.config import ConfigError, from_dict
 from sgmjax.data import DataError
 from sgmjax.evaluation import pictures
