@@ -2,7 +2,8 @@
 
 The rooms: `sdes` (forward processes), `models` (networks), `objectives` (losses), `samplers`, `data`, `metrics`,
 `tasks` (what is learnt), `training`, `evaluation`, `interop` (official checkpoints). At hand without them:
-`ScoreModel`, `fit`, `train`, `load_run`. All are imported when first used: `import sgmjax` itself is quick.
+`ScoreModel`, `fit` with `Phase`, `train`, `load_run`, `moving_average` (EMA), `timestep_embedding`, `FourierEmbedding`.
+All are imported when first used: `import sgmjax` itself is quick.
 """
 
 from __future__ import annotations
@@ -27,9 +28,11 @@ if TYPE_CHECKING:
         training,
     )
     from sgmjax.model import ScoreModel
+    from sgmjax.models.layers import FourierEmbedding, timestep_embedding
     from sgmjax.training.fit import fit
     from sgmjax.training.load import load_run
     from sgmjax.training.phase import Phase
+    from sgmjax.training.state import moving_average
     from sgmjax.training.train import train
 
 try:
@@ -38,16 +41,20 @@ except importlib.metadata.PackageNotFoundError:  # run from a source tree that i
     __version__ = "0+unknown"
 
 _FROM = {
+    "FourierEmbedding": "sgmjax.models.layers",
     "Phase": "sgmjax.training.phase",
     "ScoreModel": "sgmjax.model",
     "fit": "sgmjax.training.fit",
     "load_run": "sgmjax.training.load",
+    "moving_average": "sgmjax.training.state",
+    "timestep_embedding": "sgmjax.models.layers",
     "train": "sgmjax.training.train",
 }
 
 __all__ = [
-    "Phase", "ScoreModel", "__version__", "data", "evaluation", "exact", "fit", "interop", "load_run", "metrics",
-    "models", "objectives", "samplers", "score", "sdes", "tasks", "train", "training",
+    "FourierEmbedding", "Phase", "ScoreModel", "__version__", "data", "evaluation", "exact", "fit", "interop",
+    "load_run", "metrics", "models", "moving_average", "objectives", "samplers", "score", "sdes", "tasks",
+    "timestep_embedding", "train", "training",
 ]  # fmt: skip
 
 

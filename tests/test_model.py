@@ -109,3 +109,14 @@ def test_parts_that_do_not_fit_are_refused(build, words):
 def test_a_model_is_a_value():
     model = sgmjax.ScoreModel(SDE, network)
     assert dataclasses.replace(model, matching="dsm").matching == "dsm" and model.matching == "hsm"
+
+
+def test_what_a_notebook_needs_is_at_the_top():
+    for name in sgmjax.__all__:
+        assert getattr(sgmjax, name) is not None
+    average = sgmjax.moving_average({"a": jnp.ones(2), "b": jnp.ones(1)}, {"a": jnp.zeros(2), "b": jnp.zeros(1)}, 0.75)
+    np.testing.assert_allclose(average["a"], 0.75)
+    groups = sgmjax.moving_average(average, {"a": jnp.zeros(2), "b": jnp.zeros(1)}, {"a": 1.0, "b": 0.0})
+    np.testing.assert_array_equal(groups["a"], average["a"])
+    np.testing.assert_array_equal(groups["b"], 0.0)
+    assert sgmjax.timestep_embedding(jnp.ones(3), 8).shape == (3, 8)

@@ -13,7 +13,7 @@ from sgmjax.config import Config
 from sgmjax.spec import parameters
 
 README = (refdata.ROOT / "README.md").read_text()
-EXAMPLE, OWN_PROCESS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+EXAMPLE, SHORTER, OWN_PROCESS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 
 
 @pytest.mark.slow
@@ -28,6 +28,13 @@ def test_the_example_learns_the_ring():
     eighth = np.round(np.arctan2(samples[:, 1], samples[:, 0]) / (np.pi / 4)).astype(int) % 8
     counts = np.bincount(eighth, minlength=8)  # 125 expected each
     assert counts.min() > 60 and counts.max() < 250  # an untrained network gives no ring at all
+
+
+def test_the_shorter_form_goes_on_from_the_example():
+    names: dict = {}
+    exec(compile(EXAMPLE.replace("range(2000)", "range(2)").replace("1000, 2", "10, 2"), "README.md", "exec"), names)
+    exec(compile(SHORTER.replace("1000, 2", "10, 2"), "README.md", "exec"), names)
+    assert np.isfinite(names["value"]) and names["samples"].shape == (10, 2) and names["info"].nfe == 50
 
 
 def test_a_process_of_ones_own_takes_the_place_of_psld_in_the_example():
