@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,19 +16,6 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(refdata.ROOT / ".jax_cache" / _cli._processor()))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 os.environ.setdefault("MPLBACKEND", "agg")
-
-
-def _understood(flags: str) -> bool:
-    """Whether this XLA knows these flags; tried in a process of its own, because an unknown one ends the process."""
-    environment = {**os.environ, "XLA_FLAGS": flags}
-    command = [sys.executable, "-c", "import jax; jax.devices()"]
-    return subprocess.run(command, env=environment, capture_output=True).returncode == 0
-
-
-# XLA's older code generator compiles in two thirds of the time, and the programs of tests are hardly run.
-_QUICK = "--xla_cpu_use_fusion_emitters=false"
-if _QUICK.split("=")[0] not in (_flags := os.environ.get("XLA_FLAGS", "")) and _understood(f"{_flags} {_QUICK}"):
-    os.environ["XLA_FLAGS"] = f"{_flags} {_QUICK}".strip()
 
 import jax  # noqa: E402
 

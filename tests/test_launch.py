@@ -51,17 +51,21 @@ def test_a_failing_process_ends_the_others_with_its_status():
     assert time.monotonic() - start < 30
 
 
-def test_a_process_ended_by_a_signal_is_named_in_one_line_and_cpp_logs_are_not_copied():
-    """The lines are those that JAX 0.10.2 printed when process 0 of two was killed."""
+def test_a_process_ended_by_a_signal_is_named_in_one_line_and_cpp_logs_are_not_copied(tmp_path):
+    """The lines are those that JAX 0.10.2 printed when process 0 of two was killed, here when the other has spoken."""
     script = (
         "import os, signal, sys, time\n"
-        "if os.environ['JAX_PROCESS_ID'] == '0': os.kill(os.getpid(), signal.SIGKILL)\n"
+        f"spoken = {str(tmp_path / 'spoken')!r}\n"
+        "if os.environ['JAX_PROCESS_ID'] == '0':\n"
+        "    while not os.path.exists(spoken): time.sleep(0.01)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
         "print('E1125 20:23:51.139363     676 coordination_service_agent.cc:289] Polled an error from coordination')\n"
         "print('F1125 20:23:51.139372     676 client.h:80] Terminating process because the JAX distributed service')\n"
         "print('Additional GRPC error information from remote target coordination_service while calling /xla.x:')\n"
         "print(':UNKNOWN:Error received from peer  {grpc_status:14, grpc_message:\"Socket closed\"}')\n"
         "print('F1125 20:23:51.139372     676 other.cc:80] a bug')\n"
-        "print('error: of ours')\n"
+        "print('error: of ours', flush=True)\n"
+        "open(spoken, 'w').close()\n"
         "time.sleep(60)"
     )
     done = local("--processes=2", script=script)
