@@ -1,7 +1,8 @@
-"""Official PyTorch networks in: their configs to our modules, their weights and checkpoints to our parameters."""
+"""Official networks in and out: their configs to our modules, their weights and checkpoints to our parameters and back."""
 
 from sgmjax.interop.checkpoints import OfficialCheckpoint, read_cld, read_psld, read_scoresde
 from sgmjax.interop.configs import OfficialNetwork, from_cld_config, from_psld_config, from_scoresde_config
+from sgmjax.interop.export import check_exportable, official_weights
 from sgmjax.interop.lsgm import OfficialLSGM, convert_lsgm_vae, from_lsgm_vae_config, read_lsgm
 from sgmjax.interop.lsgm_prior import convert_lsgm_prior, from_lsgm_prior_config
 from sgmjax.interop.ncsnv2 import from_ncsnv2_config, read_ncsnv2
@@ -11,6 +12,7 @@ __all__ = [
     "OfficialCheckpoint",
     "OfficialLSGM",
     "OfficialNetwork",
+    "check_exportable",
     "convert_lsgm_prior",
     "convert_lsgm_vae",
     "convert_weights",
@@ -20,6 +22,7 @@ __all__ = [
     "from_ncsnv2_config",
     "from_psld_config",
     "from_scoresde_config",
+    "official_weights",
     "read_cld",
     "read_lsgm",
     "read_ncsnv2",

@@ -30,7 +30,7 @@ _RESNET = {
     "GroupNorm_1": "norm_1",
     "Conv_1": "conv_1",
 }
-_SUBLAYERS: dict[type, dict[str, str]] = {
+SUBLAYERS: dict[type, dict[str, str]] = {
     layers.ResnetBlockDDPM: _RESNET | {"NIN_0": "shortcut"},
     layers.ResnetBlockBigGAN: _RESNET | {"Conv_2": "shortcut"},
     layers.AttnBlock: {"GroupNorm_0": "norm", "NIN_0": "query", "NIN_1": "key", "NIN_2": "value", "NIN_3": "out"},
@@ -184,7 +184,7 @@ def convert_weights(network: OfficialNetwork, state_dict: Mapping[str, Any]) -> 
         sublayer = inner.rpartition(".")[0]
         if sublayer == "Dense_0" and not vector and not module.conditional:  # type: ignore[attr-defined]
             continue  # an unconditional official block has a time projection that nothing reads
-        names = _SUBLAYERS.get(type(layer), {"": ""})
+        names = SUBLAYERS.get(type(layer), {"": ""})
         if sublayer not in names:
             raise InputError(f"state dict key '{key}' is not used by this network, whose layer is '{layer.name}'")
         path = (str(layer.name), names[sublayer]) if sublayer else (str(layer.name),)
