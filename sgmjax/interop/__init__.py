@@ -1,4 +1,4 @@
-"""Official networks in and out: their configs to our modules, their weights and checkpoints to our parameters and back."""
+"""Official networks in and out: their configs to our modules, their checkpoints to our parameters, and back."""
 
 from sgmjax.interop.checkpoints import OfficialCheckpoint, read_cld, read_psld, read_scoresde
 from sgmjax.interop.configs import OfficialNetwork, from_cld_config, from_psld_config, from_scoresde_config

@@ -83,7 +83,7 @@ def official_weights(network: OfficialNetwork, params: Mapping[str, Any]) -> dic
     stride = 2 if isinstance(module, CLDToyMLP) else 1
     out: dict[str, np.ndarray] = {}
     for index, layer in enumerate(calls):
-        for official, ours in _sublayers(layer).items():
+        for official, ours in sublayers(layer).items():
             base = f"{root}.{index * stride}" + (f".{official}" if official else "")
             path = (str(layer.name), ours) if ours else (str(layer.name),)
             found = {leaf: left.pop((*path, leaf)) for leaf in _LEAVES if (*path, leaf) in left}
@@ -105,7 +105,7 @@ _BIGGAN = layers.ResnetBlockBigGAN
 _LEAVES = ("kernel", "scale", "frequencies", "bias")  # in the order of the official parameters
 
 
-def _sublayers(layer: Any) -> dict[str, str]:
+def sublayers(layer: Any) -> dict[str, str]:
     """Official names of a layer's parts and ours, in the official order."""
     names = SUBLAYERS.get(type(layer), {"": ""})
     if isinstance(layer, layers.Upsample | layers.Downsample):

@@ -311,7 +311,7 @@ def _averaged(state: Mapping[str, Any], optimizer: Mapping[str, Any], path: Any)
     return {key: kept.get(i, {}).get("ema", value) for i, (key, value) in zip(indices, state.items(), strict=True)}
 
 
-def _settings(checkpoint: Any, path: Any) -> Mapping[str, Any]:
+def settings_of(checkpoint: Any, path: Any) -> Mapping[str, Any]:
     """The `args` of a checkpoint: an argparse namespace, of which only the attributes are taken."""
     args = entry(checkpoint, "args", path)
     args = getattr(args, "__dict__", args)
@@ -333,14 +333,18 @@ def read_lsgm(path: str | os.PathLike[str], vae: NVAE | None = None, *, prior: A
     Raises:
       InputError: as `read_scoresde`.
     """
+    return lsgm_of(torch_file.load(path), path, vae, prior)
+
+
+def lsgm_of(checkpoint: Any, path: Any, vae: NVAE | None = None, prior: Any = None) -> OfficialLSGM:
+    """`read_lsgm` of what a file holds; the path is for messages."""
     from sgmjax.interop.lsgm_prior import convert_lsgm_prior, from_lsgm_prior_config
 
-    checkpoint = torch_file.load(path)
     vae_state = arrays_of(entry(checkpoint, "vae_state_dict", path), f"{shown(path)}: 'vae_state_dict'")
-    vae = vae if vae is not None else from_lsgm_vae_config(_settings(checkpoint, path))
+    vae = vae if vae is not None else from_lsgm_vae_config(settings_of(checkpoint, path))
     params = ema_params = None
     if "dae_state_dict" in checkpoint:
-        prior = prior if prior is not None else from_lsgm_prior_config(_settings(checkpoint, path))
+        prior = prior if prior is not None else from_lsgm_prior_config(settings_of(checkpoint, path))
         state = arrays_of(checkpoint["dae_state_dict"], f"{shown(path)}: 'dae_state_dict'")
         params = convert_lsgm_prior(prior, state)
         if "dae_optimizer" in checkpoint:

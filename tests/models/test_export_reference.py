@@ -64,7 +64,9 @@ def test_a_checkpoint_is_written_as_the_official_program_does(path, tmp_path):
     assert list(ours[key]) == list(theirs[key])
     for name, tensor in theirs[key].items():
         assert ours[key][name].dtype == tensor.dtype and ours[key][name].shape == tensor.shape, name
-        assert torch.equal(ours[key][name], tensor), name
+        # The table of noise levels is computed, here and there, in float64: exp and log differ in the last digit.
+        close = torch.allclose(ours[key][name], tensor, rtol=1e-14, atol=0) if name.endswith("sigmas") else None
+        assert torch.equal(ours[key][name], tensor) if close is None else close, name
     groups = [found["optimizer_states"][0] if source == "psld" else found["optimizer"] for found in (ours, theirs)]
     assert len(groups[0]["param_groups"]) == len(groups[1]["param_groups"]) == 1
     assert groups[0]["param_groups"][0]["params"] == groups[1]["param_groups"][0]["params"]
