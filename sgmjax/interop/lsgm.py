@@ -26,7 +26,7 @@ from sgmjax.interop.weights import arrays_of
 from sgmjax.models.nvae import NVAE, build_nvae
 
 # Architectures with attention in their name have none: the official VAE never switches it on.
-_CELLS = {
+CELLS = {
     "res_bnswish": "res_bnswish",
     "res_bnswish2": "res_bnswish2",
     "res_mbconv": "res_mbconv",
@@ -34,7 +34,7 @@ _CELLS = {
     "res_mbconv_attn_half": "res_mbconv",
 }
 # Our setting for an official one.
-_SETTINGS = {
+SETTINGS = {
     "encoder_channels": "num_channels_enc",
     "decoder_channels": "num_channels_dec",
     "num_scales": "num_latent_scales",
@@ -70,7 +70,7 @@ class OfficialLSGM:
     step: int
 
 
-def _image_of(dataset: str) -> tuple[int, int, int]:
+def image_of(dataset: str) -> tuple[int, int, int]:
     """Side, channels and padding of an official data set."""
     if dataset in ("mnist", "omniglot"):
         return 28, 1, 2
@@ -95,17 +95,17 @@ def from_lsgm_vae_config(config: Any, *, dtype: Any = jnp.float32) -> NVAE:
       ValueError: for a missing key, an unknown architecture, or settings that no network can have.
     """
     config = config if isinstance(config, Mapping) else vars(config)
-    side, channels, pad = _image_of(str(_get(config, "dataset", "")))
+    side, channels, pad = image_of(str(_get(config, "dataset", "")))
     arch = str(_get(config, "arch_instance", ""))
-    if arch not in _CELLS:
-        raise InputError(f"arch_instance: no conversion for '{arch}'; there is one for {', '.join(_CELLS)}")
-    settings: dict[str, Any] = {ours: _number(config, theirs, "", int) for ours, theirs in _SETTINGS.items()}
+    if arch not in CELLS:
+        raise InputError(f"arch_instance: no conversion for '{arch}'; there is one for {', '.join(CELLS)}")
+    settings: dict[str, Any] = {ours: _number(config, theirs, "", int) for ours, theirs in SETTINGS.items()}
     if config.get("num_postprocess_blocks", settings["num_blocks"]) != settings["num_blocks"]:
         raise InputError("num_postprocess_blocks: must equal num_preprocess_blocks")
     settings |= {
         "pad": pad,
         "ch_mult": _numbers(config, "channel_mult", ""),
-        "cells": _CELLS[arch],
+        "cells": CELLS[arch],
         "squeeze_excite": bool(_get(config, "use_se", "")),
         "progressive_input": str(_get(config, "progressive_input_vae", "")),
         "log_sigma_bound": _number(config, "log_sig_q_scale", "", float),

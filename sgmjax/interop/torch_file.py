@@ -25,7 +25,7 @@ MAX_STEP = 2**31 - 1  # the training state counts steps in 32 bits
 _LEGACY = 5  # pickles at the head of a file from before PyTorch 1.6: magic number, version, system, object, keys
 
 
-class _Inert:
+class Inert:
     """Stands for an object of a class that is not loaded: takes what it is made of, keeps its attributes."""
 
     def __new__(cls, *_args: Any, **_options: Any) -> Any:
@@ -39,7 +39,7 @@ class _Inert:
             self.__dict__.update(state)
 
 
-class _InertMapping:
+class InertMapping:
     """The same for kinds of dictionaries, whose entries the loader puts into this one type only."""
 
     def __new__(cls, *_args: Any, **_options: Any) -> Any:
@@ -62,7 +62,7 @@ def load(path: str | os.PathLike[str]) -> Any:
         raise InputError("reading PyTorch checkpoints needs PyTorch: pip install 'sgmjax[torch]'") from None
     file = regular_file(path, "checkpoint")
     names = _names(file)
-    for stand_in in (_Inert, _InertMapping):
+    for stand_in in (Inert, InertMapping):
         others: list[Any] = [type(name, (stand_in,), {"__module__": module}) for module, name in names]
         try:
             with warnings.catch_warnings(), torch.serialization.safe_globals(others):
