@@ -91,7 +91,7 @@ def import_checkpoint(request: Any) -> None:
     values, named, shape = request
     if tensors.is_tensor_file(values.checkpoint):
         return _own(values, named)
-    found = recognise.recognise(values.checkpoint)
+    found = recognise(values.checkpoint)
     if values.source and values.source != found.source:
         raise _cli.UsageError(f"--source: {values.source}, but {shown(found.path)} is {found.what} ({found.source})")
     say(f"{shown(found.path)} is {found.what}")

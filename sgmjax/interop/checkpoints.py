@@ -51,6 +51,7 @@ def scoresde_of(checkpoint: Any, path: Any, network: OfficialNetwork) -> Officia
     """`read_scoresde` of what a file holds; the path is for messages."""
     model = arrays_of(entry(checkpoint, "model", path), f"{shown(path)}: 'model'")
     shadow = entry(entry(checkpoint, "ema", path), "shadow_params", path, list)
+    params = convert_weights(network, model)  # first, for its errors name the weight
     keys = trained_keys(network, model)
     if len(keys) != len(shadow):
         raise InputError(f"{shown(path)}: 'ema' has {len(shadow)} arrays and the model {len(keys)} parameters")
@@ -58,7 +59,7 @@ def scoresde_of(checkpoint: Any, path: Any, network: OfficialNetwork) -> Officia
         key: as_array(value, f"{shown(path)}: 'ema': '{key}'") for key, value in zip(keys, shadow, strict=True)
     }
     return OfficialCheckpoint(
-        params=convert_weights(network, model),
+        params=params,
         ema_params=convert_weights(network, averaged),
         step=torch_file.step_of(entry(checkpoint, "step", path), path, "step"),
     )

@@ -8,6 +8,7 @@ its place, which keep the attributes. PyTorch is imported here and nowhere else.
 from __future__ import annotations
 
 import _compat_pickle
+import builtins
 import collections
 import io
 import os
@@ -62,6 +63,10 @@ def load(path: str | os.PathLike[str]) -> Any:
         raise InputError("reading PyTorch checkpoints needs PyTorch: pip install 'sgmjax[torch]'") from None
     file = regular_file(path, "checkpoint")
     names = _names(file)
+    if calls := sorted(name for module, name in names if module == "builtins" and not _is_type(name)):
+        raise InputError(
+            f"{shown(file)} calls {shown(', '.join(calls))}: it is made to run programs, and is not opened"
+        )
     for stand_in in (Inert, InertMapping):
         others: list[Any] = [type(name, (stand_in,), {"__module__": module}) for module, name in names]
         try:
@@ -79,6 +84,10 @@ def load(path: str | os.PathLike[str]) -> Any:
         f"{shown(file)} refers to {shown(', '.join(foreign))}, so that it is more than weights, and is not opened; "
         "save the state dicts alone"
     )
+
+
+def _is_type(name: str) -> bool:
+    return isinstance(getattr(builtins, name, None), type)
 
 
 def _names(file: Path) -> set[tuple[str, str]]:

@@ -31,6 +31,12 @@ def is_tensor_file(path: str | os.PathLike[str]) -> bool:
     return found.suffix == ".safetensors" and not found.is_dir()
 
 
+def folder_of(path: str | os.PathLike[str]) -> Path:
+    """Where what is made of a run lies: its folder, or one beside its file, of the same name."""
+    found = user_path(path, "--workdir")
+    return found.with_suffix("") if is_tensor_file(found) else found
+
+
 def write(
     path: str | os.PathLike[str], record: Mapping[str, Any], step: int, params: Any, averaged: Any, state: Any
 ) -> None:

@@ -103,11 +103,9 @@ def test_nothing_pickled_is_run(tmp_path, function, where, old):
     else:
         value = call if where == "as everything" else value | {"extra": call}
     torch.save(value, tmp_path / "a.pth", _use_new_zipfile_serialization=not old)
-    if where == "beside the weights" and function == "builtins":
-        assert read(tmp_path / "a.pth").step == 7  # the weights are had without it
-    else:
-        said = refused(tmp_path / "a.pth", "a.pth")
-        assert function != "posix" or "refers to posix.system, so that it is more than weights" in said
+    said = refused(tmp_path / "a.pth", "a.pth")
+    assert function != "posix" or "refers to posix.system, so that it is more than weights" in said
+    assert function != "builtins" or "calls exec: it is made to run programs, and is not opened" in said
     assert not mark.exists()
     if function == "builtins" and where == "as everything":  # the file would have done it
         pickle.loads(pickle.dumps(call))
