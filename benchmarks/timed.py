@@ -289,7 +289,7 @@ class Sampling:
 
         self.sampler = draw.Sampler(sample, model.run.mesh, places, model.config.train.batch_size)
         with jax.set_mesh(model.run.mesh):
-            _, facts = _compiled(self.sampler._draw, self.weights, model.key, {})
+            _, facts = _compiled(self.sampler._draw, self.weights, model.key, np.uint32(0), None)
         del facts["flops"]  # of a loop whose length the program decides
         self.draws = 0
         _, self.nfe = self.time(1)

@@ -148,8 +148,10 @@ class TrainConfig(LoopSettings):
     eval_every: NonNegativeInt = 1000
     eval_batches: PositiveInt | None = 8  # None: all held-out data
     sample_every: NonNegativeInt = 1000
-    metrics: tuple[str, ...] = ()  # of `python -m sgmjax.evaluate`, on held-out data: bpd, frechet, ...
+    metrics: tuple[str, ...] = ()  # of `python -m sgmjax.evaluate`: bpd, fid, ...
     metrics_every: NonNegativeInt = 0
+    metrics_features: str = "inception"  # of fid, fd, kid, ...: a name, or the run folder of a feature network
+    keep_best: str | None = None  # a number measured on the way, eval_loss, fid, ...: its best parameters are kept
 
 
 @_section

@@ -11,10 +11,12 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from sgmjax import models
-from sgmjax._schema import Config, DataConfig, LatentConfig, ObjectiveConfig
+from sgmjax._schema import Config, DataConfig, LatentConfig, ObjectiveConfig, SamplingConfig
 from sgmjax.data.pipeline import SOURCES, TFDS
 from sgmjax.samplers import registry
 from sgmjax.spec import fields
+
+_NO_SAMPLES = "means nothing for a classifier, which draws no samples"
 
 Rule = tuple[str, Iterable[str], str]  # section, its settings, why they (<value>) are not read, and what to do
 
@@ -44,6 +46,7 @@ def without(config: Config, paths: Iterable[str]) -> Config:
 def _rules(config: Config) -> Iterator[Rule]:
     yield from _data(config.data)
     yield from _sampling(config.sampling)
+    yield from _metrics(config.train)
     if config.vae is not None:
         yield from _with_a_vae()
     else:
@@ -51,7 +54,10 @@ def _rules(config: Config) -> Iterator[Rule]:
         yield "latent", everything, "is of the training of a VAE; without a section vae leave it out"
         if config.data.binarize == "dynamic":
             yield "data", ["binarize"], "<value> is drawn by the training of a VAE; use 'static', or add a section vae"
-        yield from _classifier() if models.classifies(config.model) else _objective(config.objective)
+        if models.classifies(config.model):
+            yield from _classifier(models.sees_noise(config.model))
+        else:
+            yield from _objective(config.objective)
 
 
 def _data(data: DataConfig) -> Iterator[Rule]:
@@ -63,6 +69,11 @@ def _data(data: DataConfig) -> Iterator[Rule]:
         yield "data", ["path"], f"is read with data.name='npz', and data.name is {data.name!r}; set that too"
     if source.holds_out and data.eval_split is not None:
         yield "data", ["eval_split"], f"<value> is no part of {source.what}, {source.holds_out}; use that, or None"
+
+
+def _metrics(train: Any) -> Iterator[Rule]:
+    if not train.metrics:
+        yield "train", ["metrics_every", "metrics_features"], "is of train.metrics, and there are none; set those too"
 
 
 def _sampling(sampling: Any) -> Iterator[Rule]:
@@ -88,9 +99,11 @@ def _with_a_vae() -> Iterator[Rule]:
     yield "objective", ["label_dropout"], "means nothing for a latent prior, which knows no classes; leave it out"
 
 
-def _classifier() -> Iterator[Rule]:
+def _classifier(sees_noise: bool) -> Iterator[Rule]:
     yield "data", ["uniform_dequantization"], "means nothing for a classifier, which needs no density; leave it out"
-    known = {"matching", "time_conditioning", "t_min"}
+    known = {"matching", "time_conditioning", "t_min"} if sees_noise else set()
+    yield "sampling", [field.name for field in dataclasses.fields(SamplingConfig)], f"{_NO_SAMPLES}; leave it out"
+    yield "train", ["sample_every", "metrics", "metrics_every"], f"{_NO_SAMPLES}; leave it out"
     keys = [field.name for field in dataclasses.fields(ObjectiveConfig) if field.name not in known]
     yield "objective", keys, "means nothing for a classifier, whose loss is the cross entropy; leave it out"
 

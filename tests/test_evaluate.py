@@ -138,7 +138,19 @@ def test_bpd_of_a_run(finished, capsys):
 BAD = [
     ([], "--workdir: which run?"),
     (["--workdir=/nowhere"], "no run in /nowhere"),
-    (["--workdir=RUN", "--metrics=fid"], "--metrics: no metric called 'fid'; there are bpd, frechet"),
+    (["--workdir=RUN", "--metrics=lpips"], "--metrics: no metric called 'lpips'; there are bpd, nelbo, frechet"),
+    (["--workdir=RUN", "--metrics=fid"], "features 'inception' are of images of 1 or 3 channels"),
+    (
+        ["--workdir=RUN", "--metrics=fd", "--features=pixels", "--num=1"],
+        "--metrics: fd compares sets of samples, and one is none",
+    ),
+    (["--workdir=RUN", "--metrics=fd", "--features=nothing"], "no features called 'nothing'; there are inception"),
+    (["--workdir=RUN", "--metrics=fd", "--features=RUN"], "is no run of a feature network"),
+    (["--workdir=RUN", "--metrics=fd", "--features=pixels", "--reference=RUN/x.npz"], "statistics: cannot read"),
+    (["--workdir=RUN", "--metrics=fd,kid", "--features=pixels", "--reference=x"], "kid needs the features of the data"),
+    (["--workdir=RUN", "--metrics=fid", "--features=pixels"], "fid is of the published Inception features"),
+    (["--workdir=RUN", "--metrics=memorisation", "--features=pixels", "--against=test"], "memorisation compares"),
+    (["--workdir=RUN", "--steps=5"], "--steps: is of metrics that draw samples, and there is none here"),
     (["--workdir=RUN", "--metrics=bpd,frechet"], "--metrics: frechet is for images"),
     (["--workdir=RUN", "--metrics=neighbours"], "--metrics: neighbours is for images"),
     (["--workdir=RUN", "--nearest=0"], "--nearest: must be positive"),
@@ -165,12 +177,15 @@ def test_frechet():
 
     class Draws(Task):
         def sample(self, variables, key, num, plan):
-            return jnp.asarray(x[:num], jnp.float32) / 127.5 - 1, {"nfe": 7}
+            which = jax.random.randint(key, (num,), 0, len(x))
+            return jnp.asarray(x)[which].astype(jnp.float32) / 127.5 - 1, {"nfe": 7}
 
     subject = metrics.Subject(
         task=Draws(), variables=jnp.zeros(()), data=ArrayDataset("pixels", x), plan=Plan(), mesh=sh.make_mesh()
     )
     found = metrics.METRICS["frechet"](subject, metrics.Settings(num=24, batch_size=24))
     assert "24 samples to 30 images, NFE 7" in found.lines[0] and found.record["nfe"] == 7
-    expected = pixel_frechet(x[:24], x)
+    keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(0), i))(jnp.arange(24))  # each sample's is its index's
+    which = [int(jax.random.randint(key, (1,), 0, len(x))[0]) for key in keys]
+    expected = pixel_frechet(x[which], x)
     assert found.record["results"]["pixel_frechet"] == found.numbers["frechet"] == expected

@@ -2,25 +2,38 @@
 
     python -m sgmjax.evaluate --workdir=runs/psld_digits --metrics=bpd
     python -m sgmjax.evaluate --workdir=runs/cld_cifar --metrics=bpd --num=1000 --momenta=8 --probes=4
-    python -m sgmjax.evaluate --workdir=runs/psld_digits --metrics=bpd,frechet
+    python -m sgmjax.evaluate --workdir=runs/psld_cifar --metrics=fid,kid,pr --num=50000
+    python -m sgmjax.evaluate --workdir=runs/psld_mnist --metrics=fd,pr,dc --features=runs/features_mnist --num=10000
 
+Of data:
     nelbo    of runs with a VAE: the negative bound in nats (binary images) or bits/dim, by the probability-flow ODE of
              the prior, by the weighted objective, and with a normal prior; KL per group, active units
     bpd      bits/dim of held-out images with uniform dequantisation (of floats nats/dim, of vectors nats per example),
              by the probability-flow ODE; and beside it the variational bound, which is of the generative SDE
-    frechet  Frechet distance in pixel space of samples, drawn as the run's config says, to the data: for small images
-    neighbours  how near such samples are to their nearest training images, against how near held-out images are: has
-             the model memorised? With a picture, each row a sample and its nearest training images
+Of samples, drawn as the run's config says, or as --sampler, --steps, --grid, --options, --denoise do:
+    fid      Frechet Inception distance; fd: the same in other features
+    kid      kernel distance     mind  Monge Inception distance     is  Inception score
+    pr       precision and recall     dc  density and coverage
+    memorisation  nearest training examples in features, of samples and of held-out data
+    frechet  Frechet distance in pixel space to the data: for small images
+    neighbours  the same as memorisation in pixels, with a picture: each row a sample and its nearest training images
+
+Features (--features): inception (pytorch-fid's), inception_tf1 (TensorFlow 1's preprocessing), pixels, or the run
+folder of a feature network, as configs/features_mnist.py trains one. Samples are compared with the training data, as
+published; --against=test takes held-out data, --reference=FILE a file of statistics (pytorch-fid's, EDM's,
+guided-diffusion's, ...). Beside each number stands its floor: that of as many real examples of the other part.
 
 Takes the averaged parameters of the newest checkpoint, with --params=raw those being trained. The data are those of
 the run's config; --data=FILE.npz gives others, as runs on arrays given in Python need. Writes
-`<workdir>/metrics/<metric>_step<step>.json` with all settings that matter. --t_min is by default the time where the
-run's training ended.
+`<workdir>/metrics/<metric>_step<step>.json` with all settings that matter, and a report of all metrics, JSON, Markdown
+and a picture. Samples and features are kept in `<workdir>/metrics/samples_step<step>_...`: the same command goes on
+from what is there, also with a larger --num. --t_min is by default the time where the run's training ended.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,8 +42,12 @@ from typing import Any
 from sgmjax import _cli
 from sgmjax._inputs import InputError, check_writable, shown
 from sgmjax._ranges import COUNT, OPEN_UNIT, SEED, TOLERANCE, check_memory
+from sgmjax.commands import sampling
 
-_COUNTS = ("num", "batch_size", "probes", "momenta", "dequantizations", "draws", "posterior_samples", "nearest")
+_COUNTS = (
+    "num", "batch_size", "probes", "momenta", "dequantizations", "draws", "posterior_samples", "nearest", "steps",
+    "subsets", "splits", "k",
+)  # fmt: skip
 RANGES = dict.fromkeys(_COUNTS, COUNT) | {"rtol": TOLERANCE, "atol": TOLERANCE, "t_min": OPEN_UNIT, "seed": SEED}
 
 
@@ -40,7 +57,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def read_flags(argv: Sequence[str]) -> Any:
-    """The parsed flags.
+    """The parsed flags, and the words they were read from.
 
     Raises:
         UsageError: naming the flag and the fix.
@@ -49,18 +66,24 @@ def read_flags(argv: Sequence[str]) -> Any:
 
     values = flags.FlagValues()
     _cli.define_path(values, "workdir", None, "the run folder")
-    flags.DEFINE_list("metrics", ["bpd"], "what to measure: bpd, ...", flag_values=values)
-    flags.DEFINE_enum("split", "test", ["test", "train"], "held-out or training data", flag_values=values)
+    flags.DEFINE_list("metrics", ["bpd"], "what to measure: bpd, fid, ...", flag_values=values)
+    flags.DEFINE_enum("split", "test", ["test", "train"], "data of bpd, nelbo, frechet", flag_values=values)
     _cli.define_path(values, "data", None, "an .npz with the data: x_test, or x, held out")
-    flags.DEFINE_enum(
-        "params", "ema", ["ema", "raw"], "averaged parameters, or those being trained", flag_values=values
-    )
     flags.DEFINE_integer("num", None, "examples or samples; default all examples", flag_values=values)
     flags.DEFINE_integer("batch_size", None, "examples at a time", flag_values=values)
     flags.DEFINE_integer("seed", 0, "of all that is random, and of which examples", flag_values=values)
+    sampling.define(values)
+    _cli.define_path(values, "features", "inception", "features of the metrics of samples, or a run folder")
+    flags.DEFINE_enum("against", "train", ["train", "test"], "the data samples are compared with", flag_values=values)
+    _cli.define_path(values, "reference", None, "a file of statistics in place of the data, for fid and fd")
+    kinds = ["pytorch_fid", "tf1"]
+    flags.DEFINE_enum("preprocessing", None, kinds, "of --reference, where it does not say", flag_values=values)
+    flags.DEFINE_integer("subsets", 100, "of kid", flag_values=values)
+    flags.DEFINE_integer("splits", 10, "of is", flag_values=values)
+    flags.DEFINE_integer("k", None, "neighbours of pr (3) and dc (5)", flag_values=values)
     flags.DEFINE_float("t_min", None, "where the integration starts", flag_values=values)
-    flags.DEFINE_float("rtol", 1e-5, "relative tolerance of the ODE", flag_values=values)
-    flags.DEFINE_float("atol", 1e-5, "absolute tolerance of the ODE", flag_values=values)
+    flags.DEFINE_float("rtol", None, "relative tolerance of the ODE, 1e-5; of adaptive samplers", flag_values=values)
+    flags.DEFINE_float("atol", None, "absolute tolerance of the ODE, 1e-5; of adaptive samplers", flag_values=values)
     flags.DEFINE_string("solver", "Dopri5", "an explicit Runge-Kutta solver of diffrax", flag_values=values)
     kinds = ["rademacher", "gaussian", "exact"]
     flags.DEFINE_enum("trace", "rademacher", kinds, "probes of the divergence, or exact", flag_values=values)
@@ -82,13 +105,13 @@ def read_flags(argv: Sequence[str]) -> Any:
     if not values.workdir:
         raise _cli.UsageError("--workdir: which run? give its folder, as --workdir=runs/psld_digits")
     if not values.metrics:
-        raise _cli.UsageError("--metrics: which? give some, as --metrics=bpd,frechet")
+        raise _cli.UsageError("--metrics: which? give some, as --metrics=bpd,fid")
     if values.out and len(values.metrics) > 1:
         raise _cli.UsageError("--out: is for one metric; leave it out, and each gets a file in <workdir>/metrics")
-    return values
+    return values, list(argv)
 
 
-def evaluate(values: Any) -> None:
+def evaluate(request: Any) -> None:
     """Measures as the flags say; prints a line for every result and writes them.
 
     Raises:
@@ -99,26 +122,39 @@ def evaluate(values: Any) -> None:
 
     from sgmjax import sharding as sh
     from sgmjax._say import say
+    from sgmjax.config import to_dict
     from sgmjax.evaluation import metrics
-    from sgmjax.tasks import ClassifierTask
+    from sgmjax.evaluation.report import write_report
+    from sgmjax.samplers import registry
+    from sgmjax.tasks import ClassifierTask, FeatureTask
     from sgmjax.training.load import load_data, load_run
 
+    values, words = request
     for name in values.metrics:
         if name not in metrics.METRICS:
             names = ", ".join(metrics.METRICS)
             raise _cli.UsageError(f"--metrics: no metric called {name!r}; there are {names}")
     path = Path(values.workdir)
     mesh = sh.make_mesh()
-    run = load_run(path, sharding=sh.replicated(mesh), say=say, averaged=values.params == "ema")
+    wanted = sampling.given(values)
+    chosen = {key: wanted[key] for key in ("sampler", "steps", "grid", "denoise", "options") if key in wanted}
+    drawing = [name for name in values.metrics if name in metrics.DRAW]
+    if chosen and not drawing:
+        raise _cli.UsageError(f"--{next(iter(chosen))}: is of metrics that draw samples, and there is none here")
+    run = load_run(path, sampling=chosen, sharding=sh.replicated(mesh), say=say, **sampling.which(values))
+    if run.config is not None and drawing and registry.is_adaptive(run.plan.sampler):
+        chosen |= {key: wanted[key] for key in ("rtol", "atol") if key in wanted}
+        run = load_run(path, sampling=chosen, sharding=sh.replicated(mesh), **sampling.which(values))
     task, config = run.task, run.config
     assert config is not None
-    if isinstance(task, ClassifierTask):
+    if isinstance(task, ClassifierTask | FeatureTask):
         raise _cli.UsageError(f"--workdir: {shown(path)} is a classifier's run; give that of a score network")
     if values.out and jax.process_index() == 0:
         check_writable(Path(values.out), "--out")
+    settings = _settings(values, task)
     for name in values.metrics:
         try:
-            metrics.check(name, task, values.num)
+            metrics.check(name, task, values.num, settings)
         except InputError as error:
             raise _cli.UsageError(f"--metrics: {error}") from None
     part, other = ("eval", "train") if values.split == "test" else ("train", "eval")
@@ -127,22 +163,48 @@ def evaluate(values: Any) -> None:
     if {"frechet", "neighbours"} & set(values.metrics):
         check_memory("--num", values.num or 1, task.event_shape, fix="give fewer")
     check_memory("--batch_size", min(values.batch_size or 1, largest), task.event_shape, fix="give fewer")
+    raw = sampling.label(values)
+    about = {"workdir": str(path), "step": run.step, "checkpoint": values.checkpoint, "parameters": values.params}
+    if set(drawing) & set(metrics.IN_FEATURES):
+        plan = hashlib.sha256(repr((dataclasses.astuple(run.plan), values.seed)).encode()).hexdigest()[:8]
+        folder = path / "metrics" / f"samples_step{run.step}{raw}_{plan}"
+        settings = dataclasses.replace(settings, folder=folder)
     subject = metrics.Subject(
         task=task, variables=run.variables, data=dataset, plan=run.plan, mesh=mesh, held_out=part == "eval",
         others=lambda: load_data(path, run, other, values.data), mirrored=config.data.flip, num=config.sampling.num,
         batch_size=config.sampling.batch_size, t_min=config.objective.t_min, progress=_cli.progress,
+        identity={"step": run.step, "parameters": values.params},
     )  # fmt: skip
-    settings = metrics.Settings(**{f.name: getattr(values, f.name) for f in dataclasses.fields(metrics.Settings)})
-    raw = "" if values.params == "ema" else "_raw"
+    measured: dict[str, metrics.Measured] = {}
     for name in values.metrics:
         say(f"{name} on {dataset.name}, step {run.step} of {path} ...")
         start = time.perf_counter()
-        found = metrics.METRICS[name](subject, settings)
+        found = measured[name] = metrics.METRICS[name](subject, settings)
         seconds = time.perf_counter() - start
         out = Path(values.out) if values.out else path / "metrics" / f"{name}_step{run.step}{raw}.json"
-        common = {"metric": name, "workdir": str(path), "step": run.step, "parameters": values.params}
-        common |= {"split": values.split, "data": dataset.name, "seed": values.seed}
+        common = {"metric": name, **about, "split": values.split, "data": dataset.name, "seed": values.seed}
         metrics.write(out, found, common | {"seconds": round(seconds, 2)})
         for line in found.lines:
             say(line)
         say(f"{seconds:.1f} s, {out}")
+    about |= {"split": values.split, "data": dataset.name, "seed": values.seed, "config": to_dict(config)}
+    if drawing:
+        about |= {"sampling": dataclasses.asdict(run.plan)}
+    page = write_report(
+        path / "metrics", f"report_step{run.step}{raw}", measured, about=about,
+        command=["python -m sgmjax.evaluate", *words[1:]], picture=metrics.picture_of(subject, settings),
+    )  # fmt: skip
+    say(f"report: {page}")
+
+
+def _settings(values: Any, task: Any) -> Any:
+    """What the flags say of how it is measured."""
+    from sgmjax.evaluation import metrics
+    from sgmjax.tasks import ClassifierTask, FeatureTask
+    from sgmjax.training.load import load_features
+
+    names = {field.name for field in dataclasses.fields(metrics.Settings)} & set(values)
+    given = {name: value for name in names if (value := getattr(values, name)) is not None}
+    if set(values.metrics) & set(metrics.IN_FEATURES) and not isinstance(task, ClassifierTask | FeatureTask):
+        given["features"] = load_features(values.features, task)
+    return metrics.Settings(**given)

@@ -30,6 +30,7 @@ from typing import Any
 from sgmjax import _cli
 from sgmjax._inputs import InputError, check_writable, shown
 from sgmjax._ranges import COUNT, NON_NEGATIVE, OPEN_UNIT, SEED, TOLERANCE, check_memory
+from sgmjax.commands import sampling
 
 RANGES = {"num": COUNT, "steps": COUNT, "batch_size": COUNT, "resample": COUNT, "seed": SEED}
 RANGES |= {"rtol": TOLERANCE, "atol": TOLERANCE, "guidance": NON_NEGATIVE, "start_time": OPEN_UNIT}
@@ -51,16 +52,9 @@ def read_flags(argv: Sequence[str]) -> Any:
     values = flags.FlagValues()
     _cli.define_path(values, "workdir", None, "the run folder")
     flags.DEFINE_integer("num", None, "how many samples", flag_values=values)
-    flags.DEFINE_string("sampler", None, "name of the sampler", flag_values=values)
-    flags.DEFINE_integer("steps", None, "network evaluations a sample, the denoising one included", flag_values=values)
-    flags.DEFINE_string("grid", None, "time grid: uniform, quadratic, rho, ...", flag_values=values)
-    flags.DEFINE_list("options", None, "the sampler's own settings, as snr=0.2,corrector=none", flag_values=values)
-    flags.DEFINE_string("denoise", None, "last step: True, False, tweedie, ode, x_mean", flag_values=values)
+    sampling.define(values)
     flags.DEFINE_float("rtol", None, "relative tolerance of adaptive samplers", flag_values=values)
     flags.DEFINE_float("atol", None, "absolute tolerance of adaptive samplers", flag_values=values)
-    flags.DEFINE_enum(
-        "params", "ema", ["ema", "raw"], "averaged parameters, or those being trained", flag_values=values
-    )
     flags.DEFINE_integer("seed", 0, "of the samples", flag_values=values)
     flags.DEFINE_integer("batch_size", None, "samples drawn at a time", flag_values=values)
     flags.DEFINE_list("labels", None, "classes, by number or name, as 3 or cat,dog: used in turn", flag_values=values)
@@ -107,17 +101,12 @@ def draw(values: Any) -> None:
     from sgmjax.evaluation import pictures
     from sgmjax.evaluation.draw import Sampler
     from sgmjax.samplers import registry
-    from sgmjax.tasks import ClassifierTask
+    from sgmjax.tasks import ClassifierTask, FeatureTask
     from sgmjax.training import tensors
     from sgmjax.training.load import load_data, load_run
 
     path = Path(values.workdir)
-    names = ("num", "sampler", "steps", "grid", "denoise", "batch_size", "rtol", "atol")
-    given = {name: value for name in names if (value := getattr(values, name)) is not None}
-    if "denoise" in given:
-        given["denoise"] = _cli.literal(given["denoise"])
-    if values.options:
-        given["options"] = read_options(values.options)
+    given = sampling.given(values)
     if values.interpolate:
         given.setdefault("sampler", "ode")  # whose tolerances are those of the flow
     mesh = sh.make_mesh()
@@ -126,14 +115,14 @@ def draw(values: Any) -> None:
         given["num"] = 4 * control.COLUMNS
     if "num" not in given and (values.interpolate or values.interpolate_samples or values.reconstruct):
         given["num"] = control.COLUMNS
-    run = load_run(path, sampling=given, sharding=everywhere, say=say, averaged=values.params == "ema")
+    run = load_run(path, sampling=given, sharding=everywhere, say=say, **sampling.which(values))
     task, step = run.task, run.step
-    if isinstance(task, ClassifierTask):
+    if isinstance(task, ClassifierTask | FeatureTask):
         raise _cli.UsageError(f"--workdir: {path} is a classifier's run; give that of a score network")
-    sampling = run.plan
-    for name, count in (("num", sampling.num), ("batch_size", sampling.batch_size)):
+    plan = run.plan
+    for name, count in (("num", plan.num), ("batch_size", plan.batch_size)):
         fix = "give fewer, and draw the others with another --seed" if name == "num" else "give fewer"
-        check_memory(f"--{name}", min(count, sampling.num), task.event_shape, fix=fix)
+        check_memory(f"--{name}", min(count, plan.num), task.event_shape, fix=fix)
     if values.out and jax.process_index() == 0:
         for ending in (".npz", ".png"):
             check_writable(Path(values.out.removesuffix(".npz") + ending), "--out")
@@ -142,7 +131,7 @@ def draw(values: Any) -> None:
         guide = control.load_classifier(values.classifier, run, sharding=everywhere, say=say)
     classes = guide.task.num_classes if guide is not None else task.num_classes
     names = guide.task.class_names if guide is not None else task.class_names
-    labels = read_labels(values.labels, classes, sampling.num, names)
+    labels = read_labels(values.labels, classes, plan.num, names)
     steer = control.Control(
         guidance=values.guidance,
         classifier=guide,
@@ -158,32 +147,32 @@ def draw(values: Any) -> None:
     if values.data and not (steer.needs_input and values.input == "test"):
         raise _cli.UsageError("--data: nothing here starts from held-out data; it is for --inpaint, --start_time, ...")
     held_out = functools.partial(load_data, path, run, "eval", values.data)
-    inputs, labels = steer.inputs(values.input, run, sampling.num, labels, held_out)
+    inputs, labels = steer.inputs(values.input, run, plan.num, labels, held_out)
     variables = steer.variables(run)
     shardings = jax.tree.map(lambda _: everywhere, variables)
-    sampler = Sampler(steer.sample_fn(run), mesh, shardings, min(sampling.batch_size, sampling.num))
+    sampler = Sampler(steer.sample_fn(run), mesh, shardings, min(plan.batch_size, plan.num))
 
-    if registry.is_adaptive(sampling.sampler):
-        rtol, atol = ("its own" if v is None else f"{v:g}" for v in (sampling.rtol, sampling.atol))
+    if registry.is_adaptive(plan.sampler):
+        rtol, atol = ("its own" if v is None else f"{v:g}" for v in (plan.rtol, plan.atol))
         how = f"tolerances {rtol} and {atol}"
-        name = sampling.sampler + ("" if sampling.rtol is None else f"_{rtol}")
+        name = plan.sampler + ("" if plan.rtol is None else f"_{rtol}")
     else:
-        how = f"{sampling.steps} steps, {sampling.grid} grid"
-        name = f"{sampling.sampler}_{sampling.steps}_{sampling.grid}"
+        how = f"{plan.steps} steps, {plan.grid} grid"
+        name = f"{plan.sampler}_{plan.steps}_{plan.grid}"
     if values.interpolate:
         how, name = "the probability flow, there and back", "ode"
     elif values.reconstruct:
         how, name = "the VAE", "vae"
     else:
-        how = f"{sampling.sampler} ({how})"
-    say(f"drawing {sampling.num} samples with {how} from step {step} of {shown(path)} ...")
+        how = f"{plan.sampler} ({how})"
+    say(f"drawing {plan.num} samples with {how} from step {step} of {shown(path)} ...")
     start = time.perf_counter()
     key = jax.device_put(jax.random.key(values.seed), everywhere)
-    show = _cli.progress(sampling.num, " samples")
-    drawn = sampler(variables, key, sampling.num, labels=labels, inputs=inputs, progress=show)
+    show = _cli.progress(plan.num, " samples")
+    drawn = sampler(variables, key, plan.num, labels=labels, inputs=inputs, progress=show)
     assert drawn is not None
     samples = pictures.to_arrays(drawn[0], task.discrete, task.centered)
-    name = f"{steer.name}{name}{'' if values.params == 'ema' else '_raw'}_seed{values.seed}"
+    name = f"{steer.name}{name}{sampling.label(values)}_seed{values.seed}"
     out = Path(values.out.removesuffix(".npz")) if values.out else tensors.folder_of(path) / "samples" / name
     if jax.process_index() == 0:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -193,21 +182,6 @@ def draw(values: Any) -> None:
         pictures.save_arrays(f"{out}.npz", samples=samples, nfe=np.int64(drawn[1]), step=np.int64(step), **extra)
         pictures.save_picture(f"{out}.png", steer.picture(task, samples, inputs))
     say(f"NFE {drawn[1]}{steer.cost()}, {time.perf_counter() - start:.1f} s, {out}.npz and .png")
-
-
-def read_options(words: list[str]) -> dict[str, Any]:
-    """What --options says: ["snr=0.2"] -> {"snr": 0.2}.
-
-    Raises:
-        UsageError: a word without a name or a value.
-    """
-    options = {}
-    for word in words:
-        name, equals, text = word.partition("=")
-        if not name or not equals:
-            raise _cli.UsageError(f"--options: {word!r} is no setting; write name=value, as snr=0.2")
-        options[name.strip()] = _cli.literal(text)
-    return options
 
 
 def read_labels(

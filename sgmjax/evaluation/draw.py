@@ -155,6 +155,11 @@ def map_examples(
 class Sampler:
     """Draws samples in batches of one size, the work split over all devices.
 
+    Sample i is a function of the key and of i alone: its own key is `fold_in(key, i)`, and it is drawn as a batch of
+    one would be. So neither the batch size, nor the number of devices, nor what was drawn before or in which session
+    changes it, up to the rounding of products of another size. Solvers that choose their steps choose them for each
+    sample, and Langevin correctors measure the norms of each.
+
     Args:
         sample_fn: sample_fn(variables, key, num, **given), like `Task.sample` with a plan.
         mesh: from `make_mesh`.
@@ -165,17 +170,20 @@ class Sampler:
     def __init__(self, sample_fn: Callable[..., Any], mesh: Mesh, shardings: PyTree, batch_size: int):
         unit = mesh.size
         self.batch_size = math.ceil(batch_size / unit) * unit
-        everywhere = sh.replicated(mesh)
+        everywhere, split = sh.replicated(mesh), sh.batch_sharding(mesh)
         self._mesh = mesh
 
-        def draw(variables, key, given):
-            x, info = sample_fn(variables, key, self.batch_size, **(given or {}))
-            return x, jnp.asarray(_nfe(info))
+        def draw(variables, key, first, given):
+            def one(index, given):
+                given = {name: value[None] for name, value in (given or {}).items()}
+                x, info = sample_fn(variables, jax.random.fold_in(key, index), 1, **given)
+                return x[0], jnp.max(jnp.asarray(_nfe(info)))
+
+            indices = jax.lax.with_sharding_constraint(first + jnp.arange(self.batch_size, dtype=jnp.uint32), split)
+            return jax.vmap(one, spmd_axis_name=sh.BATCH_AXES)(indices, given)
 
         self._draw = jax.jit(
-            draw,
-            in_shardings=(shardings, everywhere, sh.batch_sharding(mesh)),
-            out_shardings=(sh.batch_sharding(mesh), everywhere),
+            draw, in_shardings=(shardings, everywhere, everywhere, split), out_shardings=(split, split)
         )
 
     def __call__(
@@ -184,6 +192,7 @@ class Sampler:
         key: Array,
         num: int,
         *,
+        first: int = 0,
         labels: np.ndarray | None = None,
         inputs: dict[str, np.ndarray] | None = None,
         stop: Callable[[], bool] = lambda: False,
@@ -191,12 +200,11 @@ class Sampler:
     ) -> tuple[np.ndarray, int] | None:
         """Samples (num, *event) in the network's range, and the network evaluations a sample took (the most of any).
 
-        Batch i uses `fold_in(key, i)`, so the samples depend on `batch_size` and not on when they are drawn.
-
         Args:
             variables: the averaged ones.
             key: of this set of samples.
             num: how many.
+            first: the index of the first of them.
             labels: (num,) integers from 0, classes to draw.
             inputs: what else `sample_fn` takes by name for each sample, (num, ...) arrays.
             stop: asked between batches; if it says True, the result is None.
@@ -207,16 +215,16 @@ class Sampler:
         if labels is not None:
             check_labels(labels, None, length=num)
             given["labels"] = np.asarray(labels, np.int32)
-        with jax.set_mesh(self._mesh):
-            for i in range(math.ceil(num / self.batch_size)):
+        # JAX's check for keys that are used twice does not follow the parts of a split through vmap.
+        with jax.set_mesh(self._mesh), jax.debug_key_reuse(False):
+            for start in range(0, num, self.batch_size):
                 if stop():
                     return None
-                start = i * self.batch_size
                 indices = np.resize(np.arange(start, min(start + self.batch_size, num)), self.batch_size)
                 part = {name: value[indices] for name, value in given.items()} or None
-                x, used = self._draw(variables, jax.random.fold_in(key, i), part)
-                parts.append(sh.fetch(x))
-                nfe = max(nfe, int(np.max(sh.fetch(used))))
+                x, used = sh.fetch(self._draw(variables, key, np.uint32(first + start), part))
+                parts.append(x)
+                nfe = max(nfe, int(np.max(used[: num - start])))
                 progress(min(start + self.batch_size, num))
         return np.concatenate(parts)[:num], nfe
 

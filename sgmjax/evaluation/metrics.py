@@ -11,116 +11,49 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 
 from sgmjax import exact, metrics
 from sgmjax import sharding as sh
 from sgmjax._inputs import InputError, replacing
 from sgmjax.data import dequantize
-from sgmjax.evaluation import pictures
-from sgmjax.evaluation.draw import Sampler
+from sgmjax.evaluation import feature_metrics, pictures
+from sgmjax.evaluation.compare import generate
 from sgmjax.evaluation.likelihood import LikelihoodSettings, held_out_likelihood
 from sgmjax.evaluation.nelbo import NelboSettings, held_out_nelbo
+from sgmjax.evaluation.subject import Measured, Metric, Settings, Subject, Unfinished, mean_and_error
 from sgmjax.models.distributions import bits_per_dim
-from sgmjax.samplers.likelihood import Probing, Trace, Truncation
-from sgmjax.tasks.base import Generative, Variables
+from sgmjax.tasks.base import Generative
 from sgmjax.tasks.vae import LatentModel
 
-
-@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
-class Subject:
-    """What is measured.
-
-    Attributes:
-        task: a `Generative` one.
-        variables: averaged parameters and the networks' state.
-        data: what it is compared with, held-out data as a rule.
-        others: gives the other part of the data, training data as a rule; for metrics that need both.
-        held_out: whether `data` are held out.
-        mirrored: whether mirrored images were trained on.
-        plan: how samples are drawn.
-        num, batch_size: of samples where the settings leave it open.
-        t_min: the time where training ended.
-        mesh: the devices.
-        progress: given a number and a unit, a function that is told how many are done.
-    """
-
-    task: Any
-    variables: Variables
-    data: Any
-    plan: Any
-    mesh: Mesh
-    others: Callable[[], Any] | None = None
-    held_out: bool = True
-    mirrored: bool = False
-    num: int = 1000
-    batch_size: int = 500
-    t_min: float = 1e-5
-    progress: Callable[..., Callable[[int], None]] = lambda num, unit="": lambda done: None
+__all__ = [
+    "DRAW",
+    "IN_FEATURES",
+    "METRICS",
+    "Measured",
+    "Metric",
+    "Settings",
+    "Subject",
+    "Unfinished",
+    "check",
+    "finite",
+    "picture_of",
+    "write",
+]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Settings:
-    """How it is measured; each metric reads what concerns it, see `LikelihoodSettings` and `NelboSettings`.
-
-    Attributes:
-        num: examples or samples; None: all examples, as many samples as the subject says.
-        batch_size: at a time; None: the subject's.
-        seed: of all that is random.
-        t_min: where the ODE ends; None: where training ended.
-        nearest: training images shown beside each sample, of `neighbours`.
-    """
-
-    num: int | None = None
-    batch_size: int | None = None
-    seed: int = 0
-    t_min: float | None = None
-    rtol: float = 1e-5
-    atol: float = 1e-5
-    solver: str = "Dopri5"
-    trace: Trace = "rademacher"
-    probes: int = 1
-    probing: Probing = "blocks"
-    momenta: int = 1
-    truncation: Truncation = "ignore"
-    dequantizations: int = 1
-    draws: int = 16
-    posterior_samples: int = 1
-    nearest: int = 8
-
-
-class Measured(NamedTuple):
-    """What a metric found.
-
-    Attributes:
-        numbers: the figures that matter, by name; for logs.
-        lines: in words.
-        record: all that is needed to repeat it, and the results; JSON-able.
-        picture: uint8 (H, W, 3), or None.
-    """
-
-    numbers: dict[str, float]
-    lines: list[str]
-    record: dict[str, Any]
-    picture: np.ndarray | None = None
-
-
-Metric = Callable[[Subject, Settings], Measured]
-
-
-def check(name: str, task: Any, num: int | None = None) -> None:
+def check(name: str, task: Any, num: int | None = None, settings: Settings | None = None) -> None:
     """Checks before the work that a metric is one of this task.
 
     Args:
         name: of the metric.
         task: what is measured.
         num: examples or samples; None: as many as there are.
+        settings: how it is measured, if that is known.
 
     Raises:
         InputError: in one line, what to use instead.
@@ -136,8 +69,10 @@ def check(name: str, task: Any, num: int | None = None) -> None:
         raise InputError("nelbo is for runs with a VAE; use bpd")
     if name == "bpd" and has_vae:
         raise InputError("bpd is of models of the data themselves; for a run with a VAE use nelbo")
-    if name == "frechet" and num == 1:
-        raise InputError("frechet compares covariances, which one sample has not; give many")
+    if name in ("frechet", *IN_FEATURES) and num == 1:
+        raise InputError(f"{name} compares sets of samples, and one is none; give many")
+    if settings is not None and name in IN_FEATURES:
+        feature_metrics.check(name, settings)
 
 
 def _draws(task: Any) -> bool:
@@ -278,7 +213,29 @@ def neighbours(subject: Subject, settings: Settings) -> Measured:
     return Measured({"neighbours_median_ratio": found.median_ratio}, lines, record, picture)
 
 
-METRICS: dict[str, Metric] = {"bpd": bpd, "frechet": frechet, "neighbours": neighbours, "nelbo": nelbo}
+IN_FEATURES: dict[str, Metric] = {
+    "fid": feature_metrics.fid,
+    "fd": feature_metrics.fd,
+    "kid": feature_metrics.kid,
+    "is": feature_metrics.inception_score,
+    "pr": feature_metrics.pr,
+    "dc": feature_metrics.dc,
+    "mind": feature_metrics.mind,
+    "memorisation": feature_metrics.memorisation,
+}
+METRICS: dict[str, Metric] = {
+    "bpd": bpd, "nelbo": nelbo, "frechet": frechet, "neighbours": neighbours, **IN_FEATURES,
+}  # fmt: skip
+DRAW = ("frechet", "neighbours", *IN_FEATURES)  # samples
+
+
+def picture_of(subject: Subject, settings: Settings, limit: int = 100) -> np.ndarray | None:
+    """Some of the samples that metrics of this subject have drawn, uint8 (H, W, 3); None if they have drawn none."""
+    for key, samples in subject.memo.items():
+        if key[0] == "samples":
+            some = samples.read(np.arange(min(limit, samples.num)))["x"]
+            return pictures.picture(some, centered=subject.task.centered)
+    return None
 
 
 def write(path: Path, found: Measured, common: dict[str, Any]) -> None:
@@ -293,39 +250,27 @@ def write(path: Path, found: Measured, common: dict[str, Any]) -> None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as partial:
-        partial.write_text(json.dumps(_finite(common | found.record), indent=2) + "\n", encoding="utf-8")
+        partial.write_text(json.dumps(finite(common | found.record), indent=2) + "\n", encoding="utf-8")
     if found.picture is not None:
         pictures.save_picture(path.with_suffix(".png"), found.picture)
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """The same with null for numbers that are not finite, which JSON cannot hold."""
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 # ---------------------------------------------------------------------------------------------------------------- parts
 def samples_of(subject: Subject, settings: Settings) -> tuple[np.ndarray, dict[str, Any]]:
     """Samples by the subject's plan, as they are saved, and what to record about them."""
-    num = settings.num or subject.num
-    batch_size = min(settings.batch_size or subject.batch_size, num)
-
-    def sample(variables, key, num, **given):
-        return subject.task.sample(variables, key, num, subject.plan, **given)
-
-    sampler = Sampler(sample, subject.mesh, _places(subject), batch_size)
-    key = jax.device_put(jax.random.key(settings.seed), sh.replicated(subject.mesh))
-    drawn = sampler(subject.variables, key, num, progress=subject.progress(num))
-    assert drawn is not None
-    chosen = dataclasses.asdict(subject.plan) | {"num": num, "batch_size": sampler.batch_size}
-    samples = pictures.to_arrays(drawn[0], subject.task.discrete, subject.task.centered)
-    return samples, {"num": num, "nfe": drawn[1], "settings": chosen}
-
-
-def mean_and_error(values: Any) -> dict[str, Any]:
-    """The mean over examples and its standard error; None for one example."""
-    error = float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else None
-    return {"mean": float(values.mean()), "standard_error": error}
+    samples = generate(subject, settings)
+    chosen = dataclasses.asdict(subject.plan) | {"num": samples.num}
+    nfe = max(notes["nfe"] for notes in samples.notes())
+    return np.concatenate(list(samples)), {"num": samples.num, "nfe": nfe, "settings": chosen}
 
 
 def _show(found: dict[str, Any]) -> str:

@@ -1,10 +1,13 @@
-"""The sliced 2-Wasserstein distance between two sets of vectors."""
+"""The sliced 2-Wasserstein distance between two sets of vectors, and with it the Monge Inception distance (MIND)."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 
 from sgmjax._inputs import InputError
+from sgmjax.metrics.pairwise import Vectors
 
 
 def wasserstein_1d(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -70,3 +73,46 @@ def sliced_wasserstein(x: np.ndarray, y: np.ndarray, *, num_directions: int = 12
         raise InputError(f"num_directions must be at least 1, got {num_directions}")
     u = directions(x.shape[1], num_directions, seed=seed)
     return float(np.sqrt(np.mean(wasserstein_1d(x @ u.T, y @ u.T) ** 2)))
+
+
+def monge_inception_distance(
+    samples: Any, real: Any, *, num_directions: int = 1000, seed: int = 0, block_size: int = 4096
+) -> float:
+    """MIND: `3 d E_u W2(<u, x>, <u, y>)^2` over directions u on the sphere, of features of d numbers.
+
+    Like the Frechet distance a squared distance, but one that sees more than two moments. For laws that differ by a
+    translation v it is `3 |v|^2`. With N examples of the same law its value is of the order of 1 / N.
+
+    Args:
+        samples: features `(n, d)`, an array or a set that is read in pieces (`num_examples`, `shape`, `read`).
+        real: features `(m, d)` of the same kind; published with n = m = 5,000.
+        num_directions: projections to average over; published: 1,000.
+        seed: of the directions.
+        block_size: examples read at once.
+
+    Raises:
+        ValueError: for other lengths, or features that are not finite.
+
+    Reference: Berthet et al. 2026, "MIND: Monge Inception distance for generative models evaluation".
+    """
+    samples, real = Vectors(samples), Vectors(real)
+    if samples.size != real.size:
+        raise InputError(f"the two sets have dimensions {samples.size} and {real.size}")
+    if num_directions < 1:
+        raise InputError(f"num_directions must be at least 1, got {num_directions}")
+    u = directions(real.size, num_directions, seed=seed)
+    total, step = 0.0, 128  # directions at a time, so that memory does not grow with their number
+    for first in range(0, len(u), step):
+        mine = u[first : first + step].T
+        x, y = (_projections(vectors, mine, block_size) for vectors in (samples, real))
+        total += float(np.sum(wasserstein_1d(x, y) ** 2))
+    return 3.0 * real.size * total / len(u)
+
+
+def _projections(vectors: Vectors, directions: np.ndarray, block_size: int) -> np.ndarray:
+    """(num, directions) float64."""
+    out = np.empty((vectors.num, directions.shape[1]))
+    for start in range(0, vectors.num, block_size):
+        mine = np.arange(start, min(start + block_size, vectors.num))
+        out[mine] = vectors.read(mine).astype(np.float64) @ directions
+    return out

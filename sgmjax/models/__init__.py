@@ -1,7 +1,8 @@
 """Networks (Flax Linen) and `build`, which makes one from the model section of a configuration."""
 
-from sgmjax.models.build import GIVEN, NETWORKS, build, classifies, count_parameters, trainable_mask
+from sgmjax.models.build import GIVEN, NETWORKS, build, classifies, count_parameters, sees_noise, trainable_mask
 from sgmjax.models.ddpm import DDPM
+from sgmjax.models.feature_net import FeatureNet
 from sgmjax.models.mlp import MLP, CLDToyMLP, CLDToyResNet, MLPClassifier
 from sgmjax.models.ncsnpp import NCSNpp, NCSNppClassifier
 from sgmjax.models.ncsnv2 import NCSN, NCSNv2
@@ -17,6 +18,7 @@ __all__ = [
     "NVAE",
     "CLDToyMLP",
     "CLDToyResNet",
+    "FeatureNet",
     "MLPClassifier",
     "NCSNpp",
     "NCSNppClassifier",
@@ -27,5 +29,6 @@ __all__ = [
     "build_nvae",
     "classifies",
     "count_parameters",
+    "sees_noise",
     "trainable_mask",
 ]

@@ -12,6 +12,7 @@ from flax import linen as nn
 
 from sgmjax._inputs import InputError
 from sgmjax.models.ddpm import DDPM
+from sgmjax.models.feature_net import FeatureNet
 from sgmjax.models.fir import normalized_kernel
 from sgmjax.models.mlp import MLP, CLDToyMLP, CLDToyResNet, MLPClassifier
 from sgmjax.models.ncsnpp import NCSNpp, NCSNppClassifier
@@ -21,7 +22,8 @@ from sgmjax.spec import Section
 
 # A configuration's `model` section is one of these names and settings of that class. The class says beside its fields:
 # `axes`, the numbers of spatial axes that data may have, the usual one first (0: vectors, 1: signals, 2: images, 3:
-# volumes; unsaid: all), and `classifies`, if it learns the class of the noised data in place of its score.
+# volumes; unsaid: all), `classifies`, if it learns the class of the noised data in place of its score, and
+# `sees_noise`, False where it learns that of clean data.
 NETWORKS: dict[str, type[nn.Module]] = {
     "ncsnpp": NCSNpp,
     "ddpm": DDPM,
@@ -33,6 +35,7 @@ NETWORKS: dict[str, type[nn.Module]] = {
     "cld_toy_resnet": CLDToyResNet,
     "ncsnpp_classifier": NCSNppClassifier,
     "mlp_classifier": MLPClassifier,
+    "feature_net": FeatureNet,
 }
 # Fields of theirs that `build` gives; and the table of discrete noise levels, for programs alone.
 GIVEN = frozenset({"out_channels", "centered", "dtype", "parent", "sigma_min", "sigma_max", "num_scales"})
@@ -137,6 +140,11 @@ def build(
 def classifies(section: Section) -> bool:
     """Whether the network learns the class of the noised data, not its score."""
     return getattr(section.constructor, "classifies", False)
+
+
+def sees_noise(section: Section) -> bool:
+    """Whether the network is of noised data, with a time; else of clean data, for features."""
+    return getattr(section.constructor, "sees_noise", True)
 
 
 def trainable_mask(params: Any) -> Any:

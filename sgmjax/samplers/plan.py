@@ -86,7 +86,9 @@ def draw(
         grid, more = times(plan, sde)
         options |= {"times": grid if start == 1.0 else start_at(grid, start), **more}
     if not jax.sharding.get_abstract_mesh().empty:
-        options["sharding"] = PartitionSpec(BATCH_AXES)
+        options["sharding"] = PartitionSpec(
+            BATCH_AXES if shape[0] > 1 else None
+        )  # of one: vmap splits over the samples
     return (sampler or registry.SAMPLERS[plan.sampler])(key, score_fn, sde, shape, **options, **control)
 
 

@@ -17,6 +17,7 @@ from sgmjax.samplers import plan, registry
 from sgmjax.spec import Section
 from sgmjax.tasks import build_latent
 from sgmjax.tasks.classifier import ClassifierTask
+from sgmjax.tasks.features import FeatureTask
 from sgmjax.tasks.score import ScoreTask
 
 
@@ -48,7 +49,8 @@ def phases(
 ) -> list[tuple[Any, int]]:
     """What a run learns, one after the other, and over how many steps each.
 
-    A `ScoreTask`, or a `ClassifierTask` where the model is one; with a VAE a `VAETask`, a `LatentTask`, or both.
+    A `ScoreTask`, or a `ClassifierTask` or `FeatureTask` where the model is one; with a VAE a `VAETask`, a
+    `LatentTask`, or both.
 
     Args:
         config: the settings.
@@ -76,7 +78,7 @@ def phases(
     try:
         network = models.build(
             config.model,
-            in_channels=sde.k * channels,
+            in_channels=(sde.k if models.sees_noise(config.model) else 1) * channels,
             out_channels=(num_classes or 0) if classifies else sde.num_noised * channels,
             image_size=tuple(data_shape[:-1]),
             resize=resize,
@@ -93,6 +95,10 @@ def phases(
     }
     network_time = {"time_conditioning": objective.time_conditioning, "num_levels": objective.num_levels}
     time_law = _time_law(objective, sde)
+    if not models.sees_noise(config.model):
+        assert num_classes is not None
+        learnt = FeatureTask(network=network, num_classes=num_classes, class_names=class_names, **common)
+        return [(learnt, config.train.steps)]
     if classifies:
         assert num_classes is not None
         classifier = ClassifierTask(

@@ -27,6 +27,7 @@ from sgmjax._inputs import InputError, read_array
 from sgmjax._say import say
 from sgmjax.evaluation import draw, metrics, pictures
 from sgmjax.tasks.base import Variables
+from sgmjax.training.load import load_features
 
 # What the random keys of a run are for besides its steps; each use has its own.
 EVALUATION, PREVIEW, FINAL, METRICS = 2, 3, 4, 5
@@ -93,6 +94,9 @@ class Callback:
     def __call__(self, moment: Moment) -> Mapping[str, float]:
         """What is done; the numbers are logged."""
         return {}
+
+    def told(self, moment: Moment, numbers: Mapping[str, float]) -> None:
+        """Told, after a step for which some callback was due, all numbers of that step."""
 
     def finish(self, moment: Moment) -> bool:
         """What is done once, after the last checkpoint; False if a signal came in between, and it is to be repeated."""
@@ -239,11 +243,16 @@ class Metrics(Callback):
             others=None if others is None else lambda: others, held_out=held_out, **self._subject,
         )  # fmt: skip
         numbers: dict[str, float] = {}
+        settings = self._settings
+        if set(self.names) & set(metrics.IN_FEATURES) and isinstance(settings.features, str):
+            self._settings = settings = dataclasses.replace(
+                settings, features=load_features(settings.features, moment.task)
+            )
         for name in self.names:
             start = time.perf_counter()
-            found = metrics.METRICS[name](subject, self._settings)
+            found = metrics.METRICS[name](subject, settings)
             seconds = round(time.perf_counter() - start, 2)
-            common = {"metric": name, "step": moment.step, "parameters": "ema", "seed": self._settings.seed}
+            common = {"metric": name, "step": moment.step, "parameters": "ema", "seed": settings.seed}
             common |= {"split": "test" if held_out else "train", "data": data.name, "seconds": seconds}
             metrics.write(moment.folder / "metrics" / f"{name}_step{moment.step}.json", found, common)
             for line in found.lines:

@@ -25,6 +25,8 @@ FREE = (
     "train.sample_every",
     "train.metrics",
     "train.metrics_every",
+    "train.metrics_features",
+    "train.keep_best",
     "train.checkpoint_every",
     "train.keep_checkpoints",
     "train.max_bad_steps",

@@ -47,16 +47,19 @@ class MismatchError(CheckpointError):
 
 
 class Checkpointer:
-    """The checkpoints in `<workdir>/checkpoints`.
+    """The checkpoints in a run folder.
 
     Args:
         workdir: the run folder.
         keep: how many of the newest stay.
         read_only: for sampling: nothing is created, written or moved.
+        folder: where in the run folder; those of training are in "checkpoints".
     """
 
-    def __init__(self, workdir: str | os.PathLike, keep: int = 2, *, read_only: bool = False):
-        self.directory = user_path(workdir, "run folder").absolute() / "checkpoints"
+    def __init__(
+        self, workdir: str | os.PathLike, keep: int = 2, *, read_only: bool = False, folder: str = "checkpoints"
+    ):
+        self.directory = user_path(workdir, "run folder").absolute() / folder
         logging.getLogger("absl").addFilter(_not_raised)
         self._read_only = read_only
         self._unsealed: int | None = None
@@ -87,15 +90,27 @@ class Checkpointer:
             state: on the devices.
             meta: JSON-able.
         """
-        assert self._manager is not None
         self.wait()
         items = {
             "train": ocp.args.StandardSave({name: getattr(state, name) for name in _TRAIN}),
             "ema": ocp.args.StandardSave(state.ema_params),
             "meta": ocp.args.JsonSave({"format": FORMAT, **meta}),
         }
-        if jax.tree.leaves(state.model_state):
-            items["model_state"] = ocp.args.StandardSave(state.model_state)
+        self._start(step, items, state.model_state)
+
+    def save_variables(self, step: int, variables: Variables, meta: dict[str, Any]) -> None:
+        """As `save`, of averaged parameters and the networks' state alone: for `restore_variables`."""
+        self.wait()
+        items = {
+            "ema": ocp.args.StandardSave(variables.params),
+            "meta": ocp.args.JsonSave({"format": FORMAT, **meta}),
+        }
+        self._start(step, items, variables.state)
+
+    def _start(self, step: int, items: dict[str, Any], model_state: PyTree) -> None:
+        assert self._manager is not None
+        if jax.tree.leaves(model_state):
+            items["model_state"] = ocp.args.StandardSave(model_state)
         self._manager.save(step, args=ocp.args.Composite(**items), force=True)
         self._unsealed = step
 
@@ -129,6 +144,8 @@ class Checkpointer:
             _log.warning("checkpoint %d has no %s; the one before it is the last good one", step, missing)
             return
         seal(folder)
+        if self.directory.name != "checkpoints":
+            return
         with replacing(self.directory.parent / PROGRESS) as partial:
             partial.write_text(json.dumps({"step": step}) + "\n")
 

@@ -20,7 +20,7 @@ from sgmjax.training.lock import TAKEOVER, RunLock
 from sgmjax.training.workdir import WorkdirError, prepare
 
 # Of the run itself, as opposed to what its user keeps beside it.
-_FOLDERS = ("checkpoints", "damaged", "samples", "tensorboard", "metrics")
+_FOLDERS = ("checkpoints", "best", "damaged", "samples", "tensorboard", "metrics")
 _FILES = ("config.json", PROGRESS, "metrics.jsonl", "accuracy.npz", "samples/final.npz", "samples/final.png")
 
 

@@ -12,7 +12,7 @@ import jax
 class Interrupt:
     """Within the `with` block, the first SIGTERM or SIGINT is only noted; a second one acts as usual.
 
-    With several processes JAX's own preemption service takes the signal, and makes all of them stop at the same step.
+    A signal that the process was started to ignore stays ignored. With several processes JAX's own preemption service takes the signal, and makes all of them stop at the same step.
     """
 
     def __init__(self) -> None:
@@ -27,6 +27,8 @@ class Interrupt:
     def __enter__(self) -> Interrupt:
         if jax.process_count() == 1 and threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
+                if signal.getsignal(number) == signal.SIG_IGN:  # as of a job started with nohup or &
+                    continue
                 self._previous[number] = signal.signal(number, self._note)
         return self
 

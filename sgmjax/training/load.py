@@ -17,13 +17,16 @@ from typing import Any, Literal
 
 import jax
 
+from sgmjax._inputs import InputError, user_path
 from sgmjax._say import say as say_on_stdout
 from sgmjax.config import Config, from_dict, to_dict
 from sgmjax.data import DataError, Dataset, load, npz
 from sgmjax.data.classes import check_same
 from sgmjax.data.examples import check_values
+from sgmjax.evaluation import features
 from sgmjax.tasks import build
 from sgmjax.tasks.base import Variables
+from sgmjax.tasks.features import FeatureTask
 from sgmjax.training import tensors, workdir
 from sgmjax.training.checkpoint import Checkpointer
 
@@ -68,6 +71,7 @@ def load_run(
     sharding: jax.sharding.Sharding | None = None,
     say: Callable[[str], None] = say_on_stdout,
     averaged: bool = True,
+    best: bool = False,
 ) -> LoadedRun:
     """Reads the config and the averaged parameters of a run folder, or of a run's file; writes nothing.
 
@@ -80,6 +84,7 @@ def load_run(
         sharding: where the variables shall lie; None: on the first device.
         say: receives a line for every damaged checkpoint that is passed over.
         averaged: False takes the parameters being trained, without their moving average.
+        best: takes the averaged parameters that `train.keep_best` has kept, in place of the newest.
 
     Raises:
         WorkdirError: there is no run, or it has no checkpoint yet.
@@ -98,22 +103,29 @@ def load_run(
         sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     shapes = jax.eval_shape(parts[0][0].init, jax.random.key(0))
     if tensors.is_tensor_file(path):
+        if best:
+            raise workdir.WorkdirError(f"{path} is one file, of one checkpoint, without best parameters beside it")
         step, raw, average = tensors.read(path, shapes)
         variables = jax.device_put(average if averaged else raw, sharding)
     else:
-        step, variables = _of_folder(path, shapes, sharding, say, averaged)
+        step, variables = _of_folder(path, shapes, sharding, say, averaged=averaged, best=best)
     ends = itertools.accumulate(steps for _, steps in parts)
     learnt = next((one for (one, _), end in zip(parts, ends, strict=True) if step <= end), parts[-1][0])
     return LoadedRun(learnt, variables, step, config)
 
 
 def _of_folder(
-    path: str | os.PathLike, shapes: Variables, sharding: Any, say: Callable[[str], None], averaged: bool
+    path: str | os.PathLike, shapes: Variables, sharding: Any, say: Callable[[str], None], *, averaged: bool, best: bool
 ) -> tuple[int, Variables]:
     """The step and the variables of a run folder's newest readable checkpoint."""
     abstract = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding), shapes)
     with _quiet_orbax():
-        found = Checkpointer(path, read_only=True).restore_variables(abstract, say, averaged=averaged)
+        folder = "best" if best else "checkpoints"
+        found = Checkpointer(path, read_only=True, folder=folder).restore_variables(abstract, say, averaged=averaged)
+    if found is None and best:
+        raise workdir.WorkdirError(
+            f"{path} has kept no best parameters; train with train.keep_best, or take the newest"
+        )
     if found is None:
         raise workdir.WorkdirError(f"no checkpoint in {path} yet; let the run go on until its first one")
     return found
@@ -132,6 +144,33 @@ def read_config(path: str | os.PathLike, sampling: Mapping[str, Any] | None = No
     options = dict(settings["sampling"]["options"]) | dict(given.pop("options", {}))
     settings["sampling"] |= given | {"options": options}
     return from_dict(settings, refuse=lambda key: key in wanted)
+
+
+def load_features(name: str, task: Any) -> features.Features:
+    """The features of a name in `evaluation.features.FEATURES`, or of the run folder of a feature network.
+
+    Args:
+        name: of either.
+        task: of the model whose samples are compared: what its examples look like.
+
+    Raises:
+        InputError: there is no such name or run, or it is of other examples.
+    """
+    if name in features.FEATURES or not (user_path(name, "features") / "config.json").is_file():
+        return features.load_features(name, task.event_shape)
+    run = load_run(name)
+    if not isinstance(run.task, FeatureTask):
+        raise InputError(
+            f"features: {name} is no run of a feature network; train one, as configs/features_mnist.py does"
+        )
+    ours, theirs = ((one.event_shape, one.discrete) for one in (task, run.task))
+    if ours != theirs:
+        one, other = (f"{'uint8' if d else 'float32'} examples of shape {tuple(s)}" for s, d in (ours, theirs))
+        raise InputError(f"features: the network in {name} is of {other}, and the samples are {one}")
+    version = f"{user_path(name, 'features').name} step {run.step} ({features.digest(run.variables)})"
+    return features.Features(
+        name, features.Convention(version), run.task.dim, run.task.features, run.variables, run.task.batch_size
+    )
 
 
 def load_data(

@@ -275,6 +275,8 @@ class Run:
                         progress.break_line()
                         moment = self._moment(state, step, interrupt, writer)
                         row = dict(itertools.chain(row.items(), *(call(moment).items() for call in due)))
+                        for callback in self.callbacks:
+                            callback.told(moment, row)
                     if row:
                         writer.write(step, row)
                     self._health(state, step, stage, checkpointer)

@@ -34,8 +34,9 @@ from sgmjax.tasks.build_latent import check_images
 from sgmjax.tasks.latent import LatentTask, drop_inactive, with_vae
 from sgmjax.tasks.vae import REMEDIES, LatentModel
 from sgmjax.training import earlier, horizon, workdir
+from sgmjax.training.best import Best
 from sgmjax.training.callbacks import Accuracy, Callback, FinalSamples, HeldOut, Metrics, Pictures, complete
-from sgmjax.training.load import load_run
+from sgmjax.training.load import load_features, load_run
 from sgmjax.training.optimizer import ema_decay, grouped_ema_decay, make_grouped_optimizer, make_optimizer
 from sgmjax.training.phase import Phase, Result
 from sgmjax.training.run import Run
@@ -112,11 +113,15 @@ def callbacks_of(config: Config) -> list[Callback]:
     train, sampling = config.train, config.sampling
     held_out = HeldOut(train.eval_every, train.eval_batches)
     if models.classifies(config.model):
-        return [held_out, Accuracy()]
+        return [held_out, Accuracy()] if models.sees_noise(config.model) else [held_out]
     found = [held_out, Pictures(sampling, train.sample_every, sampling.grid_images)]
     if train.metrics:
         subject = {"num": sampling.num, "batch_size": sampling.batch_size, "t_min": config.objective.t_min}
-        found.append(Metrics(train.metrics, sampling, train.metrics_every, mirrored=config.data.flip, **subject))
+        settings = metrics.Settings(features=train.metrics_features)
+        more = {"mirrored": config.data.flip, "settings": settings, **subject}
+        found.append(Metrics(train.metrics, sampling, train.metrics_every, **more))
+    if train.keep_best is not None:
+        found.append(Best(train.keep_best))
     return [*found, FinalSamples(sampling, sampling.num, sampling.batch_size)]
 
 
@@ -150,11 +155,7 @@ def _prepared(
         parts = build.phases(config, dataset.shape, dataset.num_classes, **options)
     else:
         parts = [(task, config.train.steps)]
-    for name in config.train.metrics:
-        try:
-            metrics.check(name, parts[-1][0], config.sampling.num)
-        except InputError as error:
-            raise ConfigError(f"train.metrics: {error}") from None
+    check_metrics(config, parts[-1][0], eval_dataset is not None)
     if config.vae is not None:
         check_images(config, dataset)
         check_vae_from(config)
@@ -244,6 +245,32 @@ def _check_data(config: Config, dataset: Any, eval_dataset: Any, resizable: bool
     if eval_dataset.discrete != dataset.discrete:
         one, other = ("uint8" if part.discrete else "floats" for part in (dataset, eval_dataset))
         raise ConfigError(f"data: training examples are {one} and held-out ones {other}; give both the same type")
+
+
+def check_metrics(config: Config, task: Any, held_out: bool) -> None:
+    """That what shall be measured on the way can be, and that it is the number whose best parameters are kept.
+
+    Raises:
+        ConfigError: naming the setting.
+    """
+    train = config.train
+    for name in train.metrics:
+        try:
+            metrics.check(name, task, config.sampling.num)
+        except InputError as error:
+            raise ConfigError(f"train.metrics: {error}") from None
+    if set(train.metrics) & set(metrics.IN_FEATURES):
+        try:
+            features = load_features(train.metrics_features, task)
+            for name in train.metrics:
+                metrics.check(name, task, config.sampling.num, metrics.Settings(features=features))
+        except InputError as error:
+            raise ConfigError(f"train.metrics_features: {error}") from None
+    best = train.keep_best
+    measured = held_out and best is not None and best.startswith("eval_")
+    if best is not None and not measured and not any(f"{best}_".startswith(f"{name}_") for name in train.metrics):
+        fix = "give held-out data" if best.startswith("eval_") else "add it to train.metrics"
+        raise ConfigError(f"train.keep_best: nothing measures {best!r} during training; {fix}")
 
 
 def check_vae_from(config: Config) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.optimize import linprog
 
-from sgmjax.metrics import sliced_wasserstein
+from sgmjax.metrics import monge_inception_distance, sliced_wasserstein
 from sgmjax.metrics.sliced import directions, wasserstein_1d
 
 
@@ -71,3 +71,30 @@ def test_errors():
         sliced_wasserstein(x, x, num_directions=0)
     with pytest.raises(ValueError, match="empty"):
         sliced_wasserstein(x, np.zeros((0, 2)))
+
+
+# --------------------------------------------------------------------------------------------------------------- MIND
+def test_mind_of_a_translation():
+    # The mean of <u, v>^2 over the sphere is |v|^2 / d, and a translation moves every quantile by <u, v>.
+    rng = np.random.default_rng(0)
+    x, v = rng.standard_normal((500, 24)), rng.standard_normal(24)
+    found = monge_inception_distance(x, x + v, num_directions=20000)
+    assert found == pytest.approx(3 * v @ v, rel=0.03)  # 2 / sqrt(20000) standard errors
+
+
+def test_mind_is_the_square_of_the_sliced_distance():
+    rng = np.random.default_rng(1)
+    x, y = rng.standard_normal((300, 10)).astype("f4"), 2 * rng.standard_normal((170, 10)).astype("f4")
+    sliced = sliced_wasserstein(x, y, num_directions=300)
+    found = monge_inception_distance(x, y, num_directions=300)
+    assert found == pytest.approx(30 * sliced**2, rel=1e-9)
+    assert monge_inception_distance(x[::-1], y, num_directions=300, block_size=11) == pytest.approx(found, rel=1e-9)
+
+
+def test_mind_falls_with_the_number_of_examples():
+    rng = np.random.default_rng(2)
+    few, many = (
+        monge_inception_distance(*rng.standard_normal((2, n, 8)).astype("f4"), num_directions=200) for n in (250, 4000)
+    )
+    assert few / many == pytest.approx(16, rel=0.5)  # 1 / N, up to the tails' logarithm
+    assert many > 0

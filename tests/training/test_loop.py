@@ -248,7 +248,22 @@ def test_damaged_checkpoint_in_a_run(tmp_path, capsys):
     assert [row["step"] for row in rows(tmp_path)] == [5, 10, 15, 20]
 
 
-def test_first_ctrl_c_is_noted_and_the_second_acts():
+@pytest.fixture
+def ctrl_c():
+    """SIGINT acts as in a terminal; a process started in the background may have been told to ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_a_signal_that_is_ignored_stays_ignored(ctrl_c):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with Interrupt() as interrupt:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN and not interrupt.check(1)
+
+
+def test_first_ctrl_c_is_noted_and_the_second_acts(ctrl_c):
     def wait(arrived=lambda: False):  # another thread may be given the signal, and then this one hears of it later
         deadline = time.monotonic() + 60
         while not arrived() and time.monotonic() < deadline:

@@ -1,0 +1,72 @@
+"""Flags of every command on a run: which of its parameters, and how samples are drawn in place of `sampling`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sgmjax import _cli
+
+NAMES = ("sampler", "steps", "grid", "denoise", "rtol", "atol", "batch_size", "num")
+
+
+def define(values: Any) -> None:
+    """Defines --sampler, --steps, --grid, --options, --denoise, --checkpoint and --params.
+
+    --rtol and --atol are each command's own.
+    """
+    from absl import flags
+
+    flags.DEFINE_string("sampler", None, "name of the sampler", flag_values=values)
+    flags.DEFINE_integer("steps", None, "network evaluations a sample, the denoising one included", flag_values=values)
+    flags.DEFINE_string("grid", None, "time grid: uniform, quadratic, rho, ...", flag_values=values)
+    flags.DEFINE_list("options", None, "the sampler's own settings, as snr=0.2,corrector=none", flag_values=values)
+    flags.DEFINE_string("denoise", None, "last step: True, False, tweedie, ode, x_mean", flag_values=values)
+    kinds = ["newest", "best"]
+    flags.DEFINE_enum("checkpoint", "newest", kinds, "best: that of train.keep_best", flag_values=values)
+    kinds = ["ema", "raw"]
+    flags.DEFINE_enum("params", "ema", kinds, "averaged parameters, or those being trained", flag_values=values)
+
+
+def which(values: Any) -> dict[str, Any]:
+    """Which parameters of the run, for `load_run`.
+
+    Raises:
+        UsageError: of the best ones only the average is kept.
+    """
+    if values.checkpoint == "best" and values.params == "raw":
+        raise _cli.UsageError("--params=raw: of the best parameters only the average is kept; leave it out")
+    return {"averaged": values.params == "ema", "best": values.checkpoint == "best"}
+
+
+def label(values: Any) -> str:
+    """What names of files have of it."""
+    return "_best" * (values.checkpoint == "best") + "_raw" * (values.params == "raw")
+
+
+def given(values: Any) -> dict[str, Any]:
+    """What the flags say of the section `sampling`, for `load_run(sampling=...)`.
+
+    Raises:
+        UsageError: options that are not name=value.
+    """
+    found = {name: value for name in NAMES if (value := getattr(values, name)) is not None}
+    if "denoise" in found:
+        found["denoise"] = _cli.literal(found["denoise"])
+    if values.options:
+        found["options"] = read_options(values.options)
+    return found
+
+
+def read_options(words: list[str]) -> dict[str, Any]:
+    """What --options says: ["snr=0.2"] -> {"snr": 0.2}.
+
+    Raises:
+        UsageError: a word without a name or a value.
+    """
+    options = {}
+    for word in words:
+        name, equals, text = word.partition("=")
+        if not name or not equals:
+            raise _cli.UsageError(f"--options: {word!r} is no setting; write name=value, as snr=0.2")
+        options[name.strip()] = _cli.literal(text)
+    return options

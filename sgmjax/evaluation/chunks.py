@@ -1,0 +1,197 @@
+"""Arrays of many examples on disk, written piece by piece and read in any order, of which little is in memory.
+
+A folder of `<first>.npy`, all of one number of examples but the last, and `about.json`, which says of what they are. A
+piece appears in one move, so that work that was killed goes on with the piece it was at.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from sgmjax import sharding as sh
+from sgmjax._inputs import InputError, one_line, replacing
+
+ABOUT = "about.json"
+
+
+class Chunks:
+    """A set of examples in a folder; metrics read it like a data set.
+
+    Args:
+        folder: where; None: in memory.
+        about: JSON-able: of what they are. A folder that says something else is refused.
+        size: examples in a piece; a folder that has one keeps it.
+
+    Raises:
+        InputError: the folder is of something else, or cannot be read.
+    """
+
+    def __init__(self, folder: Path | None, about: Mapping[str, Any], size: int):
+        self.folder, self.about, self.size = folder, dict(about), size
+        self._memory: dict[int, np.ndarray] = {}
+        self._notes: dict[int, dict[str, Any]] = {}
+        self.num = 0
+        if folder is None:
+            return
+        path = folder / ABOUT
+        if path.is_file():
+            try:
+                there = json.loads(path.read_text(encoding="utf-8"))
+                self.size = int(there.pop("chunk"))
+            except (ValueError, KeyError, AttributeError, OSError) as error:
+                raise InputError(f"{path} cannot be read ({one_line(error, 80)}); remove the folder") from None
+            wanted = json.loads(json.dumps(self.about))
+            if there != wanted:
+                first = next(key for key in sorted({*there, *wanted}) if there.get(key) != wanted.get(key))
+                raise InputError(
+                    f"{folder} is of something else: {first} is {there.get(first)!r} there and {wanted.get(first)!r} "
+                    "here; remove the folder, or give another one"
+                )
+        elif jax.process_index() == 0:
+            folder.mkdir(parents=True, exist_ok=True)
+            with replacing(path) as partial:
+                partial.write_text(json.dumps(self.about | {"chunk": size}, indent=2) + "\n", encoding="utf-8")
+        sh.wait_for_all("sgmjax_chunks")
+
+    def fill(
+        self,
+        num: int,
+        make: Callable[[int, int], tuple[np.ndarray, Mapping[str, Any]]],
+        progress: Callable[[int], None] = lambda done: None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> bool:
+        """Makes the pieces that are not there, until there are `num` examples.
+
+        Args:
+            num: how many.
+            make: make(first, count) -> the examples (count, ...) from index `first` on, and notes about them.
+            progress: told how many there are.
+            stop: asked between pieces; if it says True, what there is stays.
+
+        Returns:
+            Whether all are there.
+        """
+        self.num = num
+        there = np.array([self._has(first) for first in range(0, num, self.size)])
+        if jax.process_count() > 1:  # as the first process sees it: a shared folder may be late elsewhere
+            from jax.experimental import multihost_utils
+
+            there = np.asarray(multihost_utils.broadcast_one_to_all(there))
+        for done, first in zip(there, range(0, num, self.size), strict=True):
+            if not done:
+                if stop():
+                    return False
+                array, notes = make(first, self.size if self.folder is not None else min(self.size, num - first))
+                self._write(first, array, notes)
+            progress(min(first + self.size, num))
+        sh.wait_for_all("sgmjax_filled")
+        return True
+
+    # ------------------------------------------------------------------------------------------- as a data set is read
+    @property
+    def num_examples(self) -> int:
+        """How many there are."""
+        return self.num
+
+    @property
+    def capacity(self) -> int:
+        """How many can be read: on disk pieces are whole, so that there may be more of them than were asked for."""
+        return self.num if self.folder is None else math.ceil(self.num / self.size) * self.size
+
+    @functools.cached_property
+    def shape(self) -> tuple[int, ...]:
+        """Of one example."""
+        return self._piece(0).shape[1:]
+
+    def read(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        """{"x": the examples at these places}."""
+        indices = np.asarray(indices)
+        if not indices.size:
+            return {"x": np.empty((0, *self.shape), self._piece(0).dtype)}
+        if indices.min() < 0 or indices.max() >= self.capacity:
+            raise IndexError(f"indices from 0 to {self.capacity - 1}, got {indices.min()} ... {indices.max()}")
+        piece = indices // self.size
+        out = np.empty((len(indices), *self.shape), self._piece(0).dtype)
+        for one in np.unique(piece):
+            mine = np.flatnonzero(piece == one)
+            out[mine] = self._piece(one * self.size)[indices[mine] - one * self.size]
+        return {"x": out}
+
+    def notes(self) -> list[dict[str, Any]]:
+        """What `make` noted about each piece."""
+        return [self._notes_of(first) for first in range(0, self.num, self.size)]
+
+    def __iter__(self):
+        """The pieces in order."""
+        for first in range(0, self.num, self.size):
+            yield np.asarray(self._piece(first)[: self.num - first])
+
+    # ------------------------------------------------------------------------------------------------------------ files
+    def _file(self, first: int) -> Path:
+        assert self.folder is not None
+        return self.folder / f"{first:08d}.npy"
+
+    def _has(self, first: int) -> bool:
+        if self.folder is None:
+            return first in self._memory
+        file = self._file(first)
+        if not file.is_file():
+            return False
+        try:
+            whole = len(np.load(file, mmap_mode="r")) == self.size and self._notes_of(first) is not None
+        except (ValueError, OSError, EOFError):
+            return False
+        return whole
+
+    def _write(self, first: int, array: np.ndarray, notes: Mapping[str, Any]) -> None:
+        if self.folder is None:
+            self._memory[first], self._notes[first] = array, dict(notes)
+            return
+        if jax.process_index() == 0:
+            with replacing(self._file(first).with_suffix(".json")) as partial:
+                partial.write_text(json.dumps(dict(notes)) + "\n", encoding="utf-8")
+            with replacing(self._file(first)) as partial, partial.open("wb") as file:
+                np.save(file, array)
+
+    def _piece(self, first: int) -> np.ndarray:
+        return self._memory[first] if self.folder is None else np.load(self._file(first), mmap_mode="r")
+
+    def _notes_of(self, first: int) -> dict[str, Any]:
+        if self.folder is None:
+            return self._notes[first]
+        return json.loads(self._file(first).with_suffix(".json").read_text(encoding="utf-8"))
+
+
+class Columns:
+    """Some numbers of each example of a set, read like a set."""
+
+    def __init__(self, of: Chunks, first: int, last: int):
+        self._of, self._which, self.shape = of, slice(first, last), (last - first,)
+
+    @property
+    def num_examples(self) -> int:
+        """How many there are."""
+        return self._of.num
+
+    def read(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        """{"x": (len(indices), last - first)}."""
+        return {"x": self._of.read(indices)["x"][:, self._which]}
+
+    def __iter__(self):
+        """The pieces in order."""
+        for piece in self._of:
+            yield piece[:, self._which]
+
+
+def chunk_size(num: int, batch_size: int, about: int = 1000) -> int:
+    """Examples of a piece: whole batches, about so many, and not more than there shall be."""
+    batches = min(max(1, about // batch_size), math.ceil(num / batch_size))
+    return batches * batch_size

@@ -1,0 +1,191 @@
+"""Samples against data in features: FID and its kin, each beside its floor, the same number of real against real.
+
+A sample set, the features of it and those of the data are made once for all metrics (`comparison`). Beside each number
+stands what it depends on: the features and their preprocessing, how many of each, which parameters, sampler and steps.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from sgmjax import metrics
+from sgmjax import sharding as sh
+from sgmjax._inputs import InputError
+from sgmjax.evaluation import pictures
+from sgmjax.evaluation.chunks import Chunks, Columns, chunk_size
+from sgmjax.evaluation.draw import Sampler
+from sgmjax.evaluation.features import Extractor, Features, cache_folder, digest, load_features
+from sgmjax.evaluation.statistics_file import check_same, read_statistics
+from sgmjax.evaluation.subject import Settings, Subject, Unfinished
+from sgmjax.metrics import Statistics
+
+
+class FeatureSet(NamedTuple):
+    """Features of a set of images, (num, dim), and their logits, (num, classes) or None; both read in pieces."""
+
+    rows: Columns
+    logits: Columns | None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Comparison:
+    """What the metrics of one set of samples share.
+
+    Attributes:
+        features: in which they are compared.
+        samples: the samples as they are saved, a set that is read in pieces.
+        generated: their features.
+        real: those of the data; None where only statistics of them are known.
+        statistics: of the features of the data.
+        spare: features of real examples that are not among the data, for the floor; None: there are none.
+        about: all that the numbers depend on.
+    """
+
+    features: Features
+    samples: Chunks
+    generated: FeatureSet
+    real: FeatureSet | None
+    statistics: Statistics
+    spare: FeatureSet | None
+    about: dict[str, Any]
+
+
+def comparison(subject: Subject, settings: Settings) -> Comparison:
+    """Draws the samples and computes the features, or takes those there are.
+
+    Raises:
+        InputError: features or a reference that cannot be, or do not go together.
+        Unfinished: a signal came; what is on disk stays.
+    """
+    if ("comparison", settings) not in subject.memo:
+        subject.memo["comparison", settings] = _compare(subject, settings)
+    return subject.memo["comparison", settings]
+
+
+def _compare(subject: Subject, settings: Settings) -> Comparison:
+    features = settings.features
+    if isinstance(features, str):
+        features = load_features(features, subject.task.event_shape)
+    reference = None
+    if settings.reference is not None:
+        reference = read_statistics(settings.reference, preprocessing=settings.preprocessing)
+        check_same(reference.convention, features.convention, f"the statistics in {settings.reference}")
+    samples = generate(subject, settings)
+    extractor = Extractor(features, subject.mesh)
+    generated = _features_of_samples(samples, extractor, subject, settings)
+    others = None if subject.others is None else subject.others()
+    parts = {"test" if subject.held_out else "train": subject.data, "train" if subject.held_out else "test": others}
+    data, spare = parts[settings.against], parts["test" if settings.against == "train" else "train"]
+    about = {"features": str(features.convention), "num": samples.num, "nfe": max(n["nfe"] for n in samples.notes())}
+    about |= {"sampling": samples.about}
+    if reference is not None:
+        statistics, real = reference.statistics, None
+        spare = data if spare is None else spare
+        about["data"] = reference.about | {"num": statistics.num}
+    elif data is None:
+        raise InputError(f"against: there are no {settings.against} data here; choose the other part")
+    else:
+        real = real_features(data, extractor, subject)
+        statistics = metrics.statistics(iter(real.rows))
+        about["data"] = {"name": data.name, "split": settings.against, "num": real.rows.num_examples}
+    floor = None
+    if spare is not None and spare.num_examples > 1:
+        floor = real_features(spare, extractor, subject, limit=samples.num)
+        about["floor"] = {"name": spare.name, "num": floor.rows.num_examples}
+    return Comparison(features, samples, generated, real, statistics, floor, about)
+
+
+def generate(subject: Subject, settings: Settings) -> Chunks:
+    """`settings.num` samples by the subject's plan, each of its own index; on disk where a folder is given.
+
+    Raises:
+        Unfinished: a signal came; the pieces on disk stay, and the same call goes on from them.
+    """
+    num = settings.num or subject.num
+    batch_size = min(settings.batch_size or subject.batch_size, num)
+    memo = ("samples", num, settings.seed, settings.folder)
+    if memo in subject.memo:
+        return subject.memo[memo]
+
+    def sample(variables, key, num, **given):
+        return subject.task.sample(variables, key, num, subject.plan, **given)
+
+    places = jax.tree.map(lambda _: sh.replicated(subject.mesh), subject.variables)
+    sampler = Sampler(sample, subject.mesh, places, batch_size)
+    key = jax.device_put(jax.random.key(settings.seed), sh.replicated(subject.mesh))
+    about = {"plan": dataclasses.asdict(subject.plan), "seed": settings.seed, **subject.identity}
+    if settings.folder is not None:
+        about["digest"] = digest(subject.variables)
+    if getattr(subject.task, "num_classes", None) is not None:
+        about["labels"] = "drawn evenly by the model"
+
+    def make(first: int, count: int) -> tuple[np.ndarray, dict[str, Any]]:
+        drawn = sampler(subject.variables, key, count, first=first)
+        assert drawn is not None
+        return pictures.to_arrays(drawn[0], subject.task.discrete, subject.task.centered), {"nfe": drawn[1]}
+
+    folder = None if settings.folder is None else settings.folder / "samples"
+    samples = Chunks(folder, about, chunk_size(num, sampler.batch_size))
+    if not samples.fill(num, make, subject.progress(num, " samples"), subject.stop):
+        raise Unfinished(f"stopped; the samples so far are in {folder}, and the same command goes on from them")
+    subject.memo[memo] = samples
+    return samples
+
+
+def real_features(dataset: Any, extractor: Extractor, subject: Subject, *, limit: int | None = None) -> FeatureSet:
+    """Features of the examples of a data set, all or the first `limit` in a fixed random order, kept in the cache.
+
+    Every example counts: the last batch is filled up, and what fills it is left out.
+    """
+    features, num = extractor.features, dataset.num_examples
+    order = np.arange(num)
+    if limit is not None and limit < num:
+        order = np.sort(np.random.default_rng(0).permutation(num)[:limit])
+    looked_at = np.unique(np.linspace(0, num - 1, min(num, 256)).astype(int))
+    contents = hashlib.sha256(np.ascontiguousarray(dataset.read(looked_at)["x"]).tobytes()).hexdigest()[:12]
+    about = {
+        "features": str(features.convention), "parameters": digest(features.variables), "data": dataset.name,
+        "num": num, "taken": len(order), "contents": contents,
+    }  # fmt: skip
+    name = hashlib.sha256(repr(sorted(about.items())).encode()).hexdigest()[:16]
+    folder = None if features.convention.network == "pixels" else cache_folder() / "features" / name
+    words = f"features of {dataset.name}"
+    found = Chunks(folder, about, 1000)
+    return _extract(found, extractor, lambda i: dataset.read(order[i])["x"], len(order), len(order), words, subject)
+
+
+def _features_of_samples(samples: Chunks, extractor: Extractor, subject: Subject, settings: Settings) -> FeatureSet:
+    convention = extractor.features.convention
+    about = {"features": str(convention), "parameters": digest(extractor.features.variables), "of": samples.about}
+    name = "features_" + re.sub(r"[^A-Za-z0-9.-]+", "_", str(convention))
+    folder = None if settings.folder is None else settings.folder / name
+    found = Chunks(folder, about, samples.size)
+    words = "features of the samples"
+    return _extract(found, extractor, lambda i: samples.read(i)["x"], samples.num, samples.capacity, words, subject)
+
+
+def _extract(
+    found: Chunks, extractor: Extractor, read: Callable, num: int, there: int, words: str, subject: Subject
+) -> FeatureSet:
+    """Features of `num` images that are read by their places, each row followed by the logits where there are any.
+
+    Pieces on disk are whole: filled from the images beyond `num`, of which `there` can be read in all, or with zeros.
+    """
+    dim = extractor.features.dim
+
+    def make(first: int, count: int) -> tuple[np.ndarray, dict[str, Any]]:
+        features, logits = extractor(read(np.arange(first, min(first + count, there))))
+        row = features if logits is None else np.concatenate([features, logits.astype(np.float32)], axis=1)
+        return np.pad(row, ((0, count - len(row)), (0, 0))), {}
+
+    if not found.fill(num, make, subject.progress(num, f" {words}"), subject.stop):
+        raise Unfinished("stopped while features were computed; the same command goes on from there")
+    wide = found.shape[0]
+    return FeatureSet(Columns(found, 0, dim), Columns(found, dim, wide) if wide > dim else None)

@@ -1,0 +1,183 @@
+"""Metrics of samples in features: the same however the samples come about, and moving with what they measure."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sgmjax import metrics as distances
+from sgmjax import sharding as sh
+from sgmjax._inputs import InputError
+from sgmjax.data import ArrayDataset
+from sgmjax.evaluation import metrics
+from sgmjax.evaluation.compare import generate
+from sgmjax.evaluation.report import write_report
+from sgmjax.evaluation.statistics_file import Convention, write_statistics
+from sgmjax.samplers.plan import Plan
+from sgmjax.tasks.base import Variables
+
+RANDOM = np.random.default_rng(0)
+MODES = RANDOM.integers(40, 216, (4, 2, 2, 1)).astype(np.float32)
+
+
+def images(num: int, rng: np.random.Generator, modes: int = 4, noise: float = 8.0) -> np.ndarray:
+    """Images near some of the modes, uint8."""
+    x = MODES[rng.integers(modes, size=num)] + noise * rng.standard_normal((num, 2, 2, 1))
+    return np.clip(np.round(x), 0, 255).astype(np.uint8)
+
+
+TRAIN, TEST = (ArrayDataset(name, images(num, RANDOM)) for name, num in (("train", 1500), ("test", 700)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Draws:
+    """A model that draws images near modes, or copies of training images, from its key alone."""
+
+    modes: int = 4
+    noise: float = 8.0
+    copies: bool = False
+    event_shape = (2, 2, 1)
+    discrete, centered, num_classes, sde, score_fn = True, True, None, None, None
+
+    def sample(self, variables, key, num, plan):
+        which, noise = jax.random.split(key)
+        if self.copies:
+            x = jnp.asarray(TRAIN.read(np.arange(1500))["x"])[jax.random.randint(which, (num,), 0, 1500)]
+        else:
+            x = jnp.asarray(MODES)[jax.random.randint(which, (num,), 0, self.modes)]
+            x = x + self.noise * jax.random.normal(noise, x.shape)
+        return x.astype(jnp.float32) / 127.5 - 1 + 0.0 * variables.params, SimpleNamespace(nfe=7)
+
+
+def subject(task=None, devices: int = 1, **more):
+    return metrics.Subject(
+        task=task or Draws(), variables=Variables(jnp.zeros(()), {}), data=TEST, others=lambda: TRAIN, plan=Plan(),
+        mesh=sh.make_mesh(1, jax.devices()[:devices]), num=600, batch_size=64, **more,
+    )  # fmt: skip
+
+
+SETTINGS = metrics.Settings(features="pixels", subsets=20, subset_size=300)
+
+
+def measure(name, of, settings=SETTINGS):
+    return metrics.METRICS[name](of, settings).numbers
+
+
+def test_samples_do_not_depend_on_devices_batches_or_stops(tmp_path):
+    """Each is of its own index: on one device and on eight, in batches of any size, in one go and in three."""
+    whole = np.concatenate(list(generate(subject(), SETTINGS)))
+    for devices, batch in ((8, 64), (1, 17), (8, 600)):
+        settings = dataclasses.replace(SETTINGS, batch_size=batch)
+        np.testing.assert_array_equal(np.concatenate(list(generate(subject(devices=devices), settings))), whole)
+    on_disk = dataclasses.replace(SETTINGS, folder=tmp_path / "set", batch_size=100)
+    left = [2, 3, 99]
+    for pieces in left:
+        counted = iter(range(100))
+        with_stop = subject(stop=lambda counted=counted, pieces=pieces: next(counted) >= pieces)
+        chunk = 100  # six pieces: 600 samples in batches of 100 would be one
+        try:
+            samples = _in_pieces(with_stop, on_disk, chunk)
+        except metrics.Unfinished:
+            continue
+    np.testing.assert_array_equal(np.concatenate(list(samples)), whole)
+    assert [notes["nfe"] for notes in samples.notes()] == [7] * 6
+
+
+def _in_pieces(of, settings, chunk):
+    from sgmjax.evaluation import compare
+
+    original = compare.chunk_size
+    compare.chunk_size = lambda num, batch: chunk
+    try:
+        return generate(of, settings)
+    finally:
+        compare.chunk_size = original
+
+
+def test_metrics_do_not_depend_on_devices_batches_or_where_samples_lie(tmp_path):
+    names = ("fd", "kid", "pr", "dc", "mind", "memorisation")
+    one = {name: measure(name, of) for of in [subject()] for name in names}
+    settings = dataclasses.replace(SETTINGS, batch_size=96, folder=tmp_path / "set")
+    other = {name: measure(name, of, settings) for of in [subject(devices=8)] for name in names}
+    for name in names:
+        for key, value in one[name].items():
+            assert other[name][key] == pytest.approx(value, rel=1e-9), (name, key)
+
+
+def test_the_numbers_are_those_of_the_functions():
+    of = subject()
+    rows = {"samples": np.concatenate(list(generate(of, SETTINGS))), "real": TRAIN.read(np.arange(1500))["x"]}
+    rows = {name: (x.astype(np.float32) / np.float32(255)).reshape(len(x), -1) for name, x in rows.items()}
+    expected = distances.frechet_distance(rows["samples"], rows["real"])
+    found = metrics.METRICS["fd"](of, SETTINGS)
+    assert found.numbers["fd"] == pytest.approx(expected, rel=1e-6)
+    assert "of 600 samples against 1500 train images, NFE 7; 0.00" in found.lines[0]
+    assert found.record["data"] == {"name": "train", "split": "train", "num": 1500}
+    assert found.record["floor"] == {"name": "test", "num": 600} and found.record["features"] == "pixels"
+    kid = distances.kid(rows["samples"], rows["real"], num_subsets=20, subset_size=300)
+    assert measure("kid", of)["kid"] == pytest.approx(kid.mean, abs=1e-9)
+    held_out = dataclasses.replace(SETTINGS, against="test")
+    record = metrics.METRICS["fd"](subject(), held_out).record
+    assert record["data"]["name"] == "test" and record["floor"]["name"] == "train"
+
+
+def test_they_move_with_what_they_measure():
+    """Of a good model each is near its floor; a mode dropped, noise added and training images copied show."""
+    good, dropped, noisy, copies = (subject(task) for task in (Draws(), Draws(3), Draws(4, 40.0), Draws(copies=True)))
+    for name in ("fd", "mind"):
+        near = measure(name, good)
+        assert near[name] < 3 * near[f"{name}_floor"]
+        assert measure(name, dropped)[name] > 10 * near[name] and measure(name, noisy)[name] > 5 * near[name]
+    kid = measure("kid", good)
+    assert abs(kid["kid"]) < 4 * kid["kid_std"] / np.sqrt(20) + 1e-4
+    assert measure("kid", dropped)["kid"] > 20 * abs(kid["kid"])
+    pr = measure("pr", good)
+    assert measure("pr", dropped)["pr_recall"] < pr["pr_recall"] - 0.15
+    assert measure("pr", noisy)["pr_precision"] < pr["pr_precision"] - 0.3
+    assert measure("dc", dropped)["dc_coverage"] < measure("dc", good)["dc_coverage"] - 0.15
+    assert 0.7 < measure("memorisation", good)["memorisation_ratio"] < 1.4
+    assert measure("memorisation", copies)["memorisation_ratio"] == 0
+
+
+def test_a_file_of_statistics_in_place_of_the_data(tmp_path):
+    rows = TRAIN.read(np.arange(1500))["x"].reshape(1500, -1).astype(np.float32) / np.float32(255)
+    path = tmp_path / "train.npz"
+    write_statistics(path, distances.statistics(rows), Convention("pixels"))
+    settings = dataclasses.replace(SETTINGS, reference=str(path))
+    assert measure("fd", subject(), settings)["fd"] == pytest.approx(
+        measure("fd", subject())["fd"], rel=1e-5
+    )  # float32 scaling
+    with pytest.raises(InputError, match="kid needs the features of the data"):
+        measure("kid", subject(), settings)
+    write_statistics(path, distances.statistics(rows), Convention("inception-2015-12-05", "tf1"))
+    with pytest.raises(InputError, match="another convention"):
+        measure("fd", subject(), settings)
+
+
+def test_what_has_no_classes_has_no_inception_score():
+    with pytest.raises(InputError, match="is needs a classifier, and features 'pixels' have no classes"):
+        measure("is", subject())
+    with pytest.raises(InputError, match="fid is of the published Inception features"):
+        measure("fid", subject())
+
+
+def test_the_report(tmp_path):
+    of = subject()
+    found = {name: metrics.METRICS[name](of, SETTINGS) for name in ("fd", "pr")}
+    page = write_report(
+        tmp_path, "report", found, about={"workdir": "runs/x", "step": 3, "sampling": {"steps": 50}},
+        command=["python", "-m", "x"], picture=metrics.picture_of(of, SETTINGS),
+    )  # fmt: skip
+    text = page.read_text()
+    for words in ("# runs/x, step 3", "| fd | ", "| steps | 50 |", "![samples](report.png)", "    python -m x"):
+        assert words in text
+    record = json.loads((tmp_path / "report.json").read_text())
+    assert record["numbers"]["pr_recall"] == found["pr"].numbers["pr_recall"]
+    assert {"command", "date", "software", "devices"} <= set(record["made"]) and (tmp_path / "report.png").is_file()
+    assert record["metrics"]["fd"]["sampling"]["plan"]["steps"] == 50
