@@ -63,7 +63,7 @@ def export(values: Any) -> None:
 
     from sgmjax._say import say
     from sgmjax.interop import check_exportable, export
-    from sgmjax.tasks.vae import LatentModel
+    from sgmjax.tasks import ClassifierTask, ScoreTask
     from sgmjax.training import tensors, workdir
     from sgmjax.training.load import load_run
 
@@ -78,8 +78,8 @@ def export(values: Any) -> None:
         say(f"step {averaged.step} of {shown(path)} is now {out}; for samples")
         say(f"    python -m sgmjax.sample --workdir={out} --num=64")
         return
-    if isinstance(task, LatentModel):
-        raise _cli.UsageError(f"--format: {values.format} has no VAE, and this run has one; use safetensors")
+    if not isinstance(task, ScoreTask | ClassifierTask):
+        raise _cli.UsageError(f"--format: {values.format} has no counterpart of a {type(task).__name__}; use safetensors")
     network = official_network(config, task, num_scales=values.num_scales)
     check_exportable(network, values.format)
     raw = load_run(path, say=lambda line: None, averaged=False).variables

@@ -150,9 +150,7 @@ def test_a_file_of_statistics_in_place_of_the_data(tmp_path):
     path = tmp_path / "train.npz"
     write_statistics(path, distances.statistics(rows), Convention("pixels"))
     settings = dataclasses.replace(SETTINGS, reference=str(path))
-    assert measure("fd", subject(), settings)["fd"] == pytest.approx(
-        measure("fd", subject())["fd"], rel=1e-5
-    )  # float32 scaling
+    assert measure("fd", subject(), settings)["fd"] == pytest.approx(measure("fd", subject())["fd"], rel=1e-5)  # float32 scaling
     with pytest.raises(InputError, match="kid needs the features of the data"):
         measure("kid", subject(), settings)
     write_statistics(path, distances.statistics(rows), Convention("inception-2015-12-05", "tf1"))
