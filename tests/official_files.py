@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -91,7 +92,8 @@ def recorded(name: str) -> Path:
 def content_of(name: str) -> Any:
     """What is in a checkpoint: random weights, step 5; or the recorded one."""
     if name in RECORDED:
-        return torch_file.load(recorded(name))
+        content = torch_file.load(recorded(name))
+        return content | {"args": argparse.Namespace(**vars(content["args"]))} if name == "lsgm" else content
     config = from_dict(settings_of(name))
     classes = CLASSES if name == "classifier" else None
     task = build.task(config, published.shape_of(config.data), classes)

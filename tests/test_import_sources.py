@@ -59,7 +59,7 @@ def broken(name: str, how: str, folder) -> str:
     weights = official_files.weights_of(name, content)
     key = next(k for k, v in weights.items() if getattr(v, "ndim", 0) > 1)
     if how == "renamed":
-        weights["renamed." + key] = weights.pop(key)
+        weights[f"{key.rpartition('.')[0]}.renamed"] = weights.pop(key)
     elif how == "misshapen":
         weights[key] = weights[key][..., :1]
     elif how == "missing":
@@ -79,7 +79,7 @@ def broken(name: str, how: str, folder) -> str:
             whole[:middle] + bytes(b ^ 0xFF for b in whole[middle : middle + 4000]) + whole[middle + 4000 :]
         )
     return {
-        "renamed": "renamed|belongs to no network",
+        "renamed": "renamed",
         "misshapen": "shape",
         "missing": "lacks|'[^']*' ",
         "infinite": "nan",

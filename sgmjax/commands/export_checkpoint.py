@@ -79,7 +79,8 @@ def export(values: Any) -> None:
         say(f"    python -m sgmjax.sample --workdir={out} --num=64")
         return
     if not isinstance(task, ScoreTask | ClassifierTask):
-        raise _cli.UsageError(f"--format: {values.format} has no counterpart of a {type(task).__name__}; use safetensors")
+        kind = type(task).__name__
+        raise _cli.UsageError(f"--format: {values.format} has no counterpart of a {kind}; use safetensors")
     network = official_network(config, task, num_scales=values.num_scales)
     check_exportable(network, values.format)
     raw = load_run(path, say=lambda line: None, averaged=False).variables

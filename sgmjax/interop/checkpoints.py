@@ -94,6 +94,8 @@ def psld_of(checkpoint: Any, path: Any, network: OfficialNetwork) -> OfficialChe
         groups.setdefault(prefix, {})[rest] = value
     arrays = {name: arrays_of(group, f"{shown(path)}: '{name}'") for name, group in groups.items()}
     name = "clf_fn" if isinstance(network.module, NCSNppClassifier) else "score_fn"
+    if not {"clf_fn", "score_fn"} & set(arrays):
+        raise InputError(f"{shown(path)} has neither 'score_fn.' nor 'clf_fn.' weights")
     if name not in arrays:
         raise InputError(f"{shown(path)} has no '{name}.' weights, those of a {type(network.module).__name__}")
     raw, ema = arrays[name], arrays.get("ema_score_fn") if name == "score_fn" else None

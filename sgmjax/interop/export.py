@@ -14,7 +14,7 @@ from flax import traverse_util
 
 from sgmjax._inputs import InputError
 from sgmjax.interop.configs import OfficialNetwork
-from sgmjax.interop.weights import SUBLAYERS, record_calls, trained_keys
+from sgmjax.interop.weights import SUBLAYERS, Layer, record_calls, trained_keys
 from sgmjax.models import DDPM, CLDToyMLP, CLDToyResNet, NCSNpp, NCSNppClassifier, layers
 from sgmjax.models.ncsnpp import noise_table
 
@@ -85,10 +85,10 @@ def official_weights(network: OfficialNetwork, params: Mapping[str, Any]) -> dic
     for index, layer in enumerate(calls):
         for official, ours in sublayers(layer).items():
             base = f"{root}.{index * stride}" + (f".{official}" if official else "")
-            path = (str(layer.name), ours) if ours else (str(layer.name),)
+            path = (layer.name, ours) if ours else (layer.name,)
             found = {leaf: left.pop((*path, leaf)) for leaf in _LEAVES if (*path, leaf) in left}
-            if official == "Dense_0" and not found and isinstance(layer, layers.ResnetBlockDDPM | _BIGGAN):
-                width, features = 4 * module.nf, shapes[(str(layer.name), "conv_0", "bias")].shape[0]  # type: ignore[attr-defined]
+            if official == "Dense_0" and not found and layer.kind in _BLOCKS:
+                width, features = 4 * module.nf, shapes[(layer.name, "conv_0", "bias")].shape[0]  # type: ignore[attr-defined]
                 found = {"kernel": np.zeros((width, features)), "bias": np.zeros(features)}
             for leaf, value in found.items():
                 array = np.asarray(value, np.float32)
@@ -101,14 +101,14 @@ def official_weights(network: OfficialNetwork, params: Mapping[str, Any]) -> dic
     return out
 
 
-_BIGGAN = layers.ResnetBlockBigGAN
+_BLOCKS = (layers.ResnetBlockDDPM, layers.ResnetBlockBigGAN)
 _LEAVES = ("kernel", "scale", "frequencies", "bias")  # in the order of the official parameters
 
 
-def sublayers(layer: Any) -> dict[str, str]:
+def sublayers(layer: Layer) -> dict[str, str]:
     """Official names of a layer's parts and ours, in the official order."""
-    names = SUBLAYERS.get(type(layer), {"": ""})
-    if isinstance(layer, layers.Upsample | layers.Downsample):
+    names = SUBLAYERS.get(layer.kind, {"": ""})
+    if layer.kind in (layers.Upsample, layers.Downsample):
         names = {"Conv2d_0" if layer.fir else "Conv_0": "conv"}
     return names
 

@@ -27,7 +27,7 @@ from sgmjax.interop.checkpoints import OfficialCheckpoint
 from sgmjax.interop.configs import OfficialNetwork
 from sgmjax.interop.export import sublayers
 from sgmjax.interop.torch_file import entry
-from sgmjax.interop.weights import as_array, finish, place, record_calls
+from sgmjax.interop.weights import Layer, as_array, finish, place, record_calls
 from sgmjax.models import DDPM, NCSNpp, layers
 
 Path = tuple[str, ...]
@@ -115,12 +115,12 @@ def official_names(network: OfficialNetwork) -> dict[Path, Path]:
     counts: collections.Counter[str] = collections.Counter()
     found: dict[Path, Path] = {}
     for layer in calls:
-        name = _CLASSES.get(type(layer).__name__, type(layer).__name__)
+        name = _CLASSES.get(layer.kind.__name__, layer.kind.__name__)
         name = pp.get(name, name)
         outer = f"{name}_{counts[name]}"
         counts[name] += _made_at_once(module, layer)
         for official, inner in sublayers(layer).items():
-            path = (str(layer.name), inner) if inner else (str(layer.name),)
+            path = (layer.name, inner) if inner else (layer.name,)
             for leaf in ("kernel", "bias", "scale", "frequencies"):
                 if (*path, leaf) in shapes:
                     theirs = (outer, official) if official else (outer,)
@@ -128,11 +128,11 @@ def official_names(network: OfficialNetwork) -> dict[Path, Path]:
     return found
 
 
-def _made_at_once(module: Any, layer: Any) -> int:
+def _made_at_once(module: Any, layer: Layer) -> int:
     """Official modules of a layer's class that are made with it: the pyramids resize by modules without parameters."""
-    if isinstance(layer, layers.Downsample) and getattr(module, "progressive_input", "none") == "input_skip":
+    if layer.kind is layers.Downsample and getattr(module, "progressive_input", "none") == "input_skip":
         return 2
-    if isinstance(layer, layers.Upsample) and getattr(module, "progressive", "none") == "output_skip":
+    if layer.kind is layers.Upsample and getattr(module, "progressive", "none") == "output_skip":
         return 2
     return 1
 
