@@ -13,7 +13,7 @@ import pytest
 from official_files import CLASSES, SOURCES
 
 from sgmjax import _cli, interop
-from sgmjax.commands import import_checkpoint
+from sgmjax.commands import import_checkpoint, sample
 from sgmjax.training.load import load_run
 
 torch = pytest.importorskip("torch")
@@ -203,3 +203,20 @@ def test_lsgm_becomes_a_run(kind, tmp_path, monkeypatch, capsys):
     if kind == "joint":
         assert raw.config.sde.name == "vp" and raw.task.prior.nf == vars(content["args"])["num_channels_dae"]
         jax.tree.map(np.testing.assert_array_equal, raw.variables.params["prior"], read.prior_params)
+
+
+@pytest.mark.slow
+def test_a_classifier_of_psld_guides(tmp_path, capsys):
+    """Two checkpoints become two runs, of which one guides the other."""
+    for name in ("psld", "classifier"):
+        (tmp_path / name).mkdir()
+        official_files.save(name, pieces(name), tmp_path / name / "file")
+        assert run(tmp_path / name, name) == 0
+    score, classifier = (tmp_path / name / "runs" / "a" for name in ("psld", "classifier"))
+    assert load_run(classifier).task.num_classes == CLASSES
+    words = [f"--workdir={score}", f"--classifier={classifier}", "--labels=1", "--num=4", "--steps=2"]
+    assert sample.main(["sample", *words, f"--out={tmp_path / 'out'}"]) == 0
+    assert "4 samples" in capsys.readouterr().out
+    with np.load(tmp_path / "out.npz") as arrays:
+        assert arrays["samples"].shape == (4, official_files.SIDE, official_files.SIDE, 3)
+        assert arrays["labels"].tolist() == [1] * 4

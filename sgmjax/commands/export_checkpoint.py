@@ -85,12 +85,13 @@ def export(values: Any) -> None:
     check_exportable(network, values.format)
     raw = load_run(path, say=lambda line: None, averaged=False).variables
     params, ema_params = (jax.device_get(found.params) for found in (raw, averaged.variables))
-    options = {"optimizer": config.optimizer}
+    optimizer, table = config.optimizer, values.format == "scoresde"
     if values.format == "psld":
-        content = export.psld_checkpoint(network, params, ema_params, averaged.step, **options)
+        content = export.psld_checkpoint(network, params, ema_params, averaged.step, optimizer=optimizer)
     else:
-        options["sigmas"] = values.format == "scoresde"
-        content = export.scoresde_checkpoint(network, params, ema_params, averaged.step, **options)
+        content = export.scoresde_checkpoint(
+            network, params, ema_params, averaged.step, optimizer=optimizer, sigmas=table
+        )
     import torch  # type: ignore[import-not-found]  # there, or the line above had said so
 
     with replacing(out) as partial:

@@ -90,6 +90,7 @@ def convert(found: Recognised, config: Config, shape: tuple[int, ...], num_class
         return _lsgm(found, config, parts)
     if found.source == "ncsnv2":
         sde, count = config.sde, config.objective.num_levels
+        assert count is not None  # see `check_source`
         sigmas = noise_levels.LEVELS[sde.sigma_dist](sde.sigma_max, sde.sigma_min, count).astype(np.float32)
         read = ncsnv2.ncsnv2_of(found.content, found.path, official_network(config, task, sigmas=sigmas))
     elif found.source == "psld":

@@ -177,6 +177,7 @@ _MAKERS: dict[tuple[str, str], Callable[..., Any]] = {
     ("torch._utils", "_rebuild_tensor"): _tensor,
     ("torch._utils", "_rebuild_tensor_v2"): _tensor,
     ("torch._utils", "_rebuild_parameter"): lambda tensor, *_rest: tensor,
+    ("_codecs", "encode"): lambda text, _encoding="latin1": text.encode("latin1"),  # bytes in old pickles
     ("torch", "Size"): lambda sizes=(): tuple(sizes),
     ("builtins", "set"): lambda items=(): set(items),
 }

@@ -151,7 +151,7 @@ def _checksum(arrays: Mapping[str, np.ndarray]) -> str:
 
 def _library() -> Any:
     try:
-        import safetensors.numpy
+        import safetensors.numpy  # type: ignore[import-not-found]
     except ImportError:
         raise InputError("files of safetensors need that package: pip install 'sgmjax[safetensors]'") from None
     return safetensors

@@ -72,7 +72,7 @@ def official(monkeypatch):
 
 def snapshot(path, mark, protocol=4, **changes):
     """Writes a snapshot; whoever runs the code in it makes the folder `mark`."""
-    Network.source = f"import os\nos.mkdir({str(mark)!r})\n"
+    Network.source = f"import os\nos.makedirs({str(mark)!r}, exist_ok=True)\n"
     network = EDMPrecond(
         img_resolution=32, label_dim=0, channel_mult=[2, 2], model_type="SongUNet", dtype=torch.float16
     )
