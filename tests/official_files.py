@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,10 @@ import refdata
 from flax import serialization, traverse_util
 
 from sgmjax import interop
-from sgmjax.commands import published
+from sgmjax.commands import import_checkpoint, published
 from sgmjax.commands.export_checkpoint import official_network
 from sgmjax.config import MODEL, from_dict
 from sgmjax.interop import export, lsgm_settings, scoresde_jax, torch_file
-from sgmjax.interop.recognise import Recognised
 from sgmjax.tasks import build
 
 SIDE = 8
@@ -52,7 +52,7 @@ SOURCES = [*SETTINGS, *(pytest.param(name, marks=pytest.mark.reference) for name
 def settings_of(name: str) -> dict[str, Any]:
     """Settings of a run whose network and process a checkpoint has."""
     if name in SETTINGS:
-        return {"sampling": SAMPLING} | SETTINGS[name]
+        return ({} if name == "classifier" else {"sampling": SAMPLING}) | SETTINGS[name]
     file = recorded(name)
     if name == "lsgm":
         args = vars(torch_file.load(file)["args"])
@@ -154,6 +154,28 @@ def config_file(folder: Path, settings: dict[str, Any], name: str = "official") 
     return path
 
 
-def found(name: str, content: Any, path: Path) -> Recognised:
-    """What `recognise` gives of a checkpoint."""
-    return interop.recognise(save(name, content, path))
+@functools.cache
+def pieces(name: str) -> Any:
+    """`content_of`, made once; for tests that change it there is `fresh`."""
+    return content_of(name)
+
+
+def fresh(name: str) -> Any:
+    """A copy of the dicts and lists of `pieces`, to be changed."""
+
+    def copied(value: Any) -> Any:
+        if isinstance(value, dict):
+            return type(value)((key, copied(item)) for key, item in value.items())
+        return [copied(item) for item in value] if isinstance(value, list) else value
+
+    return copied(pieces(name))
+
+
+def run_import(folder: Path, name: str, *words: str, config: bool = True) -> int:
+    """The command on `folder/file`, into `folder/runs/a`, with the config of the checkpoint or without."""
+    words = (*words, f"--workdir={folder / 'runs' / 'a'}")
+    if name == "classifier":
+        words += (f"--num_classes={CLASSES}",)
+    if config:
+        words += (f"--config={config_file(folder, settings_of(name))}",)
+    return import_checkpoint.main(["import_checkpoint", f"--checkpoint={folder / 'file'}", *words])

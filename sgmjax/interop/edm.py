@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from sgmjax._inputs import InputError, one_line, regular_file, shown
-from sgmjax.interop.torch_file import Inert
+from sgmjax.interop.torch_file import Inert, today
 from sgmjax.interop.weights import as_array
 
 MODULE, FUNCTION = "torch_utils.persistence", "_reconstruct_persistent_obj"
@@ -126,6 +126,7 @@ class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         import torch  # type: ignore[import-not-found]
 
+        module, name = today(module, name)
         made = _MAKERS.get((module, name))
         if made is not None:
             return _Maker(made)
@@ -162,13 +163,14 @@ def _storage(data: Any) -> Any:
 
 def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *_rest: Any) -> Any:
     import torch  # type: ignore[import-not-found]
+    from torch._utils import _rebuild_tensor  # type: ignore[import-not-found]
 
     numbers = [offset, *size, *stride]
     if not all(isinstance(n, int) and 0 <= n < 2**40 for n in numbers):
         raise pickle.UnpicklingError("a tensor of an impossible shape")
     if not isinstance(storage, torch.storage.TypedStorage | torch.UntypedStorage):
         raise pickle.UnpicklingError("a tensor without a storage")
-    return torch._utils._rebuild_tensor(storage, offset, tuple(size), tuple(stride))
+    return _rebuild_tensor(storage, offset, tuple(size), tuple(stride))
 
 
 _MAKERS: dict[tuple[str, str], Callable[..., Any]] = {
@@ -189,7 +191,8 @@ def _state_dict(module: Any, file: Path, prefix: str = "", depth: int = 0) -> di
     if depth > _DEPTH:
         raise InputError(f"{shown(file)} is damaged: its modules contain each other")
     attributes = vars(module)
-    hidden = attributes.get("_non_persistent_buffers_set") or set()
+    hidden = attributes.get("_non_persistent_buffers_set")
+    hidden = hidden if isinstance(hidden, set) else set()
     found: dict[str, Any] = {}
     for group in ("_parameters", "_buffers"):
         for name, value in _named(attributes, group, file).items():

@@ -9,6 +9,7 @@ used and every parameter and statistic filled, with the right shape.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -230,6 +231,14 @@ def _leaf(key: str, value: np.ndarray) -> tuple[str, str, np.ndarray]:
     raise InputError(f"state dict key '{key}' of shape {value.shape} is no parameter that NVAE has")
 
 
+@functools.lru_cache(maxsize=4)
+def _shapes(module: NVAE) -> dict[Any, Any]:
+    """Shapes of the variables by path."""
+    x = jax.ShapeDtypeStruct((1, module.padded_size, module.padded_size, module.channels), jnp.float32)
+    tree = jax.eval_shape(module.init, jax.random.key(0), x, jax.random.key(0))
+    return traverse_util.flatten_dict(dict(tree))
+
+
 def convert_lsgm_vae(module: NVAE, state_dict: Mapping[str, Any]) -> dict[str, Any]:
     """Our variables from an official `vae_state_dict`.
 
@@ -245,10 +254,7 @@ def convert_lsgm_vae(module: NVAE, state_dict: Mapping[str, Any]) -> dict[str, A
         shape that does not fit: the state dict is of a VAE with other settings.
     """
     arrays = arrays_of(state_dict)
-    side = (1, module.padded_size, module.padded_size, module.channels)
-    x = jax.ShapeDtypeStruct(side, jnp.float32)
-    tree = jax.eval_shape(module.init, jax.random.key(0), x, jax.random.key(0))
-    shapes: dict[Any, Any] = traverse_util.flatten_dict(dict(tree))
+    shapes = _shapes(module)
     where = {name: (path, index) for name, path, index in _layers(module)}
     out: dict[Path, np.ndarray] = {}
     filled: dict[Path, set[int | None]] = {}

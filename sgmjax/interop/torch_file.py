@@ -120,11 +120,11 @@ def _names(file: Path) -> set[tuple[str, str]]:
         raise InputError(f"{shown(file)} {what}") from None
     if scripted:
         raise InputError(f"{shown(file)} is a TorchScript program; save the model's state_dict() with torch.save")
-    return {_name(*str(argument).split(" ", 1)) for code, argument, _ in opcodes if code.name == "GLOBAL"}
+    return {today(*str(argument).split(" ", 1)) for code, argument, _ in opcodes if code.name == "GLOBAL"}
 
 
-def _name(module: str, name: str) -> tuple[str, str]:
-    """As the loader looks it up: Python 2's names are today's."""
+def today(module: str, name: str) -> tuple[str, str]:
+    """A name as loaders look it up: Python 2's names are today's."""
     if (module, name) in _compat_pickle.NAME_MAPPING:
         return _compat_pickle.NAME_MAPPING[(module, name)]
     return _compat_pickle.IMPORT_MAPPING.get(module, module), name
