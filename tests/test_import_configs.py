@@ -10,6 +10,8 @@ from official_files import fresh, pieces
 from official_files import run_import as run
 
 from sgmjax import _cli, interop
+from sgmjax.commands import published
+from sgmjax.config import from_dict, to_dict
 from sgmjax.training.load import load_run
 
 torch = pytest.importorskip("torch")
@@ -64,8 +66,35 @@ def test_lsgm_is_checked_against_its_config(tmp_path, capsys):
     assert not (tmp_path / "runs").exists()
 
 
+def check_lsgm(kind, variables, averaged, read) -> None:
+    """Each weight and statistic of the file is in the run's variables."""
+    for one in (variables, averaged):
+        vae = {"params": one.params["vae"], "batch_stats": one.state["batch_stats"]}
+        jax.tree.map(np.testing.assert_array_equal, vae, read.vae_variables)
+        assert set(one.state) == {"batch_stats", "spectral", "prior_spectral", "active"}
+    if kind == "joint":
+        assert jax.tree.structure(variables.params["prior"]) == jax.tree.structure(read.prior_params)
+        jax.tree.map(np.testing.assert_array_equal, variables.params["prior"], read.prior_params)
+
+
 @pytest.mark.reference
-@pytest.mark.parametrize("kind", ["joint", pytest.param("vae", marks=pytest.mark.slow)])
+def test_lsgm_as_variables(tmp_path):
+    """By a config that its own settings make; its step counts the second stage."""
+    official_files.save("lsgm", pieces("lsgm"), tmp_path / "file")
+    found, read = interop.recognise(tmp_path / "file"), interop.read_lsgm(tmp_path / "file")
+    config = from_dict(interop.lsgm_settings.make_settings(vars(found.content["args"]), read.step))
+    converted = published.convert(found, config, published.shape_of(config.data), None)
+    check_lsgm("joint", converted.variables, converted.averaged, read)
+    assert converted.step == read.step == found.content["global_step"]
+    settings = to_dict(config) | {"train": {"steps": read.step + 90}}
+    settings["latent"] = settings["latent"] | {"vae_steps": 40}
+    later = published.convert(found, from_dict(settings), published.shape_of(config.data), None)
+    assert later.step == 40 + read.step
+
+
+@pytest.mark.slow
+@pytest.mark.reference
+@pytest.mark.parametrize("kind", ["joint", "vae"])
 def test_lsgm_becomes_a_run(kind, tmp_path, monkeypatch, capsys):
     """Both stages: each weight of the file is in the run, and its images are those of the file's VAE."""
     content = fresh("lsgm")
@@ -83,11 +112,6 @@ def test_lsgm_becomes_a_run(kind, tmp_path, monkeypatch, capsys):
     read = interop.read_lsgm(tmp_path / "file")
     assert raw.step == average.step == read.step == content["global_step"]
     assert type(raw.task).__name__ == {"joint": "LatentTask", "vae": "VAETask"}[kind]
-    for one in (raw, average):
-        jax.tree.map(np.testing.assert_array_equal, one.variables.params["vae"], read.vae_variables["params"])
-        jax.tree.map(
-            np.testing.assert_array_equal, one.variables.state["batch_stats"], read.vae_variables["batch_stats"]
-        )
+    check_lsgm(kind, raw.variables, average.variables, read)
     if kind == "joint":
         assert raw.config.sde.name == "vp" and raw.task.prior.nf == vars(content["args"])["num_channels_dae"]
-        jax.tree.map(np.testing.assert_array_equal, raw.variables.params["prior"], read.prior_params)
