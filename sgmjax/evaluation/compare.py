@@ -27,6 +27,9 @@ from sgmjax.evaluation.subject import Settings, Subject, Unfinished
 from sgmjax.metrics import Statistics
 
 
+PER_DEVICE = 128  # samples at a time, at most, where nobody says how many
+
+
 class FeatureSet(NamedTuple):
     """Features of a set of images, (num, dim), and their logits, (num, classes) or None; both read in pieces."""
 
@@ -105,11 +108,14 @@ def _compare(subject: Subject, settings: Settings) -> Comparison:
 def generate(subject: Subject, settings: Settings) -> Chunks:
     """`settings.num` samples by the subject's plan, each of its own index; on disk where a folder is given.
 
+    `batch_size` is of each device here: so its program is the same on any number of devices, and the samples have the
+    same bits.
+
     Raises:
         Unfinished: a signal came; the pieces on disk stay, and the same call goes on from them.
     """
     num = settings.num or subject.num
-    batch_size = min(settings.batch_size or subject.batch_size, num)
+    batch_size = subject.mesh.size * min(settings.batch_size or min(subject.batch_size, PER_DEVICE), num)
     memo = ("samples", num, settings.seed, settings.folder)
     if memo in subject.memo:
         return subject.memo[memo]
