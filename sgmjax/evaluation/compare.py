@@ -26,7 +26,6 @@ from sgmjax.evaluation.statistics_file import check_same, read_statistics
 from sgmjax.evaluation.subject import Settings, Subject, Unfinished
 from sgmjax.metrics import Statistics
 
-
 PER_DEVICE = 128  # samples at a time, at most, where nobody says how many
 
 
