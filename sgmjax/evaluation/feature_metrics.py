@@ -146,9 +146,8 @@ def _measured(name: str, words: str, found: Comparison, settings: Settings, scor
     about: dict[str, Any] = found.about
     data = about["data"]
     which = f"{data['num']} {data['split']} images" if "split" in data else f"the statistics of {data['file']}"
-    line = (
-        f"{words} ({about['features']}): {_shown(values)} of {about['num']} samples against {which}, NFE {about['nfe']}"
-    )
+    against = "" if name == "is" else f" against {which}"
+    line = f"{words} ({about['features']}): {_shown(values)} of {about['num']} samples{against}, NFE {about['nfe']}"
     if floor:
         line += f"; {_shown(floor)} of {about['floor']['num']} real images of the other part"
     results = {f"{name}{key}": value for key, value in values.items()}
