@@ -19,6 +19,7 @@ from sgmjax import data, metrics
 from sgmjax import sharding as sh
 from sgmjax._cli import use_compilation_cache
 from sgmjax.evaluation.features import Extractor
+from sgmjax.metrics.manifold import radii
 from sgmjax.tasks import FeatureTask
 from sgmjax.training.load import load_features, load_run
 
@@ -72,11 +73,13 @@ def main() -> None:
     whole = held_out.read(np.arange(held_out.num_examples))
     reference, _ = extractor(real)
     statistics = metrics.statistics(reference)
+    balls = {k: radii(reference, k) for k in (3, 5)}
     rows = {}
     for name, x in changed(whole["x"], whole["label"], real, np.random.default_rng(0)).items():
         start = time.perf_counter()
         features, logits = extractor(x)
-        pr, dc = metrics.precision_recall(features, reference), metrics.density_coverage(features, reference)
+        pr = metrics.precision_recall(features, reference, real_radii=balls[3])
+        dc = metrics.density_coverage(features, reference, real_radii=balls[5])
         kid = metrics.kid(features, reference)
         near = metrics.nearest(features, reference).distances[:, 0]
         rows[name] = {

@@ -25,6 +25,7 @@ from sgmjax.evaluation.features import Extractor, Features, cache_folder, digest
 from sgmjax.evaluation.statistics_file import check_same, read_statistics
 from sgmjax.evaluation.subject import Settings, Subject, Unfinished
 from sgmjax.metrics import Statistics
+from sgmjax.metrics.manifold import radii
 
 PER_DEVICE = 128  # samples at a time, at most, where nobody says how many
 
@@ -48,6 +49,7 @@ class Comparison:
         statistics: of the features of the data.
         spare: features of real examples that are not among the data, for the floor; None: there are none.
         about: all that the numbers depend on.
+        memo: what metrics share; empty at first.
     """
 
     features: Features
@@ -57,6 +59,14 @@ class Comparison:
     statistics: Statistics
     spare: FeatureSet | None
     about: dict[str, Any]
+    memo: dict[Any, Any] = dataclasses.field(default_factory=dict)
+
+    def radii(self, k: int) -> np.ndarray:
+        """Of the balls about the data, see `metrics.manifold`."""
+        assert self.real is not None
+        if ("radii", k) not in self.memo:
+            self.memo["radii", k] = radii(self.real.rows, k)
+        return self.memo["radii", k]
 
 
 def comparison(subject: Subject, settings: Settings) -> Comparison:

@@ -112,13 +112,15 @@ def _inception_score(one: FeatureSet, found: Comparison, settings: Settings) -> 
 
 def _pr(one: FeatureSet, found: Comparison, settings: Settings) -> dict[str, float]:
     assert found.real is not None
-    value = metrics.precision_recall(one.rows, found.real.rows, k=settings.k or 3)
+    k = settings.k or 3
+    value = metrics.precision_recall(one.rows, found.real.rows, k=k, real_radii=found.radii(k))
     return {"_precision": value.precision, "_recall": value.recall}
 
 
 def _dc(one: FeatureSet, found: Comparison, settings: Settings) -> dict[str, float]:
     assert found.real is not None
-    value = metrics.density_coverage(one.rows, found.real.rows, k=settings.k or 5)
+    k = settings.k or 5
+    value = metrics.density_coverage(one.rows, found.real.rows, k=k, real_radii=found.radii(k))
     return {"_density": value.density, "_coverage": value.coverage}
 
 
