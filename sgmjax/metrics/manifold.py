@@ -22,7 +22,7 @@ import numpy as np
 
 from sgmjax._inputs import InputError
 from sgmjax.metrics.neighbours import nearest
-from sgmjax.metrics.pairwise import Vectors, distances, fill, rounding_bound, squared_distances
+from sgmjax.metrics.pairwise import Vectors, distances_of_rows, fill, rounding_bound, squared_distances
 
 
 class PrecisionRecall(NamedTuple):
@@ -112,9 +112,10 @@ def balls_around(points: Any, centres: Any, sizes: np.ndarray, *, block_size: in
             sure, doubtful = _inside(padded, jnp.asarray(y[filled]), origin, radius, len(theirs))
             counts[mine] += np.asarray(sure)[: len(mine)]
             doubtful = np.argwhere(np.asarray(doubtful)[: len(mine)])
-            for i in np.unique(doubtful[:, 0]):
-                which = doubtful[doubtful[:, 0] == i, 1]
-                counts[mine[i]] += np.sum(distances(x[i : i + 1], y[which]) <= sizes[theirs[which]])
+            for part in np.array_split(doubtful, -(-len(doubtful) // 2**16) or 1):
+                i, j = part.T
+                inside = distances_of_rows(x[i], y[j]) <= sizes[theirs[j]]
+                np.add.at(counts, mine[i], inside)
     return counts
 
 

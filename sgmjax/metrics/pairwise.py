@@ -120,6 +120,12 @@ def distances(one: np.ndarray, many: np.ndarray) -> np.ndarray:
     return np.sqrt(np.einsum("nd,nd->n", difference, difference))
 
 
+def distances_of_rows(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Euclidean distances of the rows of two sets (m, d), one by one, (m,) float64."""
+    difference = one.astype(np.float64) - other.astype(np.float64)
+    return np.sqrt(np.einsum("nd,nd->n", difference, difference))
+
+
 def rounding_bound(size: int) -> float:
     """Relative error of a float32 sum of `size` products or squares in any order, four times over.
 
