@@ -21,7 +21,7 @@ from test_inputs import BROKEN
 
 from sgmjax import _cli
 from sgmjax import config as settings
-from sgmjax.commands import evaluate, import_checkpoint, noise_levels, sample, train
+from sgmjax.commands import evaluate, export_checkpoint, import_checkpoint, noise_levels, sample, train
 
 pytestmark = pytest.mark.slow
 
@@ -31,6 +31,7 @@ COMMANDS = {
     "evaluate": evaluate.main,
     "noise_levels": noise_levels.main,
     "import_checkpoint": import_checkpoint.main,
+    "export_checkpoint": export_checkpoint.main,
 }
 SECONDS = 120  # that a refusal may take, on a busy machine
 
@@ -148,6 +149,7 @@ def test_numbers_of_flags(finished, capfd, command, name, value):
         "evaluate": [f"--workdir={finished}", "--metrics=bpd"],
         "noise_levels": ["--data=digits"],
         "import_checkpoint": ["--source=psld", "--config=psld_digits", "--checkpoint=none.ckpt"],
+        "export_checkpoint": [f"--workdir={finished}", "--format=psld", f"--out={finished}/none.ckpt"],
     }[command]
     assert_refused(call(capfd, command, [*words, f"--{name}={value}"]), name)
     assert snapshot(finished) == before
@@ -345,6 +347,10 @@ WORDS = [
     ("noise_levels", ["--data=nonsense"]),
     ("noise_levels", ["--data=digits", "--sigma_max=1", "--sigma_min=2"]),
     ("noise_levels", ["--data=digits", "--sigma_min=1e-300"]),
+    ("export_checkpoint", ["--workdir=RUN", "--format=magic", "--out=x"]),
+    ("export_checkpoint", ["--workdir=RUN", "--format=psld"]),
+    ("export_checkpoint", ["--workdir=RUN", "--format=cld", "--out=RUN/none.pth"]),
+    ("export_checkpoint", ["--workdir=RUN", "--format=safetensors", "--out=RUN/none.pth"]),
     ("import_checkpoint", ["--source=magic"]),
     ("import_checkpoint", ["--source=psld", "--config=lsgm_mnist", "--checkpoint=x"]),
     ("import_checkpoint", ["--source=psld", "--config=psld_celeba64", "--checkpoint=x", "--image_shape=64,64"]),

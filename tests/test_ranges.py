@@ -12,7 +12,7 @@ import pytest
 from sgmjax import _cli, _ranges, samplers, sdes
 from sgmjax._inputs import InputError
 from sgmjax._ranges import check_memory, check_range
-from sgmjax.commands import control, evaluate, import_checkpoint, inputs, noise_levels, sample, train
+from sgmjax.commands import control, evaluate, export_checkpoint, import_checkpoint, inputs, noise_levels, sample, train
 from sgmjax.config import ConfigError, from_dict
 from sgmjax.data import arrays
 from sgmjax.training import train as training
@@ -69,7 +69,7 @@ def test_every_number_of_every_command_has_a_range():
     commands = {sample: sample.RANGES, evaluate: evaluate.RANGES, noise_levels: noise_levels.RANGES}
     for command, ranges in commands.items():
         assert command.main(["x", *(f"--{name}=-1" for name in list(ranges)[:1])]) == 2
-    for command in (train, import_checkpoint):
+    for command in (train, import_checkpoint, export_checkpoint):
         assert command.main(["x", "--unknown"]) == 2
 
 

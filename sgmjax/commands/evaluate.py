@@ -127,6 +127,7 @@ def evaluate(request: Any) -> None:
     from sgmjax.evaluation.report import write_report
     from sgmjax.samplers import registry
     from sgmjax.tasks import ClassifierTask, FeatureTask
+    from sgmjax.training import tensors
     from sgmjax.training.load import load_data, load_run
 
     values, words = request
@@ -134,7 +135,7 @@ def evaluate(request: Any) -> None:
         if name not in metrics.METRICS:
             names = ", ".join(metrics.METRICS)
             raise _cli.UsageError(f"--metrics: no metric called {name!r}; there are {names}")
-    path = Path(values.workdir)
+    path, place = Path(values.workdir), tensors.folder_of(values.workdir) / "metrics"
     mesh = sh.make_mesh()
     wanted = sampling.given(values)
     chosen = {key: wanted[key] for key in ("sampler", "steps", "grid", "denoise", "options") if key in wanted}
@@ -167,7 +168,7 @@ def evaluate(request: Any) -> None:
     about = {"workdir": str(path), "step": run.step, "checkpoint": values.checkpoint, "parameters": values.params}
     if set(drawing) & set(metrics.IN_FEATURES):
         plan = hashlib.sha256(repr((dataclasses.astuple(run.plan), values.seed)).encode()).hexdigest()[:8]
-        folder = path / "metrics" / f"samples_step{run.step}{raw}_{plan}"
+        folder = place / f"samples_step{run.step}{raw}_{plan}"
         settings = dataclasses.replace(settings, folder=folder)
     subject = metrics.Subject(
         task=task, variables=run.variables, data=dataset, plan=run.plan, mesh=mesh, held_out=part == "eval",
@@ -181,7 +182,7 @@ def evaluate(request: Any) -> None:
         start = time.perf_counter()
         found = measured[name] = metrics.METRICS[name](subject, settings)
         seconds = time.perf_counter() - start
-        out = Path(values.out) if values.out else path / "metrics" / f"{name}_step{run.step}{raw}.json"
+        out = Path(values.out) if values.out else place / f"{name}_step{run.step}{raw}.json"
         common = {"metric": name, **about, "split": values.split, "data": dataset.name, "seed": values.seed}
         metrics.write(out, found, common | {"seconds": round(seconds, 2)})
         for line in found.lines:
@@ -191,7 +192,7 @@ def evaluate(request: Any) -> None:
     if drawing:
         about |= {"sampling": dataclasses.asdict(run.plan)}
     page = write_report(
-        path / "metrics", f"report_step{run.step}{raw}", measured, about=about,
+        place, f"report_step{run.step}{raw}", measured, about=about,
         command=["python -m sgmjax.evaluate", *words[1:]], picture=metrics.picture_of(subject, settings),
     )  # fmt: skip
     say(f"report: {page}")

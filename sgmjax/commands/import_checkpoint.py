@@ -1,28 +1,36 @@
-"""Makes a run folder of an official PyTorch checkpoint.
+"""Makes a run folder of an official checkpoint, or of a run that is one file.
 
-    python -m sgmjax.import_checkpoint --source=psld --checkpoint=cifar10.ckpt --config=configs/psld_cifar.py
+    python -m sgmjax.import_checkpoint --checkpoint=cifar10.ckpt --config=configs/psld_cifar.py
     python -m sgmjax.sample --workdir=runs/psld_cifar_imported --num=64
 
-Sources: scoresde (score_sde_pytorch), cld (CLD-SGM), psld (PSLD, score networks and classifiers) and ncsnv2 (NCSN,
-NCSNv2). The config must describe the network of the checkpoint: each weight must find its place, or the first that does
-not is named. Both parameters and their averages are taken; where the checkpoint has no averages (PSLD's classifier,
-NCSN), the parameters stand for them.
+Sources: scoresde (score_sde_pytorch, and the JAX original), cld (CLD-SGM), psld (PSLD, score networks and classifiers),
+ncsnv2 (NCSN, NCSNv2) and lsgm (LSGM, both stages), told apart by what is in the file; --source says what it must be.
+The config must describe the network: each weight must find its place, or the first that does not is named, and nothing
+is written. Without --config the one that comes with sgmjax and has the network of the file is taken, if it is the only
+one. What the file does not say (the process, the range of times, the sampler) is the config's; the settings in a
+checkpoint of LSGM are compared with it. Both parameters and their averages are taken; where the checkpoint has no
+averages (PSLD's classifier, NCSN), the parameters stand for them.
+
+A file of `python -m sgmjax.export_checkpoint --format=safetensors` has its config with it.
 
 `python -m sgmjax.train` with the same --config and --workdir goes on from the checkpoint's step, with new moments of
-the optimiser and from the beginning of the data. LSGM's checkpoints: `interop.read_lsgm`.
+the optimiser and from the beginning of the data.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from sgmjax import _cli
+from sgmjax._inputs import shown
 from sgmjax._ranges import COUNT, MAX_SIDE
 
-SOURCES = ("scoresde", "cld", "psld", "ncsnv2")
-SHAPES = {"cifar10": (32, 32, 3), "mnist": (28, 28, 1), "fashion_mnist": (28, 28, 1), "digits": (8, 8, 1)}
+SOURCES = ("scoresde", "cld", "psld", "ncsnv2", "lsgm")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -31,7 +39,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def read_flags(argv: Sequence[str]) -> Any:
-    """The parsed flags, the config, the shape of an image and the new folder.
+    """The parsed flags, the overrides of the config, the config and its name where it is given, and the image shape.
 
     Raises:
         UsageError, ConfigError: naming the flag or setting, and the fix.
@@ -41,7 +49,7 @@ def read_flags(argv: Sequence[str]) -> Any:
     words, overrides = _cli.split_overrides(argv)
     values: Any = flags.FlagValues()
     flags.DEFINE_enum("source", None, SOURCES, "the repository that wrote the checkpoint", flag_values=values)
-    _cli.define_path(values, "checkpoint", None, "its file, .pth or .ckpt")
+    _cli.define_path(values, "checkpoint", None, "its file")
     _cli.define_path(values, "config", None, "the config file of the same network, or its name")
     _cli.define_path(values, "workdir", None, "the new run folder; default runs/<config>_imported")
     flags.DEFINE_list("image_shape", None, "height,width,channels, where the config does not say", flag_values=values)
@@ -50,31 +58,23 @@ def read_flags(argv: Sequence[str]) -> Any:
     _cli.parse_flags(values, words, {"num_classes": COUNT})
     if values.help:
         _cli.show_help(__doc__, values)
-    for name in ("source", "checkpoint", "config"):
-        if not getattr(values, name):
-            raise _cli.UsageError(f"--{name}: {values[name].help}; it must be given")
-    config, name = _cli.read_config(values.config, overrides)
-    if config.vae is not None:
-        raise _cli.UsageError("--config: a run with a VAE; read LSGM's checkpoints with sgmjax.interop.read_lsgm")
-    if values.source == "ncsnv2" and (config.sde.name != "ve" or config.objective.num_levels is None):
-        raise _cli.UsageError("--config: NCSN and NCSNv2 are trained at noise levels; set sde.name 've' and num_levels")
-    shape = _image_shape(values.image_shape, config.data)
-    return values, config, shape, Path(values.workdir or f"runs/{name}_imported")
+    if not values.checkpoint:
+        raise _cli.UsageError("--checkpoint: its file; it must be given")
+    shape = _image_shape(values.image_shape)
+    named = _cli.read_config(values.config, overrides) if values.config else None
+    if overrides and named is None:
+        raise _cli.UsageError(f"--config.{overrides[0][0]}: changes a config; name it with --config")
+    return values, named, shape
 
 
-def _image_shape(words: list[str] | None, data: Any) -> tuple[int, ...]:
-    if words:
-        if len(words) != 3 or not all(word.isdecimal() and 0 < int(word[:9]) <= MAX_SIDE for word in words):
-            raise _cli.UsageError(
-                f"--image_shape: height,width,channels, as 64,64,3, each at most {MAX_SIDE}; got {','.join(words)!r}"
-            )
-        return tuple(map(int, words))
-    if data.name in SHAPES:
-        *side, channels = SHAPES[data.name]
-        return (*([data.image_size] * 2 if data.image_size else side), channels)
-    if data.image_size is None:
-        raise _cli.UsageError(f"--image_shape: of data {data.name!r} the config does not say; give it, as 64,64,3")
-    return data.image_size, data.image_size, 3
+def _image_shape(words: list[str] | None) -> tuple[int, ...] | None:
+    if not words:
+        return None
+    if len(words) != 3 or not all(word.isdecimal() and 0 < int(word[:9]) <= MAX_SIDE for word in words):
+        raise _cli.UsageError(
+            f"--image_shape: height,width,channels, as 64,64,3, each at most {MAX_SIDE}; got {','.join(words)!r}"
+        )
+    return tuple(map(int, words))
 
 
 def import_checkpoint(request: Any) -> None:
@@ -83,39 +83,128 @@ def import_checkpoint(request: Any) -> None:
     Raises:
         ValueError: a file that is no such checkpoint, weights that do not fit, or a folder that holds a run already.
     """
-    import numpy as np
-
-    from sgmjax import interop
     from sgmjax._say import say
     from sgmjax.config import to_dict
-    from sgmjax.interop import OfficialNetwork
-    from sgmjax.sdes import noise_levels
-    from sgmjax.tasks import Variables, build
-    from sgmjax.training import workdir
+    from sgmjax.interop import recognise
+    from sgmjax.training import tensors, workdir
+
+    values, named, shape = request
+    if tensors.is_tensor_file(values.checkpoint):
+        return _own(values, named)
+    found = recognise(values.checkpoint)
+    if values.source and values.source != found.source:
+        raise _cli.UsageError(f"--source: {values.source}, but {shown(found.path)} is {found.what} ({found.source})")
+    say(f"{shown(found.path)} is {found.what}")
+    name, config, converted = _config_for(found, values, named, shape)
+    folder = Path(values.workdir or f"runs/{name}_imported")
+    data = workdir.DataRecord(converted.parts[-1][0].event_shape, _classes(converted, values), discrete=True)
+    with _appearing(folder) as hidden:
+        _adopt(hidden, config, converted, {"config": to_dict(config)}, data)
+    averages = "with averages" if converted.has_average else "without averages"
+    say(f"step {converted.step}, {averages}, is now the run {folder}; for samples")
+    say(f"    python -m sgmjax.sample --workdir={folder} --num=64")
+
+
+def _classes(converted: Any, values: Any) -> int | None:
+    task = converted.parts[-1][0]
+    return values.num_classes if task.num_classes is None else task.num_classes
+
+
+def _config_for(found: Any, values: Any, named: Any, shape: Any) -> tuple[str, Any, Any]:
+    """The name of a config, the config, and the checkpoint as its variables."""
+    from sgmjax._say import say
+    from sgmjax.commands import published
+    from sgmjax.config import from_dict
+    from sgmjax.interop import lsgm, lsgm_settings
+
+    if named is not None:
+        config, name = named
+        published.check_source(found, config)
+        here = shape or published.shape_of(config.data)
+        if here is None:
+            raise _cli.UsageError(
+                f"--image_shape: of data {config.data.name!r} the config does not say; give it, as 64,64,3"
+            )
+        return name, config, published.convert(found, config, here, values.num_classes)
+    fit, kin = published.fitting(found, shape, values.num_classes)
+    if len(fit) == 1:
+        name, (config, converted) = next(iter(fit.items()))
+        say(
+            f"its weights are of the network of {name}; {_taken(config)} are of that config, the file does not say them"
+        )
+        return name, config, converted
+    if not fit and found.kind == "joint":
+        settings = lsgm.settings_of(found.content, found.path)
+        config = from_dict(lsgm_settings.make_settings(settings, found.content.get("global_step", 0)))
+        say("no config that comes with sgmjax is of this model; its own settings make one, sampling is by the ode")
+        here = shape or published.shape_of(config.data)
+        assert here is not None
+        return "lsgm", config, published.convert(found, config, here, None)
+    if fit:
+        raise _cli.UsageError(f"--config: {', '.join(fit)} all have the network of {shown(found.path)}; name one")
+    raise _cli.UsageError(
+        f"--config: no config that comes with sgmjax has the network of {shown(found.path)}; give one that has. "
+        f"Those of this kind: {', '.join(kin) or 'none'}"
+    )
+
+
+def _taken(config: Any) -> str:
+    """The process and the times of a config, in words."""
+    words = ", ".join(f"{key}={value!r}" for key, value in config.sde.settings.items())
+    return f"{config.sde.name}({words}), t_min={config.objective.t_min:g} and the sampler"
+
+
+def _own(values: Any, named: Any) -> None:
+    """A run folder of a run that is one file."""
+    import jax
+
+    from sgmjax._say import say
+    from sgmjax.commands.published import Converted
+    from sgmjax.tasks import build
+    from sgmjax.training import tensors, workdir
+
+    path = values.checkpoint
+    if values.source or named is not None or values.image_shape:
+        flag = "source" if values.source else "config" if named is not None else "image_shape"
+        raise _cli.UsageError(f"--{flag}: {shown(path)} is a run of sgmjax, which has its config with it; leave it out")
+    config, data = workdir.read_config(path), workdir.read_data(path)
+    known = {"class_names": data.class_names, "discrete": data.discrete}
+    parts = build.phases(config, data.shape, data.num_classes, **known)
+    abstract = jax.eval_shape(parts[0][0].init, jax.random.key(0))
+    step, variables, averaged = tensors.read(path, abstract)
+    folder = Path(values.workdir or f"runs/{Path(path).stem}_imported")
+    with _appearing(folder) as hidden:
+        record = {"config": workdir.read_record(path)["config"]}
+        _adopt(hidden, config, Converted(parts, variables, averaged, step, True), record, data)
+    say(f"step {step} of {shown(path)} is now the run {folder}; for samples")
+    say(f"    python -m sgmjax.sample --workdir={folder} --num=64")
+
+
+def _adopt(folder: Path, config: Any, converted: Any, record: dict[str, Any], data: Any) -> None:
     from sgmjax.training.run import Run
     from sgmjax.training.train import phases_of
 
-    values, config, shape, folder = request
+    phases = phases_of(config, converted.parts)
+    run = Run(phases, None, folder, config.train, record=record, seed=config.seed)
+    run.adopt(converted.variables, converted.averaged, converted.step, data)
+
+
+@contextlib.contextmanager
+def _appearing(folder: Path) -> Iterator[Path]:
+    """Where to write a run folder so that it appears in one move, whole; what fails leaves nothing behind.
+
+    Raises:
+        WorkdirError: the folder is there and not empty, or cannot be written.
+    """
+    from sgmjax.training import workdir
+
     if (folder / "config.json").exists():
         raise workdir.WorkdirError(f"{folder} holds a run already; choose another --workdir")
-    parts = build.phases(config, shape, values.num_classes)
-    task = parts[-1][0]
-    sigmas = None
-    if values.source == "ncsnv2":
-        sde, count = config.sde, config.objective.num_levels
-        sigmas = noise_levels.LEVELS[sde.sigma_dist](sde.sigma_max, sde.sigma_min, count).astype(np.float32)
-    network = OfficialNetwork(task.network, (*shape[:-1], task.sde.k * shape[-1]), sigmas)
-    read = {
-        "scoresde": interop.read_scoresde,
-        "cld": interop.read_cld,
-        "psld": interop.read_psld,
-        "ncsnv2": interop.read_ncsnv2,
-    }[values.source]
-    found = read(values.checkpoint, network)
-    record = {"config": to_dict(config)}
-    run = Run(phases_of(config, parts), None, workdir.prepare(folder), config.train, record=record, seed=config.seed)
-    data = workdir.DataRecord(shape, values.num_classes, discrete=True)
-    run.adopt(Variables(found.params, {}), Variables(found.ema_params or found.params, {}), found.step, data)
-    averages = "with averages" if found.ema_params is not None else "without averages"
-    say(f"step {found.step} of {values.checkpoint}, {averages}, is now the run {folder}; for samples")
-    say(f"    python -m sgmjax.sample --workdir={folder} --num=64")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise workdir.WorkdirError(f"{folder} is there and not empty; choose another --workdir")
+    hidden = folder.with_name(f".{folder.name}.importing{os.getpid()}")
+    try:
+        yield workdir.prepare(hidden)
+        hidden.replace(folder)
+    finally:
+        shutil.rmtree(hidden, ignore_errors=True)

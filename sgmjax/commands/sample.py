@@ -102,6 +102,7 @@ def draw(values: Any) -> None:
     from sgmjax.evaluation.draw import Sampler
     from sgmjax.samplers import registry
     from sgmjax.tasks import ClassifierTask, FeatureTask
+    from sgmjax.training import tensors
     from sgmjax.training.load import load_data, load_run
 
     path = Path(values.workdir)
@@ -172,7 +173,7 @@ def draw(values: Any) -> None:
     assert drawn is not None
     samples = pictures.to_arrays(drawn[0], task.discrete, task.centered)
     name = f"{steer.name}{name}{sampling.label(values)}_seed{values.seed}"
-    out = Path(values.out.removesuffix(".npz")) if values.out else path / "samples" / name
+    out = Path(values.out.removesuffix(".npz")) if values.out else tensors.folder_of(path) / "samples" / name
     if jax.process_index() == 0:
         out.parent.mkdir(parents=True, exist_ok=True)
         extra = {} if labels is None else {"labels": labels}

@@ -15,6 +15,7 @@ from sgmjax.interop import torch_file
 from sgmjax.interop.configs import OfficialNetwork
 from sgmjax.interop.torch_file import entry
 from sgmjax.interop.weights import arrays_of, as_array, convert_weights, trained_keys
+from sgmjax.models import NCSNppClassifier
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,9 +44,14 @@ def read_scoresde(path: str | os.PathLike[str], network: OfficialNetwork) -> Off
       InputError: if PyTorch is missing, the file is something else, or a weight does not fit or is no finite real
         number, naming it.
     """
-    checkpoint = torch_file.load(path)
+    return scoresde_of(torch_file.load(path), path, network)
+
+
+def scoresde_of(checkpoint: Any, path: Any, network: OfficialNetwork) -> OfficialCheckpoint:
+    """`read_scoresde` of what a file holds; the path is for messages."""
     model = arrays_of(entry(checkpoint, "model", path), f"{shown(path)}: 'model'")
     shadow = entry(entry(checkpoint, "ema", path), "shadow_params", path, list)
+    params = convert_weights(network, model)  # first, for its errors name the weight
     keys = trained_keys(network, model)
     if len(keys) != len(shadow):
         raise InputError(f"{shown(path)}: 'ema' has {len(shadow)} arrays and the model {len(keys)} parameters")
@@ -53,7 +59,7 @@ def read_scoresde(path: str | os.PathLike[str], network: OfficialNetwork) -> Off
         key: as_array(value, f"{shown(path)}: 'ema': '{key}'") for key, value in zip(keys, shadow, strict=True)
     }
     return OfficialCheckpoint(
-        params=convert_weights(network, model),
+        params=params,
         ema_params=convert_weights(network, averaged),
         step=torch_file.step_of(entry(checkpoint, "step", path), path, "step"),
     )
@@ -74,7 +80,11 @@ def read_psld(path: str | os.PathLike[str], network: OfficialNetwork) -> Officia
     Raises:
       InputError: as `read_scoresde`.
     """
-    checkpoint = torch_file.load(path)
+    return psld_of(torch_file.load(path), path, network)
+
+
+def psld_of(checkpoint: Any, path: Any, network: OfficialNetwork) -> OfficialCheckpoint:
+    """`read_psld` of what a file holds; the path is for messages."""
     state = entry(checkpoint, "state_dict", path, Mapping)
     groups: dict[str, dict[str, Any]] = {}
     for key, value in state.items():
@@ -83,10 +93,12 @@ def read_psld(path: str | os.PathLike[str], network: OfficialNetwork) -> Officia
             raise InputError(f"state dict key {shown(repr(key), 60)} belongs to no network of PSLD")
         groups.setdefault(prefix, {})[rest] = value
     arrays = {name: arrays_of(group, f"{shown(path)}: '{name}'") for name, group in groups.items()}
-    raw = arrays.get("score_fn", arrays.get("clf_fn"))
-    if raw is None:
+    name = "clf_fn" if isinstance(network.module, NCSNppClassifier) else "score_fn"
+    if not {"clf_fn", "score_fn"} & set(arrays):
         raise InputError(f"{shown(path)} has neither 'score_fn.' nor 'clf_fn.' weights")
-    ema = arrays.get("ema_score_fn")
+    if name not in arrays:
+        raise InputError(f"{shown(path)} has no '{name}.' weights, those of a {type(network.module).__name__}")
+    raw, ema = arrays[name], arrays.get("ema_score_fn") if name == "score_fn" else None
     return OfficialCheckpoint(
         params=convert_weights(network, raw),
         ema_params=None if ema is None else convert_weights(network, ema),

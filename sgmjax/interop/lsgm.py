@@ -9,6 +9,7 @@ used and every parameter and statistic filled, with the right shape.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -26,7 +27,7 @@ from sgmjax.interop.weights import arrays_of
 from sgmjax.models.nvae import NVAE, build_nvae
 
 # Architectures with attention in their name have none: the official VAE never switches it on.
-_CELLS = {
+CELLS = {
     "res_bnswish": "res_bnswish",
     "res_bnswish2": "res_bnswish2",
     "res_mbconv": "res_mbconv",
@@ -34,7 +35,7 @@ _CELLS = {
     "res_mbconv_attn_half": "res_mbconv",
 }
 # Our setting for an official one.
-_SETTINGS = {
+SETTINGS = {
     "encoder_channels": "num_channels_enc",
     "decoder_channels": "num_channels_dec",
     "num_scales": "num_latent_scales",
@@ -70,7 +71,7 @@ class OfficialLSGM:
     step: int
 
 
-def _image_of(dataset: str) -> tuple[int, int, int]:
+def image_of(dataset: str) -> tuple[int, int, int]:
     """Side, channels and padding of an official data set."""
     if dataset in ("mnist", "omniglot"):
         return 28, 1, 2
@@ -95,17 +96,17 @@ def from_lsgm_vae_config(config: Any, *, dtype: Any = jnp.float32) -> NVAE:
       ValueError: for a missing key, an unknown architecture, or settings that no network can have.
     """
     config = config if isinstance(config, Mapping) else vars(config)
-    side, channels, pad = _image_of(str(_get(config, "dataset", "")))
+    side, channels, pad = image_of(str(_get(config, "dataset", "")))
     arch = str(_get(config, "arch_instance", ""))
-    if arch not in _CELLS:
-        raise InputError(f"arch_instance: no conversion for '{arch}'; there is one for {', '.join(_CELLS)}")
-    settings: dict[str, Any] = {ours: _number(config, theirs, "", int) for ours, theirs in _SETTINGS.items()}
+    if arch not in CELLS:
+        raise InputError(f"arch_instance: no conversion for '{arch}'; there is one for {', '.join(CELLS)}")
+    settings: dict[str, Any] = {ours: _number(config, theirs, "", int) for ours, theirs in SETTINGS.items()}
     if config.get("num_postprocess_blocks", settings["num_blocks"]) != settings["num_blocks"]:
         raise InputError("num_postprocess_blocks: must equal num_preprocess_blocks")
     settings |= {
         "pad": pad,
         "ch_mult": _numbers(config, "channel_mult", ""),
-        "cells": _CELLS[arch],
+        "cells": CELLS[arch],
         "squeeze_excite": bool(_get(config, "use_se", "")),
         "progressive_input": str(_get(config, "progressive_input_vae", "")),
         "log_sigma_bound": _number(config, "log_sig_q_scale", "", float),
@@ -230,6 +231,14 @@ def _leaf(key: str, value: np.ndarray) -> tuple[str, str, np.ndarray]:
     raise InputError(f"state dict key '{key}' of shape {value.shape} is no parameter that NVAE has")
 
 
+@functools.lru_cache(maxsize=4)
+def _shapes(module: NVAE) -> dict[Any, Any]:
+    """Shapes of the variables by path."""
+    x = jax.ShapeDtypeStruct((1, module.padded_size, module.padded_size, module.channels), jnp.float32)
+    tree = jax.eval_shape(module.init, jax.random.key(0), x, jax.random.key(0))
+    return traverse_util.flatten_dict(dict(tree))
+
+
 def convert_lsgm_vae(module: NVAE, state_dict: Mapping[str, Any]) -> dict[str, Any]:
     """Our variables from an official `vae_state_dict`.
 
@@ -245,10 +254,7 @@ def convert_lsgm_vae(module: NVAE, state_dict: Mapping[str, Any]) -> dict[str, A
         shape that does not fit: the state dict is of a VAE with other settings.
     """
     arrays = arrays_of(state_dict)
-    side = (1, module.padded_size, module.padded_size, module.channels)
-    x = jax.ShapeDtypeStruct(side, jnp.float32)
-    tree = jax.eval_shape(module.init, jax.random.key(0), x, jax.random.key(0))
-    shapes: dict[Any, Any] = traverse_util.flatten_dict(dict(tree))
+    shapes = _shapes(module)
     where = {name: (path, index) for name, path, index in _layers(module)}
     out: dict[Path, np.ndarray] = {}
     filled: dict[Path, set[int | None]] = {}
@@ -311,7 +317,7 @@ def _averaged(state: Mapping[str, Any], optimizer: Mapping[str, Any], path: Any)
     return {key: kept.get(i, {}).get("ema", value) for i, (key, value) in zip(indices, state.items(), strict=True)}
 
 
-def _settings(checkpoint: Any, path: Any) -> Mapping[str, Any]:
+def settings_of(checkpoint: Any, path: Any) -> Mapping[str, Any]:
     """The `args` of a checkpoint: an argparse namespace, of which only the attributes are taken."""
     args = entry(checkpoint, "args", path)
     args = getattr(args, "__dict__", args)
@@ -333,14 +339,18 @@ def read_lsgm(path: str | os.PathLike[str], vae: NVAE | None = None, *, prior: A
     Raises:
       InputError: as `read_scoresde`.
     """
+    return lsgm_of(torch_file.load(path), path, vae, prior)
+
+
+def lsgm_of(checkpoint: Any, path: Any, vae: NVAE | None = None, prior: Any = None) -> OfficialLSGM:
+    """`read_lsgm` of what a file holds; the path is for messages."""
     from sgmjax.interop.lsgm_prior import convert_lsgm_prior, from_lsgm_prior_config
 
-    checkpoint = torch_file.load(path)
     vae_state = arrays_of(entry(checkpoint, "vae_state_dict", path), f"{shown(path)}: 'vae_state_dict'")
-    vae = vae if vae is not None else from_lsgm_vae_config(_settings(checkpoint, path))
+    vae = vae if vae is not None else from_lsgm_vae_config(settings_of(checkpoint, path))
     params = ema_params = None
     if "dae_state_dict" in checkpoint:
-        prior = prior if prior is not None else from_lsgm_prior_config(_settings(checkpoint, path))
+        prior = prior if prior is not None else from_lsgm_prior_config(settings_of(checkpoint, path))
         state = arrays_of(checkpoint["dae_state_dict"], f"{shown(path)}: 'dae_state_dict'")
         params = convert_lsgm_prior(prior, state)
         if "dae_optimizer" in checkpoint:

@@ -21,7 +21,7 @@ from sgmjax.models import NCSNpp
 _CH_MULT = {3: (1, 1, 1), 4: (1, 2, 2, 2), 5: (1, 1, 2, 2, 2)}
 
 
-def _sides_and_widths(dataset: str, scales: int) -> tuple[int, tuple[int, ...]]:
+def sides_and_widths(dataset: str, scales: int) -> tuple[int, tuple[int, ...]]:
     """Side of the (padded) images and the width multipliers."""
     if dataset in ("cifar10", "omniglot", "mnist"):
         most = 2 if dataset == "mnist" else 3
@@ -49,7 +49,7 @@ def from_lsgm_prior_config(config: Mapping[str, Any], *, num_input_channels: int
     if architecture != "ncsnpp":
         raise InputError(f"dae_arch: no conversion for LSGM's '{architecture}'; there is one for ncsnpp")
     scales = _number(config, "num_scales_dae", "", int)
-    side, ch_mult = _sides_and_widths(str(_get(config, "dataset", "")), scales)
+    side, ch_mult = sides_and_widths(str(_get(config, "dataset", "")), scales)
     side //= 2 ** (
         _number(config, "num_preprocess_blocks", "", int) + _number(config, "num_latent_scales", "", int) - 1
     )

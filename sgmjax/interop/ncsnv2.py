@@ -185,7 +185,11 @@ def read_ncsnv2(path: str | os.PathLike[str], network: OfficialNetwork) -> Offic
     Raises:
       InputError: as `read_scoresde`.
     """
-    states = torch_file.load(path)
+    return ncsnv2_of(torch_file.load(path), path, network)
+
+
+def ncsnv2_of(states: Any, path: Any, network: OfficialNetwork) -> OfficialCheckpoint:
+    """`read_ncsnv2` of what a file holds; the path is for messages."""
     if not isinstance(states, list | tuple) or len(states) not in (4, 5):
         raise InputError(
             f"{shown(path)} is no checkpoint of ncsnv2, which is a list [model, optimizer, epoch, step, ema]"

@@ -8,6 +8,7 @@ its place, which keep the attributes. PyTorch is imported here and nowhere else.
 from __future__ import annotations
 
 import _compat_pickle
+import builtins
 import collections
 import io
 import os
@@ -25,7 +26,7 @@ MAX_STEP = 2**31 - 1  # the training state counts steps in 32 bits
 _LEGACY = 5  # pickles at the head of a file from before PyTorch 1.6: magic number, version, system, object, keys
 
 
-class _Inert:
+class Inert:
     """Stands for an object of a class that is not loaded: takes what it is made of, keeps its attributes."""
 
     def __new__(cls, *_args: Any, **_options: Any) -> Any:
@@ -39,7 +40,7 @@ class _Inert:
             self.__dict__.update(state)
 
 
-class _InertMapping:
+class InertMapping:
     """The same for kinds of dictionaries, whose entries the loader puts into this one type only."""
 
     def __new__(cls, *_args: Any, **_options: Any) -> Any:
@@ -62,7 +63,11 @@ def load(path: str | os.PathLike[str]) -> Any:
         raise InputError("reading PyTorch checkpoints needs PyTorch: pip install 'sgmjax[torch]'") from None
     file = regular_file(path, "checkpoint")
     names = _names(file)
-    for stand_in in (_Inert, _InertMapping):
+    if calls := sorted(name for module, name in names if module == "builtins" and not _is_type(name)):
+        raise InputError(
+            f"{shown(file)} calls {shown(', '.join(calls))}: it is made to run programs, and is not opened"
+        )
+    for stand_in in (Inert, InertMapping):
         others: list[Any] = [type(name, (stand_in,), {"__module__": module}) for module, name in names]
         try:
             with warnings.catch_warnings(), torch.serialization.safe_globals(others):
@@ -79,6 +84,10 @@ def load(path: str | os.PathLike[str]) -> Any:
         f"{shown(file)} refers to {shown(', '.join(foreign))}, so that it is more than weights, and is not opened; "
         "save the state dicts alone"
     )
+
+
+def _is_type(name: str) -> bool:
+    return isinstance(getattr(builtins, name, None), type)
 
 
 def _names(file: Path) -> set[tuple[str, str]]:
@@ -111,11 +120,11 @@ def _names(file: Path) -> set[tuple[str, str]]:
         raise InputError(f"{shown(file)} {what}") from None
     if scripted:
         raise InputError(f"{shown(file)} is a TorchScript program; save the model's state_dict() with torch.save")
-    return {_name(*str(argument).split(" ", 1)) for code, argument, _ in opcodes if code.name == "GLOBAL"}
+    return {today(*str(argument).split(" ", 1)) for code, argument, _ in opcodes if code.name == "GLOBAL"}
 
 
-def _name(module: str, name: str) -> tuple[str, str]:
-    """As the loader looks it up: Python 2's names are today's."""
+def today(module: str, name: str) -> tuple[str, str]:
+    """A name as loaders look it up: Python 2's names are today's."""
     if (module, name) in _compat_pickle.NAME_MAPPING:
         return _compat_pickle.NAME_MAPPING[(module, name)]
     return _compat_pickle.IMPORT_MAPPING.get(module, module), name

@@ -8,8 +8,9 @@ be used and every parameter filled, with the right shape.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +31,7 @@ _RESNET = {
     "GroupNorm_1": "norm_1",
     "Conv_1": "conv_1",
 }
-_SUBLAYERS: dict[type, dict[str, str]] = {
+SUBLAYERS: dict[type, dict[str, str]] = {
     layers.ResnetBlockDDPM: _RESNET | {"NIN_0": "shortcut"},
     layers.ResnetBlockBigGAN: _RESNET | {"Conv_2": "shortcut"},
     layers.AttnBlock: {"GroupNorm_0": "norm", "NIN_0": "query", "NIN_1": "key", "NIN_2": "value", "NIN_3": "out"},
@@ -40,21 +41,42 @@ _SUBLAYERS: dict[type, dict[str, str]] = {
 }
 
 
-def record_calls(network: OfficialNetwork) -> tuple[list[nn.Module], dict[tuple[str, ...], Any]]:
+class Layer(NamedTuple):
+    """A direct child of a network.
+
+    Attributes:
+      kind: its class.
+      name: in the parameters.
+      fir: whether it resizes by FIR.
+    """
+
+    kind: type
+    name: str
+    fir: bool
+
+
+def record_calls(network: OfficialNetwork) -> tuple[tuple[Layer, ...], dict[tuple[str, ...], Any]]:
     """Direct children of the module in the order of their calls, and the shapes of all parameters by path."""
     module = network.module.clone(remat=False) if hasattr(network.module, "remat") else network.module
-    calls: list[nn.Module] = []
+    calls, shapes = _recorded(module, network.event_shape)
+    return calls, dict(shapes)
+
+
+@functools.lru_cache(maxsize=16)
+def _recorded(module: nn.Module, event_shape: tuple[int, ...]) -> tuple[tuple[Layer, ...], dict[Any, Any]]:
+    calls: list[Layer] = []
 
     def record(next_fun, args, kwargs, context):
-        if context.method_name == "__call__" and len(context.module.path) == 1:
-            calls.append(context.module)
+        layer = context.module
+        if context.method_name == "__call__" and len(layer.path) == 1:
+            calls.append(Layer(type(layer), str(layer.name), getattr(layer, "fir", False)))
         return next_fun(*args, **kwargs)
 
-    x = jax.ShapeDtypeStruct((1, *network.event_shape), jnp.float32)
+    x = jax.ShapeDtypeStruct((1, *event_shape), jnp.float32)
     cond = jax.ShapeDtypeStruct((1,), jnp.float32)
     with nn.intercept_methods(record):
         variables = jax.eval_shape(module.init, jax.random.key(0), x, cond)
-    return calls, traverse_util.flatten_dict(dict(variables["params"]))
+    return tuple(calls), traverse_util.flatten_dict(dict(variables["params"]))
 
 
 def strip_prefix(state_dict: Mapping[str, Any], prefix: str = "module.") -> dict[str, Any]:
@@ -184,10 +206,10 @@ def convert_weights(network: OfficialNetwork, state_dict: Mapping[str, Any]) -> 
         sublayer = inner.rpartition(".")[0]
         if sublayer == "Dense_0" and not vector and not module.conditional:  # type: ignore[attr-defined]
             continue  # an unconditional official block has a time projection that nothing reads
-        names = _SUBLAYERS.get(type(layer), {"": ""})
+        names = SUBLAYERS.get(layer.kind, {"": ""})
         if sublayer not in names:
             raise InputError(f"state dict key '{key}' is not used by this network, whose layer is '{layer.name}'")
-        path = (str(layer.name), names[sublayer]) if sublayer else (str(layer.name),)
+        path = (layer.name, names[sublayer]) if sublayer else (layer.name,)
         if isinstance(module, NCSNppClassifier) and layer.name == "head" and value.ndim == 2:
             value = _channels_last_features(value, network)
         path, value = leaf(key, value, path)

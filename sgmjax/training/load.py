@@ -1,6 +1,6 @@
-"""Opens the folder of a run: what it learnt, as functions and variables.
+"""Opens the folder of a run, or its file (`tensors`): what it learnt, as functions and variables.
 
-run = load_run("runs/psld_digits")
+run = load_run("runs/psld_digits")  # or "psld_digits.safetensors"
 samples, info = run.sample(key, 64)
 score_fn = run.score_fn()
 """
@@ -27,7 +27,7 @@ from sgmjax.evaluation import features
 from sgmjax.tasks import build
 from sgmjax.tasks.base import Variables
 from sgmjax.tasks.features import FeatureTask
-from sgmjax.training import workdir
+from sgmjax.training import tensors, workdir
 from sgmjax.training.checkpoint import Checkpointer
 
 
@@ -73,10 +73,10 @@ def load_run(
     averaged: bool = True,
     best: bool = False,
 ) -> LoadedRun:
-    """Reads the config and the averaged parameters of a run folder; writes nothing.
+    """Reads the config and the averaged parameters of a run folder, or of a run's file; writes nothing.
 
     Args:
-        path: the run folder.
+        path: the run folder, or what `python -m sgmjax.export_checkpoint --format=safetensors` has made of one.
         task: of a run of `fit`: a function that makes its (last) task.
         sampling: settings of the `sampling` section to use in place of the run's, as {"steps": 100}; `options` are
             added to the run's, unless the sampler is another one. What the run has set for a sampler of another kind
@@ -102,6 +102,22 @@ def load_run(
     if sharding is None:
         sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     shapes = jax.eval_shape(parts[0][0].init, jax.random.key(0))
+    if tensors.is_tensor_file(path):
+        if best:
+            raise workdir.WorkdirError(f"{path} is one file, of one checkpoint, without best parameters beside it")
+        step, raw, average = tensors.read(path, shapes)
+        variables = jax.device_put(average if averaged else raw, sharding)
+    else:
+        step, variables = _of_folder(path, shapes, sharding, say, averaged=averaged, best=best)
+    ends = itertools.accumulate(steps for _, steps in parts)
+    learnt = next((one for (one, _), end in zip(parts, ends, strict=True) if step <= end), parts[-1][0])
+    return LoadedRun(learnt, variables, step, config)
+
+
+def _of_folder(
+    path: str | os.PathLike, shapes: Variables, sharding: Any, say: Callable[[str], None], *, averaged: bool, best: bool
+) -> tuple[int, Variables]:
+    """The step and the variables of a run folder's newest readable checkpoint."""
     abstract = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding), shapes)
     with _quiet_orbax():
         folder = "best" if best else "checkpoints"
@@ -112,10 +128,7 @@ def load_run(
         )
     if found is None:
         raise workdir.WorkdirError(f"no checkpoint in {path} yet; let the run go on until its first one")
-    step, variables = found
-    ends = itertools.accumulate(steps for _, steps in parts)
-    learnt = next((one for (one, _), end in zip(parts, ends, strict=True) if step <= end), parts[-1][0])
-    return LoadedRun(learnt, variables, step, config)
+    return found
 
 
 def read_config(path: str | os.PathLike, sampling: Mapping[str, Any] | None = None) -> Config:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 import gc
 import itertools
 import time
@@ -145,10 +146,13 @@ class Run:
         with RunLock(self.path, say), jax.set_mesh(self.mesh):
             workdir.write_record(self.path, self.record, data)
             checkpointer = Checkpointer(self.path, self.settings.keep_checkpoints)
+            stage = self.stage(step - 1)  # which has taken the last of them
             try:
-                state = self.initial(self._place(jax.random.fold_in(self.key, _INIT)))
-                state = self._with(dataclasses.replace(state, step=jnp.full_like(state.step, step)), variables)
-                ema = jax.device_put(averaged.params, self.stages[0].shardings.ema_params)
+                places = stage.shardings
+                begin = jax.jit(functools.partial(create, optimizer=stage.phase.optimizer), out_shardings=places)
+                state = begin(jax.device_put(variables, Variables(places.params, places.model_state)))
+                state = dataclasses.replace(state, step=jnp.full_like(state.step, step))
+                ema = jax.device_put(averaged.params, places.ema_params)
                 self._save(checkpointer, dataclasses.replace(state, ema_params=ema), step, None, [])
             finally:
                 checkpointer.close()

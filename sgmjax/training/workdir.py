@@ -22,7 +22,7 @@ import numpy as np
 from sgmjax._inputs import InputError, one_line, replacing, user_path
 from sgmjax.config import Config, ConfigError, differences, from_dict
 from sgmjax.data.classes import check_same
-from sgmjax.training import changes
+from sgmjax.training import changes, tensors
 
 
 class WorkdirError(InputError):
@@ -112,15 +112,29 @@ def check_config(path: Path, config: Config, allow: Sequence[str] = ()) -> list[
     return found
 
 
+def read_record(path: str | os.PathLike) -> Any:
+    """What `config.json` says, of a run folder or in a file of `tensors`.
+
+    Raises:
+        OSError, ValueError, RecursionError: as reading and parsing do.
+    """
+    return tensors.read_record(path) if tensors.is_tensor_file(path) else json.loads(_record_file(path).read_text())
+
+
+def _record_file(path: str | os.PathLike) -> Path:
+    found = user_path(path, "--workdir")
+    return found if tensors.is_tensor_file(found) else found / "config.json"
+
+
 def read_config(path: str | os.PathLike) -> Config:
-    """The config of a run folder.
+    """The config of a run folder, or of a run's file (`tensors`).
 
     Raises:
         WorkdirError: there is none, or it is not one of this version.
     """
-    file = user_path(path, "--workdir") / "config.json"
+    file = _record_file(path)
     try:
-        record = json.loads(file.read_text())
+        record = read_record(path)
         if "fit" in record and "config" not in record:
             raise WorkdirError(
                 f"{path} is a run of `fit` with a task of its own: open it with load_run({str(path)!r}, task=...)"
@@ -128,10 +142,10 @@ def read_config(path: str | os.PathLike) -> Config:
         return from_dict(record["config"], refuse=lambda path: False)
     except FileNotFoundError:
         raise WorkdirError(f"no run in {path}: {file} does not exist; give the --workdir of a run") from None
-    except WorkdirError:
-        raise
     except ConfigError as error:
         raise WorkdirError(f"{file} does not fit this version of sgmjax: {error}") from error
+    except InputError:
+        raise
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise WorkdirError(f"cannot read {file}: {type(error).__name__}: {one_line(error)}") from error
 
@@ -165,9 +179,9 @@ def read_data(path: str | os.PathLike) -> DataRecord:
     Raises:
         WorkdirError: as `read_config`.
     """
-    file = user_path(path, "--workdir") / "config.json"
+    file = _record_file(path)
     try:
-        data = json.loads(file.read_text())["data"]
+        data = read_record(path)["data"]
         shape, classes = data["shape"], data["num_classes"]
         if not isinstance(shape, list) or not shape or not all(_is_size(n) for n in shape):
             raise ValueError(f"data.shape must be positive integers, not {shape}")
@@ -179,6 +193,8 @@ def read_data(path: str | os.PathLike) -> DataRecord:
         discrete = data.get("discrete", len(shape) == 3)  # of folders that do not say it only images were
         given = bool(data.get("given", False))
         return DataRecord(tuple(shape), classes, bool(discrete), given, None if names is None else tuple(names))
+    except InputError:
+        raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise WorkdirError(f"cannot read {file}: {type(error).__name__}: {one_line(error)}") from error
 

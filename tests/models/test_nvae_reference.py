@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import refdata
 
-from sgmjax.interop.lsgm import _image_of, convert_lsgm_vae, from_lsgm_vae_config, read_lsgm
+from sgmjax.interop.lsgm import convert_lsgm_vae, from_lsgm_vae_config, image_of, read_lsgm
 from sgmjax.models import distributions, layers
 from sgmjax.models.nvae import NVAE, terms
 
@@ -290,7 +290,7 @@ def test_kl_schedule(name):
 
 @pytest.mark.parametrize("dataset", refdata.cases(RECORDED, "bpd_coeff/(.+)"))
 def test_bits_per_dim(dataset):
-    side, channels, _ = _image_of(dataset)
+    side, channels, _ = image_of(dataset)
     value = distributions.bits_per_dim(1.0, side * side * channels)
     np.testing.assert_allclose(value, RECORDED[f"bpd_coeff/{dataset}"], rtol=1e-12)
 

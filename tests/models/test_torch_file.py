@@ -103,11 +103,9 @@ def test_nothing_pickled_is_run(tmp_path, function, where, old):
     else:
         value = call if where == "as everything" else value | {"extra": call}
     torch.save(value, tmp_path / "a.pth", _use_new_zipfile_serialization=not old)
-    if where == "beside the weights" and function == "builtins":
-        assert read(tmp_path / "a.pth").step == 7  # the weights are had without it
-    else:
-        said = refused(tmp_path / "a.pth", "a.pth")
-        assert function != "posix" or "refers to posix.system, so that it is more than weights" in said
+    said = refused(tmp_path / "a.pth", "a.pth")
+    assert function != "posix" or "refers to posix.system, so that it is more than weights" in said
+    assert function != "builtins" or "calls exec: it is made to run programs, and is not opened" in said
     assert not mark.exists()
     if function == "builtins" and where == "as everything":  # the file would have done it
         pickle.loads(pickle.dumps(call))
@@ -279,7 +277,8 @@ def test_other_precisions_become_float32(tmp_path, dtype):
         ({"model": [1, 2]}, "'model' is a list, expected a dict"),
         ({"model": "weights"}, "'model' is a str, expected a dict"),
         ({"model": {3: torch.zeros(2)}}, "'model' has the key 3, where names of weights belong"),
-        ({"model": {}}, "'ema' has 10 arrays and the model 0"),
+        ({"model": {}}, "the state dict lacks 10 parameters, the first being 'dense_0/bias'"),
+        ({"ema": {"shadow_params": []}}, "'ema' has 0 arrays and the model 10 parameters"),
         ({"ema": None}, "no entry 'shadow_params'"),
         ({"ema": {"shadow_params": {"a": 1}}}, "'shadow_params' is a dict, expected a list"),
         ({"ema": {"shadow_params": 3}}, "'shadow_params' is a int, expected a list"),

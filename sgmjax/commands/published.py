@@ -1,0 +1,215 @@
+"""A checkpoint against the configs that come with sgmjax: which has this network, and what is converted into it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from sgmjax import _cli
+from sgmjax._inputs import InputError, shown
+from sgmjax.commands.export_checkpoint import official_network
+from sgmjax.config import Config, from_dict, to_dict
+from sgmjax.interop import checkpoints, lsgm, lsgm_settings, ncsnv2, scoresde_jax
+from sgmjax.interop.configs import OfficialNetwork
+from sgmjax.interop.recognise import Recognised
+from sgmjax.models.nvae import regularization
+from sgmjax.sdes import noise_levels
+from sgmjax.tasks import Variables, build
+from sgmjax.tasks.vae import LatentModel
+
+# Side and channels of data that have them themselves.
+SHAPES = {"cifar10": (32, 32, 3), "mnist": (28, 28, 1), "fashion_mnist": (28, 28, 1), "digits": (8, 8, 1)}
+CLASSES = {"cifar10": 10, "mnist": 10, "fashion_mnist": 10, "digits": 10}
+_PROCESSES = {
+    "scoresde": ("vp", "subvp", "ve"),
+    "cld": ("cld", "vp"),
+    "psld": ("psld", "vp"),
+    "ncsnv2": ("ve",),
+    "lsgm": ("vp", "subvp", "ve", "geometric_vp"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Converted:
+    """A checkpoint as a run has it.
+
+    Attributes:
+        parts: of `tasks.build.phases`.
+        variables, averaged: those being trained, and the averaged ones.
+        step: steps taken, of all phases of the config.
+        has_average: whether the file had averages.
+    """
+
+    parts: Any
+    variables: Variables
+    averaged: Variables
+    step: int
+    has_average: bool
+
+
+def shape_of(data: Any) -> tuple[int, ...] | None:
+    """The shape of an example, where the section `data` says it."""
+    if data.name in SHAPES:
+        *side, channels = SHAPES[data.name]
+        return (*([data.image_size] * 2 if data.image_size else side), channels)
+    return None if data.image_size is None else (data.image_size, data.image_size, 3)
+
+
+def check_source(found: Recognised, config: Config) -> None:
+    """That a config is one for checkpoints of this kind.
+
+    Raises:
+        UsageError: naming the setting.
+    """
+    names, what = _PROCESSES[found.source], f"{shown(found.path)} is {found.what}"
+    if (config.vae is not None) != (found.source == "lsgm"):
+        raise _cli.UsageError(f"--config: {'has a' if config.vae is not None else 'has no'} VAE, and {what}")
+    if config.sde.name not in names:
+        raise _cli.UsageError(f"--config: sde.name is {config.sde.name!r}, and {what}: use {' or '.join(names)}")
+    if found.source == "ncsnv2" and config.objective.num_levels is None:
+        raise _cli.UsageError("--config: NCSN and NCSNv2 are trained at noise levels; set sde.name 've' and num_levels")
+    if (config.model.name == "ncsnpp_classifier") != (found.kind == "classifier"):
+        raise _cli.UsageError(f"--config: model.name is {config.model.name!r}, and {what}")
+
+
+def convert(found: Recognised, config: Config, shape: tuple[int, ...], num_classes: int | None) -> Converted:
+    """The checkpoint as variables of the run that a config describes; every weight has found its place.
+
+    Raises:
+        InputError: the first weight or setting that does not fit.
+    """
+    if num_classes is None and found.kind == "classifier":
+        num_classes = CLASSES.get(config.data.name)
+    parts = build.phases(config, shape, num_classes)
+    task = parts[-1][0]
+    if found.source == "lsgm":
+        return _lsgm(found, config, parts)
+    if found.source == "ncsnv2":
+        sde, count = config.sde, config.objective.num_levels
+        assert count is not None  # see `check_source`
+        sigmas = noise_levels.LEVELS[sde.sigma_dist](sde.sigma_max, sde.sigma_min, count).astype(np.float32)
+        read = ncsnv2.ncsnv2_of(found.content, found.path, official_network(config, task, sigmas=sigmas))
+    elif found.source == "psld":
+        read = checkpoints.psld_of(found.content, found.path, official_network(config, task))
+    elif found.kind == "jax":
+        read = scoresde_jax.scoresde_jax_of(found.content, found.path, official_network(config, task))
+    else:
+        network = official_network(config, task, num_scales=1)
+        read = checkpoints.scoresde_of(found.content, found.path, _with_table(network, config, found))
+    averaged = read.ema_params if read.ema_params is not None else read.params
+    raw, average = Variables(read.params, {}), Variables(averaged, {})
+    return Converted(parts, raw, average, read.step, read.ema_params is not None)
+
+
+def _with_table(network: OfficialNetwork, config: Config, found: Recognised) -> OfficialNetwork:
+    """The network with as many noise levels as the file's table has.
+
+    Between sigma_min and sigma_max of VE, to be compared; the official programs of other processes have a table too,
+    which nothing reads and no config of ours says.
+    """
+    table = next((v for k, v in found.content["model"].items() if str(k).rpartition(".")[2] == "sigmas"), None)
+    if getattr(table, "ndim", 0) != 1 or not len(table) or not hasattr(network.module, "num_scales"):  # type: ignore[arg-type]
+        return network
+    levels: dict[str, Any] = {"num_scales": len(table)}  # type: ignore[arg-type]
+    if config.sde.name != "ve":
+        levels |= {"sigma_min": float(table[-1]), "sigma_max": float(table[0])}  # type: ignore[index]
+    return dataclasses.replace(network, module=network.module.clone(**levels))
+
+
+def _lsgm(found: Recognised, config: Config, parts: Any) -> Converted:
+    """LSGM's checkpoint; the prior of one of the VAE alone is untrained."""
+    task, path, joint = parts[-1][0], found.path, found.kind == "joint"
+    assert isinstance(task, LatentModel)
+    check_settings(found, config)
+    prior = OfficialNetwork(task.prior, (*task.latent_shape[:-1], task.sde.k * task.latent_shape[-1]))
+    read = lsgm.lsgm_of(found.content, path, task.vae, prior)
+    vae, first = read.vae_variables, config.latent.vae_steps
+    fresh_key, vae_key, prior_key = jax.random.split(jax.random.key(config.seed), 3)
+    if not joint:
+        if read.step > first:
+            raise InputError(
+                f"latent.vae_steps: {first}, and the VAE in {shown(path)} has taken {read.step} steps; give "
+                f"--config.latent.vae_steps={read.step} or more, and train.steps above it"
+            )
+        fresh = jax.jit(task.init)(fresh_key)
+        params = {**fresh.params, "vae": vae["params"]}
+        state = {**fresh.state, "batch_stats": vae["batch_stats"]}
+        state["spectral"] = regularization.init_spectral(vae_key, vae["params"])
+        variables = Variables(params, state)
+        return Converted(parts, variables, variables, read.step, False)
+    assert read.prior_params is not None
+    if "mixing_logit" not in read.prior_params:
+        raise InputError(f"{shown(path)}: its prior was trained without the normal part ('mixing_logit'), ours has it")
+    network = read.prior_params["network"]
+    state = {
+        "batch_stats": vae["batch_stats"],
+        "spectral": regularization.init_spectral(vae_key, vae["params"]),
+        "prior_spectral": regularization.init_spectral(prior_key, network, select=task._select_prior),
+        "active": np.ones(task.latent_shape[-1:], np.float32),
+    }
+    averaged = read.prior_ema_params if read.prior_ema_params is not None else read.prior_params
+    raw, average = (Variables({"vae": vae["params"], "prior": p}, state) for p in (read.prior_params, averaged))
+    return Converted(parts, raw, average, first + read.step, read.prior_ema_params is not None)
+
+
+def check_settings(found: Recognised, config: Config) -> None:
+    """That the settings in a checkpoint of LSGM are those of a config.
+
+    Raises:
+        InputError: the first that is another, with both values.
+    """
+    args = lsgm.settings_of(found.content, found.path)
+    said = lsgm_settings.said(args, joint=found.kind == "joint")
+    wrong = lsgm_settings.contradictions(to_dict(config), said)
+    if not wrong:
+        return
+    path, one, here = wrong[0]
+    more = f"; {len(wrong) - 1} more differ" if len(wrong) > 1 else ""
+    raise InputError(
+        f"{path}: {here!r} in the config, and {shown(found.path)} was trained with {one.value!r} ({one.official}); "
+        f"take the config of this model, or --config.{path}={one.value}{more}"
+    )
+
+
+# ------------------------------------------------------------------------------------------------- looking for a config
+def settings_by_name() -> Iterator[tuple[str, Config]]:
+    """The configs that come with sgmjax, by name; those that cannot be read here are passed over."""
+    for folder in _cli.config_folders():
+        for file in sorted(folder.glob("*.py")):
+            if file.stem.startswith("_"):
+                continue
+            try:
+                yield file.stem, from_dict(_cli.load_config(file))
+            except InputError:
+                continue
+
+
+def fitting(
+    found: Recognised, shape: tuple[int, ...] | None, num_classes: int | None
+) -> tuple[dict[str, tuple[Config, Converted]], list[str]]:
+    """The configs whose network a checkpoint has, and the names of those of its kind.
+
+    Args:
+        found: the checkpoint.
+        shape: of an example, where it was given.
+        num_classes: of the data, where it was given.
+    """
+    fit, kin = {}, []
+    for name, config in settings_by_name():
+        here = shape or shape_of(config.data)
+        try:
+            check_source(found, config)
+        except InputError:
+            continue
+        kin.append(name)
+        if here is None:
+            continue
+        try:
+            fit[name] = (config, convert(found, config, here, num_classes))
+        except InputError:
+            continue
+    return fit, kin

@@ -1,0 +1,172 @@
+"""A run in one file: a checkpoint's parameters with the run's config.json, as safetensors, which hold no programs.
+
+Tensors: `params/...` those being trained, `ema/...` their average, `state/...` what the networks carry besides.
+Metadata: `format` "sgmjax", `step`, `config.json` (the text of the run folder's), `sha256` (of the tensors in the order
+of their names; who changes them leaves it out). Needs the package safetensors, the extra `safetensors`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from sgmjax._inputs import InputError, check_numbers, one_line, regular_file, replacing, shown, user_path
+from sgmjax.tasks.base import Variables
+
+FORMAT = "sgmjax"
+GROUPS = ("params", "ema", "state")
+MAX_STEP = 2**31 - 1  # the training state counts steps in 32 bits
+
+
+def is_tensor_file(path: str | os.PathLike[str]) -> bool:
+    """Whether a path is that of such a file, by its ending, and not of a run folder."""
+    found = user_path(path, "--workdir")
+    return found.suffix == ".safetensors" and not found.is_dir()
+
+
+def folder_of(path: str | os.PathLike[str]) -> Path:
+    """Where what is made of a run lies: its folder, or one beside its file, of the same name."""
+    found = user_path(path, "--workdir")
+    return found.with_suffix("") if is_tensor_file(found) else found
+
+
+def write(
+    path: str | os.PathLike[str], record: Mapping[str, Any], step: int, params: Any, averaged: Any, state: Any
+) -> None:
+    """Writes a run's file.
+
+    Args:
+        path: where.
+        record: the run's config.json.
+        step: steps taken.
+        params, averaged: trees of the same form.
+        state: of the networks; {} for most.
+    """
+    library = _library()
+    arrays = {
+        f"{group}/{name}": np.array(jax.device_get(leaf))
+        for group, tree in zip(GROUPS, (params, averaged, state), strict=True)
+        for name, leaf in named(tree).items()
+    }
+    metadata = {
+        "format": FORMAT,
+        "step": str(step),
+        "config.json": json.dumps(record),
+        "sha256": _checksum(arrays),
+    }
+    with replacing(path) as partial:
+        library.numpy.save_file(arrays, partial, metadata)
+
+
+def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
+    """The metadata of a run's file.
+
+    Raises:
+        InputError: no such file, or one that is damaged or of something else.
+    """
+    return _open(path, lambda file: dict(file.metadata() or {}))
+
+
+def read_record(path: str | os.PathLike[str]) -> Any:
+    """The config.json in a run's file. Raises InputError as `read_metadata`."""
+    try:
+        return json.loads(read_metadata(path)["config.json"])
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{shown(path)}: its config.json is damaged: {one_line(error, 120)}") from None
+
+
+def read(path: str | os.PathLike[str], abstract: Variables) -> tuple[int, Variables, Variables]:
+    """The step, the variables being trained, and the averaged ones, as NumPy arrays of the types that are wanted.
+
+    Every tensor of the file is checked and used: floats of another type become the wanted one.
+
+    Args:
+        path: the file.
+        abstract: the shapes and types of the run's variables.
+
+    Raises:
+        InputError: as `read_metadata`; a tensor that the run does not have, or lacks, or of another shape; numbers that
+            are not finite, or not those that were written.
+    """
+    wanted = {f"{group}/{name}": leaf for group in GROUPS for name, leaf in named(_group(abstract, group)).items()}
+
+    def content(file: Any) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+        return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata())
+
+    arrays, metadata = _open(path, content)
+    for name in [*arrays, *wanted]:
+        problem = None
+        if name not in wanted:
+            problem = "which the network of its config does not have"
+        elif name not in arrays:
+            problem = "is missing"
+        elif arrays[name].shape != wanted[name].shape:
+            problem = f"has shape {arrays[name].shape}, and the network of its config {wanted[name].shape}"
+        elif (np.dtype(wanted[name].dtype).kind in "iub") != (arrays[name].dtype.kind in "iub"):
+            problem = f"has numbers of type {arrays[name].dtype}, expected {wanted[name].dtype}"
+        if problem is not None:
+            raise InputError(f"{shown(path)}: tensor '{shown(name)}' {problem}")
+    if "sha256" in metadata and metadata["sha256"] != _checksum(arrays):
+        raise InputError(f"{shown(path)} is damaged: its numbers are not those that were written (checksum)")
+    step = metadata.get("step", "")
+    if not step.isdecimal() or int(step[:20]) > MAX_STEP:
+        raise InputError(f"{shown(path)}: 'step' is {shown(step, 40)}: must be a whole number, 0 to {MAX_STEP:,}")
+    for name, array in arrays.items():
+        if array.dtype.kind == "f" or str(array.dtype) == "bfloat16":
+            check_numbers(array, f"{shown(path)}: '{name}'")
+        arrays[name] = array.astype(wanted[name].dtype)
+    trees = {group: _filled(_group(abstract, group), f"{group}/", arrays) for group in GROUPS}
+    return int(step), Variables(trees["params"], trees["state"]), Variables(trees["ema"], trees["state"])
+
+
+def named(tree: Any) -> dict[str, Any]:
+    """The leaves of a tree by their paths, `down_0/conv_0/kernel`."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
+def _group(variables: Variables, group: str) -> Any:
+    return variables.state if group == "state" else variables.params
+
+
+def _filled(tree: Any, prefix: str, arrays: Mapping[str, np.ndarray]) -> Any:
+    return jax.tree.unflatten(jax.tree.structure(tree), [arrays[prefix + name] for name in named(tree)])
+
+
+def _checksum(arrays: Mapping[str, np.ndarray]) -> str:
+    found = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        found.update(f"{name} {array.dtype} {array.shape}\n".encode())
+        found.update(array.reshape(-1).view(np.uint8).data)
+    return found.hexdigest()
+
+
+def _library() -> Any:
+    try:
+        import safetensors.numpy  # type: ignore[import-not-found]
+    except ImportError:
+        raise InputError("files of safetensors need that package: pip install 'sgmjax[safetensors]'") from None
+    return safetensors
+
+
+def _open(path: str | os.PathLike[str], content: Any) -> Any:
+    """What `content` takes of the opened file, if it is one of ours."""
+    file: Path = regular_file(path, "safetensors")
+    library = _library()
+    try:
+        with library.safe_open(file, framework="np") as opened:
+            metadata = dict(opened.metadata() or {})
+            found = content(opened) if metadata.get("format") == FORMAT else None
+    except Exception as error:  # whatever a broken file makes the library raise
+        raise InputError(f"{shown(file)} is damaged, or no safetensors file: {one_line(error, 120)}") from None
+    if found is None or "config.json" not in metadata:
+        raise InputError(f"{shown(file)} was not written by sgmjax: it has no config.json in its metadata")
+    return found

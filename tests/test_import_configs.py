@@ -1,0 +1,93 @@
+"""The config of an imported checkpoint: found by the weights, or checked against what the file says."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import official_files
+import pytest
+from official_files import fresh, pieces
+from official_files import run_import as run
+
+from sgmjax import _cli, interop
+from sgmjax.training.load import load_run
+
+torch = pytest.importorskip("torch")
+
+
+def test_a_config_is_found_by_the_weights(tmp_path, monkeypatch, capsys):
+    """The one that fits alone; of several that do their names; of none those of its kind."""
+    configs = tmp_path / "configs"
+    configs.mkdir()
+    monkeypatch.setattr(_cli, "config_folders", lambda: [configs])
+    official_files.save("cld", pieces("cld"), tmp_path / "file")
+    settings = official_files.settings_of("cld")
+    wider = settings | {"model": settings["model"] | {"nf": 16}}
+    for one, name in ((wider, "wider"), (official_files.settings_of("psld"), "psld_of_eight")):
+        official_files.config_file(configs, one, name)
+    (configs / "broken.py").write_text("1 / 0\n")
+    assert run(tmp_path, "cld", config=False) == 2
+    err = capsys.readouterr().err
+    assert "no config that comes with sgmjax has the network" in err and err.endswith("Those of this kind: wider\n")
+    for name in ("one", "two"):
+        official_files.config_file(configs, settings, name)
+    assert run(tmp_path, "cld", config=False) == 2
+    assert "--config: one, two all have the network of" in capsys.readouterr().err
+    (configs / "two.py").unlink()
+    assert not (tmp_path / "runs").exists()
+    assert run(tmp_path, "cld", config=False) == 0
+    said = capsys.readouterr().out
+    assert "is a checkpoint of CLD-SGM\n" in said
+    assert "its weights are of the network of one; cld(beta_min=4.0" in said and "t_min=1e-05" in said
+    assert load_run(tmp_path / "runs" / "a").step == 5
+    assert run(tmp_path, "cld", config=False) == 2  # the folder is taken
+    assert "holds a run already" in capsys.readouterr().err
+
+
+@pytest.mark.reference
+def test_lsgm_is_checked_against_its_config(tmp_path, capsys):
+    """Of the file's settings each that contradicts a config is named with both values."""
+    official_files.save("lsgm", pieces("lsgm"), tmp_path / "file")
+    for section, key, value in (
+        ("sde", "beta_max", 19.0),
+        ("vae", "latents_per_group", 2),
+        ("objective", "t_min", 0.5),
+    ):
+        settings = official_files.settings_of("lsgm")
+        before = settings.setdefault(section, {}).get(key)
+        settings[section][key] = value
+        config = official_files.config_file(tmp_path, settings)
+        assert run(tmp_path, "lsgm", f"--config={config}", config=False) == 2
+        err = capsys.readouterr().err
+        assert f"{section}.{key}: {value} in the config" in err and f"was trained with {before!r} (" in err
+        assert err.count("\n") == 1
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.reference
+@pytest.mark.parametrize("kind", ["joint", pytest.param("vae", marks=pytest.mark.slow)])
+def test_lsgm_becomes_a_run(kind, tmp_path, monkeypatch, capsys):
+    """Both stages: each weight of the file is in the run, and its images are those of the file's VAE."""
+    content = fresh("lsgm")
+    settings = official_files.settings_of("lsgm")
+    if kind == "vae":
+        del content["dae_state_dict"]
+        settings["latent"]["vae_steps"] = content["global_step"]
+        settings["train"]["steps"] = content["global_step"] + 50
+    official_files.save("lsgm", content, tmp_path / "file")
+    monkeypatch.setattr(_cli, "config_folders", lambda: [])
+    words = [] if kind == "joint" else [f"--config={official_files.config_file(tmp_path, settings)}"]
+    assert run(tmp_path, "lsgm", *words, config=False) == 0
+    assert ("its own settings make one" in capsys.readouterr().out) == (kind == "joint")
+    raw, average = (load_run(tmp_path / "runs" / "a", averaged=flag) for flag in (False, True))
+    read = interop.read_lsgm(tmp_path / "file")
+    assert raw.step == average.step == read.step == content["global_step"]
+    assert type(raw.task).__name__ == {"joint": "LatentTask", "vae": "VAETask"}[kind]
+    for one in (raw, average):
+        jax.tree.map(np.testing.assert_array_equal, one.variables.params["vae"], read.vae_variables["params"])
+        jax.tree.map(
+            np.testing.assert_array_equal, one.variables.state["batch_stats"], read.vae_variables["batch_stats"]
+        )
+    if kind == "joint":
+        assert raw.config.sde.name == "vp" and raw.task.prior.nf == vars(content["args"])["num_channels_dae"]
+        jax.tree.map(np.testing.assert_array_equal, raw.variables.params["prior"], read.prior_params)
