@@ -26,6 +26,7 @@ from sgmjax._kinds import check_kind
 from sgmjax.samplers.common import (
     Denoise,
     SampleInfo,
+    adaptive,
     batch_time,
     check_control,
     check_denoise,
@@ -43,6 +44,7 @@ ERROR_ORDER = 1.5
 PCOEFF, ICOEFF = 0.1, 0.3  # a PI controller: errors of single steps are noisy
 
 
+@adaptive
 def adaptive_sde(
     key,
     score_fn: Callable,

@@ -31,7 +31,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sgmjax._inputs import InputError
-from sgmjax.samplers.common import Constraint, Denoise, batch_time, check_end, check_times, scan_grid
+from sgmjax.samplers.common import Constraint, Denoise, batch_time, check_end, check_times, on_grid, scan_grid
 from sgmjax.samplers.grids import host_noise_level, noise_level
 from sgmjax.samplers.predictor_corrector import langevin_step
 from sgmjax.sdes import SDE, VE, linalg
@@ -42,6 +42,7 @@ Start = Literal["prior", "uniform"]
 _NEARLY_ZERO = 1e-30
 
 
+@on_grid(lambda settings: max(1, settings["steps_per_level"]))
 def annealed_langevin(
     key,
     score_fn: Callable,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,8 @@ from sgmjax.sdes import SDE, VE, linalg
 
 EARLIEST_SURE = 1e-5  # kernels are right to rounding in float32 from here on, whatever the process
 Denoise = bool | Literal["sde", "ode", "tweedie"]
+Sampler = TypeVar("Sampler", bound=Callable[..., Any])
+_DECLARATION = "sgmjax_declaration"  # attribute of a sampler; `functools.wraps` copies it
 
 
 class SampleInfo(NamedTuple):
@@ -29,6 +31,55 @@ class SampleInfo(NamedTuple):
     nfe: Any
     state: Any
     trajectory: Any = None
+
+
+class Declaration(NamedTuple):
+    """What the rest of the code must know of a sampler to plan for it: see `on_grid` and `adaptive`.
+
+    Attributes:
+        adaptive: whether it chooses its own steps; the others step through `times` and take a `constraint`.
+        evaluations: the score evaluations of one step, from all of the sampler's own settings by name.
+    """
+
+    adaptive: bool
+    evaluations: Callable[[Mapping[str, Any]], int]
+
+
+def on_grid(evaluations: Callable[[Mapping[str, Any]], int] = lambda settings: 1) -> Callable[[Sampler], Sampler]:
+    """Declares a sampler that steps through `times`; the function itself stays as it is.
+
+    Args:
+        evaluations: the score evaluations of one step, from the sampler's own settings by name (those that were not
+            given have their defaults). The length of a grid follows from it. Of annealed Langevin dynamics: of a level.
+    """
+
+    def declare(sampler: Sampler) -> Sampler:
+        setattr(sampler, _DECLARATION, Declaration(False, evaluations))
+        return sampler
+
+    return declare
+
+
+def adaptive(sampler: Sampler) -> Sampler:
+    """Declares a sampler that chooses its own steps; the function itself stays as it is."""
+    setattr(sampler, _DECLARATION, Declaration(True, lambda settings: 1))
+    return sampler
+
+
+def declaration(sampler: Callable[..., Any]) -> Declaration:
+    """What a sampler declares, also of one wrapped by `functools.wraps`.
+
+    Raises:
+        TypeError: for a function that declares nothing.
+    """
+    try:
+        return getattr(sampler, _DECLARATION)
+    except AttributeError:
+        name = getattr(sampler, "__name__", repr(sampler))
+        raise TypeError(
+            f"the sampler {name} does not say whether it steps through a grid: decorate it with "
+            "samplers.common.on_grid() or samplers.common.adaptive."
+        ) from None
 
 
 def reverse_drift(score_fn: Callable, sde: SDE, z, t, *, probability_flow: bool = False):

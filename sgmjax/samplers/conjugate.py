@@ -44,7 +44,7 @@ import numpy as np
 
 from sgmjax._inputs import InputError
 from sgmjax.samplers import linear_flow
-from sgmjax.samplers.common import batch_time, check_end, check_times, scan_grid
+from sgmjax.samplers.common import batch_time, check_end, check_times, on_grid, scan_grid
 from sgmjax.samplers.splitting import check_phase_space
 from sgmjax.sdes import SDE, linalg
 
@@ -199,6 +199,7 @@ def _steps(scheme: Scheme, times: np.ndarray, free: np.ndarray, parts: _Parts):
     return first, np.stack([zero, zero, state, back @ y @ rest @ end[1]], axis=1)
 
 
+@on_grid(lambda settings: EVALUATIONS.get(settings["scheme"], 1))  # an unknown one is refused later
 def conjugate(
     key,
     score_fn: Callable,

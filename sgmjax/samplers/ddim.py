@@ -30,6 +30,7 @@ import scipy.linalg
 
 from sgmjax._inputs import InputError
 from sgmjax.samplers import exponential
+from sgmjax.samplers.common import on_grid
 from sgmjax.samplers.exponential import ExponentialCoefficients, assemble, host_flow
 from sgmjax.samplers.linear_flow import Flow, damped, eps_matrices
 from sgmjax.sdes import SDE
@@ -114,6 +115,7 @@ def _noise_factor(path: Flow) -> np.ndarray:
     return np.stack([np.transpose(np.linalg.qr(stacked.T, mode="r")) for stacked in steps])
 
 
+@on_grid()
 def ddim(
     key,
     score_fn: Callable,
@@ -149,6 +151,7 @@ def ddim(
     )
 
 
+@on_grid()
 def gddim(
     key,
     score_fn: Callable,

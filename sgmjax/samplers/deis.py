@@ -23,6 +23,7 @@ import numpy as np
 
 from sgmjax._inputs import InputError
 from sgmjax.samplers import exponential
+from sgmjax.samplers.common import on_grid
 from sgmjax.samplers.ddim import Parameterization, check_parameterization
 from sgmjax.samplers.exponential import ExponentialCoefficients, assemble, host_flow
 from sgmjax.samplers.linear_flow import Flow, HostProcess, eps_matrices, log_snr, log_snr_rate
@@ -98,6 +99,7 @@ def lagrange(points: np.ndarray, x) -> tuple[np.ndarray, np.ndarray]:
     return value, slope
 
 
+@on_grid()
 def deis(
     key,
     score_fn: Callable,

@@ -22,6 +22,7 @@ import numpy as np
 
 from sgmjax._inputs import InputError
 from sgmjax.samplers import exponential
+from sgmjax.samplers.common import on_grid
 from sgmjax.samplers.ddim import check_lam, complement, contraction
 from sgmjax.samplers.exponential import ExponentialCoefficients, assemble, host_flow
 from sgmjax.samplers.linear_flow import data_matrices, log_snr
@@ -56,6 +57,7 @@ def dpm_solver_pp_coefficients(
     return assemble(path, transition, *data_matrices(path.sde, path.at), weights, noise)
 
 
+@on_grid()
 def dpm_solver_pp(
     key,
     score_fn: Callable,

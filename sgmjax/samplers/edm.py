@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from sgmjax._inputs import InputError
-from sgmjax.samplers.common import Denoise, batch_time, check_times, scan_grid
+from sgmjax.samplers.common import Denoise, batch_time, check_times, on_grid, scan_grid
 from sgmjax.samplers.grids import noise_level, time_at_noise_level
 from sgmjax.sdes import SDE
 
@@ -74,6 +74,7 @@ def edm_step(score_fn: Callable, z, s, level: Levels, noise, *, S_noise: float, 
     return level.m_next * x
 
 
+@on_grid(lambda settings: 2 if settings["second_order"] else 1)
 def edm(
     key,
     score_fn: Callable,

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 
-from sgmjax.samplers.common import batch_time, reverse_drift, scan_grid
+from sgmjax.samplers.common import batch_time, on_grid, reverse_drift, scan_grid
 from sgmjax.sdes import SDE, linalg
 
 
@@ -17,6 +17,7 @@ def em_step(score_fn: Callable, sde: SDE, z, t, s, noise):
     return mean + jnp.sqrt(t - s) * linalg.apply(sde.diffusion(time), noise), mean
 
 
+@on_grid()
 def em(key, score_fn: Callable, sde: SDE, shape, *, times, denoise=True, **options):
     """Sample by Euler-Maruyama on a fixed grid.
 

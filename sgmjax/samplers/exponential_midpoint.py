@@ -47,7 +47,7 @@ import numpy as np
 
 from sgmjax._inputs import InputError
 from sgmjax.samplers import linear_flow
-from sgmjax.samplers.common import batch_time, check_end, check_times, scan_grid
+from sgmjax.samplers.common import batch_time, check_end, check_times, on_grid, scan_grid
 from sgmjax.sdes import SDE, linalg
 
 
@@ -132,6 +132,7 @@ def _regression(sde: SDE, s, t, K_s, e_s, e_t) -> tuple[np.ndarray, np.ndarray, 
     return mean, e_s[..., None] - mean @ e_t[..., None], factor[:, k:, k:]
 
 
+@on_grid()
 def exponential_midpoint(
     key,
     score_fn: Callable,

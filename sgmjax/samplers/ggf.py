@@ -29,6 +29,7 @@ from sgmjax.samplers.adaptive_sde import brownian_increment, path_seeds
 from sgmjax.samplers.common import (
     Denoise,
     SampleInfo,
+    adaptive,
     check_control,
     check_denoise,
     check_t_min,
@@ -42,6 +43,7 @@ from sgmjax.sdes import SDE, linalg
 REST = 1e-6  # an end nearer than this is reached in the same step
 
 
+@adaptive
 def ggf(
     key,
     score_fn: Callable,

@@ -18,6 +18,7 @@ from sgmjax._kinds import check_kind
 from sgmjax.samplers.common import (
     Denoise,
     SampleInfo,
+    adaptive,
     batch_time,
     check_control,
     check_denoise,
@@ -34,6 +35,7 @@ from sgmjax.sdes import SDE
 FIRST_STEP = 0.01  # of the adaptive runs; given, so that diffrax spends no evaluations on choosing it
 
 
+@adaptive
 def ode(
     key,
     score_fn: Callable,

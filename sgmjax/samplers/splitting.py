@@ -42,7 +42,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sgmjax._inputs import InputError
-from sgmjax.samplers.common import batch_time, check_times, scan_grid
+from sgmjax.samplers.common import batch_time, check_times, on_grid, scan_grid
 from sgmjax.sdes import SDE, Recipe, linalg
 
 WORDS = {"symplectic_euler": "BA", "velocity_verlet": "BAB", "oba": "OBA", "bao": "BAO", "obab": "OBAB"}
@@ -136,6 +136,7 @@ def noise_part(sde: Recipe, t, s, *, share: float = 1.0, noise_scale=1.0, dtype=
     return jnp.asarray(mean, dtype), jnp.asarray(factor, dtype)
 
 
+@on_grid(lambda settings: evaluations(settings["scheme"]))
 def splitting(
     key,
     score_fn: Callable,

@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 
-from sgmjax.samplers.common import batch_time, scan_grid
+from sgmjax.samplers.common import batch_time, on_grid, scan_grid
 from sgmjax.sdes import SDE, linalg
 
 
@@ -36,6 +36,7 @@ def sscs_step(score_fn: Callable, sde: SDE, z, t, s, noises, *, official: bool =
     return second.perturb(z, noises[1])
 
 
+@on_grid()
 def sscs(
     key,
     score_fn: Callable,

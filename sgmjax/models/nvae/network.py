@@ -23,8 +23,8 @@ from flax import linen as nn
 from sgmjax._inputs import InputError
 from sgmjax._ranges import NonNegativeInt, PositiveFloat, PositiveInt
 from sgmjax.models import distributions
-from sgmjax.models.nvae.cells import CELLS, BNSwishConv, Cell, Conv, wide
-from sgmjax.models.nvae.flows import FlowPair
+from sgmjax.models.nvae.cells import BNSwishConv, Cell, Conv, wide
+from sgmjax.models.nvae.groups import DecoderGroup, EncoderGroup
 
 # Branch of a cell by architecture and place.
 _BRANCHES = {
@@ -46,68 +46,6 @@ class NVAEOutput(NamedTuple):
     logits: jax.Array
     eps: tuple[jax.Array, ...]
     log_q: tuple[jax.Array, ...]
-
-
-class _EncoderGroup(nn.Module):
-    """Cells of one group of the encoder. Returns the features twice: to go on with, and for the decoder."""
-
-    features: int
-    cells: int
-    branch: str
-    common: dict[str, Any]
-
-    @nn.compact
-    def __call__(self, h: jax.Array, _: None) -> tuple[jax.Array, jax.Array]:
-        for i in range(self.cells):
-            h = Cell(self.features, self.branch, name=f"cell_{i}", **self.common)(h)
-        return h, h
-
-
-class _DecoderGroup(nn.Module):
-    """Posterior of one group, its latent variables, and the cells that read them.
-
-    Called with the state h and `(encoded, noise, eps)`: the encoder's features and noise to draw from the posterior,
-    or, where these are None, the latent variables themselves. Returns h and (eps, log_q), or h and None.
-    """
-
-    features: int
-    encoder_features: int
-    cells: int
-    branch: str
-    latents: int
-    num_flows: int
-    log_sigma_bound: float
-    first: bool  # nothing decoded so far that the posterior could see
-    common: dict[str, Any]
-
-    @nn.compact
-    def __call__(self, h: jax.Array, inputs: tuple[Any, Any, Any]) -> tuple[jax.Array, Any]:
-        encoded, noise, eps = inputs
-        dtype = self.common["dtype"]
-        drawn = None
-        if eps is None:
-            if not self.first:
-                encoded = encoded + Conv(self.encoder_features, 1, dtype=dtype, name="combine_encoded")(h)
-            eps, log_q = self._posterior(encoded, noise)
-            drawn = (eps, log_q)
-        z = Conv(self.latents, dtype=dtype, name="eps_conv")(eps)
-        h = Conv(self.features, 1, dtype=dtype, name="combine_latent")(jnp.concatenate([h, z], axis=-1))
-        for i in range(self.cells):
-            h = Cell(self.features, self.branch, name=f"cell_{i}", **self.common)(h)
-        return h, drawn
-
-    def _posterior(self, encoded: jax.Array, noise: jax.Array) -> tuple[jax.Array, jax.Array]:
-        dtype = wide(self.common["dtype"])
-        parameters = Conv(2 * self.latents, dtype=dtype, name="posterior")(nn.elu(encoded))
-        mean, log_sigma = jnp.split(parameters, 2, axis=-1)
-        mean = distributions.soft_clamp(mean)
-        log_sigma = distributions.soft_clamp(log_sigma, self.log_sigma_bound)
-        noise = noise.astype(dtype)
-        eps = mean + jnp.exp(log_sigma) * noise
-        log_q = distributions.standard_normal_log_prob(noise) - log_sigma
-        for i in range(self.num_flows):  # of determinant one
-            eps = FlowPair(dtype=dtype, name=f"flow_{i}")(eps)
-        return eps, log_q
 
 
 class NVAE(nn.Module):
@@ -384,12 +322,12 @@ class NVAE(nn.Module):
             inputs = (None if encoded is None else encoded[scale], *inputs[1:])
             start = 0
             if scale == 0:
-                group = self._remat(_DecoderGroup)(first=True, name="decoder_0_first", **settings)
+                group = self._remat(DecoderGroup)(first=True, name="decoder_0_first", **settings)
                 h, found = group(h, jax.tree.map(lambda a: a[0], inputs))
                 drawn += [] if found is None else [found]
                 start = 1
             if n > start:
-                group = self._scan(_DecoderGroup, n - start)(first=False, name=f"decoder_{scale}", **settings)
+                group = self._scan(DecoderGroup, n - start)(first=False, name=f"decoder_{scale}", **settings)
                 h, found = group(h, jax.tree.map(lambda a, start=start: a[start:], inputs))
                 drawn += [] if found is None else [(found[0][i], found[1][i]) for i in range(n - start)]
             if scale < self.num_scales - 1:
@@ -435,7 +373,7 @@ class NVAE(nn.Module):
         for scale in range(self.num_scales):
             features = self.encoder_channels * self.ch_mult[level]
             name = f"encoder_{scale}"
-            groups = self._scan(_EncoderGroup, self.groups_per_scale)
+            groups = self._scan(EncoderGroup, self.groups_per_scale)
             h, every = groups(features, self.encoder_cells, branch, common, name=name)(h, None)
             scales.append(every[::-1])
             if scale == self.num_scales - 1:
@@ -448,53 +386,3 @@ class NVAE(nn.Module):
                 pyramid = BNSwishConv(features, name=f"{name}_input", **settings)(pyramid)
                 h = h + pyramid
         return scales[::-1]
-
-
-def build_nvae(vae_config: Any, *, image_size: int, channels: int, dtype: Any = jnp.float32) -> NVAE:
-    """The VAE that a `vae` section of a configuration describes.
-
-    Args:
-      vae_config: the section, or an `NVAE`.
-      image_size: side of the data.
-      channels: of the data.
-      dtype: type of the arithmetic, float32 or bfloat16.
-
-    Raises:
-      ValueError: one line naming the key and the fix, for settings that no network can have.
-    """
-    given = {"image_size": image_size, "channels": channels, "dtype": jnp.dtype(dtype)}
-    module = vae_config.clone(**given) if isinstance(vae_config, NVAE) else vae_config.build(**given)
-    _check(module)
-    return module
-
-
-def _check(m: NVAE) -> None:
-    if m.cells not in CELLS:
-        raise InputError(f"vae.cells: '{m.cells}' is unknown; choose one of {', '.join(CELLS)}")
-    if m.progressive_input not in ("none", "input_skip"):
-        raise InputError(f"vae.progressive_input: '{m.progressive_input}' is unknown; choose one of none, input_skip")
-    if len(m.ch_mult) != m.num_blocks + m.num_scales:
-        raise InputError(
-            f"vae.ch_mult: {m.num_blocks} blocks and {m.num_scales} scales need {m.num_blocks + m.num_scales} "
-            f"multipliers; got {m.ch_mult}"
-        )
-    counts = ("num_scales", "groups_per_scale", "latents_per_group", "preprocess_cells", "encoder_cells")
-    for name in (*counts, "postprocess_cells", "decoder_cells", "encoder_channels", "decoder_channels"):
-        if getattr(m, name) < 1:
-            raise InputError(f"vae.{name}: {getattr(m, name)} must be positive")
-    if m.num_blocks < 0 or m.pad < 0 or m.num_flows < 0:
-        raise InputError("vae.num_blocks, vae.pad and vae.num_flows must not be negative")
-    halvings = 2 ** (m.num_blocks + m.num_scales - 1)
-    if m.padded_size % halvings:
-        raise InputError(
-            f"vae.pad: side {m.image_size} + 2 * {m.pad} must be a multiple of {halvings}, because {m.num_blocks} "
-            f"blocks and {m.num_scales} scales halve it; set vae.pad or data.image_size"
-        )
-    for multiplier in m.ch_mult:
-        if m.encoder_channels * multiplier < 4:
-            raise InputError(f"vae.encoder_channels: {m.encoder_channels} is too small; use 4 or more")
-    if m.num_bits != 8 and m.decoder in ("bin", "normal"):
-        raise InputError(f"vae.num_bits: the decoder '{m.decoder}' has no levels, so {m.num_bits} bits mean nothing")
-    if not 1 <= m.num_bits <= 8:
-        raise InputError(f"vae.num_bits: {m.num_bits} must be from 1 to 8")
-    distributions.decoder_channels(m.decoder, m.channels, m.num_mixtures)
