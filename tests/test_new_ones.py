@@ -12,7 +12,8 @@ from sgmjax.config import ConfigError, from_dict
 from sgmjax.data.pipeline import SOURCES, Source
 from sgmjax.evaluation import metrics
 from sgmjax.samplers import registry
-from sgmjax.samplers.common import adaptive, on_grid, scan_grid
+from sgmjax.samplers.common import scan_grid
+from sgmjax.samplers.declaration import adaptive, on_grid
 from sgmjax.training.train import train
 
 TINY = {

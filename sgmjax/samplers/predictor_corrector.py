@@ -21,15 +21,16 @@ Reference: Song et al. 2021, sec. 4.2 and app. E, G.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from sgmjax._inputs import InputError
-from sgmjax.samplers.common import Constraint, Denoise, batch_time, check_t_min, check_times, on_grid, scan_grid
+from sgmjax._types import HostGrid, Key, Numbers, Samples, Scalar, ScoreFn, Shape, State, TimeGrid
+from sgmjax.samplers.common import Constraint, Denoise, SampleInfo, batch_time, check_t_min, check_times, scan_grid
+from sgmjax.samplers.declaration import on_grid
 from sgmjax.samplers.predictors import (
     Predictor,
     Variance,
@@ -51,8 +52,17 @@ Norms = Literal["batch", "sample"]
 
 
 def langevin_step(
-    score_fn: Callable, sde: SDE, z, t, noise, *, snr=0.16, alpha=1.0, annealed: bool = False, norms: Norms = "batch"
-):
+    score_fn: ScoreFn,
+    sde: SDE,
+    z: State,
+    t: Scalar,
+    noise: State,
+    *,
+    snr: Scalar = 0.16,
+    alpha: Numbers = 1.0,
+    annealed: bool = False,
+    norms: Norms = "batch",
+) -> tuple[State, State]:
     """One preconditioned Langevin step at time t; see the module's docstring.
 
     Args:
@@ -104,12 +114,12 @@ def _evaluations(predictor: Predictor, corrector: Corrector, corrector_steps: in
 
 @on_grid(lambda settings: max(1, sum(_evaluations(**settings))))
 def pc(
-    key,
-    score_fn: Callable,
+    key: Key,
+    score_fn: ScoreFn,
     sde: SDE,
-    shape,
+    shape: Shape,
     *,
-    times,
+    times: TimeGrid,
     denoise: Denoise | Literal["x_mean"] = True,
     predictor: Predictor = "reverse_diffusion",
     corrector: Corrector = "langevin",
@@ -120,8 +130,8 @@ def pc(
     norms: Norms = "batch",
     num_scales: int | None = None,
     constraint: Constraint | None = None,
-    **options,
-):
+    **options: Any,
+) -> tuple[Samples, SampleInfo]:
     """Sample on a fixed grid: at each t the steps of a corrector, then a step of a predictor.
 
     The corrector comes first, as in score_sde's program (the paper's algorithm 1 has it second), so that the last thing
@@ -209,7 +219,7 @@ def pc(
     return samples, info
 
 
-def score_sde_times(num_scales: int, *, t_min: float = 1e-3) -> np.ndarray:
+def score_sde_times(num_scales: int, *, t_min: float = 1e-3) -> HostGrid:
     """The grid of score_sde's sampler: N times from 1 to t_min that a step starts from, and 0 for the end of the last.
 
     Raises:

@@ -24,12 +24,14 @@ Reference: Song et al. 2021, sec. 4.2 and app. E, G.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Literal
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, Int
 
+from sgmjax._types import AnyArray, Matrices, Scalar, ScoreFn, State, Times
 from sgmjax.samplers.common import batch_time
 from sgmjax.sdes import SDE, VE, Kernel, Recipe, SubVP, linalg
 
@@ -38,8 +40,16 @@ Variance = Literal["lower", "upper"]
 
 
 def reverse_diffusion_step(
-    score_fn: Callable, sde: SDE, z, t, s, noise, *, kernel: Kernel | None = None, probability_flow: bool = False
-):
+    score_fn: ScoreFn,
+    sde: SDE,
+    z: State,
+    t: Scalar,
+    s: Scalar,
+    noise: State | None,
+    *,
+    kernel: Kernel | None = None,
+    probability_flow: bool = False,
+) -> tuple[State, State]:
     """The reverse process discretised as the forward one; see the module's docstring. Weak order 1.
 
     Reference: Song et al. 2021, eq. (46); for k > 1 our own.
@@ -61,7 +71,10 @@ def reverse_diffusion_step(
     else:
         kernel = kernel_between(sde, z, t, s) if kernel is None else kernel
         mean = 2 * z - linalg.apply(kernel.mean, z) + linalg.apply(kernel.covariance, score)
-    return (mean if probability_flow else mean + linalg.apply(kernel.factor, noise)), mean
+    if probability_flow:
+        return mean, mean
+    assert noise is not None
+    return mean + linalg.apply(kernel.factor, noise), mean
 
 
 def _push(sde: SDE, z, t, s):
@@ -73,17 +86,17 @@ def _push(sde: SDE, z, t, s):
 
 
 def ancestral_step(
-    score_fn: Callable,
+    score_fn: ScoreFn,
     sde: SDE,
-    z,
-    t,
-    s,
-    noise,
+    z: State,
+    t: Scalar,
+    s: Scalar,
+    noise: State,
     *,
     variance: Variance = "lower",
     kernel: Kernel | None = None,
-    factor=None,
-):
+    factor: Float[AnyArray, "1 k k"] | None = None,
+) -> tuple[State, State]:
     """A draw from the Gaussian posterior of z_s given z_t and the z_0 that Tweedie's formula makes of z_t.
 
     The mean, E^-1 (z_t + L L^T score), is E[z_s | z_t] itself. Weak order 1.
@@ -109,7 +122,7 @@ def ancestral_step(
     return mean + linalg.apply(factor, noise), mean
 
 
-def euler_kernel(sde: SDE, t, dt) -> Kernel:
+def euler_kernel(sde: SDE, t: Times, dt: Times) -> Kernel:
     """One Euler-Maruyama step of the forward process: E = I + f(t) dt, L = g(t) sqrt(dt). t, dt (batch,)."""
     identity = jnp.asarray(np.eye(sde.k)[None], t.dtype)
     mean = identity + linalg.expand_to(dt, 3) * sde.drift_matrix(t)
@@ -117,7 +130,7 @@ def euler_kernel(sde: SDE, t, dt) -> Kernel:
     return Kernel(mean=mean, inner=linalg.expand_to(jnp.sqrt(dt), 3) * sde.diffusion(t), num_noised=sde.num_noised)
 
 
-def discrete_step(sde: SDE, t, level, num_scales: int) -> tuple[Kernel, Any, Any]:
+def discrete_step(sde: SDE, t: Times, level: Int[AnyArray, " batch"], num_scales: int) -> tuple[Kernel, Any, Any]:
     """The step of the discrete forward process of score_sde with `num_scales` levels, k = 1.
 
     VP is DDPM's x_i = sqrt(1 - beta_i) x_{i-1} + sqrt(beta_i) z, beta_i = beta(i / (N - 1)) / N; VE is SMLD's x_i =
@@ -151,16 +164,16 @@ def _scalar(mean, std) -> Kernel:
     return Kernel(mean=mean[:, None, None], inner=std[:, None, None], num_noised=1)
 
 
-def one_time(t, z):
+def one_time(t: Scalar, z: AnyArray) -> Float[jax.Array, " 1"]:
     """A scalar time as a batch of one: one matrix serves the whole batch."""
     return jnp.reshape(jnp.asarray(t, z.dtype), (1,))
 
 
-def kernel_between(sde: SDE, z, t, s) -> Kernel:
+def kernel_between(sde: SDE, z: AnyArray, t: Scalar, s: Scalar) -> Kernel:
     return sde.transition_between(one_time(s, z), one_time(t, z))
 
 
-def posterior_factor(kernel: Kernel, start):
+def posterior_factor(kernel: Kernel, start: Matrices) -> Matrices:
     """R with R R^T = Cov[z_s | z_t] when z_s has covariance start start^T and z_t = E z_s + L eps. (1, k, k) each.
 
     The lower right block of the triangular factor of [z_t; z_s], which subtracts no covariances.

@@ -11,9 +11,9 @@ from typing import Any
 
 from sgmjax.samplers.adaptive_sde import adaptive_sde
 from sgmjax.samplers.annealed_langevin import annealed_langevin
-from sgmjax.samplers.common import declaration
 from sgmjax.samplers.conjugate import conjugate
 from sgmjax.samplers.ddim import ddim, gddim
+from sgmjax.samplers.declaration import declaration
 from sgmjax.samplers.deis import deis
 from sgmjax.samplers.dpm_solver import dpm_solver_pp
 from sgmjax.samplers.edm import edm
