@@ -169,7 +169,7 @@ INACTIVE_LOGIT = -15.0  # sigmoid 3e-7: the normal prior alone
 
 
 def initial_mixing_logit(
-    sde: SDE, channels: int, *, init: float = -3.0, active: Sequence[bool] | Shaped[AnyArray, " channels"] | None = None
+    sde: SDE, channels: int, *, init: float = -3.0, active: Sequence[int] | Shaped[AnyArray, " channels"] | None = None
 ) -> Float[jax.Array, "r channels"]:
     """The trained parameter of `learned_mixed_eps` at its start, (r, channels) float32.
 
@@ -188,7 +188,7 @@ def learned_mixed_eps(
     mixing_logit: Float[AnyArray, "r channels"],
     sde: SDE,
     *,
-    active: Sequence[bool] | Shaped[AnyArray, " channels"] | None = None,
+    active: Sequence[int] | Shaped[AnyArray, " channels"] | None = None,
 ) -> EpsFn:
     """LSGM's mixed score: (1 - a) eps_normal(z, t) + a eps_fn(z, t), a = sigmoid(mixing_logit) for each channel.
 

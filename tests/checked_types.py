@@ -35,8 +35,12 @@ class Violation(AssertionError):
 def _bears(value: Any, hint: Any) -> bool:
     from beartype import BeartypeConf
     from beartype.door import is_bearable
+    from beartype.roar import BeartypeDecorHintException
 
-    return is_bearable(value, hint, conf=BeartypeConf(is_pep484_tower=True))  # an int will do for a float
+    try:
+        return is_bearable(value, hint, conf=BeartypeConf(is_pep484_tower=True))  # an int will do for a float
+    except BeartypeDecorHintException:
+        return True  # a protocol, say, which no value can be compared with
 
 
 def annotated(function: Callable[..., Any]) -> bool:

@@ -123,7 +123,7 @@ def pc(
     denoise: Denoise | Literal["x_mean"] = True,
     predictor: Predictor = "reverse_diffusion",
     corrector: Corrector = "langevin",
-    snr: float = 0.16,
+    snr: Scalar = 0.16,
     corrector_steps: int = 1,
     probability_flow: bool = False,
     ancestral_variance: Variance = "lower",

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from sgmjax._inputs import InputError
 from sgmjax._kinds import check_kind
-from sgmjax._types import DType, Key, Numbers, Samples, ScoreFn, Shape, Sharding, Solver, State, TimeGrid
+from sgmjax._types import DType, Key, Numbers, Samples, Scalar, ScoreFn, Shape, Sharding, Solver, State, TimeGrid
 from sgmjax.samplers.common import (
     Denoise,
     SampleInfo,
@@ -42,9 +42,9 @@ def ode(
     sde: SDE,
     shape: Shape,
     *,
-    t_min: float = 1e-3,
-    rtol: float = 1e-5,
-    atol: float = 1e-5,
+    t_min: Scalar = 1e-3,
+    rtol: Scalar = 1e-5,
+    atol: Scalar = 1e-5,
     solver: Solver = "Dopri5",
     times: TimeGrid | None = None,
     denoise: Denoise = True,

@@ -172,7 +172,7 @@ def splitting(
     *,
     times: TimeGrid,
     scheme: str = "reduced_velocity_verlet",
-    noise_scale: float = 1.0,
+    noise_scale: Scalar = 1.0,
     denoise: Denoise = True,
     **options: Any,
 ) -> tuple[Samples, SampleInfo]:

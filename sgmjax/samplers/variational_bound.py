@@ -31,7 +31,7 @@ from jaxtyping import Real
 
 from sgmjax._inputs import InputError
 from sgmjax._kinds import check_kind
-from sgmjax._types import AnyArray, Data, Key, PerExample, ScoreFn, State
+from sgmjax._types import AnyArray, Data, Key, PerExample, Scalar, ScoreFn, State
 from sgmjax.objectives.score_matching import score_matching_loss
 from sgmjax.objectives.time_law import TimeLaw, importance
 from sgmjax.samplers.common import check_t_min
@@ -60,7 +60,7 @@ def variational_bound(
     x0: Data,
     *,
     draws: int = 16,
-    t_min: float = 1e-5,
+    t_min: Scalar = 1e-5,
     truncation: Truncation = "ignore",
     time_law: TimeLaw | None = None,
     noise: tuple[Real[AnyArray, "draws batch"], Real[AnyArray, "draws batch k *event"]] | None = None,
