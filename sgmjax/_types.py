@@ -23,10 +23,11 @@ Shape = Sequence[int]  # (batch, *event)
 DType = Any  # what `jnp.dtype` takes
 PyTree = Any  # nested containers of arrays: parameters, say
 
-Scalar = float | np.number | Real[AnyArray, ""]
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # what is said below, as far as a type checker follows it
+    Scalar = float | AnyArray
     Numbers = Any
 else:
+    Scalar = float | np.number | Real[AnyArray, ""]
     Numbers = Scalar | Real[AnyArray, " *shape"]  # one, or an array of them, of one shape throughout a call
 
 State = Float[AnyArray, "batch k *event"]  # z, of all phase variables

@@ -99,7 +99,7 @@ def variational_bound(
         if not linalg.is_concrete(sde, t_min):
             raise InputError("inside jit with a traced process give time_law=objectives.importance(sde, t_min=t_min).")
         with jax.ensure_compile_time_eval():
-            time_law = importance(sde, t_min=t_min)
+            time_law = importance(sde, t_min=float(t_min))
     batch, z0 = x0.shape[0], sde.augment(x0)
     if noise is None:
         time_key, noise_key = jax.random.split(key)
