@@ -26,9 +26,11 @@ PyTree = Any  # nested containers of arrays: parameters, say
 if TYPE_CHECKING:  # what is said below, as far as a type checker follows it
     Scalar = float | AnyArray
     Numbers = Any
+    Computed = jax.Array
 else:
     Scalar = float | np.number | Real[AnyArray, ""]
     Numbers = Scalar | Real[AnyArray, " *shape"]  # one, or an array of them, of one shape throughout a call
+    Computed = AnyArray  # by `jax.numpy`, which while tracing may leave constants to NumPy
 
 State = Float[AnyArray, "batch k *event"]  # z, of all phase variables
 Noise = Float[AnyArray, "batch variables *event"]  # eps, of all k phase variables or of the r noised ones

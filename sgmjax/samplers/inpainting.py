@@ -26,6 +26,7 @@ Pandey & Mandt 2023, app. (inpainting in phase space).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -42,7 +43,7 @@ from sgmjax.sdes import SDE, linalg
 def inpaint(
     sde: SDE,
     x0: Real[AnyArray, " *data"],
-    mask: Shaped[AnyArray, " ..."],
+    mask: Sequence[Any] | Shaped[AnyArray, " ..."],
     *,
     repeats: int = 1,
     jump: int = 10,

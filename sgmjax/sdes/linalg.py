@@ -21,7 +21,7 @@ import scipy.linalg
 from jax.core import Tracer
 
 from sgmjax._inputs import InputError
-from sgmjax._types import AnyArray, Numbers, Times
+from sgmjax._types import AnyArray, Computed, Numbers, Scalar, Times
 
 # |F| h up to which a Taylor series of _ORDER terms and a Gauss-Legendre rule of _NODES nodes are exact to rounding.
 _RADIUS = 1.0
@@ -29,23 +29,23 @@ _ORDER = {"float32": 11, "float64": 20}
 _NODES = {"float32": 6, "float64": 11}
 
 
-def matmul(a: AnyArray, b: AnyArray) -> jax.Array:
+def matmul(a: AnyArray, b: AnyArray) -> Computed:
     """Product of (..., i, j) and (..., j, k) without dot: exact float32 arithmetic on every backend."""
     return jnp.sum(a[..., :, :, None] * b[..., None, :, :], axis=-2)
 
 
-def conjugate(T: AnyArray, a: AnyArray) -> jax.Array:
+def conjugate(T: AnyArray, a: AnyArray) -> Computed:
     """T A T^T, for T (k, k) and A (..., k, k)."""
     T = jnp.asarray(T, a.dtype).reshape((1,) * (a.ndim - 2) + jnp.shape(T))
     return matmul(matmul(T, a), jnp.swapaxes(T, -1, -2))
 
 
-def expand_to(v: Numbers, ndim: int) -> jax.Array:
+def expand_to(v: Scalar | AnyArray, ndim: int) -> Computed:
     """Append singleton axes to `v` until it has `ndim` axes: the one broadcast helper."""
     return jnp.reshape(v, jnp.shape(v) + (1,) * (ndim - jnp.ndim(v)))
 
 
-def apply(matrix: AnyArray, z: AnyArray) -> jax.Array:
+def apply(matrix: AnyArray, z: AnyArray) -> Computed:
     """Apply k x k matrices to the phase axis: (batch, i, j) or (i, j) on (batch, j, *event) -> (batch, i, *event)."""
     if jnp.ndim(matrix) == 2:
         matrix = matrix[None]
@@ -57,7 +57,7 @@ def apply(matrix: AnyArray, z: AnyArray) -> jax.Array:
     return jnp.stack(out, axis=1)
 
 
-def triangular_factor(a: AnyArray) -> jax.Array:
+def triangular_factor(a: AnyArray) -> Computed:
     """Lower triangular L with L L^T = A A^T, from the QR decomposition of A^T; A A^T itself is never formed.
 
     Rows are scaled to unit size first, so the accuracy does not depend on how different the variables' scales are.
@@ -90,7 +90,7 @@ def triangular_factor(a: AnyArray) -> jax.Array:
     return jnp.stack([jnp.stack(row, axis=-1) for row in out], axis=-2)
 
 
-def inverse_transpose(factor: AnyArray) -> jax.Array:
+def inverse_transpose(factor: AnyArray) -> Computed:
     """L^-T of a lower triangular factor, by substitution. (..., k, k) -> (..., k, k), upper triangular."""
     k = factor.shape[-1]
     zero, one = jnp.zeros(factor.shape[:-2], factor.dtype), jnp.ones(factor.shape[:-2], factor.dtype)
@@ -102,7 +102,7 @@ def inverse_transpose(factor: AnyArray) -> jax.Array:
     return jnp.stack([jnp.stack([inverse[c][r] for c in range(k)], axis=-1) for r in range(k)], axis=-2)
 
 
-def phi(x: AnyArray) -> jax.Array:
+def phi(x: AnyArray) -> Computed:
     """(e^x - 1) / x, with its limit 1 at 0."""
     small = jnp.abs(x) < 1e-4
     safe = jnp.where(small, 1.0, x)
@@ -221,9 +221,7 @@ def _kind(x) -> str:
 
 
 @jax.jit
-def linear_transition(
-    dynamics: LinearDynamics, B: Times, initial: AnyArray | None = None
-) -> tuple[jax.Array, jax.Array]:
+def linear_transition(dynamics: LinearDynamics, B: Times, initial: AnyArray | None = None) -> tuple[Computed, Computed]:
     """Mean matrix and covariance factor of `dz = F z dB + G dw` after a time B.
 
     E = e^{F B},  L L^T = int_0^B e^{F s} G G^T e^{F^T s} ds  (+ E X X^T E^T for an initial factor X).

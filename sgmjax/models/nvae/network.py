@@ -19,9 +19,11 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jaxtyping import Float
 
 from sgmjax._inputs import InputError
 from sgmjax._ranges import NonNegativeInt, PositiveFloat, PositiveInt
+from sgmjax._types import Key, PerExample
 from sgmjax.models import distributions
 from sgmjax.models.nvae.cells import BNSwishConv, Cell, Conv, wide
 from sgmjax.models.nvae.groups import DecoderGroup, EncoderGroup
@@ -142,7 +144,7 @@ class NVAE(nn.Module):
             )
 
     # --------------------------------------------------------------------------------------------------- latents, data
-    def pad_images(self, x: jax.Array) -> jax.Array:
+    def pad_images(self, x: Float[jax.Array, "batch H W C"]) -> Float[jax.Array, "batch padded padded C"]:
         """Images of side `image_size`, in [-1, 1], with a black border; padded ones are returned as they are.
 
         Raises:
@@ -157,29 +159,35 @@ class NVAE(nn.Module):
         border = (self.pad, self.pad)
         return jnp.pad(x, ((0, 0), border, border, (0, 0)), constant_values=-1.0)
 
-    def crop(self, x: jax.Array) -> jax.Array:
+    def crop(self, x: Float[jax.Array, "batch H W ..."]) -> Float[jax.Array, "batch h w ..."]:
         """(batch, H, W, ...) without the border that `pad_images` makes."""
         return x[:, self.pad : x.shape[1] - self.pad, self.pad : x.shape[2] - self.pad]
 
-    def noise(self, key: jax.Array, batch: int, *, dtype: Any = jnp.float32) -> tuple[jax.Array, ...]:
+    def noise(
+        self, key: Key, batch: int, *, dtype: Any = jnp.float32
+    ) -> tuple[Float[jax.Array, "batch _ _ latents"], ...]:
         """Standard normal noise for all groups."""
         shapes = self.group_shapes(batch)
         keys = jax.random.split(key, len(shapes))
         return tuple(jax.random.normal(k, s, dtype) for k, s in zip(keys, shapes, strict=True))
 
-    def concat_eps_per_scale(self, groups: Sequence[jax.Array]) -> tuple[jax.Array, ...]:
+    def concat_eps_per_scale(
+        self, groups: Sequence[Float[jax.Array, "batch _ _ latents"]]
+    ) -> tuple[Float[jax.Array, "batch _ _ channels"], ...]:
         """The groups of each scale joined along the channels, coarsest scale first."""
         n = self.groups_per_scale
         return tuple(jnp.concatenate(groups[i : i + n], axis=-1) for i in range(0, len(groups), n))
 
-    def decompose_eps(self, latent: jax.Array) -> tuple[jax.Array, ...]:
+    def decompose_eps(
+        self, latent: Float[jax.Array, "batch h w channels"]
+    ) -> tuple[Float[jax.Array, "batch h w latents"], ...]:
         """One scale's latent variables, (batch, h, w, channels), to its groups: undoes `concat_eps_per_scale`."""
         if latent.shape[-1] != self.latent_shape[-1]:
             raise InputError(f"latent variables of shape {latent.shape} are not (batch, *{self.latent_shape})")
         return tuple(jnp.split(latent, self.groups_per_scale, axis=-1))
 
     # ---------------------------------------------------------------------------------------------- output distribution
-    def output_distribution(self, logits: jax.Array) -> distributions.Decoder:
+    def output_distribution(self, logits: Float[jax.Array, "batch H W parameters"]) -> distributions.Decoder:
         """Distribution of the (padded) image."""
         return distributions.decoder_distribution(
             self.decoder,
@@ -189,23 +197,25 @@ class NVAE(nn.Module):
             approximate=self.approximate_tails,
         )
 
-    def reconstruction_loss(self, logits: jax.Array, x: jax.Array) -> jax.Array:
+    def reconstruction_loss(
+        self, logits: Float[jax.Array, "batch H W parameters"], x: Float[jax.Array, "batch side side C"]
+    ) -> PerExample:
         """-log p(x | eps) of each image in nats, (batch,), without the border; x as for `__call__`."""
         if x.shape[1] == self.padded_size:
             x = self.crop(x)
         return distributions.reconstruction_loss(self.output_distribution(self.crop(logits)), x)
 
-    def mean_image(self, logits: jax.Array) -> jax.Array:
+    def mean_image(self, logits: Float[jax.Array, "batch H W parameters"]) -> Float[jax.Array, "batch h w C"]:
         """The picture to show: the distribution's mean in [-1, 1], without the border."""
         return jnp.clip(self.output_distribution(self.crop(logits)).mean(), -1.0, 1.0)
 
     # --------------------------------------------------------------------------------------------------------- network
     def __call__(
         self,
-        x: jax.Array,
-        key: jax.Array | None = None,
+        x: Float[jax.Array, "batch H W C"],
+        key: Key | None = None,
         *,
-        noise: Sequence[jax.Array] | None = None,
+        noise: Sequence[Float[jax.Array, "batch _ _ latents"]] | None = None,
         train: bool = False,
     ) -> NVAEOutput:
         """Encodes and decodes.
@@ -230,13 +240,13 @@ class NVAE(nn.Module):
 
     def decode(
         self,
-        eps: Sequence[jax.Array] | jax.Array | None = None,
+        eps: Sequence[Float[jax.Array, "batch _ _ latents"]] | Float[jax.Array, "batch h w channels"] | None = None,
         *,
-        key: jax.Array | None = None,
+        key: Key | None = None,
         batch: int | None = None,
         temperature: float = 1.0,
         train: bool = False,
-    ) -> jax.Array:
+    ) -> Float[jax.Array, "batch H W parameters"]:
         """Parameters of the output distribution from latent variables.
 
         Args:
