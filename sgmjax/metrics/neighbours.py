@@ -21,8 +21,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Real, UInt8
 
 from sgmjax._inputs import InputError
+from sgmjax._types import AnyArray
 from sgmjax.metrics.pairwise import Vectors, distances, distances_of_rows, fill, rounding_bound, squared_distances
 
 SPARE = 8  # candidates kept beyond k, so that rounding in float32 rarely leaves a doubt
@@ -63,7 +65,7 @@ class Memorisation:
 
 
 def nearest(
-    queries: np.ndarray,
+    queries: Real[AnyArray, " n *event"],
     data: Any,
     k: int = 1,
     *,
@@ -116,7 +118,7 @@ def nearest(
     return Neighbours(found[0] * vectors.unit, found[1])
 
 
-def memorisation(samples: np.ndarray, held_out: np.ndarray) -> Memorisation:
+def memorisation(samples: Real[AnyArray, " n"], held_out: Real[AnyArray, " m"]) -> Memorisation:
     """Whether samples are nearer to the training set than held-out data are.
 
     Args:
@@ -139,7 +141,9 @@ def memorisation(samples: np.ndarray, held_out: np.ndarray) -> Memorisation:
     return Memorisation(sample_median, held_out_median, sample_median / held_out_median, threshold, share, error)
 
 
-def picture_rows(samples: np.ndarray, data: Any, found: Neighbours, num: int = 10) -> np.ndarray:
+def picture_rows(
+    samples: UInt8[AnyArray, "n H W C"], data: Any, found: Neighbours, num: int = 10
+) -> UInt8[np.ndarray, "rows H W C"]:
     """Images for a picture whose rows are a sample and its nearest neighbours.
 
     Args:

@@ -22,8 +22,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 from sgmjax._inputs import InputError
+from sgmjax._types import AnyArray
 
 HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
 OFFICIAL_HALF_LOG_2PI = 0.9189385332  # the constant as the official program rounds it
@@ -309,7 +311,7 @@ def bits_per_dim(nats: Any, dimensions: int) -> Any:
     return nats / (math.log(2.0) * dimensions)
 
 
-def reduce_bits(x: jax.Array, num_bits: int) -> jax.Array:
+def reduce_bits(x: Float[AnyArray, " *shape"], num_bits: int) -> Float[AnyArray, " *shape"]:
     """8-bit images in [0, 1] to `num_bits` bits: the upper bits of each level, again in [0, 1].
 
     Values between levels are truncated, as officially; a level k / 255 that float32 has rounded down is still k.
