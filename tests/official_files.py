@@ -16,14 +16,13 @@ from flax import serialization, traverse_util
 
 from sgmjax import interop
 from sgmjax.commands import import_checkpoint, published
-from sgmjax.commands.export_checkpoint import official_network
 from sgmjax.config import MODEL, from_dict
 from sgmjax.interop import export, lsgm_settings, scoresde_jax, torch_file
 from sgmjax.tasks import build
 
 SIDE = 8
 DATA = {"name": "folder", "image_size": SIDE, "eval_split": None}
-NETWORK = {"name": "ncsnpp", "nf": 8, "ch_mult": (1, 1), "num_res_blocks": 1, "attn_resolutions": (), "dropout": 0.0}
+NETWORK = {"name": "ncsnpp", "nf": 8, "ch_mult": (1,), "num_res_blocks": 1, "attn_resolutions": (), "dropout": 0.0}
 FOURIER = {"fir": True, "progressive_input": "residual", "embedding_type": "fourier"}
 SAMPLING = {"sampler": "em", "steps": 2, "num": 8, "batch_size": 8, "grid_images": 8}
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -97,7 +96,7 @@ def content_of(name: str) -> Any:
     config = from_dict(settings_of(name))
     classes = CLASSES if name == "classifier" else None
     task = build.task(config, published.shape_of(config.data), classes)
-    network = official_network(config, task, num_scales=20 if name == "scoresde" else None)
+    network = published.official_network(config, task, num_scales=20 if name == "scoresde" else None)
     raw, average = (random_like(jax.eval_shape(task.init, jax.random.key(0)).params, seed) for seed in (0, 1))
     if name == "scoresde_jax":
         names = {ours: theirs for theirs, ours in scoresde_jax.official_names(network).items()}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import numpy as np
 import official_files
@@ -17,8 +19,13 @@ pytest.importorskip("safetensors")
 FORMATS = {"scoresde": "scoresde", "cld": "cld", "psld": "psld", "classifier": "psld"}
 
 
-def imported(name, folder):
-    """The run folder of a small official checkpoint, and the checkpoint."""
+@pytest.fixture(scope="module")
+def imported(tmp_path_factory):
+    """Of a source: the run folder of a small official checkpoint, and the checkpoint; made once."""
+    return functools.cache(lambda name: _imported(name, tmp_path_factory.mktemp(name)))
+
+
+def _imported(name, folder):
     official_files.save(name, official_files.content_of(name), folder / "official")
     words = [f"--checkpoint={folder / 'official'}", f"--workdir={folder / 'run'}"]
     words.append(f"--config={official_files.config_file(folder, official_files.settings_of(name))}")
@@ -38,9 +45,9 @@ def same(a, b) -> None:
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_there_and_back(name, tmp_path, capsys):
+def test_there_and_back(name, imported, tmp_path, capsys):
     """official -> run -> official, and run -> safetensors -> run: not a bit is lost, and not a name."""
-    run, official = imported(name, tmp_path)
+    run, official = imported(name)
     words = ["--num_scales=20"] if name == "scoresde" else []
     assert export(run, FORMATS[name], tmp_path / "again", *words) == 0
     before, after = torch_file.load(official), torch_file.load(tmp_path / "again")
@@ -69,21 +76,22 @@ def test_there_and_back(name, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_samples_of_a_file_are_those_of_its_folder(tmp_path, capsys):
-    run, _ = imported("psld", tmp_path)
+def test_samples_of_a_file_are_those_of_its_folder(imported, tmp_path):
+    run, _ = imported("psld")
     assert export(run, "safetensors", tmp_path / "one.safetensors") == 0
     for place in (run, tmp_path / "one.safetensors"):
         assert sample.main(["sample", f"--workdir={place}", "--num=8"]) == 0
-    found = [sorted((tmp_path / name / "samples").glob("*.npz")) for name in ("run", "one")]
+    found = [sorted((folder / "samples").glob("*.npz")) for folder in (run, tmp_path / "one")]
     assert [file.name for file in found[0]] == [file.name for file in found[1]] != []
     with np.load(found[0][0]) as a, np.load(found[1][0]) as b:
         np.testing.assert_array_equal(a["samples"], b["samples"])
 
 
+@pytest.mark.slow
 @pytest.mark.reference
-def test_a_run_with_a_vae(tmp_path):
+def test_a_run_with_a_vae(imported, tmp_path):
     """The networks' state too."""
-    run, _ = imported("lsgm", tmp_path)
+    run, _ = imported("lsgm")
     assert export(run, "safetensors", tmp_path / "a.safetensors") == 0
     one, other = load_run(run, averaged=False), load_run(tmp_path / "a.safetensors", averaged=False)
     same(other.variables, one.variables)
@@ -92,14 +100,18 @@ def test_a_run_with_a_vae(tmp_path):
     assert not (tmp_path / "a.ckpt").exists()
 
 
-def test_what_cannot_be_exported_is_one_line(tmp_path, capsys):
-    run, _ = imported("psld", tmp_path)
+def test_what_cannot_be_exported_is_one_line(imported, tmp_path, capsys):
+    run, _ = imported("psld")
     capsys.readouterr()
     for layout, out, message in (
-        ("scoresde", "a.pth", "error: scoresde has no such network of 6 channels in and 6 out"),
+        (
+            "scoresde",
+            "a.pth",
+            "error: --format: scoresde has no process 'psld', which this run has; it has vp, subvp, ve",
+        ),
         ("safetensors", "a.pth", "must end in .safetensors"),
         ("psld", "", "--out"),
-        ("psld", "run", "is a folder"),
+        ("psld", ".", "is a folder"),
     ):
         assert export(run, layout, tmp_path / out if out else "") == 2
         err = capsys.readouterr().err

@@ -12,8 +12,8 @@ import refdata
 
 from sgmjax import interop
 from sgmjax._inputs import InputError
-from sgmjax.commands import import_checkpoint, train
-from sgmjax.config import MODEL
+from sgmjax.commands import import_checkpoint, published, train
+from sgmjax.config import MODEL, from_dict
 from sgmjax.training.load import load_run
 
 SETTINGS = {
@@ -116,22 +116,23 @@ def test_training_goes_on_from_a_checkpoint(reference, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("sigma_dist", ["geometric", "uniform"])
-def test_the_noise_levels_are_those_of_the_config(sigma_dist, monkeypatch, tmp_path, capsys):
+def test_the_noise_levels_are_those_of_the_config(sigma_dist, monkeypatch, tmp_path):
     """Against which the table in an official checkpoint is compared."""
     seen = []
 
-    def read(path, network):
+    def read(content, path, network):
         seen.append(network.sigmas)
         raise InputError("seen")
 
-    monkeypatch.setattr(interop, "read_ncsnv2", read)
+    monkeypatch.setattr(interop.ncsnv2, "ncsnv2_of", read)
     settings = SETTINGS["ncsnv2"] | {"sde": SETTINGS["ncsnv2"]["sde"] | {"sigma_dist": sigma_dist}}
-    assert run_command("ncsnv2", "a.pth", config_file(tmp_path, settings), f"--workdir={tmp_path / 'run'}") == 2
-    assert capsys.readouterr().err == "error: seen\n"
+    found = interop.Recognised("ncsnv2", "", "a checkpoint of ncsnv2", [], tmp_path / "a.pth")
+    with pytest.raises(InputError, match="seen"):
+        published.convert(found, from_dict(settings), (16, 16, 3), None)
     table = (np.geomspace if sigma_dist == "geometric" else np.linspace)(50.0, 0.01, 232)
     np.testing.assert_allclose(seen[0], table, rtol=2e-7)
-    assert run_command("ncsnv2", "a.pth", config_file(tmp_path, SETTINGS["psld"]), f"--workdir={tmp_path / 'run'}") == 2
-    assert "trained at noise levels; set sde.name 've'" in capsys.readouterr().err
+    with pytest.raises(InputError, match="sde.name is 'psld', and .* is a checkpoint of ncsnv2: use ve"):
+        published.check_source(found, from_dict(SETTINGS["psld"]))
 
 
 @pytest.mark.parametrize(
@@ -143,7 +144,7 @@ def test_the_noise_levels_are_those_of_the_config(sigma_dist, monkeypatch, tmp_p
         ({}, ["--checkpoint=nowhere.ckpt"], "checkpoint: cannot read nowhere.ckpt: No such file"),
         ({}, ["--image_shape=16,16"], "height,width,channels"),
         ({}, ["--config.data.image_size=None"], "--image_shape: of data 'folder'"),
-        ({}, ["--source=scoresde"], "has no entry 'model'"),
+        ({}, ["--source=scoresde"], "--source: scoresde, but"),
     ],
 )
 def test_what_does_not_fit_is_one_line(change, words, message, reference, tmp_path, capsys):

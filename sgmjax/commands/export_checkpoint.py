@@ -62,6 +62,7 @@ def export(values: Any) -> None:
     import jax
 
     from sgmjax._say import say
+    from sgmjax.commands.published import PROCESSES, official_network
     from sgmjax.interop import check_exportable, export
     from sgmjax.tasks import ClassifierTask, ScoreTask
     from sgmjax.training import tensors, workdir
@@ -81,6 +82,11 @@ def export(values: Any) -> None:
     if not isinstance(task, ScoreTask | ClassifierTask):
         kind = type(task).__name__
         raise _cli.UsageError(f"--format: {values.format} has no counterpart of a {kind}; use safetensors")
+    if config.sde.name not in PROCESSES[values.format]:
+        raise _cli.UsageError(
+            f"--format: {values.format} has no process {config.sde.name!r}, which this run has; it has "
+            + ", ".join(PROCESSES[values.format])
+        )
     network = official_network(config, task, num_scales=values.num_scales)
     check_exportable(network, values.format)
     raw = load_run(path, say=lambda line: None, averaged=False).variables
@@ -97,23 +103,3 @@ def export(values: Any) -> None:
     with replacing(out) as partial:
         torch.save(content, partial)
     say(f"step {averaged.step} of {shown(path)} is now {out}, as {values.format} saves it")
-
-
-def official_network(config: Any, task: Any, *, num_scales: int | None = None, sigmas: Any = None) -> Any:
-    """The `OfficialNetwork` of a run: its module with the noise levels of its process.
-
-    Args:
-        config: the run's.
-        task: what it learns.
-        num_scales: how many noise levels score_sde's table has, where the network has one.
-        sigmas: see `OfficialNetwork`.
-    """
-    from sgmjax.interop import OfficialNetwork
-
-    shape, module = task.event_shape, task.network
-    if num_scales is not None and hasattr(module, "num_scales"):
-        known = {"num_scales": num_scales}
-        if config.sde.name == "ve":
-            known |= {"sigma_min": config.sde.sigma_min, "sigma_max": config.sde.sigma_max}
-        module = module.clone(**known)
-    return OfficialNetwork(module, (*shape[:-1], task.sde.k * shape[-1]), sigmas)

@@ -11,7 +11,6 @@ import numpy as np
 
 from sgmjax import _cli
 from sgmjax._inputs import InputError, shown
-from sgmjax.commands.export_checkpoint import official_network
 from sgmjax.config import Config, from_dict, to_dict
 from sgmjax.interop import checkpoints, lsgm, lsgm_settings, ncsnv2, scoresde_jax
 from sgmjax.interop.configs import OfficialNetwork
@@ -24,7 +23,8 @@ from sgmjax.tasks.vae import LatentModel
 # Side and channels of data that have them themselves.
 SHAPES = {"cifar10": (32, 32, 3), "mnist": (28, 28, 1), "fashion_mnist": (28, 28, 1), "digits": (8, 8, 1)}
 CLASSES = {"cifar10": 10, "mnist": 10, "fashion_mnist": 10, "digits": 10}
-_PROCESSES = {
+# The processes that the official programs have.
+PROCESSES = {
     "scoresde": ("vp", "subvp", "ve"),
     "cld": ("cld", "vp"),
     "psld": ("psld", "vp"),
@@ -51,6 +51,24 @@ class Converted:
     has_average: bool
 
 
+def official_network(config: Any, task: Any, *, num_scales: int | None = None, sigmas: Any = None) -> OfficialNetwork:
+    """The `OfficialNetwork` of a run: its module with the noise levels of its process.
+
+    Args:
+        config: the run's.
+        task: what it learns.
+        num_scales: how many noise levels score_sde's table has, where the network has one.
+        sigmas: see `OfficialNetwork`.
+    """
+    shape, module = task.event_shape, task.network
+    if num_scales is not None and hasattr(module, "num_scales"):
+        known = {"num_scales": num_scales}
+        if config.sde.name == "ve":
+            known |= {"sigma_min": config.sde.sigma_min, "sigma_max": config.sde.sigma_max}
+        module = module.clone(**known)
+    return OfficialNetwork(module, (*shape[:-1], task.sde.k * shape[-1]), sigmas)
+
+
 def shape_of(data: Any) -> tuple[int, ...] | None:
     """The shape of an example, where the section `data` says it."""
     if data.name in SHAPES:
@@ -65,7 +83,7 @@ def check_source(found: Recognised, config: Config) -> None:
     Raises:
         UsageError: naming the setting.
     """
-    names, what = _PROCESSES[found.source], f"{shown(found.path)} is {found.what}"
+    names, what = PROCESSES[found.source], f"{shown(found.path)} is {found.what}"
     if (config.vae is not None) != (found.source == "lsgm"):
         raise _cli.UsageError(f"--config: {'has a' if config.vae is not None else 'has no'} VAE, and {what}")
     if config.sde.name not in names:
