@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -62,6 +63,23 @@ def state_shardings(mesh: Mesh, shapes: PyTree, min_size: int = FSDP_MIN_SIZE) -
         return NamedSharding(mesh, PartitionSpec(*(None,) * axis, "fsdp"))
 
     return jax.tree.map(place, shapes)
+
+
+def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
+    """Arrays, or random keys, that every process has, on all devices of all processes."""
+    places = replicated(mesh)
+    if jax.process_count() == 1:
+        return jax.device_put(tree, places)
+
+    def one(x: Any) -> Any:
+        if isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+            impl = jax.random.key_impl(x)
+            data = one(jax.random.key_data(x))
+            return jax.jit(lambda data: jax.random.wrap_key_data(data, impl=impl), out_shardings=places)(data)
+        value = np.asarray(jax.device_get(x))
+        return jax.make_array_from_callback(value.shape, places, lambda index: value[index])
+
+    return jax.tree.map(one, tree)
 
 
 def put_batch(batch: Mapping[str, np.ndarray], sharding: NamedSharding) -> dict[str, Any]:

@@ -134,7 +134,7 @@ def generate(subject: Subject, settings: Settings) -> Chunks:
 
     places = jax.tree.map(lambda _: sh.replicated(subject.mesh), subject.variables)
     sampler = Sampler(sample, subject.mesh, places, batch_size)
-    key = jax.device_put(jax.random.key(settings.seed), sh.replicated(subject.mesh))
+    key = sh.replicate(jax.random.key(settings.seed), subject.mesh)
     about = {"plan": dataclasses.asdict(subject.plan), "seed": settings.seed, **subject.identity}
     if settings.folder is not None:
         about["digest"] = digest(subject.variables)

@@ -27,6 +27,7 @@ TINY = {
     "sampling": {"steps": 10, "num": 16, "batch_size": 16, "grid_images": 16},
 }
 NUM = 2048  # pieces are whole, so that there may be more
+LOCAL = refdata.ROOT / "launch" / "local.py"
 METRICS = "--metrics=fd,kid,mind,pr"
 MEMORY = (
     "import resource, sys; from sgmjax.commands import evaluate; status = evaluate.main(sys.argv); "
@@ -92,6 +93,29 @@ def test_samples_and_metrics_are_the_same_on_one_device_and_on_eight_and_after_k
     again, others = result(run)
     np.testing.assert_array_equal(again, samples)
     assert others == pytest.approx(numbers, rel=1e-6)
+
+
+def test_two_processes_draw_the_same_samples(run, tmp_path):
+    """Two processes of two devices each, and one of one: samples of both commands, and the metrics."""
+    commands = {
+        "evaluate": [f"--workdir={run}", METRICS, "--features=pixels", "--num=512", "--batch_size=64"],
+        "sample": [f"--workdir={run}", "--num=64"],
+    }
+    drawn = {}
+    for launcher in ([sys.executable], [sys.executable, str(LOCAL), "--processes=2", "--devices=2", "--"]):
+        for name, words in commands.items():
+            out = [f"--out={tmp_path / name}{len(launcher)}"] if name == "sample" else []
+            env = {**os.environ, "PYTHONPATH": str(refdata.ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+            done = subprocess.run(
+                [*launcher, "-m", f"sgmjax.{name}", *words, *out], env=env, capture_output=True, text=True, timeout=600
+            )
+            assert done.returncode == 0, done.stdout + done.stderr
+        with np.load(tmp_path / f"sample{len(launcher)}.npz") as file:
+            drawn[len(launcher)] = (*result(run), file["samples"])
+    (samples, numbers, few), (others, other_numbers, other_few) = drawn.values()
+    np.testing.assert_array_equal(others[:512], samples[:512])
+    np.testing.assert_array_equal(other_few, few)
+    assert other_numbers == pytest.approx(numbers, rel=1e-6)
 
 
 def test_memory_does_not_grow_with_the_number_of_samples(run):
