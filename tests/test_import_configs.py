@@ -64,8 +64,9 @@ def test_lsgm_is_checked_against_its_config(tmp_path, capsys):
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.reference
-@pytest.mark.parametrize("kind", ["joint", pytest.param("vae", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", ["joint", "vae"])
 def test_lsgm_becomes_a_run(kind, tmp_path, monkeypatch, capsys):
     """Both stages: each weight of the file is in the run, and its images are those of the file's VAE."""
     content = fresh("lsgm")
