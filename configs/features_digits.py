@@ -17,7 +17,7 @@ def get_config():
         {
             "data": {"name": "digits"},
             "model": {"name": "feature_net", "widths": (32, 64), "num_res_blocks": 1},
-            "optimizer": {"learning_rate": 1e-3, "warmup_steps": 50, "ema_decay": 0.995},
+            "optimizer": {"learning_rate": 1e-3, "warmup_steps": 50, "ema_decay": 0.995, "ema_warmup": True},
             "train": {
                 "steps": 400,
                 "batch_size": 64,

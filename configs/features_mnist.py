@@ -17,7 +17,7 @@ def get_config():
         {
             "data": {"name": "mnist"},
             "model": {"name": "feature_net", "widths": (32, 64, 128)},
-            "optimizer": {"learning_rate": 1e-3, "warmup_steps": 100, "ema_decay": 0.999},
+            "optimizer": {"learning_rate": 1e-3, "warmup_steps": 100, "ema_decay": 0.999, "ema_warmup": True},
             "train": {
                 "steps": 4000,
                 "batch_size": 64,

@@ -9,13 +9,16 @@ C_j(t)) with C_j = s_j^2 E_t e_0 e_0^T E_t^T + L_t L_t^T, L_t the kernel of hybr
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, Int, Real
 
 from sgmjax._inputs import InputError
+from sgmjax._types import AnyArray, Data, DType, Key, Numbers, PerExample, Samples, ScoreFn, State, Times
 from sgmjax.sdes import SDE, linalg
 
 
@@ -33,7 +36,7 @@ class GaussianMixture:
     stds: Any
     log_weights: Any
 
-    def sample(self, key, num: int, dtype=jnp.float32):
+    def sample(self, key: Key, num: int, dtype: DType = jnp.float32) -> tuple[Samples, Int[jax.Array, " batch"]]:
         """`num` draws (num, *event) and their components (num,)."""
         label_key, noise_key = jax.random.split(key)
         label = jax.random.categorical(label_key, jnp.asarray(self.log_weights, dtype), shape=(num,))
@@ -41,7 +44,7 @@ class GaussianMixture:
         noise = jax.random.normal(noise_key, means.shape, dtype)
         return means + linalg.expand_to(stds, means.ndim) * noise, label
 
-    def log_prob(self, x0):
+    def log_prob(self, x0: Data) -> PerExample:
         """log p(x_0) in nats. (batch, *event) -> (batch,)."""
         means, stds = jnp.asarray(self.means, x0.dtype), jnp.asarray(self.stds, x0.dtype)
         offset = x0[:, None] - means[None]
@@ -70,15 +73,15 @@ class GaussianMixture:
         log_each = -0.5 * (square + sde.k * size * jnp.log(2 * jnp.pi)) - log_det
         return white, inverse, log_each + jnp.asarray(self.log_weights, z.dtype)[None]
 
-    def log_prob_t(self, sde: SDE, z, t):
+    def log_prob_t(self, sde: SDE, z: State, t: Times) -> PerExample:
         """log p_t(z) in nats, of the whole state. z (batch, k, *event), t (batch,) -> (batch,)."""
         return jax.nn.logsumexp(self._components(sde, z, t)[2], axis=1)
 
-    def classify(self, sde: SDE, z, t):
+    def classify(self, sde: SDE, z: State, t: Times) -> Float[jax.Array, "batch components"]:
         """log p(component | z_t), (batch, m): the exact noise-conditioned classifier."""
         return jax.nn.log_softmax(self._components(sde, z, t)[2], axis=1)
 
-    def score_fn(self, sde: SDE, *, noised_only: bool = True):
+    def score_fn(self, sde: SDE, *, noised_only: bool = True) -> ScoreFn:
         """The exact score_fn(z, t) of p_t.
 
         Args:
@@ -101,7 +104,11 @@ class GaussianMixture:
 jax.tree_util.register_dataclass(GaussianMixture, ["means", "stds", "log_weights"], [])
 
 
-def mixture(means, stds, weights=None) -> GaussianMixture:
+def mixture(
+    means: Sequence[Any] | Real[AnyArray, " components *event"],
+    stds: Numbers | Sequence[float],
+    weights: Sequence[float] | Real[AnyArray, " components"] | None = None,
+) -> GaussianMixture:
     """A checked `GaussianMixture`, in float64 on the host.
 
     Args:

@@ -16,9 +16,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jaxtyping import Float, Real
 
 from sgmjax import objectives, samplers, score, sdes
 from sgmjax._inputs import InputError
+from sgmjax._types import AnyArray, Data, Key, Labels, PerExample, Samples, Shape
 from sgmjax.objectives.score_matching import Reduce, Weighting
 from sgmjax.samplers import plan as plans
 from sgmjax.samplers.guidance import cfg_score
@@ -70,7 +72,7 @@ class ScoreModel:
             object.__setattr__(self, "time_law", objectives.uniform())
         self.eps_fn(None)  # says what does not fit, before anything is traced
 
-    def init(self, key, event_shape: tuple[int, ...], *, labels: bool = False) -> PyTree:
+    def init(self, key: Key, event_shape: Shape, *, labels: bool = False) -> PyTree:
         """Fresh parameters of a Flax network.
 
         Args:
@@ -88,15 +90,24 @@ class ScoreModel:
             key, x, jnp.ones((1,)), train=False, labels=jnp.zeros((1,), jnp.int32) if labels else None
         )["params"]
 
-    def apply(self, params: PyTree, x, cond, *, labels=None, dropout_key=None):
+    def apply(
+        self,
+        params: PyTree,
+        x: Real[AnyArray, "batch *space channels"],
+        cond: Real[AnyArray, " batch"],
+        *,
+        labels: Labels | None = None,
+        dropout_key: Key | None = None,
+    ) -> Real[jax.Array, "batch *space out"]:
         """The network's output. A dropout key means training."""
         if not isinstance(self.network, nn.Module):
             return self.network(params, x, cond, **({} if labels is None else {"labels": labels}))
         rngs = {} if dropout_key is None else {"dropout": dropout_key}
         train = dropout_key is not None
-        return self.network.apply({"params": params}, x, cond, train=train, labels=labels, rngs=rngs)
+        out: Any = self.network.apply({"params": params}, x, cond, train=train, labels=labels, rngs=rngs)
+        return out
 
-    def eps_fn(self, params: PyTree, *, labels=None, dropout_key=None) -> score.EpsFn:
+    def eps_fn(self, params: PyTree, *, labels: Labels | None = None, dropout_key: Key | None = None) -> score.EpsFn:
         """The prediction of the noised variables' eps, eps_fn(z, t) -> (batch, r, *event).
 
         Args:
@@ -113,7 +124,7 @@ class ScoreModel:
             matching=self.matching,
         )
 
-    def score_fn(self, params: PyTree, *, labels=None, guidance: float = 1.0) -> score.ScoreFn:
+    def score_fn(self, params: PyTree, *, labels: Labels | None = None, guidance: float = 1.0) -> score.ScoreFn:
         """The score function for samplers, score_fn(z, t) -> (batch, k, *event).
 
         Args:
@@ -130,7 +141,9 @@ class ScoreModel:
             return one(labels)
         return cfg_score(one(labels), one(None), guidance)
 
-    def losses(self, params: PyTree, key, x0, *, labels=None, dropout_key=None) -> jax.Array:
+    def losses(
+        self, params: PyTree, key: Key, x0: Data, *, labels: Labels | None = None, dropout_key: Key | None = None
+    ) -> PerExample:
         """The loss of each example, (batch,), importance weights included.
 
         Args:
@@ -151,7 +164,9 @@ class ScoreModel:
             reduce=self.reduce,
         )
 
-    def loss(self, params: PyTree, key, x0, *, labels=None, train: bool = True) -> jax.Array:
+    def loss(
+        self, params: PyTree, key: Key, x0: Data, *, labels: Labels | None = None, train: bool = True
+    ) -> Float[jax.Array, ""]:
         """The mean of `losses`, (); with dropout if `train`."""
         loss_key, dropout_key = jax.random.split(key)
         losses = self.losses(params, loss_key, x0, labels=labels, dropout_key=dropout_key if train else None)
@@ -160,16 +175,16 @@ class ScoreModel:
     def sample(
         self,
         params: PyTree,
-        key,
-        shape: tuple[int, ...],
+        key: Key,
+        shape: Shape,
         *,
         sampler: str = "sscs",
         nfe: int = 50,
-        labels=None,
+        labels: Labels | None = None,
         guidance: float = 1.0,
         options: dict[str, Any] | None = None,
         **plan: Any,
-    ) -> tuple[jax.Array, samplers.SampleInfo]:
+    ) -> tuple[Samples, samplers.SampleInfo]:
         """Samples of shape (num, *event).
 
         Args:

@@ -10,31 +10,30 @@ variables that receive noise. Everything else in the library speaks of
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Literal, TypeAlias
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float, Real, Shaped
 
 from sgmjax._inputs import InputError
 from sgmjax._kinds import check_kind, says
+from sgmjax._types import AnyArray, EpsFn, Network, ScoreFn, Times
 from sgmjax.sdes import SDE, linalg
 from sgmjax.sdes.base import Matching, check_time
 
-Network: TypeAlias = Callable[..., Any]  # (x, cond) -> out
-EpsFn: TypeAlias = Callable[..., Any]  # (z, t) -> (batch, r, *event)
-ScoreFn: TypeAlias = Callable[..., Any]  # (z, t) -> (batch, k, *event)
 Parameterization = Literal["eps", "mixed", "score"]
 TimeConditioning = Literal["t", "t999", "sigma", "level"]
 
 
-def to_channels(z):
+def to_channels(z: Real[AnyArray, "batch k *space C"]) -> Real[jax.Array, "batch *space channels"]:
     """(batch, k, *space, C) -> (batch, *space, k C), phase-major."""
     moved = jnp.moveaxis(z, 1, -2)
     return moved.reshape(*moved.shape[:-2], moved.shape[-2] * moved.shape[-1])
 
 
-def from_channels(x, k: int):
+def from_channels(x: Real[AnyArray, "batch *space channels"], k: int) -> Real[jax.Array, "batch k *space C"]:
     """Inverse of `to_channels`."""
     if x.shape[-1] % k:
         raise InputError(f"the network returned {x.shape[-1]} channels, which {k} phase variables cannot share.")
@@ -42,7 +41,9 @@ def from_channels(x, k: int):
     return jnp.moveaxis(split, -2, 1)
 
 
-def condition(sde: SDE, t, time_conditioning: TimeConditioning, num_levels: int | None = None):
+def condition(
+    sde: SDE, t: Times, time_conditioning: TimeConditioning, num_levels: int | None = None
+) -> Real[AnyArray, " batch"]:
     """What the network is given for time, (batch,).
 
     "t"; "t999": 999 t (score_sde's VP); "sigma": sigma(t) (score_sde's VE, NCSNv2); "level": the index of the nearest
@@ -59,10 +60,14 @@ def condition(sde: SDE, t, time_conditioning: TimeConditioning, num_levels: int 
         if num_levels is None:
             raise InputError("time_conditioning 'level' needs num_levels, the number of noise levels.")
         return jnp.round((1 - t) * (num_levels - 1)).astype(jnp.int32)
-    raise InputError(f"time_conditioning must be 't', 't999', 'sigma' or 'level', not {time_conditioning!r}.")
+    raise _unknown_conditioning(time_conditioning)
 
 
-def gaussian_variance(sde: SDE, t):
+def _unknown_conditioning(name: str) -> InputError:
+    return InputError(f"time_conditioning must be 't', 't999', 'sigma' or 'level', not {name!r}.")
+
+
+def gaussian_variance(sde: SDE, t: Times) -> Float[jax.Array, "batch k"]:
     """Marginal variance (batch, k) of each variable used by the mixed score.
 
     The auxiliaries' is that of the HSM kernel (x_0 a point), the data variable's assumes data of unit variance: the
@@ -99,6 +104,8 @@ def eps_from_network(
     """
     if parameterization not in ("eps", "mixed", "score"):
         raise InputError(f"parameterization must be 'eps', 'mixed' or 'score', not {parameterization!r}.")
+    if time_conditioning not in get_args(TimeConditioning):
+        raise _unknown_conditioning(time_conditioning)
     if parameterization == "mixed" and sde.frame is not None:
         raise InputError("mixed score needs the noised variables to come last: use parameterization='eps'.")
 
@@ -161,7 +168,9 @@ def normal_eps(sde: SDE) -> EpsFn:
 INACTIVE_LOGIT = -15.0  # sigmoid 3e-7: the normal prior alone
 
 
-def initial_mixing_logit(sde: SDE, channels: int, *, init: float = -3.0, active=None):
+def initial_mixing_logit(
+    sde: SDE, channels: int, *, init: float = -3.0, active: Sequence[int] | Shaped[AnyArray, " channels"] | None = None
+) -> Float[jax.Array, "r channels"]:
     """The trained parameter of `learned_mixed_eps` at its start, (r, channels) float32.
 
     Args:
@@ -174,7 +183,13 @@ def initial_mixing_logit(sde: SDE, channels: int, *, init: float = -3.0, active=
     return logit if active is None else jnp.where(jnp.asarray(active, bool)[None], logit, INACTIVE_LOGIT)
 
 
-def learned_mixed_eps(eps_fn: EpsFn, mixing_logit, sde: SDE, *, active=None) -> EpsFn:
+def learned_mixed_eps(
+    eps_fn: EpsFn,
+    mixing_logit: Float[AnyArray, "r channels"],
+    sde: SDE,
+    *,
+    active: Sequence[int] | Shaped[AnyArray, " channels"] | None = None,
+) -> EpsFn:
     """LSGM's mixed score: (1 - a) eps_normal(z, t) + a eps_fn(z, t), a = sigmoid(mixing_logit) for each channel.
 
     Args:
@@ -226,6 +241,6 @@ def score_from_eps(eps_fn: EpsFn, sde: SDE, *, matching: Matching | None = None)
     return score_fn
 
 
-def score_from_network(network: Network, sde: SDE, *, matching: Matching = "hsm", **kwargs) -> ScoreFn:
+def score_from_network(network: Network, sde: SDE, *, matching: Matching = "hsm", **kwargs: Any) -> ScoreFn:
     """`eps_from_network` and `score_from_eps` in one: what most samplers' callers want."""
     return score_from_eps(eps_from_network(network, sde, matching=matching, **kwargs), sde, matching=matching)

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -64,6 +65,23 @@ def state_shardings(mesh: Mesh, shapes: PyTree, min_size: int = FSDP_MIN_SIZE) -
     return jax.tree.map(place, shapes)
 
 
+def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
+    """Arrays, or random keys, that every process has, on all devices of all processes."""
+    places = replicated(mesh)
+    if jax.process_count() == 1:
+        return jax.device_put(tree, places)
+
+    def one(x: Any) -> Any:
+        if isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+            impl = jax.random.key_impl(x)
+            data = one(jax.random.key_data(x))
+            return jax.jit(lambda data: jax.random.wrap_key_data(data, impl=impl), out_shardings=places)(data)
+        value = np.asarray(jax.device_get(x))
+        return jax.make_array_from_callback(value.shape, places, lambda index: value[index])
+
+    return jax.tree.map(one, tree)
+
+
 def put_batch(batch: Mapping[str, np.ndarray], sharding: NamedSharding) -> dict[str, Any]:
     """This process's part of a batch as the argument of a function compiled for batches with this sharding.
 
@@ -81,6 +99,20 @@ def fetch(tree: PyTree) -> PyTree:
     from jax.experimental import multihost_utils
 
     return jax.tree.map(lambda x: np.asarray(multihost_utils.process_allgather(x, tiled=True)), tree)
+
+
+def of_the_first(make: Callable[[], str | None]) -> str | None:
+    """What `make` says in process 0, in all processes: for what only one need read. At most 500 bytes of it."""
+    if jax.process_count() == 1:
+        return make()
+    from jax.experimental import multihost_utils
+
+    told = np.zeros(501, np.uint8)  # the first byte: whether there is any
+    if jax.process_index() == 0 and (text := make()) is not None:
+        letters = text.encode()[:500]
+        told[0], told[1 : 1 + len(letters)] = 1, list(letters)
+    told = np.asarray(multihost_utils.broadcast_one_to_all(told))
+    return bytes(told[1:]).rstrip(b"\0").decode(errors="ignore") if told[0] else None
 
 
 def wait_for_all(name: str) -> None:

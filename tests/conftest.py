@@ -1,4 +1,4 @@
-"""Settings that hold for every test: 8 virtual CPU devices, strict shapes, checked keys, quick compilation."""
+"""Settings that hold for every test: 8 virtual CPU devices, strict shapes, checked keys and types, quick compiles."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import checked_types
 import pytest
 import refdata
 
@@ -16,6 +17,8 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(refdata.ROOT / ".jax_cache" / _cli._processor()))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 os.environ.setdefault("MPLBACKEND", "agg")
+
+checked_types.install()
 
 import jax  # noqa: E402
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 from PIL import Image
+
+from sgmjax.data import DataSettings
 
 
 def config(folder, **settings):
@@ -23,7 +24,7 @@ def config(folder, **settings):
         "num_samples": 1,
         "binarize": "none",
     }
-    return SimpleNamespace(**{**defaults, **settings})
+    return DataSettings(**{**defaults, **settings})
 
 
 def save(path: Path, pixels: np.ndarray, **options) -> Path:

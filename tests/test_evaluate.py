@@ -140,7 +140,10 @@ BAD = [
     (["--workdir=/nowhere"], "no run in /nowhere"),
     (["--workdir=RUN", "--metrics=lpips"], "--metrics: no metric called 'lpips'; there are bpd, nelbo, frechet"),
     (["--workdir=RUN", "--metrics=fid"], "features 'inception' are of images of 1 or 3 channels"),
-    (["--workdir=RUN", "--metrics=fd", "--features=pixels", "--num=1"], "--metrics: fd compares sets of samples, and one is none"),
+    (
+        ["--workdir=RUN", "--metrics=fd", "--features=pixels", "--num=1"],
+        "--metrics: fd compares sets of samples, and one is none",
+    ),
     (["--workdir=RUN", "--metrics=fd", "--features=nothing"], "no features called 'nothing'; there are inception"),
     (["--workdir=RUN", "--metrics=fd", "--features=RUN"], "is no run of a feature network"),
     (["--workdir=RUN", "--metrics=fd", "--features=pixels", "--reference=RUN/x.npz"], "statistics: cannot read"),

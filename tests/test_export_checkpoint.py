@@ -44,7 +44,9 @@ def same(a, b) -> None:
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name == "psld" else pytest.mark.slow) for name in FORMATS]
+)
 def test_there_and_back(name, imported, tmp_path, capsys):
     """official -> run -> official, and run -> safetensors -> run: not a bit is lost, and not a name."""
     run, official = imported(name)

@@ -44,6 +44,26 @@ def test_two_processes_share_one_array():
         assert f"[{process}] total 15.0 of 6 in 2" in done.stdout
 
 
+FIRST = """
+import jax
+from sgmjax import sharding as sh
+sh.initialize_distributed()
+def read():
+    assert jax.process_index() == 0, "read twice"
+    return said
+for said in ("it is cut short: \u00fc", None, ""):
+    print("heard", repr(sh.of_the_first(read)))
+"""
+
+
+def test_what_one_process_reads_all_hear_of():
+    done = local("--processes=2", script=FIRST)
+    assert done.returncode == 0, done.stderr
+    for process in range(2):
+        for said in ("it is cut short: \u00fc", None, ""):
+            assert f"[{process}] heard {said!r}" in done.stdout
+
+
 def test_a_failing_process_ends_the_others_with_its_status():
     script = "import os, sys, time\nif os.environ['JAX_PROCESS_ID'] == '1': sys.exit(7)\ntime.sleep(60)"
     start = time.monotonic()

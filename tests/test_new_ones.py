@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 
@@ -11,6 +13,7 @@ from sgmjax.data.pipeline import SOURCES, Source
 from sgmjax.evaluation import metrics
 from sgmjax.samplers import registry
 from sgmjax.samplers.common import scan_grid
+from sgmjax.samplers.declaration import adaptive, on_grid
 from sgmjax.training.train import train
 
 TINY = {
@@ -20,6 +23,7 @@ TINY = {
 }
 
 
+@on_grid()
 def halving(key, score_fn, sde, shape, *, times, denoise=True, factor=0.5, **options):
     """Halves the state at every step: no sampler at all, but one by its contract."""
 
@@ -39,6 +43,34 @@ def test_a_sampler(monkeypatch, tmp_path):
     train(from_dict(settings), tmp_path)
     with np.load(tmp_path / "samples" / "final.npz") as final:
         np.testing.assert_array_equal(final["samples"], np.zeros((8, 2)))
+
+
+def test_what_a_sampler_declares(monkeypatch):
+    """In its own file, on the function itself; one wrapped by `functools.wraps` declares the same."""
+
+    @functools.wraps(halving)
+    def logged(*args, **kwargs):
+        return halving(*args, **kwargs)
+
+    @on_grid(lambda settings: settings["inner"] + 1)
+    def inner_steps(key, score_fn, sde, shape, *, times, inner=2, **options):
+        """One of three evaluations a step by default."""
+
+    @adaptive
+    def own_steps(key, score_fn, sde, shape, *, rtol=1e-3):
+        """One that has no grid."""
+
+    def silent(key, score_fn, sde, shape, *, times, **options):
+        """One that says nothing."""
+
+    for name, function in {"logged": logged, "inner": inner_steps, "own": own_steps, "silent": silent}.items():
+        monkeypatch.setitem(registry.SAMPLERS, name, function)
+    assert [registry.is_adaptive(name) for name in ("logged", "inner", "own")] == [False, False, True]
+    assert registry.evaluations_per_step("logged", {}) == 1
+    assert registry.evaluations_per_step("inner", {}) == 3
+    assert registry.evaluations_per_step("inner", {"inner": 4}) == 5
+    with pytest.raises(TypeError, match="the sampler silent does not say .*: decorate it with .*on_grid"):
+        registry.is_adaptive("silent")
 
 
 def spread(subject, settings):

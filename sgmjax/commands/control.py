@@ -190,7 +190,7 @@ class Control:
 
         task = run.task
 
-        def sample(variables, key, num: int, *, labels=None, x0=None, x1=None):
+        def sample(variables, key, num: int, *, labels: Any = None, x0: Any = None, x1: Any = None):
             options: dict[str, Any]
             label_key, start_key, key = jax.random.split(key, 3)
             if labels is None and task.num_classes is not None:

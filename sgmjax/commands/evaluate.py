@@ -70,7 +70,7 @@ def read_flags(argv: Sequence[str]) -> Any:
     flags.DEFINE_enum("split", "test", ["test", "train"], "data of bpd, nelbo, frechet", flag_values=values)
     _cli.define_path(values, "data", None, "an .npz with the data: x_test, or x, held out")
     flags.DEFINE_integer("num", None, "examples or samples; default all examples", flag_values=values)
-    flags.DEFINE_integer("batch_size", None, "examples at a time", flag_values=values)
+    flags.DEFINE_integer("batch_size", None, "examples at a time, or samples on each device", flag_values=values)
     flags.DEFINE_integer("seed", 0, "of all that is random, and of which examples", flag_values=values)
     sampling.define(values)
     _cli.define_path(values, "features", "inception", "features of the metrics of samples, or a run folder")

@@ -85,7 +85,7 @@ def read_inputs(
     if x.shape[1:] != task.event_shape or not len(x):
         raise ConfigError(f"--input: {shown(word)} has {x.shape}, and this run makes {task.event_shape}")
     try:
-        x = to_float(x, task.centered)
+        x = np.asarray(to_float(x, task.centered))
     except DataError as error:
         raise ConfigError(f"--input: {error}") from None
     check_floats(x, task.centered if len(task.event_shape) == 3 else None, "--input: x")

@@ -167,7 +167,7 @@ def draw(values: Any) -> None:
         how = f"{plan.sampler} ({how})"
     say(f"drawing {plan.num} samples with {how} from step {step} of {shown(path)} ...")
     start = time.perf_counter()
-    key = jax.device_put(jax.random.key(values.seed), everywhere)
+    key = sh.replicate(jax.random.key(values.seed), mesh)
     show = _cli.progress(plan.num, " samples")
     drawn = sampler(variables, key, plan.num, labels=labels, inputs=inputs, progress=show)
     assert drawn is not None

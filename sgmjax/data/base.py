@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import numpy as np
+from jaxtyping import Bool, Int
 
 from sgmjax._inputs import InputError
 
@@ -191,7 +192,7 @@ class Dataset:
         self.is_image = len(self.shape) == 3
         self.flip = flip and self.is_image
 
-    def read(self, indices: np.ndarray, flips: np.ndarray | None = None) -> Batch:
+    def read(self, indices: Int[np.ndarray, " n"], flips: Bool[np.ndarray, " n"] | None = None) -> Batch:
         """The examples `indices`, in this order, those with `flips` set mirrored left to right."""
         raise NotImplementedError
 

@@ -8,12 +8,12 @@ Reference: Salakhutdinov & Murray 2008, sec. 4 (static MNIST); Vahdat et al. 202
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, Shaped
 
+from sgmjax._types import AnyArray, Key
 from sgmjax.data.base import DataError, Dataset
 from sgmjax.data.memory import ArrayDataset
 
@@ -47,7 +47,7 @@ def static(dataset: Dataset, split: str) -> ArrayDataset:
     return ArrayDataset(dataset.name, x, label, **classes, flip=dataset.flip)
 
 
-def dynamic(key: Any, x: Any) -> Any:
+def dynamic(key: Key, x: Shaped[AnyArray, " *shape"]) -> Float[jax.Array, " *shape"]:
     """A fresh draw: uint8 images, or floats in [-1, 1], to floats of -1 and 1 with the same mean.
 
     Args:

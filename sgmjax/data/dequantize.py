@@ -19,11 +19,15 @@ import math
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Real
 
+from sgmjax._types import AnyArray, DType, Key, Numbers, Samples
 from sgmjax.data.base import DataError
 
 
-def dequantize(key, x, *, centered: bool, levels: int = 256, dtype=jnp.float32):
+def dequantize(
+    key: Key, x: Real[AnyArray, " batch *event"], *, centered: bool, levels: int = 256, dtype: DType = jnp.float32
+) -> Samples:
     """Integers with uniform noise, in the network's range: (x + u) / levels, u uniform on [0, 1).
 
     (Training sees `to_float`, whose bins are 256/255 as wide, so that the darkest level is -1 and the brightest 1;
@@ -48,7 +52,7 @@ def dequantize(key, x, *, centered: bool, levels: int = 256, dtype=jnp.float32):
     return 2 * unit - 1 if centered else unit
 
 
-def bits_per_dim(log_prob, event_size: int, *, levels: int = 256, centered: bool = True):
+def bits_per_dim(log_prob: Numbers, event_size: int, *, levels: int = 256, centered: bool = True) -> Numbers:
     """Bits per dimension of the integers from the log density of their dequantised form.
 
     Args:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Bool, Int
 
 from sgmjax.data.base import Batch, DataError, Dataset
 from sgmjax.data.classes import checked_labels
@@ -106,7 +107,7 @@ class ArrayDataset(Dataset):
         )
         self._x = np.ascontiguousarray(x)
 
-    def read(self, indices: np.ndarray, flips: np.ndarray | None = None) -> Batch:
+    def read(self, indices: Int[np.ndarray, " n"], flips: Bool[np.ndarray, " n"] | None = None) -> Batch:
         x = self._x[indices]
         if flips is not None:
             x[flips] = x[flips, :, ::-1]

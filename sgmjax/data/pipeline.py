@@ -7,7 +7,9 @@ from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from jaxtyping import Float, Shaped, UInt8
 
+from sgmjax._types import AnyArray
 from sgmjax.data import binarize, digits, npz, toy
 from sgmjax.data.base import DataError, Dataset
 from sgmjax.data.folder import FolderSource
@@ -154,7 +156,7 @@ def _check_name(name: str) -> None:
     )
 
 
-def to_float(x: Any, centered: bool) -> Any:
+def to_float(x: Shaped[AnyArray, " *shape"], centered: bool) -> Float[AnyArray, " *shape"]:
     """uint8 images as float32 in the network's range; floats pass unchanged.
 
     Args:
@@ -171,7 +173,7 @@ def to_float(x: Any, centered: bool) -> Any:
     raise DataError(f"images must be uint8 or floats, got {x.dtype}")
 
 
-def to_uint8(x: Any, centered: bool) -> Any:
+def to_uint8(x: Shaped[AnyArray, " *shape"], centered: bool) -> UInt8[AnyArray, " *shape"]:
     """Images in the network's range as uint8: the nearest of the 256 levels, ties up; values outside are clipped.
 
     The inverse of `to_float`, exactly, for all 256 levels; uint8 passes unchanged, NaN becomes 0.

@@ -25,6 +25,9 @@ from sgmjax.evaluation.features import Extractor, Features, cache_folder, digest
 from sgmjax.evaluation.statistics_file import check_same, read_statistics
 from sgmjax.evaluation.subject import Settings, Subject, Unfinished
 from sgmjax.metrics import Statistics
+from sgmjax.metrics.manifold import radii
+
+PER_DEVICE = 128  # samples at a time, at most, where nobody says how many
 
 
 class FeatureSet(NamedTuple):
@@ -46,6 +49,7 @@ class Comparison:
         statistics: of the features of the data.
         spare: features of real examples that are not among the data, for the floor; None: there are none.
         about: all that the numbers depend on.
+        memo: what metrics share; empty at first.
     """
 
     features: Features
@@ -55,6 +59,14 @@ class Comparison:
     statistics: Statistics
     spare: FeatureSet | None
     about: dict[str, Any]
+    memo: dict[Any, Any] = dataclasses.field(default_factory=dict)
+
+    def radii(self, k: int) -> np.ndarray:
+        """Of the balls about the data, see `metrics.manifold`."""
+        assert self.real is not None
+        if ("radii", k) not in self.memo:
+            self.memo["radii", k] = radii(self.real.rows, k)
+        return self.memo["radii", k]
 
 
 def comparison(subject: Subject, settings: Settings) -> Comparison:
@@ -105,11 +117,14 @@ def _compare(subject: Subject, settings: Settings) -> Comparison:
 def generate(subject: Subject, settings: Settings) -> Chunks:
     """`settings.num` samples by the subject's plan, each of its own index; on disk where a folder is given.
 
+    `batch_size` is of each device here: so its program is the same on any number of devices, and the samples have the
+    same bits.
+
     Raises:
         Unfinished: a signal came; the pieces on disk stay, and the same call goes on from them.
     """
     num = settings.num or subject.num
-    batch_size = min(settings.batch_size or subject.batch_size, num)
+    batch_size = subject.mesh.size * min(settings.batch_size or min(subject.batch_size, PER_DEVICE), num)
     memo = ("samples", num, settings.seed, settings.folder)
     if memo in subject.memo:
         return subject.memo[memo]
@@ -119,7 +134,7 @@ def generate(subject: Subject, settings: Settings) -> Chunks:
 
     places = jax.tree.map(lambda _: sh.replicated(subject.mesh), subject.variables)
     sampler = Sampler(sample, subject.mesh, places, batch_size)
-    key = jax.device_put(jax.random.key(settings.seed), sh.replicated(subject.mesh))
+    key = sh.replicate(jax.random.key(settings.seed), subject.mesh)
     about = {"plan": dataclasses.asdict(subject.plan), "seed": settings.seed, **subject.identity}
     if settings.folder is not None:
         about["digest"] = digest(subject.variables)

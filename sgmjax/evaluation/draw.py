@@ -106,7 +106,7 @@ def accuracy_by_time(
         mine = i * size + jax.process_index() * local + np.arange(local)
         placed = sh.put_batch(dataset.read(mine % dataset.num_examples), sh.batch_sharding(mesh))
         keys = jax.random.split(jax.random.key(i), len(times))
-        keys = [jax.device_put(key, sh.replicated(mesh)) for key in keys]
+        keys = [sh.replicate(key, mesh) for key in keys]
         table.append([run(variables, key, placed, t) for key, t in zip(keys, times.astype(np.float32), strict=True)])
     return times, np.mean(jax.device_get(table), axis=0)
 

@@ -112,13 +112,15 @@ def _inception_score(one: FeatureSet, found: Comparison, settings: Settings) -> 
 
 def _pr(one: FeatureSet, found: Comparison, settings: Settings) -> dict[str, float]:
     assert found.real is not None
-    value = metrics.precision_recall(one.rows, found.real.rows, k=settings.k or 3)
+    k = settings.k or 3
+    value = metrics.precision_recall(one.rows, found.real.rows, k=k, real_radii=found.radii(k))
     return {"_precision": value.precision, "_recall": value.recall}
 
 
 def _dc(one: FeatureSet, found: Comparison, settings: Settings) -> dict[str, float]:
     assert found.real is not None
-    value = metrics.density_coverage(one.rows, found.real.rows, k=settings.k or 5)
+    k = settings.k or 5
+    value = metrics.density_coverage(one.rows, found.real.rows, k=k, real_radii=found.radii(k))
     return {"_density": value.density, "_coverage": value.coverage}
 
 
@@ -146,9 +148,8 @@ def _measured(name: str, words: str, found: Comparison, settings: Settings, scor
     about: dict[str, Any] = found.about
     data = about["data"]
     which = f"{data['num']} {data['split']} images" if "split" in data else f"the statistics of {data['file']}"
-    line = (
-        f"{words} ({about['features']}): {_shown(values)} of {about['num']} samples against {which}, NFE {about['nfe']}"
-    )
+    against = "" if name == "is" else f" against {which}"
+    line = f"{words} ({about['features']}): {_shown(values)} of {about['num']} samples{against}, NFE {about['nfe']}"
     if floor:
         line += f"; {_shown(floor)} of {about['floor']['num']} real images of the other part"
     results = {f"{name}{key}": value for key, value in values.items()}

@@ -228,7 +228,7 @@ class Extractor:
         unit = math.lcm(mesh.size, jax.process_count())
         self._size = math.ceil((batch_size or features.batch_size) / unit) * unit
         self._mesh = mesh
-        self._variables = jax.device_put(features.variables, sh.replicated(mesh))
+        self._variables = sh.replicate(jax.device_get(features.variables), mesh)
         self._apply = jax.jit(
             features.apply,
             in_shardings=(sh.replicated(mesh), sh.batch_sharding(mesh)),

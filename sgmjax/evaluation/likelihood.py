@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 
 from sgmjax import samplers
 from sgmjax import sharding as sh
+from sgmjax._types import AnyArray, Key
 from sgmjax.data.dequantize import dequantize
 from sgmjax.evaluation.draw import map_examples
 from sgmjax.objectives import TimeLaw, importance
@@ -62,7 +63,9 @@ class HeldOut(NamedTuple):
     nfe: np.ndarray
 
 
-def example_likelihood(task: Any, settings: LikelihoodSettings, time_law: TimeLaw, variables, key, x, label):
+def example_likelihood(
+    task: Any, settings: LikelihoodSettings, time_law: TimeLaw, variables: Any, key: Key, x: AnyArray, label: Any
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     """-log p by the ODE, its variational bound, and the evaluations of the ODE, scalars, of one example x (*event)."""
     noise_key, ode_key, bound_key = jax.random.split(key, 3)
     x = x[None]

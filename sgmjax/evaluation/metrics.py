@@ -86,11 +86,10 @@ def bpd(subject: Subject, settings: Settings) -> Measured:
     if not task.discrete:  # a density needs no noise
         chosen = dataclasses.replace(chosen, dequantizations=1)
     num = min(settings.num or data.num_examples, data.num_examples)
-    everywhere = sh.replicated(subject.mesh)
     found = held_out_likelihood(
         task,
         subject.variables,
-        jax.device_put(key, everywhere),
+        sh.replicate(key, subject.mesh),
         data,
         num=num,
         batch_size=settings.batch_size or min(subject.batch_size, num),
@@ -133,11 +132,10 @@ def nelbo(subject: Subject, settings: Settings) -> Measured:
     task, data = subject.task, subject.data
     chosen = _settings(NelboSettings, settings, t_min=settings.t_min or subject.plan.t_min)
     num = min(settings.num or data.num_examples, data.num_examples)
-    everywhere = sh.replicated(subject.mesh)
     found = held_out_nelbo(
         task,
         subject.variables,
-        jax.device_put(jax.random.key(settings.seed), everywhere),
+        sh.replicate(jax.random.key(settings.seed), subject.mesh),
         data,
         num=num,
         batch_size=settings.batch_size or min(subject.batch_size, num),

@@ -25,6 +25,7 @@ from jax.sharding import Mesh
 
 from sgmjax import samplers
 from sgmjax import sharding as sh
+from sgmjax._types import AnyArray, Key
 from sgmjax.evaluation.draw import map_examples
 from sgmjax.models import distributions
 from sgmjax.models.nvae.terms import ACTIVE_NATS
@@ -82,7 +83,7 @@ class Nelbo:
 
 
 def example_nelbo(
-    task: Any, settings: NelboSettings, times: WeightedLaw, variables: Variables, key, x
+    task: Any, settings: NelboSettings, times: WeightedLaw, variables: Variables, key: Key, x: AnyArray
 ) -> dict[str, Any]:
     """The terms of `Nelbo` of one image x (H, W, C), each averaged over posterior samples; "kl" by latent channel."""
     data_key, key = jax.random.split(key)

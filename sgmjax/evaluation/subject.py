@@ -63,7 +63,7 @@ class Settings:
 
     Attributes:
         num: examples or samples; None: all examples, as many samples as the subject says.
-        batch_size: at a time; None: the subject's.
+        batch_size: at a time, of samples on each device; None: the subject's, or less.
         seed: of all that is random.
         t_min: where the ODE ends; None: where training ended.
         nearest: training images shown beside each sample, of `neighbours`.

@@ -11,8 +11,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Hashable, Iterator, Mapping
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -254,7 +254,7 @@ def convert_lsgm_vae(module: NVAE, state_dict: Mapping[str, Any]) -> dict[str, A
         shape that does not fit: the state dict is of a VAE with other settings.
     """
     arrays = arrays_of(state_dict)
-    shapes = _shapes(module)
+    shapes = _shapes(cast("Hashable", module))
     where = {name: (path, index) for name, path, index in _layers(module)}
     out: dict[Path, np.ndarray] = {}
     filled: dict[Path, set[int | None]] = {}

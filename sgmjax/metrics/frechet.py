@@ -17,8 +17,10 @@ import dataclasses
 from collections.abc import Iterable
 
 import numpy as np
+from jaxtyping import Real
 
 from sgmjax._inputs import InputError
+from sgmjax._types import AnyArray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,23 +59,23 @@ class Moments:
         self.mean = np.zeros(dim)
         self.scatter = np.zeros((dim, dim))
 
-    def update(self, x: np.ndarray) -> Moments:
+    def update(self, x: Real[AnyArray, " n ..."]) -> Moments:
         """Adds a chunk `(n, ...)`, flattened to vectors; n may be 0. Returns itself.
 
         Raises:
             ValueError: if the vectors have another length, or hold NaN or infinities.
         """
-        x = np.asarray(x)
-        x = x.reshape(len(x), int(np.prod(x.shape[1:]))).astype(np.float64)
-        if x.shape[1] != self.mean.size:
-            raise InputError(f"expected vectors of length {self.mean.size}, got {x.shape[1]}")
-        if not len(x):
+        vectors = np.asarray(x)
+        vectors = vectors.reshape(len(vectors), int(np.prod(vectors.shape[1:]))).astype(np.float64)
+        if vectors.shape[1] != self.mean.size:
+            raise InputError(f"expected vectors of length {self.mean.size}, got {vectors.shape[1]}")
+        if not len(vectors):
             return self
-        if not np.isfinite(x).all():
+        if not np.isfinite(vectors).all():
             raise InputError("the features hold NaN or infinities")
-        mean = x.mean(axis=0)
-        x -= mean
-        return self._merge(len(x), mean, x.T @ x)
+        mean = vectors.mean(axis=0)
+        vectors -= mean
+        return self._merge(len(vectors), mean, vectors.T @ vectors)
 
     def merge(self, other: Moments) -> Moments:
         """Adds what another accumulator has seen, such as that of another process. Returns itself."""
@@ -101,7 +103,7 @@ class Moments:
         return Statistics(self.mean, self.scatter / (self.num - 1), self.num)
 
 
-def statistics(chunks: np.ndarray | Iterable[np.ndarray]) -> Statistics:
+def statistics(chunks: Real[AnyArray, " n ..."] | Iterable[Real[AnyArray, " n ..."]]) -> Statistics:
     """Mean and covariance of an array `(n, ...)`, or of an iterable of such arrays; every example counts.
 
     Raises:
@@ -118,7 +120,7 @@ def statistics(chunks: np.ndarray | Iterable[np.ndarray]) -> Statistics:
     return moments.statistics()
 
 
-def frechet_distance(a: Statistics | np.ndarray, b: Statistics | np.ndarray) -> float:
+def frechet_distance(a: Statistics | Real[np.ndarray, "n d"], b: Statistics | Real[np.ndarray, "m d"]) -> float:
     """The (squared) Frechet distance of two sets.
 
     Args:
@@ -158,7 +160,9 @@ def _gaussian(x: Statistics | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return x.mu, vectors[:, rank] * np.sqrt(values[rank])
 
 
-def pixel_frechet(samples: np.ndarray, real: np.ndarray, *, centered: bool = True) -> float:
+def pixel_frechet(
+    samples: Real[np.ndarray, "n H W C"], real: Real[np.ndarray, "m H W C"], *, centered: bool = True
+) -> float:
     """The Frechet distance of two sets of images in pixel space, pixels scaled to [0, 1].
 
     A cheap check that small grey images have the right mean and covariance; it says nothing about FID.

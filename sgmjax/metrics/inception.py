@@ -193,7 +193,7 @@ class InceptionV3(nn.Module):
     precision: Any = jax.lax.Precision.HIGHEST
 
     @nn.compact
-    def __call__(self, x) -> InceptionOutput:
+    def __call__(self, x: jax.Array) -> InceptionOutput:
         """Features of images (batch, 299, 299, 3) in [-1, 1], as `preprocess` gives them."""
 
         def conv(name, *settings, **more):

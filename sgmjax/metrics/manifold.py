@@ -22,7 +22,7 @@ import numpy as np
 
 from sgmjax._inputs import InputError
 from sgmjax.metrics.neighbours import nearest
-from sgmjax.metrics.pairwise import Vectors, distances, fill, rounding_bound, squared_distances
+from sgmjax.metrics.pairwise import Vectors, distances_of_rows, fill, rounding_bound, squared_distances
 
 
 class PrecisionRecall(NamedTuple):
@@ -51,7 +51,9 @@ def radii(vectors: Any, k: int, *, block_size: int = 4096) -> np.ndarray:
     return found
 
 
-def precision_recall(samples: Any, real: Any, *, k: int = 3, block_size: int = 4096) -> PrecisionRecall:
+def precision_recall(
+    samples: Any, real: Any, *, k: int = 3, block_size: int = 4096, real_radii: np.ndarray | None = None
+) -> PrecisionRecall:
     """Precision and recall.
 
     Args:
@@ -59,18 +61,22 @@ def precision_recall(samples: Any, real: Any, *, k: int = 3, block_size: int = 4
         real: features `(m, d)` of the same kind.
         k: neighbours; published: 3.
         block_size: examples of each set compared at once.
+        real_radii: `radii(real, k)`, if they are known already.
 
     Raises:
         ValueError: for k out of range, other lengths, or features that are not finite.
     """
-    inside_real = balls_around(samples, real, radii(real, k, block_size=block_size), block_size=block_size)
+    sizes = radii(real, k, block_size=block_size) if real_radii is None else real_radii
+    inside_real = balls_around(samples, real, sizes, block_size=block_size)
     inside_samples = balls_around(real, samples, radii(samples, k, block_size=block_size), block_size=block_size)
     return PrecisionRecall(float(np.mean(inside_real > 0)), float(np.mean(inside_samples > 0)))
 
 
-def density_coverage(samples: Any, real: Any, *, k: int = 5, block_size: int = 4096) -> DensityCoverage:
+def density_coverage(
+    samples: Any, real: Any, *, k: int = 5, block_size: int = 4096, real_radii: np.ndarray | None = None
+) -> DensityCoverage:
     """Density and coverage; arguments and errors as `precision_recall`, published with k = 5."""
-    sizes = radii(real, k, block_size=block_size)
+    sizes = radii(real, k, block_size=block_size) if real_radii is None else real_radii
     density = float(np.mean(balls_around(samples, real, sizes, block_size=block_size)) / k)
     rows, far = Vectors(real), np.empty(len(sizes))
     for start in range(0, rows.num, block_size):
@@ -91,32 +97,36 @@ def balls_around(points: Any, centres: Any, sizes: np.ndarray, *, block_size: in
     points, centres = Vectors(points), Vectors(centres)
     if points.size != centres.size:
         raise InputError(f"the two sets have dimensions {points.size} and {centres.size}")
-    squares = np.asarray(sizes, np.float64) ** 2
     rows, columns = min(block_size, points.num), min(block_size, centres.num)
     counts = np.zeros(points.num, np.int64)
-    bound = rounding_bound(points.size)
     for start in range(0, points.num, rows):
         mine = np.arange(start, min(start + rows, points.num))
         x = points.read(mine)
         padded = jnp.asarray(x[fill(np.arange(len(mine)), rows)])
         origin = jnp.mean(padded, axis=0)
-        reach = distances(np.asarray(origin)[None, :], x)
         for first in range(0, centres.num, columns):
             theirs = np.arange(first, min(first + columns, centres.num))
+            filled = fill(np.arange(len(theirs)), columns)
             y = centres.read(theirs)
-            approximate = _squared(padded, jnp.asarray(y[fill(np.arange(len(theirs)), columns)]), origin)
-            approximate = np.asarray(approximate, np.float64)[: len(mine), : len(theirs)]
-            error = bound * (reach[:, None] + distances(np.asarray(origin)[None, :], y)[None, :]) ** 2
-            margin = squares[theirs][None, :] - approximate
-            inside = margin > error
-            doubtful = np.argwhere(np.abs(margin) <= error)
-            for i in np.unique(doubtful[:, 0]):
-                which = doubtful[doubtful[:, 0] == i, 1]
-                inside[i, which] = distances(x[i : i + 1], y[which]) <= sizes[theirs[which]]
-            counts[mine] += inside.sum(axis=1)
+            radius = jnp.asarray(sizes[theirs][filled], jnp.float32)
+            sure, doubtful = _inside(padded, jnp.asarray(y[filled]), origin, radius, len(theirs))
+            counts[mine] += np.asarray(sure)[: len(mine)]
+            doubtful = np.argwhere(np.asarray(doubtful)[: len(mine)])
+            for part in np.array_split(doubtful, -(-len(doubtful) // 2**16) or 1):
+                i, j = part.T
+                inside = distances_of_rows(x[i], y[j]) <= sizes[theirs[j]]
+                np.add.at(counts, mine[i], inside)
     return counts
 
 
 @jax.jit
-def _squared(x, y, origin):
-    return squared_distances(x, y, origin)
+def _inside(x, y, origin, radius, valid):
+    """In how many balls each row of x lies surely, (n,), and of which balls float32 leaves it open, (n, m) bool."""
+    squared = squared_distances(x, y, origin)
+    reach = [jnp.sqrt(jnp.sum((z - origin[None, :]) ** 2, axis=-1)) for z in (x, y)]
+    # Twice the bound of the products: that of the radii, rounded to float32 and squared, is far smaller.
+    error = 2 * rounding_bound(x.shape[1]) * (reach[0][:, None] + reach[1][None, :] + radius[None, :]) ** 2
+    margin = radius[None, :] ** 2 - squared
+    there = (jnp.arange(y.shape[0]) < valid)[None, :]
+    sure = jnp.sum((margin > error) & there, axis=1)
+    return sure, (jnp.abs(margin) <= error) & there

@@ -26,8 +26,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, Int, Real
 
 from sgmjax._inputs import InputError
+from sgmjax._types import AnyArray
 
 Progress = Callable[[str, int, int], None]  # (what is done, how much of it, of how much)
 
@@ -84,7 +86,7 @@ class Vectors:
             raise InputError("distances need examples, and the set has none")
         self.unit = (2.0 if centered else 1.0) / 255.0 if self.read(np.zeros(1, int)).dtype == np.uint8 else 1.0
 
-    def read(self, indices: np.ndarray) -> np.ndarray:
+    def read(self, indices: Int[np.ndarray, " n"]) -> Real[np.ndarray, "n size"]:
         """(len(indices), size), uint8 or float32.
 
         Raises:
@@ -98,25 +100,31 @@ class Vectors:
             raise InputError("the data hold NaN or infinities")
         return x.astype(np.float32)
 
-    def blocks(self, block_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def blocks(self, block_size: int) -> Iterator[tuple[Int[np.ndarray, " n"], Real[np.ndarray, "n size"]]]:
         """Indices (block_size,) and examples in order; the last block repeats its first example to be as long."""
         for start in range(0, self.num, block_size):
             indices = fill(np.arange(start, min(start + block_size, self.num)), block_size)
             yield indices, self.read(indices)
 
-    def exact(self, i: int, others: np.ndarray) -> np.ndarray:
+    def exact(self, i: int, others: Int[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
         """Distances of example i to the examples `others`, (len(others),) float64, not yet multiplied by `unit`."""
         return distances(self.read(np.array([i])), self.read(others))
 
 
-def fill(indices: np.ndarray, length: int) -> np.ndarray:
+def fill(indices: Int[np.ndarray, " n"], length: int) -> Int[np.ndarray, " length"]:
     """`indices` followed by repetitions of the first, so that all blocks have one shape."""
     return np.concatenate([indices, np.repeat(indices[:1], length - len(indices))])
 
 
-def distances(one: np.ndarray, many: np.ndarray) -> np.ndarray:
+def distances(one: Real[np.ndarray, "one d"], many: Real[np.ndarray, "m d"]) -> Float[np.ndarray, " m"]:
     """Euclidean distances of one vector (1, d) or of many (m, d) to the rows of `many` (m, d), float64."""
     difference = many.astype(np.float64) - one.astype(np.float64)
+    return np.sqrt(np.einsum("nd,nd->n", difference, difference))
+
+
+def distances_of_rows(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Euclidean distances of the rows of two sets (m, d), one by one, (m,) float64."""
+    difference = one.astype(np.float64) - other.astype(np.float64)
     return np.sqrt(np.einsum("nd,nd->n", difference, difference))
 
 
@@ -296,7 +304,9 @@ def _largest_in_rows(a, b, centre):
     return jnp.max(squared_distances(a, b, centre), axis=1)
 
 
-def squared_distances(a, b, centre):
+def squared_distances(
+    a: Real[AnyArray, "n d"], b: Real[AnyArray, "m d"], centre: Real[AnyArray, " d"]
+) -> Float[jax.Array, "n m"]:
     """|a|^2 + |b|^2 - 2 a.b about `centre`, (len(a), len(b)) float32; off by `rounding_bound` (|a| + |b|)^2 at most."""
     a, b = (x.astype(jnp.float32) - centre[None, :] for x in (a, b))
     product = jnp.matmul(a, b.T, precision=jax.lax.Precision.HIGHEST)

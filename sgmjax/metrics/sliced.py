@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float, Real
 
 from sgmjax._inputs import InputError
+from sgmjax._types import AnyArray
 from sgmjax.metrics.pairwise import Vectors
 
 
-def wasserstein_1d(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def wasserstein_1d(x: Real[AnyArray, " n ..."], y: Real[AnyArray, " m ..."]) -> Float[np.ndarray, " ..."] | np.float64:
     """The 2-Wasserstein distance of empirical laws on the line, exact for sets of any two sizes.
 
     It is the L2 distance of the two quantile functions, which are step functions.
@@ -38,7 +40,7 @@ def wasserstein_1d(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.sqrt(np.tensordot(weights, gaps**2, axes=1))
 
 
-def directions(dim: int, num: int, *, seed: int = 0) -> np.ndarray:
+def directions(dim: int, num: int, *, seed: int = 0) -> Float[np.ndarray, "num dim"]:
     """Unit vectors `(num, dim)` to project on.
 
     In one dimension there is one direction; in two they are equally spaced over the half circle, which makes the
@@ -53,7 +55,9 @@ def directions(dim: int, num: int, *, seed: int = 0) -> np.ndarray:
     return normal / np.linalg.norm(normal, axis=1, keepdims=True)
 
 
-def sliced_wasserstein(x: np.ndarray, y: np.ndarray, *, num_directions: int = 128, seed: int = 0) -> float:
+def sliced_wasserstein(
+    x: Real[AnyArray, " n ..."], y: Real[AnyArray, " m ..."], *, num_directions: int = 128, seed: int = 0
+) -> float:
     """The sliced 2-Wasserstein distance, `sqrt(E_u W2(<u, x>, <u, y>)^2)` over directions u on the sphere.
 
     For laws that differ by a translation v it is `|v| / sqrt(d)`. Same seed, same directions.

@@ -7,9 +7,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jaxtyping import Int
 
 from sgmjax._inputs import InputError
 from sgmjax._ranges import Fraction, PositiveInt
+from sgmjax._types import Cond, Inputs, Outputs
 from sgmjax.models import layers
 from sgmjax.models.layers import Nonlinearity, Width
 from sgmjax.models.ncsnpp import label_or_none, noise_table
@@ -48,8 +50,8 @@ class DDPM(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, cond: jax.Array, *, train: bool = False, labels: jax.Array | None = None
-    ) -> jax.Array:
+        self, x: Inputs, cond: Cond, *, train: bool = False, labels: Int[jax.Array, " batch"] | None = None
+    ) -> Outputs:
         act = layers.activation(self.nonlinearity)
         wide = jnp.promote_types(self.dtype, jnp.float32)
         common = {"norm": "ddpm", "dtype": self.dtype}

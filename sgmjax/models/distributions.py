@@ -22,8 +22,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 from sgmjax._inputs import InputError
+from sgmjax._types import AnyArray, Scalar
 
 HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
 OFFICIAL_HALF_LOG_2PI = 0.9189385332  # the constant as the official program rounds it
@@ -41,12 +43,14 @@ def standard_normal_log_prob(x: jax.Array, *, half_log_2pi: float = HALF_LOG_2PI
     return -0.5 * jnp.square(x) - half_log_2pi
 
 
-def normal_log_prob(x: jax.Array, mean: jax.Array, log_sigma: jax.Array) -> jax.Array:
+def normal_log_prob(x: jax.Array, mean: Scalar | AnyArray, log_sigma: Scalar | AnyArray) -> jax.Array:
     """log N(x; mean, exp(log_sigma)^2) of each element, in nats."""
     return -0.5 * jnp.square((x - mean) * jnp.exp(-log_sigma)) - HALF_LOG_2PI - log_sigma
 
 
-def discretized_normal_log_prob(x: jax.Array, mean: jax.Array, log_sigma: jax.Array, *, num_bits: int = 8) -> jax.Array:
+def discretized_normal_log_prob(
+    x: jax.Array, mean: Scalar | AnyArray, log_sigma: Scalar | AnyArray, *, num_bits: int = 8
+) -> jax.Array:
     """log-probability of each level under a normal whose mass is collected in the bins of the levels.
 
     Args:
@@ -309,7 +313,7 @@ def bits_per_dim(nats: Any, dimensions: int) -> Any:
     return nats / (math.log(2.0) * dimensions)
 
 
-def reduce_bits(x: jax.Array, num_bits: int) -> jax.Array:
+def reduce_bits(x: Float[AnyArray, " *shape"], num_bits: int) -> Float[AnyArray, " *shape"]:
     """8-bit images in [0, 1] to `num_bits` bits: the upper bits of each level, again in [0, 1].
 
     Values between levels are truncated, as officially; a level k / 255 that float32 has rounded down is still k.

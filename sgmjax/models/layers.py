@@ -16,9 +16,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from jaxtyping import Float, Real
 
 from sgmjax._inputs import InputError
 from sgmjax._ranges import MAX_COUNT, Range
+from sgmjax._types import AnyArray, Cond
 from sgmjax.models import fir as fir_ops
 
 Dtype = Any
@@ -124,7 +126,9 @@ def group_norm(channels: int, *, name: str, dtype: Dtype, norm: str = "ncsnpp") 
     return nn.GroupNorm(num_groups(channels, norm), epsilon=1e-6, dtype=dtype, use_fast_variance=False, name=name)
 
 
-def timestep_embedding(t: jax.Array, dim: int, max_period: float = 10_000.0) -> jax.Array:
+def timestep_embedding(
+    t: Real[AnyArray, " batch"], dim: int, max_period: float = 10_000.0
+) -> Float[jax.Array, "batch dim"]:
     """Sinusoidal embedding of DDPM: frequencies `max_period^(-j / (dim / 2 - 1))`, sines first.
 
     Args:
@@ -168,7 +172,7 @@ class FourierEmbedding(nn.Module):
     log: bool = True
 
     @nn.compact
-    def __call__(self, cond: jax.Array) -> jax.Array:
+    def __call__(self, cond: Cond) -> Float[jax.Array, "batch features"]:
         """(batch,) positive -> (batch, 2 * features)."""
         init = nn.initializers.normal(self.scale)
         frequencies = jax.lax.stop_gradient(self.param("frequencies", init, (self.features,)))

@@ -9,14 +9,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from jaxtyping import Float, Int
 
 from sgmjax._inputs import InputError
 from sgmjax._ranges import PositiveInt
+from sgmjax._types import Cond, Inputs, Outputs
 from sgmjax.models import layers
 from sgmjax.models.ncsnpp import label_or_none
 
 
-def log_time_features(cond: jax.Array, pairs: int = 16, floor: float = 1e-6) -> jax.Array:
+def log_time_features(cond: Cond, pairs: int = 16, floor: float = 1e-6) -> Float[jax.Array, "batch features"]:
     """`[sin, cos](f log(cond))` for `pairs` frequencies f, geometric from 1/16 to 8: (batch,) -> (batch, 2 pairs).
 
     A noise level spans decades, whether it comes as t, 999 t or sigma, so its logarithm is what varies evenly.
@@ -85,8 +87,8 @@ class MLP(_MLP):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, cond: jax.Array, *, train: bool = False, labels: jax.Array | None = None
-    ) -> jax.Array:
+        self, x: Inputs, cond: Cond, *, train: bool = False, labels: Int[jax.Array, " batch"] | None = None
+    ) -> Outputs:
         return self._run(x, cond, labels, self.num_classes)
 
 
@@ -102,8 +104,8 @@ class MLPClassifier(_MLP):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, cond: jax.Array, *, train: bool = False, labels: jax.Array | None = None
-    ) -> jax.Array:
+        self, x: Inputs, cond: Cond, *, train: bool = False, labels: Int[jax.Array, " batch"] | None = None
+    ) -> Float[jax.Array, "batch classes"]:
         return self._run(x, cond, labels, None)
 
 
@@ -137,8 +139,8 @@ class CLDToyMLP(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, cond: jax.Array, *, train: bool = False, labels: jax.Array | None = None
-    ) -> jax.Array:
+        self, x: Inputs, cond: Cond, *, train: bool = False, labels: Int[jax.Array, " batch"] | None = None
+    ) -> Outputs:
         _refuse_labels(labels, "CLDToyMLP")
         wide = jnp.promote_types(self.dtype, jnp.float32)
         h = jnp.concatenate([x.astype(wide), cond.astype(wide)[:, None]], axis=-1)
@@ -166,8 +168,8 @@ class CLDToyResNet(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, cond: jax.Array, *, train: bool = False, labels: jax.Array | None = None
-    ) -> jax.Array:
+        self, x: Inputs, cond: Cond, *, train: bool = False, labels: Int[jax.Array, " batch"] | None = None
+    ) -> Outputs:
         _refuse_labels(labels, "CLDToyResNet")
         wide = jnp.promote_types(self.dtype, jnp.float32)
         log_t = jnp.log(cond.astype(wide))[:, None].astype(self.dtype)

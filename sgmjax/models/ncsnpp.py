@@ -21,9 +21,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from jaxtyping import Float, Int
 
 from sgmjax._inputs import InputError, check_labels
 from sgmjax._ranges import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt
+from sgmjax._types import Cond, Inputs, Outputs
 from sgmjax.models import layers
 from sgmjax.models.layers import Nonlinearity, Width
 
@@ -208,8 +210,8 @@ class NCSNpp(_Encoder):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, cond: jax.Array, *, train: bool = False, labels: jax.Array | None = None
-    ) -> jax.Array:
+        self, x: Inputs, cond: Cond, *, train: bool = False, labels: Int[jax.Array, " batch"] | None = None
+    ) -> Outputs:
         act = layers.activation(self.nonlinearity)
         cond = cond.astype(self._wide)
         temb = self._embed(cond, labels, self.num_classes)
@@ -267,8 +269,8 @@ class NCSNppClassifier(_Encoder):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, cond: jax.Array, *, train: bool = False, labels: jax.Array | None = None
-    ) -> jax.Array:
+        self, x: Inputs, cond: Cond, *, train: bool = False, labels: Int[jax.Array, " batch"] | None = None
+    ) -> Float[jax.Array, "batch classes"]:
         temb = self._embed(cond.astype(self._wide), labels)
         x = (x if self.centered else 2.0 * x - 1.0).astype(self.dtype)
         h, _ = self._encode(x, temb, train)

@@ -20,9 +20,11 @@ from typing import Annotated, Any, Literal
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jaxtyping import Int
 
 from sgmjax._inputs import InputError
 from sgmjax._ranges import MAX_COUNT, PositiveInt, Range
+from sgmjax._types import Cond, Inputs, Outputs
 from sgmjax.models import layers
 from sgmjax.models.layers import Nonlinearity
 from sgmjax.models.refinenet import InstanceNormPlus, RefineBlock, ResidualBlock, conv
@@ -121,8 +123,8 @@ class NCSNv2(_RefineNet):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, cond: jax.Array, *, train: bool = False, labels: jax.Array | None = None
-    ) -> jax.Array:
+        self, x: Inputs, cond: Cond, *, train: bool = False, labels: Int[jax.Array, " batch"] | None = None
+    ) -> Outputs:
         del train  # it has neither dropout nor batch statistics
         _refuse_labels(labels)
         out = self._refine_net(x, None, None)
@@ -145,8 +147,8 @@ class NCSN(_RefineNet):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, cond: jax.Array, *, train: bool = False, labels: jax.Array | None = None
-    ) -> jax.Array:
+        self, x: Inputs, cond: Cond, *, train: bool = False, labels: Int[jax.Array, " batch"] | None = None
+    ) -> Outputs:
         del train
         _refuse_labels(labels)
         level = cond if jnp.issubdtype(cond.dtype, jnp.integer) else jnp.round(cond).astype(jnp.int32)

@@ -9,10 +9,12 @@ Reference: Vahdat et al. 2021, app. B.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import jax.numpy as jnp
 from jax.scipy.special import erf, erfinv
 
+from sgmjax._types import Times
 from sgmjax.sdes import SDE, VE, LinearSchedule, Recipe
 
 
@@ -23,7 +25,7 @@ def _gaussian_bell(sde):
     return a, b, jnp.exp(0.5 * sde.schedule.beta_min * b)
 
 
-def clock(sde, weighting, t):
+def clock(sde: Any, weighting: str, t: Times) -> Any:
     variance = sde.transition(t).factor[:, 0, 0] ** 2
     if isinstance(sde, VE):
         if weighting == "drop_sigma2t":
@@ -37,7 +39,7 @@ def clock(sde, weighting, t):
     return jnp.log(variance) if weighting == "ll" else variance
 
 
-def slope(sde, weighting, t):
+def slope(sde: Any, weighting: str, t: Times) -> Any:
     variance, rate = sde.transition(t).factor[:, 0, 0] ** 2, sde.diffusion_squared(t)[:, 0, 0]
     if isinstance(sde, VE):
         normal = 1 - sde.initial_variance() + variance
@@ -51,7 +53,7 @@ def slope(sde, weighting, t):
     return {"ll": rate * distance / variance, "drop_sigma2t": rate * distance, "drop_all": distance}[weighting]
 
 
-def invert(sde, weighting, c):
+def invert(sde: Any, weighting: str, c: Times) -> Any:
     if isinstance(sde, VE):
         if weighting == "drop_sigma2t":
             return sde.inverse_variance(jnp.exp(c) - 1 + sde.initial_variance())
@@ -75,7 +77,7 @@ def has_clock(sde: SDE, weighting: str) -> bool:
     return weighting in ("ll", "drop_sigma2t")
 
 
-def official_norm(sde) -> float:
+def official_norm(sde: Any) -> float:
     """The published norm of drop_all_iw over the right one."""
     low, high = float(sde.schedule.beta_min), float(sde.schedule.beta_max)
     return math.exp(0.5 * low * (1 - low) / (high - low))

@@ -14,14 +14,15 @@ Reference: Song & Ermon 2019, eqs. (5) and (6); Song & Ermon 2020, eq. (1).
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
+from sgmjax._types import Data, EpsFn, Key, PerExample, State, Times
 from sgmjax.objectives.score_matching import score_matching, score_matching_loss
 from sgmjax.objectives.time_law import levels
 from sgmjax.sdes import VE
 
 
-def annealed_dsm_loss(eps_fn: Callable, sde: VE, z0, t, eps, *, anneal_power: float = 2.0):
+def annealed_dsm_loss(
+    eps_fn: EpsFn, sde: VE, z0: State, t: Times, eps: State, *, anneal_power: float = 2.0
+) -> PerExample:
     """Per-example loss for given levels and noise.
 
     Args:
@@ -41,7 +42,9 @@ def annealed_dsm_loss(eps_fn: Callable, sde: VE, z0, t, eps, *, anneal_power: fl
     )
 
 
-def annealed_dsm(key, eps_fn: Callable, sde: VE, x0, *, num_levels: int, anneal_power: float = 2.0):
+def annealed_dsm(
+    key: Key, eps_fn: EpsFn, sde: VE, x0: Data, *, num_levels: int, anneal_power: float = 2.0
+) -> PerExample:
     """Draw a level and noise for each example and return the (batch,) losses.
 
     Args:

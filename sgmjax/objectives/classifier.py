@@ -9,18 +9,20 @@ Reference: Song et al. 2021, app. I.1; Pandey & Mandt 2023, class-conditional sy
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
+from jaxtyping import Bool
 
 from sgmjax._inputs import check_labels
+from sgmjax._types import Data, Key, Labels, LogitsFn, PerExample, State, Times
 from sgmjax.objectives.time_law import TimeLaw
 from sgmjax.sdes import SDE
 from sgmjax.sdes.base import Matching
 
 
-def classifier_loss(logits_fn: Callable, sde: SDE, z0, labels, t, eps, *, matching: Matching = "hsm"):
+def classifier_loss(
+    logits_fn: LogitsFn, sde: SDE, z0: State, labels: Labels, t: Times, eps: State, *, matching: Matching = "hsm"
+) -> tuple[PerExample, Bool[jax.Array, " batch"]]:
     """Per-example cross entropy for given times and noise.
 
     Args:
@@ -47,7 +49,9 @@ def classifier_loss(logits_fn: Callable, sde: SDE, z0, labels, t, eps, *, matchi
     return loss, jnp.argmax(log_probs, axis=-1) == labels
 
 
-def classifier(key, logits_fn: Callable, sde: SDE, x0, labels, *, time_law: TimeLaw, matching: Matching = "hsm"):
+def classifier(
+    key: Key, logits_fn: LogitsFn, sde: SDE, x0: Data, labels: Labels, *, time_law: TimeLaw, matching: Matching = "hsm"
+) -> tuple[PerExample, Bool[jax.Array, " batch"]]:
     """`classifier_loss` at drawn times and noises.
 
     Args:

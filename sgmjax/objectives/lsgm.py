@@ -31,8 +31,10 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 from sgmjax._inputs import InputError
+from sgmjax._types import Data, DType, Key, PyTree, Samples, Scalar, State
 from sgmjax.objectives.time_law import TimeDraw, WeightedLaw
 from sgmjax.objectives.weighting import Options, Weighting, weighted_square
 from sgmjax.sdes import SDE, linalg
@@ -57,15 +59,15 @@ class LSGMLosses(NamedTuple):
 
 
 def lsgm(
-    key,
+    key: Key,
     eps_fn: PriorFn,
-    params,
+    params: PyTree,
     sde: SDE,
-    z0,
+    z0: Data,
     *,
     p: WeightedLaw,
     q: WeightedLaw | Literal["reweight_p_samples"] | None = "reweight_p_samples",
-    q_params=None,
+    q_params: PyTree = None,
     shared_noise: bool = False,
     terminal: bool = True,
 ) -> LSGMLosses:
@@ -118,16 +120,16 @@ def lsgm(
 
 def lsgm_losses(
     eps_fn: PriorFn,
-    params,
+    params: PyTree,
     sde: SDE,
-    z0,
+    z0: Data,
     p_draw: TimeDraw,
-    p_noise,
+    p_noise: State,
     q_draw: TimeDraw | None = None,
-    q_noise=None,
+    q_noise: State | None = None,
     *,
     weighting: Weighting,
-    q_params=None,
+    q_params: PyTree = None,
     official: bool = False,
     cross_entropy: bool = True,
 ) -> LSGMLosses:
@@ -190,7 +192,7 @@ def _once_backward(eps_fn, kept, cotangents):
 _once_for_both.defvjp(_once_forward, _once_backward)
 
 
-def cross_entropy_constant(sde: SDE, t_min, dtype=jnp.float32):
+def cross_entropy_constant(sde: SDE, t_min: Scalar, dtype: DType = jnp.float32) -> Float[jax.Array, ""]:
     """H(q(u_t_min | z_0)) - H(m_0) for one latent variable, in nats, a scalar. k = 1: log(2 pi e sigma_t_min^2) / 2.
 
     Raises:
@@ -207,7 +209,7 @@ def cross_entropy_constant(sde: SDE, t_min, dtype=jnp.float32):
     return constant - jnp.sum(jnp.log(jnp.diagonal(jnp.asarray(auxiliary, dtype))))
 
 
-def terminal_divergence(sde: SDE, z0):
+def terminal_divergence(sde: SDE, z0: Data) -> Samples:
     """KL(q(u_1 | z_0) || prior) for each latent variable, in nats. (batch, *event) -> (batch, *event)."""
     kernel = sde.transition(jnp.ones((1,), z0.dtype))
     prior = jnp.asarray(sde.prior_factor(), z0.dtype)[None]

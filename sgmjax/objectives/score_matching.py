@@ -14,14 +14,14 @@ Reference: Song et al. 2021, eq. (7); Dockhorn et al. 2022, eqs. (8)-(9) (HSM); 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 
 from sgmjax._inputs import InputError
 from sgmjax._kinds import check_kind, check_matching
+from sgmjax._types import Data, EpsFn, Key, PerExample, State, Times
 from sgmjax.objectives.time_law import TimeLaw
 from sgmjax.objectives.weighting import Options, Reduce, Weighting, weigh
 from sgmjax.sdes import SDE
@@ -29,18 +29,18 @@ from sgmjax.sdes.base import Matching
 
 
 def score_matching_loss(
-    eps_fn: Callable,
+    eps_fn: EpsFn,
     sde: SDE,
-    z0,
-    t,
-    eps,
+    z0: State,
+    t: Times,
+    eps: State,
     *,
     matching: Matching = "hsm",
     weighting: Weighting = "simple",
     reduce: Reduce = "mean",
     norm: Literal["l2", "l1"] = "l2",
     anneal_power: float = 2.0,
-):
+) -> PerExample:
     """Per-example loss for given times and noise: the deterministic part of `score_matching`.
 
     Args:
@@ -77,7 +77,9 @@ def score_matching_loss(
     raise InputError(f"reduce must be 'mean', 'sum' or 'half_sum', not {reduce!r}.")
 
 
-def score_matching(key, eps_fn: Callable, sde: SDE, x0, *, time_law: TimeLaw, matching: Matching = "hsm", **kwargs):
+def score_matching(
+    key: Key, eps_fn: EpsFn, sde: SDE, x0: Data, *, time_law: TimeLaw, matching: Matching = "hsm", **kwargs: Any
+) -> PerExample:
     """Draw times and noise and return the (batch,) losses, the weights of the times included.
 
     Args:

@@ -37,6 +37,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sgmjax._inputs import InputError
+from sgmjax._types import DType, Key, PerExample, Times
 from sgmjax.objectives import _clock
 from sgmjax.objectives.weighting import WEIGHTINGS, Options, Weighting, weigh, weighted_square
 from sgmjax.sdes import SDE, VE, SubVP, level_times, linalg, recipe
@@ -64,10 +65,10 @@ class TimeLaw(abc.ABC):
     span: Any
 
     @abc.abstractmethod
-    def sample(self, u) -> TimeDraw:
+    def sample(self, u: Times) -> TimeDraw:
         """The times of uniform numbers u (batch,) in [0, 1), by the inverse CDF."""
 
-    def draw(self, key, batch: int, dtype=jnp.float32) -> TimeDraw:
+    def draw(self, key: Key, batch: int, dtype: DType = jnp.float32) -> TimeDraw:
         """`sample` of fresh uniform numbers."""
         return self.sample(jax.random.uniform(key, (batch,), dtype))
 
@@ -84,7 +85,7 @@ class Bins(TimeLaw):
     def span(self) -> Any:
         return self.edges[-1] - self.edges[0]
 
-    def sample(self, u) -> TimeDraw:
+    def sample(self, u: Times) -> TimeDraw:
         edges, cdf = jnp.asarray(self.edges, u.dtype), jnp.asarray(self.cdf, u.dtype)
         i = jnp.clip(jnp.searchsorted(cdf, u, side="right") - 1, 0, cdf.shape[0] - 2)
         low, width, mass = edges[i], edges[i + 1] - edges[i], cdf[i + 1] - cdf[i]
@@ -104,7 +105,7 @@ class EqualBins(TimeLaw):
     def span(self) -> Any:
         return self.edges[-1] - self.edges[0]
 
-    def sample(self, u) -> TimeDraw:
+    def sample(self, u: Times) -> TimeDraw:
         edges, widths = jnp.asarray(self.edges, u.dtype), jnp.asarray(self.widths, u.dtype)
         n = widths.shape[0]
         i = jnp.clip(jnp.floor(u * n), 0, n - 1).astype(jnp.int32)
@@ -124,7 +125,7 @@ class Levels(TimeLaw):
     def span(self) -> Any:
         raise InputError("discrete levels do not cover an interval of times: use objectives.importance or uniform.")
 
-    def sample(self, u) -> TimeDraw:
+    def sample(self, u: Times) -> TimeDraw:
         times = jnp.asarray(self.times, u.dtype)
         index = jnp.minimum((u * len(times)).astype(jnp.int32), len(times) - 1)
         return TimeDraw(times[index], jnp.ones_like(u))
@@ -154,7 +155,7 @@ class Clock(TimeLaw):
     def span(self) -> Any:
         return self.t_max - self.t_min
 
-    def sample(self, u) -> TimeDraw:
+    def sample(self, u: Times) -> TimeDraw:
         low, high = jnp.asarray(self.low, u.dtype), jnp.asarray(self.high, u.dtype)
         t = _clock.invert(self.sde, self.weighting, low + u * (high - low))
         t = jnp.clip(t, jnp.asarray(self.t_min, u.dtype), jnp.asarray(self.t_max, u.dtype))
@@ -220,9 +221,9 @@ def importance(
     return Bins(edges=edges, cdf=cdf / cdf[-1])
 
 
-def unit_error_loss(sde: SDE, t, weighting: Weighting, options: Options = Options()):
+def unit_error_loss(sde: SDE, t: Times, weighting: Weighting, options: Options = Options()) -> PerExample:
     """Loss at t, per event dimension, of a prediction that is off by unit white noise. (batch,) -> (batch,)."""
-    total = 0.0
+    total: Any = 0.0
     for i in range(sde.num_noised):
         error = jnp.zeros((t.shape[0], sde.num_noised, 1), t.dtype).at[:, i].set(1.0)
         weighted = weigh(weighting, sde, t, error, options)
@@ -254,7 +255,7 @@ class WeightedLaw:
     t_min: Any
     official: bool = False
 
-    def sample(self, u) -> TimeDraw:
+    def sample(self, u: Times) -> TimeDraw:
         """As of `TimeLaw`."""
         return self.law.sample(u)
 
@@ -314,7 +315,7 @@ def _importance_of_normal_data(sde: SDE, weighting: Weighting, t_min: float, t_m
 
 
 @functools.partial(jax.jit, static_argnames="weighting")
-def normal_data_loss(sde: SDE, t, weighting: Weighting):
+def normal_data_loss(sde: SDE, t: Times, weighting: Weighting) -> PerExample:
     """The weighted squared error of the exact score of normal data, per latent variable. (batch,) -> (batch,)."""
     kernel = sde.transition(t)
     first = sde.initial_variance()

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import jax.numpy as jnp
 
 from sgmjax._inputs import InputError
+from sgmjax._types import Noise, Samples, Times
 from sgmjax.sdes import SDE, VE, linalg
 from sgmjax.sdes.base import Matching
 
@@ -49,12 +50,12 @@ class Weighted(NamedTuple):
     divisor: Any = 1.0
 
 
-def simple(sde: SDE, t, error, options: Options) -> Weighted:
+def simple(sde: SDE, t: Times, error: Noise, options: Options) -> Weighted:
     """|e|^2. score_sde's default; CLD's "reweightedv2"; PSLD's "fid"; LSGM's "drop_all", unweighted."""
     return Weighted(error)
 
 
-def reweightedv1(sde: SDE, t, error, options: Options) -> Weighted:
+def reweightedv1(sde: SDE, t: Times, error: Noise, options: Options) -> Weighted:
     """sum_i g_ii^2 e_i^2. CLD's "reweightedv1"."""
     if sde.frame is not None:
         raise InputError("reweightedv1 needs the noised variables to come last: use 'simple' or 'likelihood'.")
@@ -62,7 +63,7 @@ def reweightedv1(sde: SDE, t, error, options: Options) -> Weighted:
     return Weighted(error * linalg.expand_to(jnp.sqrt(rate[:, sde.k - sde.num_noised :]), error.ndim))
 
 
-def likelihood(sde: SDE, t, error, options: Options) -> Weighted:
+def likelihood(sde: SDE, t: Times, error: Noise, options: Options) -> Weighted:
     """|g^T L^-T e|^2 = |g^T (score_hat - score)|^2. Maximum likelihood (Song et al. 2021b); PSLD's "nll".
 
     Its half is the integrand, in nats, of the variational bound.
@@ -71,7 +72,7 @@ def likelihood(sde: SDE, t, error, options: Options) -> Weighted:
     return Weighted(linalg.apply(jnp.swapaxes(sde.diffusion(t), 1, 2), score))
 
 
-def annealed(sde: SDE, t, error, options: Options) -> Weighted:
+def annealed(sde: SDE, t: Times, error: Noise, options: Options) -> Weighted:
     """sigma^(p - 2) e^2 = sigma^p (score_hat - score)^2, p = anneal_power, k = 1. NCSN, NCSNv2; p = 2 is `simple`."""
     if sde.k > 1:
         raise InputError("weighting 'annealed' needs one noise level sigma(t): use 'simple' for more variables.")
@@ -79,17 +80,17 @@ def annealed(sde: SDE, t, error, options: Options) -> Weighted:
     return Weighted(error * linalg.expand_to(sigma ** (0.5 * options.anneal_power - 1), error.ndim))
 
 
-def ll(sde: SDE, t, error, options: Options) -> Weighted:
+def ll(sde: SDE, t: Times, error: Noise, options: Options) -> Weighted:
     """|g^T L^-T e|^2 / 2 [k = 1: g^2 / (2 sigma^2) e^2]. LSGM's: the integrand of the cross entropy in nats."""
     return Weighted(likelihood(sde, t, error, options).error, 2.0)
 
 
-def drop_sigma2t(sde: SDE, t, error, options: Options) -> Weighted:
+def drop_sigma2t(sde: SDE, t: Times, error: Noise, options: Options) -> Weighted:
     """|g^T e|^2 / 2 [k = 1: g^2 / 2 e^2]. LSGM's "reweighted"."""
     return Weighted(linalg.apply(jnp.swapaxes(sde.diffusion(t), 1, 2), sde.expand(error)), 2.0)
 
 
-def rescale(sde: SDE, t, error, options: Options) -> Weighted:
+def rescale(sde: SDE, t: Times, error: Noise, options: Options) -> Weighted:
     """|e|^2 / (2 D) [VP: e^2 / (2 (1 - sigma^2))], D(t) = `SDE.distance_to_prior`. LSGM's.
 
     That is ll per unit of log sigma^2 instead of t. `official` takes 1 - sigma^2 for VE too, as published, though that
@@ -118,7 +119,7 @@ else:
     Weighting = Literal[tuple(WEIGHTINGS)]
 
 
-def weigh(weighting: Weighting, sde: SDE, t, error, options: Options = Options()) -> Weighted:
+def weigh(weighting: Weighting, sde: SDE, t: Times, error: Noise, options: Options = Options()) -> Weighted:
     """A e and d of eq. (1), by name.
 
     Args:
@@ -136,7 +137,7 @@ def weigh(weighting: Weighting, sde: SDE, t, error, options: Options = Options()
     return WEIGHTINGS[weighting](sde, t, error, options)
 
 
-def weighted_square(sde: SDE, t, error, weighting: Weighting, options: Options = Options()):
+def weighted_square(sde: SDE, t: Times, error: Noise, weighting: Weighting, options: Options = Options()) -> Samples:
     """Eq. (1) summed over the phase variables, not over the event. Arguments as of `weigh`. -> (batch, *event)."""
     weighted = weigh(weighting, sde, t, error, options)
     square = jnp.sum(weighted.error**2, axis=1)

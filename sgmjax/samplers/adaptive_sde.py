@@ -20,9 +20,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float
 
 from sgmjax._inputs import InputError
 from sgmjax._kinds import check_kind
+from sgmjax._types import AnyArray, DType, Key, Samples, Scalar, ScoreFn, Shape, Sharding, Solver, State, Times
 from sgmjax.samplers.common import (
     Denoise,
     SampleInfo,
@@ -35,6 +37,7 @@ from sgmjax.samplers.common import (
     reverse_drift,
     start_state,
 )
+from sgmjax.samplers.declaration import adaptive
 from sgmjax.samplers.probability_flow import FIRST_STEP, cost, evaluations, named_solver, wrapped
 from sgmjax.sdes import SDE, linalg
 
@@ -43,25 +46,26 @@ ERROR_ORDER = 1.5
 PCOEFF, ICOEFF = 0.1, 0.3  # a PI controller: errors of single steps are noisy
 
 
+@adaptive
 def adaptive_sde(
-    key,
-    score_fn: Callable,
+    key: Key,
+    score_fn: ScoreFn,
     sde: SDE,
-    shape: tuple[int, ...],
+    shape: Shape,
     *,
-    t_min: float = 1e-3,
-    rtol: float = 1e-2,
-    atol: float = 1e-2,
-    solver="ShARK",
+    t_min: Scalar = 1e-3,
+    rtol: Scalar = 1e-2,
+    atol: Scalar = 1e-2,
+    solver: Solver = "ShARK",
     denoise: Denoise = True,
     per_sample: bool = False,
-    initial=None,
+    initial: State | None = None,
     max_steps: int = 4096,
     brownian_tol: float = 2.0**-20,
     constraint: None = None,
-    sharding=None,
-    dtype=jnp.float32,
-):
+    sharding: Sharding | None = None,
+    dtype: DType = jnp.float32,
+) -> tuple[Samples, SampleInfo]:
     """Sample by solving the reverse SDE with step-size control.
 
     The key decides start and Brownian path, each sample's its own, whatever solver, tolerances and `per_sample` are:
@@ -159,7 +163,7 @@ def adaptive_sde(
     return final[:, 0], SampleInfo(nfe=nfe, state=final)
 
 
-def find_sde_solver(solver) -> Any:
+def find_sde_solver(solver: Solver) -> Any:
     """The diffrax solver of that name, or the given one, with an error estimate: by `diffrax.HalfSolver` if need be.
 
     Raises:
@@ -182,12 +186,12 @@ def find_sde_solver(solver) -> Any:
     return diffrax.HalfSolver(solver)
 
 
-def noise_factor(sde: SDE, t):
+def noise_factor(sde: SDE, t: Times) -> Float[AnyArray, "batch k r"]:
     """A with A A^T = g g^T and a column for each direction that receives noise. t (batch,) -> (batch, k, r)."""
     return sde.expand(linalg.triangular_factor(sde.restrict(sde.diffusion(t))))
 
 
-def path_seeds(key, batch: int):
+def path_seeds(key: Key, batch: int) -> jax.Array:
     """Raw keys (batch, words), one for each sample's path.
 
     A tree draws from its key again at every query, which is no reuse but looks like one to `jax.debug_key_reuse`: raw
@@ -197,7 +201,9 @@ def path_seeds(key, batch: int):
     return jax.random.bits(key, (batch, *words), jnp.uint32)
 
 
-def brownian_increment(struct, tol: float, seed, u, v, *, levy_area: bool = True):
+def brownian_increment(
+    struct: Any, tol: float, seed: jax.Array, u: Scalar, v: Scalar, *, levy_area: bool = True
+) -> Any:
     """diffrax's object with W (and its space-time Levy area) from u to v on one sample's path over [-1, 0].
 
     Times are rounded to the tree's own grid: W moves by sqrt(1e-7), not 1e-7, over a rounding error of float32 in time,
@@ -219,7 +225,7 @@ def brownian_increment(struct, tol: float, seed, u, v, *, levy_area: bool = True
 
 
 @functools.cache
-def noise_term():
+def noise_term() -> type[Any]:
     """The class of the term g dW: a diffrax term whose k x r matrix acts on the phase axis alone."""
     import diffrax
 

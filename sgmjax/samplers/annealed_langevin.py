@@ -23,15 +23,17 @@ start, and for interpolation.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 from sgmjax._inputs import InputError
-from sgmjax.samplers.common import Constraint, Denoise, batch_time, check_end, check_times, scan_grid
+from sgmjax._types import AnyArray, Key, Samples, Scalar, ScoreFn, Shape, State, TimeGrid
+from sgmjax.samplers.common import Constraint, Denoise, SampleInfo, batch_time, check_end, check_times, scan_grid
+from sgmjax.samplers.declaration import on_grid
 from sgmjax.samplers.grids import host_noise_level, noise_level
 from sgmjax.samplers.predictor_corrector import langevin_step
 from sgmjax.sdes import SDE, VE, linalg
@@ -42,23 +44,24 @@ Start = Literal["prior", "uniform"]
 _NEARLY_ZERO = 1e-30
 
 
+@on_grid(lambda settings: max(1, settings["steps_per_level"]))
 def annealed_langevin(
-    key,
-    score_fn: Callable,
+    key: Key,
+    score_fn: ScoreFn,
     sde: SDE,
-    shape,
+    shape: Shape,
     *,
-    times,
+    times: TimeGrid,
     denoise: Denoise = True,
-    step_size=None,
+    step_size: Scalar | None = None,
     steps_per_level: int = 5,
     start: Start = "prior",
     trajectory: bool | Literal["steps"] = False,
-    initial=None,
+    initial: State | None = None,
     constraint: Constraint | None = None,
     dtype: Any = jnp.float32,
-    **options,
-):
+    **options: Any,
+) -> tuple[Samples, SampleInfo]:
     """Sample by annealed Langevin dynamics; see the module's docstring.
 
     Args:
@@ -94,21 +97,21 @@ def annealed_langevin(
 
 
 def annealed_langevin_interpolation(
-    key,
-    score_fn: Callable,
+    key: Key,
+    score_fn: ScoreFn,
     sde: SDE,
-    shape,
+    shape: Shape,
     *,
-    times,
+    times: TimeGrid,
     num: int = 8,
     denoise: Denoise = True,
-    step_size=None,
+    step_size: Scalar | None = None,
     steps_per_level: int = 5,
     start: Start = "prior",
-    initial=None,
+    initial: Float[AnyArray, "rows k *event"] | None = None,
     dtype: Any = jnp.float32,
-    **options,
-):
+    **options: Any,
+) -> tuple[Float[jax.Array, "rows num *event"], SampleInfo]:
     """Rows of images that change gradually: chains of one start whose noises turn from one draw into another.
 
     In a row of `num`, chain j takes the noises cos(a_j) p + sin(a_j) q, a_j from 0 to pi / 2, of two independent draws
@@ -156,7 +159,7 @@ def annealed_langevin_interpolation(
     return x.reshape(rows, num, *shape[1:]), info
 
 
-def technique_4(sde: SDE, times, *, steps_per_level: int = 5) -> float:
+def technique_4(sde: SDE, times: TimeGrid, *, steps_per_level: int = 5) -> float:
     """eps of technique 4 for these levels: see `sdes.noise_levels.best_step_size`. On the host.
 
     Args:

@@ -8,9 +8,25 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 from sgmjax._inputs import InputError
 from sgmjax._kinds import check_kind
+from sgmjax._types import (
+    AnyArray,
+    DType,
+    HostGrid,
+    Key,
+    Samples,
+    Scalar,
+    ScoreFn,
+    Shape,
+    Sharding,
+    State,
+    States,
+    TimeGrid,
+    Times,
+)
 from sgmjax.sdes import SDE, VE, linalg
 
 EARLIEST_SURE = 1e-5  # kernels are right to rounding in float32 from here on, whatever the process
@@ -31,7 +47,7 @@ class SampleInfo(NamedTuple):
     trajectory: Any = None
 
 
-def reverse_drift(score_fn: Callable, sde: SDE, z, t, *, probability_flow: bool = False):
+def reverse_drift(score_fn: ScoreFn, sde: SDE, z: State, t: Times, *, probability_flow: bool = False) -> States:
     """Drift of the reverse process in reversed time, -f z + g g^T score (half the score for the ODE).
 
     Reference: Anderson 1982; Song et al. 2021, eqs. (6) and (13).
@@ -43,7 +59,7 @@ def reverse_drift(score_fn: Callable, sde: SDE, z, t, *, probability_flow: bool 
     return scale * linalg.apply(sde.diffusion_squared(t), score_fn(z, t)) - sde.drift(z, t)
 
 
-def denoise_step(score_fn: Callable, sde: SDE, z, t, kind: Denoise):
+def denoise_step(score_fn: ScoreFn, sde: SDE, z: State, t: Times, kind: Denoise) -> States:
     """The last step, from t to 0 without noise. z (batch, k, *event), t (batch,).
 
     "sde" (True) is one Euler step of the reverse SDE's drift, as published for CLD and PSLD; "ode" one of the
@@ -56,7 +72,8 @@ def denoise_step(score_fn: Callable, sde: SDE, z, t, kind: Denoise):
         x0 = posterior[:, 0] / linalg.expand_to(kernel.mean[:, 0, 0], z.ndim - 1)
         return jnp.concatenate([x0[:, None], posterior[:, 1:]], axis=1)
     drift = reverse_drift(score_fn, sde, z, t, probability_flow=kind == "ode")
-    return z + linalg.expand_to(t, z.ndim) * drift
+    denoised: Any = z + linalg.expand_to(t, z.ndim) * drift
+    return denoised
 
 
 def check_denoise(sde: SDE, kind: Denoise) -> None:
@@ -67,7 +84,7 @@ def check_denoise(sde: SDE, kind: Denoise) -> None:
         raise InputError(f"denoise='tweedie' needs the score of all {sde.k} variables: use denoise=True.")
 
 
-def start_state(key, sde: SDE, shape: tuple[int, ...], initial, dtype):
+def start_state(key: Key, sde: SDE, shape: Shape, initial: State | None, dtype: DType) -> States:
     """The state to start from, (batch, k, *event): `initial`, checked, or a draw from the prior."""
     z = sde.prior_sample(key, shape, dtype) if initial is None else jnp.asarray(initial, dtype)
     expected = (shape[0], sde.k, *shape[1:])
@@ -76,7 +93,7 @@ def start_state(key, sde: SDE, shape: tuple[int, ...], initial, dtype):
     return z
 
 
-def check_times(times, *, stays: bool = False) -> np.ndarray:
+def check_times(times: TimeGrid, *, stays: bool = False) -> HostGrid:
     """A usable grid as float64.
 
     Raises:
@@ -93,7 +110,7 @@ def check_times(times, *, stays: bool = False) -> np.ndarray:
     return times
 
 
-def check_end(t, sde: SDE, dtype=jnp.float32, *, in_log_t: bool = False) -> None:
+def check_end(t: Scalar, sde: SDE, dtype: DType = jnp.float32, *, in_log_t: bool = False) -> None:
     """Raise ValueError where a grid ends at a time at which its sampler asks for a score that is not finite.
 
     At t = 0 the kernel of most processes is a point. VE's is not, nor one with sigma2_0 > 0 (LSGM): they have a score
@@ -112,7 +129,7 @@ def check_end(t, sde: SDE, dtype=jnp.float32, *, in_log_t: bool = False) -> None
         )
 
 
-def check_t_min(t_min, sde: SDE | None = None, dtype=jnp.float32) -> None:
+def check_t_min(t_min: Scalar, sde: SDE | None = None, dtype: DType = jnp.float32) -> None:
     """Raise ValueError unless t_min lies in (0, 1), and the process has a score there. A traced t_min passes."""
     if not linalg.is_concrete(t_min):
         return
@@ -122,7 +139,7 @@ def check_t_min(t_min, sde: SDE | None = None, dtype=jnp.float32) -> None:
         raise InputError(f"t_min = {t_min:g}: the score of this process is not finite so near to 0; take 1e-5.")
 
 
-def check_control(**values) -> None:
+def check_control(**values: Scalar) -> None:
     """One-line errors for the settings of a step-size control: all positive and finite."""
     for name, value in values.items():
         if linalg.is_concrete(value) and not (value > 0 and np.isfinite(value)):
@@ -141,7 +158,7 @@ def _has_score(sde: SDE, t, dtype) -> bool:
         return bool(jnp.isfinite(sde.transition(jnp.full((1,), t, dtype)).inverse_transpose).all())
 
 
-def refuse_constraint(sampler: str, constraint) -> None:
+def refuse_constraint(sampler: str, constraint: Any) -> None:
     """Raise ValueError for a constraint given to a sampler that chooses its own steps."""
     if constraint is None:
         return
@@ -193,12 +210,12 @@ class Constraint(NamedTuple):
 
 def scan_grid(
     step: Callable,
-    key,
-    score_fn: Callable,
+    key: Key,
+    score_fn: ScoreFn,
     sde: SDE,
-    shape: tuple[int, ...],
+    shape: Shape,
     *,
-    times,
+    times: TimeGrid,
     draws: int,
     denoise: Denoise,
     evaluations: int | Sequence[int] = 1,
@@ -208,13 +225,13 @@ def scan_grid(
     stays: bool = False,
     every: int = 1,
     constraint: Constraint | None = None,
-    initial=None,
-    noise=None,
+    initial: State | None = None,
+    noise: Float[AnyArray, "steps draws batch k *event"] | None = None,
     trajectory: bool = False,
-    sharding=None,
+    sharding: Sharding | None = None,
     progress: Callable[[int], None] | None = None,
-    dtype=jnp.float32,
-):
+    dtype: DType = jnp.float32,
+) -> tuple[Samples, SampleInfo]:
     """Run `step(z, memory, node) -> (z, memory)` over a grid, then denoise.
 
     What stands before `constraint` is the samplers' own; what follows is what every fixed-grid sampler accepts and
@@ -343,12 +360,12 @@ def plan_visits(steps: int, constraint: Constraint | None) -> Visits:
     return Visits(order, since, opens, final)
 
 
-def diffuse_back(sde: SDE, z, s, t, noise):
+def diffuse_back(sde: SDE, z: State, s: Scalar, t: Scalar, noise: State) -> States:
     """A draw of z_t given z_s = z, for scalars s <= t; z itself where they are equal."""
     back = sde.transition_between(jnp.reshape(s, (1,)), jnp.reshape(t, (1,)))  # one matrix for the whole batch
     return jnp.where(s < t, back.perturb(z, noise), z)
 
 
-def batch_time(t, z):
+def batch_time(t: Scalar, z: AnyArray) -> Float[jax.Array, " batch"]:
     """A scalar time for every element of the batch, (batch,)."""
     return jnp.full((z.shape[0],), t, z.dtype)

@@ -36,15 +36,16 @@ definitions; that lambda is used as here can be seen in the authors' code of 240
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
 from sgmjax._inputs import InputError
+from sgmjax._types import Key, Samples, Scalar, ScoreFn, Shape, State, States, TimeGrid
 from sgmjax.samplers import linear_flow
-from sgmjax.samplers.common import batch_time, check_end, check_times, scan_grid
+from sgmjax.samplers.common import Denoise, SampleInfo, batch_time, check_end, check_times, scan_grid
+from sgmjax.samplers.declaration import on_grid
 from sgmjax.samplers.splitting import check_phase_space
 from sgmjax.sdes import SDE, linalg
 
@@ -70,7 +71,7 @@ class ConjugateCoefficients(NamedTuple):
 
 def conjugate_coefficients(
     sde: SDE,
-    times,
+    times: TimeGrid,
     *,
     lam: float = 0.0,
     B: Literal["identity", "ones"] = "identity",
@@ -199,21 +200,22 @@ def _steps(scheme: Scheme, times: np.ndarray, free: np.ndarray, parts: _Parts):
     return first, np.stack([zero, zero, state, back @ y @ rest @ end[1]], axis=1)
 
 
+@on_grid(lambda settings: EVALUATIONS.get(settings["scheme"], 1))  # an unknown one is refused later
 def conjugate(
-    key,
-    score_fn: Callable,
+    key: Key,
+    score_fn: ScoreFn,
     sde: SDE,
-    shape,
+    shape: Shape,
     *,
-    times,
+    times: TimeGrid,
     lam: float = 0.0,
     B: Literal["identity", "ones"] = "identity",
     scheme: Scheme = "euler",
     prediction: Prediction = "R",
     coefficients: ConjugateCoefficients | None = None,
-    denoise=True,
-    **options,
-):
+    denoise: Denoise = True,
+    **options: Any,
+) -> tuple[Samples, SampleInfo]:
     """Sample by a conjugate integrator on a fixed grid.
 
     Args:
@@ -258,11 +260,11 @@ def conjugate(
     )  # fmt: skip
 
 
-def conjugate_step(score_fn: Callable, z, t, s, step: ConjugateCoefficients):
+def conjugate_step(score_fn: ScoreFn, z: State, t: Scalar, s: Scalar, step: ConjugateCoefficients) -> States:
     """One step from t down to s; `step` holds its matrices, (2, k, k) and (4, k, k). z: (batch, k, *event)."""
     score = score_fn(z, batch_time(t, z))
 
-    def combine(matrices, values):
+    def combine(matrices, values) -> Any:
         return sum(linalg.apply(jnp.asarray(m, z.dtype), v) for m, v in zip(matrices, values))
 
     middle = combine(step.first, (z, score))

@@ -22,14 +22,16 @@ DDIM's eta instead scales that posterior's covariance 1 - C_1 C_1^T by eta^2.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import scipy.linalg
 
 from sgmjax._inputs import InputError
+from sgmjax._types import Key, Samples, ScoreFn, Shape, TimeGrid
 from sgmjax.samplers import exponential
+from sgmjax.samplers.common import Denoise, SampleInfo
+from sgmjax.samplers.declaration import on_grid
 from sgmjax.samplers.exponential import ExponentialCoefficients, assemble, host_flow
 from sgmjax.samplers.linear_flow import Flow, damped, eps_matrices
 from sgmjax.sdes import SDE
@@ -37,7 +39,7 @@ from sgmjax.sdes import SDE
 Parameterization = Literal["R", "L"]
 
 
-def ddim_coefficients(sde: SDE, times, *, eta: float = 0.0) -> ExponentialCoefficients:
+def ddim_coefficients(sde: SDE, times: TimeGrid, *, eta: float = 0.0) -> ExponentialCoefficients:
     """See `ddim`."""
     if not 0 <= eta <= 1:
         raise InputError(f"eta = {eta:g}: must lie in [0, 1].")
@@ -46,7 +48,7 @@ def ddim_coefficients(sde: SDE, times, *, eta: float = 0.0) -> ExponentialCoeffi
 
 
 def gddim_coefficients(
-    sde: SDE, times, *, lam: float = 0.0, parameterization: Parameterization = "R"
+    sde: SDE, times: TimeGrid, *, lam: float = 0.0, parameterization: Parameterization = "R"
 ) -> ExponentialCoefficients:
     """See `gddim`."""
     check_lam(lam)
@@ -66,7 +68,7 @@ def check_lam(lam: float) -> None:
         raise InputError(f"lam = {lam:g}: must be finite and >= 0.")
 
 
-def check_parameterization(parameterization) -> None:
+def check_parameterization(parameterization: str) -> None:
     """Raise ValueError unless it is one of gDDIM's two."""
     if parameterization not in ("R", "L"):
         raise InputError(f"parameterization must be 'R' or 'L', not {parameterization!r}.")
@@ -114,18 +116,19 @@ def _noise_factor(path: Flow) -> np.ndarray:
     return np.stack([np.transpose(np.linalg.qr(stacked.T, mode="r")) for stacked in steps])
 
 
+@on_grid()
 def ddim(
-    key,
-    score_fn: Callable,
+    key: Key,
+    score_fn: ScoreFn,
     sde: SDE,
-    shape,
+    shape: Shape,
     *,
-    times,
+    times: TimeGrid,
     eta: float = 0.0,
     coefficients: ExponentialCoefficients | None = None,
-    denoise=True,
-    **options,
-):
+    denoise: Denoise = True,
+    **options: Any,
+) -> tuple[Samples, SampleInfo]:
     """Sample by DDIM.
 
     For k = 1, with x_t = a_t x_0 + sigma_t eps:  x_s = a_s x0_hat + sqrt(sigma_s^2 - v) eps + sqrt(v) xi, where
@@ -149,19 +152,20 @@ def ddim(
     )
 
 
+@on_grid()
 def gddim(
-    key,
-    score_fn: Callable,
+    key: Key,
+    score_fn: ScoreFn,
     sde: SDE,
-    shape,
+    shape: Shape,
     *,
-    times,
+    times: TimeGrid,
     lam: float = 0.0,
     parameterization: Parameterization = "R",
     coefficients: ExponentialCoefficients | None = None,
-    denoise=True,
-    **options,
-):
+    denoise: Denoise = True,
+    **options: Any,
+) -> tuple[Samples, SampleInfo]:
     """Sample by gDDIM, of order 1. `deis` is its multistep extension.
 
     Args:

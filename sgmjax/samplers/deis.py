@@ -16,14 +16,16 @@ polynomials in the log-SNR 0.216 / 0.039 / 0.035, with R and polynomials in t 0.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from sgmjax._inputs import InputError
+from sgmjax._types import Key, Numbers, Samples, ScoreFn, Shape, TimeGrid
 from sgmjax.samplers import exponential
+from sgmjax.samplers.common import Denoise, SampleInfo
 from sgmjax.samplers.ddim import Parameterization, check_parameterization
+from sgmjax.samplers.declaration import on_grid
 from sgmjax.samplers.exponential import ExponentialCoefficients, assemble, host_flow
 from sgmjax.samplers.linear_flow import Flow, HostProcess, eps_matrices, log_snr, log_snr_rate
 from sgmjax.sdes import SDE
@@ -33,7 +35,7 @@ Variable = Literal["log_snr", "t", "rho"]
 
 def deis_coefficients(
     sde: SDE,
-    times,
+    times: TimeGrid,
     *,
     order: int = 3,
     parameterization: Parameterization = "R",
@@ -84,7 +86,7 @@ def _variable(kind: Variable, t: np.ndarray, at: HostProcess) -> tuple[np.ndarra
     return (level, rate) if kind == "log_snr" else (np.exp(-level), -rate * np.exp(-level))
 
 
-def lagrange(points: np.ndarray, x) -> tuple[np.ndarray, np.ndarray]:
+def lagrange(points: np.ndarray, x: Numbers) -> tuple[np.ndarray, np.ndarray]:
     """The Lagrange polynomials of the points at x, and their derivatives: (...,) -> (..., len(points)) each."""
     x = np.asarray(x)
     value, slope = np.zeros((*x.shape, len(points))), np.zeros((*x.shape, len(points)))
@@ -98,20 +100,21 @@ def lagrange(points: np.ndarray, x) -> tuple[np.ndarray, np.ndarray]:
     return value, slope
 
 
+@on_grid()
 def deis(
-    key,
-    score_fn: Callable,
+    key: Key,
+    score_fn: ScoreFn,
     sde: SDE,
-    shape,
+    shape: Shape,
     *,
-    times,
+    times: TimeGrid,
     order: int = 3,
     parameterization: Parameterization = "R",
     variable: Variable = "log_snr",
     coefficients: ExponentialCoefficients | None = None,
-    denoise=True,
-    **options,
-):
+    denoise: Denoise = True,
+    **options: Any,
+) -> tuple[Samples, SampleInfo]:
     """Sample by a multistep exponential integrator: one evaluation a step, deterministic.
 
     Args:

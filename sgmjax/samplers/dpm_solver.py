@@ -16,20 +16,23 @@ lam = 1 for k = 1 is SDE-DPM-Solver++ (2M).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from sgmjax._inputs import InputError
+from sgmjax._types import Key, Samples, ScoreFn, Shape, TimeGrid
 from sgmjax.samplers import exponential
+from sgmjax.samplers.common import Denoise, SampleInfo
 from sgmjax.samplers.ddim import check_lam, complement, contraction
+from sgmjax.samplers.declaration import on_grid
 from sgmjax.samplers.exponential import ExponentialCoefficients, assemble, host_flow
 from sgmjax.samplers.linear_flow import data_matrices, log_snr
 from sgmjax.sdes import SDE
 
 
 def dpm_solver_pp_coefficients(
-    sde: SDE, times, *, order: int = 2, lam: float = 0.0, lower_order_final: bool = False
+    sde: SDE, times: TimeGrid, *, order: int = 2, lam: float = 0.0, lower_order_final: bool = False
 ) -> ExponentialCoefficients:
     """See `dpm_solver_pp`."""
     if order not in (1, 2):
@@ -56,20 +59,21 @@ def dpm_solver_pp_coefficients(
     return assemble(path, transition, *data_matrices(path.sde, path.at), weights, noise)
 
 
+@on_grid()
 def dpm_solver_pp(
-    key,
-    score_fn: Callable,
+    key: Key,
+    score_fn: ScoreFn,
     sde: SDE,
-    shape,
+    shape: Shape,
     *,
-    times,
+    times: TimeGrid,
     order: int = 2,
     lam: float = 0.0,
     lower_order_final: bool = False,
     coefficients: ExponentialCoefficients | None = None,
-    denoise=True,
-    **options,
-):
+    denoise: Denoise = True,
+    **options: Any,
+) -> tuple[Samples, SampleInfo]:
     """Sample by DPM-Solver++ (2M): one evaluation a step.
 
     Args:

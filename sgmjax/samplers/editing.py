@@ -12,20 +12,22 @@ Song, Meng & Ermon 2021, app. D.5 (spherical interpolation of latents).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, Real
 
 from sgmjax._inputs import InputError
-from sgmjax.samplers.common import batch_time, check_control, check_t_min, check_times, reverse_drift
+from sgmjax._types import AnyArray, Data, DType, HostGrid, Key, Numbers, Scalar, ScoreFn, State, States, TimeGrid, Times
+from sgmjax.samplers.common import Denoise, batch_time, check_control, check_t_min, check_times, reverse_drift
 from sgmjax.samplers.probability_flow import evaluations, find_solver, ode, reuses_last_stage
 from sgmjax.sdes import SDE, linalg
 
 
-def noised(key, sde: SDE, x0, t):
+def noised(key: Key, sde: SDE, x0: Data, t: Scalar | Times) -> States:
     """Data as a state at time t: a draw of z_t given x_0, auxiliaries included.
 
     Args:
@@ -44,7 +46,7 @@ def noised(key, sde: SDE, x0, t):
     return sde.transition(t, "hsm").perturb(sde.augment(x0), eps)
 
 
-def start_at(times, t: float) -> np.ndarray:
+def start_at(times: TimeGrid, t: float) -> HostGrid:
     """A grid with as many steps, shrunk so that it starts at t and ends where it ended.
 
     Raises:
@@ -57,16 +59,16 @@ def start_at(times, t: float) -> np.ndarray:
 
 
 def encode(
-    score_fn: Callable,
+    score_fn: ScoreFn,
     sde: SDE,
-    z,
+    z: State,
     *,
-    t_min: float = 1e-3,
-    rtol: float = 1e-5,
-    atol: float = 1e-5,
+    t_min: Scalar = 1e-3,
+    rtol: Scalar = 1e-5,
+    atol: Scalar = 1e-5,
     solver: Any = "Dopri5",
     max_steps: int = 4096,
-):
+) -> tuple[States, Numbers]:
     """The probability flow from data at t_min up to the prior at 1: the latent that `samplers.ode` decodes.
 
     `ode(..., initial=latent, denoise=False)` with the same t_min gives it back to the tolerance.
@@ -116,7 +118,9 @@ def encode(
     return latent, evaluations(method, solution.stats["num_steps"])
 
 
-def slerp(sde: SDE, a, b, weights):
+def slerp(
+    sde: SDE, a: State, b: State, weights: Sequence[float] | Real[AnyArray, " n"]
+) -> Float[jax.Array, "batch n k *event"]:
     """Spherical interpolation of latents, in the coordinates in which the prior is white.
 
     A straight line between two draws of a Gaussian passes through states that are too short to be draws; the arc keeps
@@ -144,19 +148,19 @@ def slerp(sde: SDE, a, b, weights):
 
 
 def interpolate(
-    key,
-    score_fn: Callable,
+    key: Key,
+    score_fn: ScoreFn,
     sde: SDE,
-    a,
-    b,
+    a: Data,
+    b: Data,
     *,
     num: int = 8,
-    t_min: float = 1e-3,
-    rtol: float = 1e-5,
-    atol: float = 1e-5,
-    denoise=False,
-    dtype=jnp.float32,
-):
+    t_min: Scalar = 1e-3,
+    rtol: Scalar = 1e-5,
+    atol: Scalar = 1e-5,
+    denoise: Denoise = False,
+    dtype: DType = jnp.float32,
+) -> tuple[Float[jax.Array, "batch num *event"], Numbers]:
     """Images between two images: both encoded, their latents interpolated, and decoded.
 
     Args:

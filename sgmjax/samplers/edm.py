@@ -11,13 +11,14 @@ Reference: Karras et al. 2022, "Elucidating the design space of diffusion-based 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
 from sgmjax._inputs import InputError
-from sgmjax.samplers.common import Denoise, batch_time, check_times, scan_grid
+from sgmjax._types import DType, Key, Samples, Scalar, ScoreFn, Shape, State, States, TimeGrid
+from sgmjax.samplers.common import Denoise, SampleInfo, batch_time, check_times, scan_grid
+from sgmjax.samplers.declaration import on_grid
 from sgmjax.samplers.grids import noise_level, time_at_noise_level
 from sgmjax.sdes import SDE
 
@@ -40,7 +41,9 @@ class Levels(NamedTuple):
     m_next: Any
 
 
-def levels(sde: SDE, times, *, S_churn: float, S_min: float, S_max: float, num_steps: int, dtype=jnp.float32) -> Levels:
+def levels(
+    sde: SDE, times: TimeGrid, *, S_churn: float, S_min: float, S_max: float, num_steps: int, dtype: DType = jnp.float32
+) -> Levels:
     """Alg. 2, line 5, for all steps of a grid. The parameters of the process may be traced."""
     t = jnp.asarray(times, dtype)
     sigma, m = noise_level(sde, t), sde.transition(t).mean[:, 0, 0]
@@ -55,7 +58,9 @@ def levels(sde: SDE, times, *, S_churn: float, S_min: float, S_max: float, num_s
     return Levels(sigma[:-1], sigma_hat, sigma[1:], t_hat, m[:-1], m_hat, m[1:])
 
 
-def edm_step(score_fn: Callable, z, s, level: Levels, noise, *, S_noise: float, second_order: bool):
+def edm_step(
+    score_fn: ScoreFn, z: State, s: Scalar, level: Levels, noise: State | None, *, S_noise: float, second_order: bool
+) -> States:
     """Alg. 2, lines 4 to 11: one step to the time s. z: (batch, 1, *event), noise: the same or None, level: scalars."""
 
     def slope(x, t, sigma, m):
@@ -74,21 +79,22 @@ def edm_step(score_fn: Callable, z, s, level: Levels, noise, *, S_noise: float, 
     return level.m_next * x
 
 
+@on_grid(lambda settings: 2 if settings["second_order"] else 1)
 def edm(
-    key,
-    score_fn: Callable,
+    key: Key,
+    score_fn: ScoreFn,
     sde: SDE,
-    shape,
+    shape: Shape,
     *,
-    times,
+    times: TimeGrid,
     S_churn: float = 0.0,
     S_min: float = 0.0,
     S_max: float = math.inf,
     S_noise: float = 1.0,
     second_order: bool = True,
     denoise: Denoise = "tweedie",
-    **options,
-):
+    **options: Any,
+) -> tuple[Samples, SampleInfo]:
     """Sample by algorithm 2 of Karras et al. 2022 (algorithm 1 without churn).
 
     The paper's N steps are the N - 1 of a grid of N times and the last one to sigma = 0: an Euler step, and so the

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Any
 
 import jax.numpy as jnp
 
-from sgmjax.samplers.common import batch_time, reverse_drift, scan_grid
+from sgmjax._types import Key, Samples, Scalar, ScoreFn, Shape, State, TimeGrid
+from sgmjax.samplers.common import Denoise, SampleInfo, batch_time, reverse_drift, scan_grid
+from sgmjax.samplers.declaration import on_grid
 from sgmjax.sdes import SDE, linalg
 
 
-def em_step(score_fn: Callable, sde: SDE, z, t, s, noise):
+def em_step(score_fn: ScoreFn, sde: SDE, z: State, t: Scalar, s: Scalar, noise: State) -> tuple[State, State]:
     """One step from t down to s. z, noise: (batch, k, *event); t, s scalars. Returns (z_s, its mean)."""
     time = batch_time(t, z)
     mean = z + (t - s) * reverse_drift(score_fn, sde, z, time)
     return mean + jnp.sqrt(t - s) * linalg.apply(sde.diffusion(time), noise), mean
 
 
-def em(key, score_fn: Callable, sde: SDE, shape, *, times, denoise=True, **options):
+@on_grid()
+def em(
+    key: Key, score_fn: ScoreFn, sde: SDE, shape: Shape, *, times: TimeGrid, denoise: Denoise = True, **options: Any
+) -> tuple[Samples, SampleInfo]:
     """Sample by Euler-Maruyama on a fixed grid.
 
     Reference: Song et al. 2021, sec. 4.2; Pandey & Mandt 2023, sec. 4.

@@ -22,7 +22,6 @@ and the compiled function serves processes of all parameters.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -30,7 +29,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from sgmjax._inputs import InputError
-from sgmjax.samplers.common import batch_time, check_end, check_times, scan_grid
+from sgmjax._types import Key, Samples, ScoreFn, Shape, TimeGrid
+from sgmjax.samplers.common import Denoise, SampleInfo, batch_time, check_end, check_times, scan_grid
 from sgmjax.samplers.linear_flow import Flow, float64_process, flow
 from sgmjax.sdes import SDE, linalg
 
@@ -53,7 +53,7 @@ class ExponentialCoefficients(NamedTuple):
     noise: Any = None
 
 
-def host_flow(sde: SDE, times) -> Flow:
+def host_flow(sde: SDE, times: TimeGrid) -> Flow:
     """The process along a grid, in float64 on the host.
 
     Raises:
@@ -64,7 +64,9 @@ def host_flow(sde: SDE, times) -> Flow:
     return flow(process, times)
 
 
-def assemble(flow: Flow, A, Mz, Ms, W, noise=None) -> ExponentialCoefficients:
+def assemble(
+    flow: Flow, A: np.ndarray, Mz: np.ndarray, Ms: np.ndarray, W: np.ndarray, noise: np.ndarray | None = None
+) -> ExponentialCoefficients:
     """The step of the module's docstring, given in the process's frame, to act on states in its own order.
 
     Args:
@@ -79,7 +81,17 @@ def assemble(flow: Flow, A, Mz, Ms, W, noise=None) -> ExponentialCoefficients:
     )  # fmt: skip
 
 
-def sample(key, score_fn: Callable, sde: SDE, shape, *, times, coefficients: ExponentialCoefficients, denoise, options):
+def sample(
+    key: Key,
+    score_fn: ScoreFn,
+    sde: SDE,
+    shape: Shape,
+    *,
+    times: TimeGrid,
+    coefficients: ExponentialCoefficients,
+    denoise: Denoise,
+    options: dict[str, Any],
+) -> tuple[Samples, SampleInfo]:
     """Run the step of the module's docstring over a grid.
 
     Raises:

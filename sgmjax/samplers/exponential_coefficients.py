@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from sgmjax._inputs import InputError
+from sgmjax._types import TimeGrid
 from sgmjax.samplers.ddim import ddim_coefficients, gddim_coefficients
 from sgmjax.samplers.deis import deis_coefficients
 from sgmjax.samplers.dpm_solver import dpm_solver_pp_coefficients
@@ -21,7 +22,9 @@ _METHODS = {
 }
 
 
-def exponential_coefficients(sde: SDE, times, *, method: Method = "deis", **options) -> ExponentialCoefficients:
+def exponential_coefficients(
+    sde: SDE, times: TimeGrid, *, method: Method = "deis", **options: Any
+) -> ExponentialCoefficients:
     """What the sampler `method` computes on the host before it starts; give it back to it as `coefficients=`.
 
     Args:

@@ -38,16 +38,18 @@ symmetric splitting with noise on both sides (Dockhorn et al. 2022).
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 from sgmjax._inputs import InputError
+from sgmjax._types import AnyArray, Key, Samples, ScoreFn, Shape, State, States, TimeGrid
 from sgmjax.samplers import linear_flow
-from sgmjax.samplers.common import batch_time, check_end, check_times, scan_grid
+from sgmjax.samplers.common import Denoise, SampleInfo, batch_time, check_end, check_times, scan_grid
+from sgmjax.samplers.declaration import on_grid
 from sgmjax.sdes import SDE, linalg
 
 
@@ -72,7 +74,7 @@ class MidpointCoefficients(NamedTuple):
     forcing: Any
 
 
-def midpoint_coefficients(sde: SDE, times, *, data_std: float = 0.3) -> MidpointCoefficients:
+def midpoint_coefficients(sde: SDE, times: TimeGrid, *, data_std: float = 0.3) -> MidpointCoefficients:
     """What `exponential_midpoint` computes on the host before it samples.
 
     Args:
@@ -132,18 +134,19 @@ def _regression(sde: SDE, s, t, K_s, e_s, e_t) -> tuple[np.ndarray, np.ndarray, 
     return mean, e_s[..., None] - mean @ e_t[..., None], factor[:, k:, k:]
 
 
+@on_grid()
 def exponential_midpoint(
-    key,
-    score_fn: Callable,
+    key: Key,
+    score_fn: ScoreFn,
     sde: SDE,
-    shape,
+    shape: Shape,
     *,
-    times,
+    times: TimeGrid,
     data_std: float = 0.3,
     coefficients: MidpointCoefficients | None = None,
-    denoise=True,
-    **options,
-):
+    denoise: Denoise = True,
+    **options: Any,
+) -> tuple[Samples, SampleInfo]:
     """Sample by the exponential midpoint rule on a fixed grid; one evaluation a step.
 
     Args:
@@ -182,7 +185,13 @@ def exponential_midpoint(
     )  # fmt: skip
 
 
-def midpoint_step(score_fn: Callable, z, last, noises, step: MidpointCoefficients):
+def midpoint_step(
+    score_fn: ScoreFn,
+    z: State,
+    last: Float[AnyArray, "batch 1 *event"],
+    noises: Float[AnyArray, "draws batch k *event"],
+    step: MidpointCoefficients,
+) -> tuple[States, Float[jax.Array, "batch 1 *event"]]:
     """One step. z: (batch, k, *event), last: m of the last step (batch, 1, *event), noises: (2, batch, k, *event).
 
     Returns:

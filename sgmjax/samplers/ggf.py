@@ -18,13 +18,27 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float
 
 from sgmjax._inputs import InputError
 from sgmjax._kinds import check_kind
+from sgmjax._types import (
+    AnyArray,
+    DType,
+    Key,
+    PerExample,
+    Samples,
+    Scalar,
+    ScoreFn,
+    Shape,
+    Sharding,
+    State,
+    Times,
+)
 from sgmjax.samplers.adaptive_sde import brownian_increment, path_seeds
 from sgmjax.samplers.common import (
     Denoise,
@@ -37,36 +51,38 @@ from sgmjax.samplers.common import (
     reverse_drift,
     start_state,
 )
+from sgmjax.samplers.declaration import adaptive
 from sgmjax.sdes import SDE, linalg
 
 REST = 1e-6  # an end nearer than this is reached in the same step
 
 
+@adaptive
 def ggf(
-    key,
-    score_fn: Callable,
+    key: Key,
+    score_fn: ScoreFn,
     sde: SDE,
-    shape: tuple[int, ...],
+    shape: Shape,
     *,
-    t_min: float = 1e-3,
-    rtol: float = 0.02,
-    atol: float = 2 / 256,
-    safety: float = 0.9,
-    exponent: float = 0.9,
+    t_min: Scalar = 1e-3,
+    rtol: Scalar = 0.02,
+    atol: Scalar = 2 / 256,
+    safety: Scalar = 0.9,
+    exponent: Scalar = 0.9,
     norm: Literal["l2", "linf"] = "l2",
     extrapolation: bool = True,
-    first_step: float = 0.01,
+    first_step: Scalar = 0.01,
     rejected: Literal["keep", "redraw"] = "keep",
     denoise: Denoise = True,
     per_sample: bool = True,
-    initial=None,
-    noise=None,
+    initial: State | None = None,
+    noise: Float[AnyArray, "iterations batch k *event"] | None = None,
     max_steps: int = 4096,
     brownian_tol: float = 2.0**-20,
     constraint: None = None,
-    sharding=None,
-    dtype=jnp.float32,
-):
+    sharding: Sharding | None = None,
+    dtype: DType = jnp.float32,
+) -> tuple[Samples, SampleInfo]:
     """Sample by GGF.
 
     Args:
@@ -169,7 +185,7 @@ def ggf(
     return final[:, 0], SampleInfo(nfe=nfe, state=final)
 
 
-def step_pair(score_fn: Callable, sde: SDE, z, t, s, noise):
+def step_pair(score_fn: ScoreFn, sde: SDE, z: State, t: Times, s: Times, noise: State) -> tuple[State, State]:
     """One step from t down to s by both methods, z' and z'' - z'. z, noise: (batch, k, *event); t, s: (batch,)."""
     h = linalg.expand_to(t - s, z.ndim)
     root = jnp.sqrt(h)
@@ -179,14 +195,14 @@ def step_pair(score_fn: Callable, sde: SDE, z, t, s, noise):
     return euler, 0.5 * (second - first)
 
 
-def absolute_tolerance(sde: SDE, atol, z):
+def absolute_tolerance(sde: SDE, atol: Scalar, z: State) -> jax.Array:
     """eps_abs of every variable, broadcastable against z (batch, k, *event)."""
     factor = jnp.asarray(sde.prior_factor(), z.dtype)
     std = jnp.sqrt(jnp.sum(factor**2, axis=1))
     return linalg.expand_to((atol * std / std[0])[None], z.ndim)
 
 
-def error_norm(scaled, norm: str, per_sample: bool):
+def error_norm(scaled: State, norm: str, per_sample: bool) -> PerExample:
     """Norm of the scaled error (batch, k, *event) of every sample, (batch,); that of the whole batch if it shares."""
     axes = tuple(range(1, scaled.ndim))
     if norm == "linf":
@@ -196,7 +212,9 @@ def error_norm(scaled, norm: str, per_sample: bool):
     return jnp.sqrt(each if per_sample else jnp.full_like(each, jnp.mean(each)))
 
 
-def noise_source(key, z, *, noise, rejected: str, brownian_tol, constrain: Callable):
+def noise_source(
+    key: Key, z: State, *, noise: AnyArray | None, rejected: str, brownian_tol: float, constrain: Callable
+) -> tuple[Callable, Any]:
     """(draw, source): draw(source, index, t, s) gives standard normals like z for steps from t to s, and the source."""
     if noise is not None:
         return (lambda source, index, t, s: (noise[index], source)), ()

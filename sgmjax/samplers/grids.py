@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sgmjax._inputs import InputError
+from sgmjax._types import HostGrid, PerExample, TimeGrid, Times
 from sgmjax.samplers.common import check_t_min
 from sgmjax.sdes import SDE, linalg
 
@@ -41,7 +42,7 @@ def time_grid(
     sde: SDE | None = None,
     rho: float = 7.0,
     power: float = 2.0,
-) -> np.ndarray:
+) -> HostGrid:
     """The grid of a fixed-step sampler with a budget of score evaluations.
 
     Args:
@@ -95,7 +96,7 @@ def time_grid(
     return times
 
 
-def noise_level(sde: SDE, t):
+def noise_level(sde: SDE, t: Times) -> PerExample:
     """sigma(t) of the module's docstring, same shape and dtype as t (batch,). std / mean for k = 1."""
     kernel = sde.transition(t, "hsm")
     white = jnp.swapaxes(kernel.inverse_transpose, 1, 2)
@@ -103,7 +104,7 @@ def noise_level(sde: SDE, t):
     return 1 / jnp.sqrt(information)
 
 
-def time_at_noise_level(sde: SDE, sigma):
+def time_at_noise_level(sde: SDE, sigma: Times) -> PerExample:
     """The t in [EARLIEST, 1] at which the process has noise level sigma; the nearer end if there is none.
 
     By bisection of log t, so for any process, inside jit too.
@@ -130,7 +131,7 @@ def time_at_noise_level(sde: SDE, sigma):
 _compiled = {f: jax.jit(f) for f in (noise_level, time_at_noise_level)}
 
 
-def host_noise_level(sde: SDE, times) -> np.ndarray:
+def host_noise_level(sde: SDE, times: TimeGrid) -> HostGrid:
     """`noise_level` in float64, outside of any trace. times: (n,), the parameters of the process known."""
     return _on_host(noise_level, sde, np.asarray(times, np.float64))
 

@@ -12,25 +12,25 @@ Reference: Song et al. 2021, sec. 5, eq. (14); Dhariwal & Nichol 2021, alg. 1 (t
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
+from jaxtyping import Int
 
 from sgmjax._inputs import check_labels
 from sgmjax._ranges import FINITE, check_range
+from sgmjax._types import AnyArray, Labels, LogitsFn, Numbers, ScoreFn
 from sgmjax.sdes import SDE
 
 
 def guided_score(
-    score_fn: Callable,
-    log_prob_fn: Callable,
-    labels,
-    strength=1.0,
+    score_fn: ScoreFn,
+    log_prob_fn: LogitsFn,
+    labels: Labels | int | Int[AnyArray, ""],
+    strength: Numbers = 1.0,
     *,
     sde: SDE,
     reverse_time: bool = False,
-) -> Callable:
+) -> ScoreFn:
     """score(z, t) + strength grad_z log p(label | z, t), the gradient for the variables that receive noise.
 
     Bayes' rule gives the score of p(z_t | label) for strength 1. A sampler uses the score of noised variables only, so
@@ -71,7 +71,7 @@ def guided_score(
     return guided
 
 
-def cfg_score(cond: Callable, uncond: Callable, strength=1.0) -> Callable:
+def cfg_score(cond: ScoreFn, uncond: ScoreFn, strength: Numbers = 1.0) -> ScoreFn:
     """uncond + strength (cond - uncond): classifier-free guidance.
 
     The same rule as `guided_score` with the classifier that the two scores imply, p(label | z) ~ p(z | label) / p(z).

@@ -26,15 +26,30 @@ Pandey & Mandt 2023, app. (inpainting in phase space).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
+import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, Real, Shaped
 
 from sgmjax._inputs import InputError
+from sgmjax._types import AnyArray, Data, Shape, State, States, Times
 from sgmjax.samplers.common import Constraint
 from sgmjax.sdes import SDE, linalg
 
 
-def inpaint(sde: SDE, x0, mask, *, repeats: int = 1, jump: int = 10, lagging: bool = False, basis=None) -> Constraint:
+def inpaint(
+    sde: SDE,
+    x0: Real[AnyArray, " *data"],
+    mask: Sequence[Any] | Shaped[AnyArray, " ..."],
+    *,
+    repeats: int = 1,
+    jump: int = 10,
+    lagging: bool = False,
+    basis: Real[AnyArray, "C C"] | None = None,
+) -> Constraint:
     """The constraint that data are known where `mask` is 1.
 
     With `denoise` on (or a grid that ends at 0) the known part of the samples is x_0 exactly; a run that stops at t > 0
@@ -79,7 +94,7 @@ def inpaint(sde: SDE, x0, mask, *, repeats: int = 1, jump: int = 10, lagging: bo
     return Constraint(project, draws=1, repeats=repeats, jump=jump, lagging=lagging)
 
 
-def colorize(sde: SDE, grey, **options) -> Constraint:
+def colorize(sde: SDE, grey: Real[AnyArray, "*data 3"], **options: Any) -> Constraint:
     """The constraint that the grey part of colour images is known.
 
     Args:
@@ -95,12 +110,12 @@ def colorize(sde: SDE, grey, **options) -> Constraint:
     return inpaint(sde, grey, np.array([1.0, 0.0, 0.0]), basis=grey_basis(), **options)
 
 
-def grey_basis() -> np.ndarray:
+def grey_basis() -> Float[np.ndarray, "3 3"]:
     """(3, 3) orthogonal; the first column is grey, (1, 1, 1) / sqrt 3, the others span the colours."""
     return np.stack([np.ones(3) / 3**0.5, np.array([-2, 1, 1]) / 6**0.5, np.array([0, 1, -1]) / 2**0.5], axis=1)
 
 
-def draw_given(sde: SDE, x0, t, noise):
+def draw_given(sde: SDE, x0: Data, t: Times, noise: State) -> States:
     """A draw of z_t given x_0, whose data variable is x_0 itself at t = 0.
 
     (VE's kernel, as published, has standard deviation sigma_min at t = 0.)
@@ -113,14 +128,14 @@ def draw_given(sde: SDE, x0, t, noise):
     return z.at[:, 0].set(jnp.where(linalg.expand_to(t, x0.ndim) > 0, z[:, 0], x0))
 
 
-def turn(x, basis):
+def turn(x: AnyArray, basis: AnyArray) -> jax.Array:
     """Components of the last axis along the columns of `basis` (C, C): x_c b_cj summed over c, exactly in float32."""
     basis = jnp.asarray(basis, x.dtype)
     parts = [jnp.sum(x * basis[:, j].reshape((1,) * (x.ndim - 1) + (-1,)), axis=-1) for j in range(basis.shape[1])]
     return jnp.stack(parts, axis=-1)
 
 
-def check_mask(mask, shape: tuple[int, ...]) -> None:
+def check_mask(mask: AnyArray, shape: Shape) -> None:
     """Raise ValueError for a mask that does not fit data of this shape or has values other than 0 and 1."""
     fits = mask.ndim <= len(shape) and all(m in (1, n) for m, n in zip(mask.shape[::-1], shape[::-1], strict=False))
     if not fits:
@@ -129,7 +144,7 @@ def check_mask(mask, shape: tuple[int, ...]) -> None:
         raise InputError("mask must be 1 where the data are known and 0 elsewhere.")
 
 
-def check_basis(basis, size: int) -> np.ndarray:
+def check_basis(basis: AnyArray, size: int) -> np.ndarray:
     """The basis in float64, or ValueError."""
     basis = np.asarray(basis, np.float64)
     if basis.shape != (size, size) or not np.allclose(basis.T @ basis, np.eye(size), atol=1e-5):

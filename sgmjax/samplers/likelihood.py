@@ -23,15 +23,16 @@ Reference: Song et al. 2021, sec. 4.3 and app. D.2, eqs. (39)-(40); Grathwohl et
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, Real
 
 from sgmjax._inputs import InputError
 from sgmjax._kinds import check_kind
+from sgmjax._types import AnyArray, DType, Key, PerExample, Scalar, ScoreFn, Sharding, Solver, State, States, Times
 from sgmjax.samplers.common import batch_time, check_control, check_t_min, reverse_drift
 from sgmjax.samplers.probability_flow import evaluations, find_solver, reuses_last_stage
 from sgmjax.sdes import SDE, linalg
@@ -66,27 +67,27 @@ class LikelihoodInfo(NamedTuple):
 
 
 def likelihood(
-    key,
-    score_fn: Callable,
+    key: Key,
+    score_fn: ScoreFn,
     sde: SDE,
-    x0,
+    x0: Real[AnyArray, " batch *event"],
     *,
-    t_min: float = 1e-5,
-    rtol: float = 1e-5,
-    atol: float = 1e-5,
-    solver="Dopri5",
+    t_min: Scalar = 1e-5,
+    rtol: Scalar = 1e-5,
+    atol: Scalar = 1e-5,
+    solver: Solver = "Dopri5",
     trace: Trace = "rademacher",
     probes: int = 1,
     probing: Probing = "blocks",
     momenta: int = 1,
     truncation: Truncation = "ignore",
     per_sample: bool = True,
-    momentum=None,
-    noise=None,
+    momentum: Real[AnyArray, "momenta batch auxiliaries *event"] | None = None,
+    noise: Real[AnyArray, "probes batch variables *event"] | None = None,
     max_steps: int = 4096,
-    sharding=None,
-    dtype=jnp.float32,
-):
+    sharding: Sharding | None = None,
+    dtype: DType = jnp.float32,
+) -> tuple[PerExample, LikelihoodInfo]:
     """log p(x_0) in nats; for processes with auxiliary variables a lower bound in expectation.
 
     Args:
@@ -179,7 +180,7 @@ def likelihood(
     return log_prob, LikelihoodInfo(jnp.sum(nfe, axis=0), log_joint, log_weights, bound, latent)
 
 
-def auxiliary_log_prob(sde: SDE, m):
+def auxiliary_log_prob(sde: SDE, m: Float[AnyArray, "batch auxiliaries *event"]) -> PerExample:
     """log q(m_0) of the auxiliaries' initial law in nats. m: (batch, k - 1, *event) -> (batch,); 0 for k = 1."""
     if sde.k == 1:
         return jnp.zeros((m.shape[0],), m.dtype)
@@ -191,7 +192,7 @@ def auxiliary_log_prob(sde: SDE, m):
     return -0.5 * (square + (sde.k - 1) * size * math.log(2 * math.pi)) - log_det
 
 
-def auxiliary_entropy(sde: SDE, size: int):
+def auxiliary_entropy(sde: SDE, size: int) -> Scalar:
     """Entropy in nats of the auxiliaries' initial law, for events of that size; 0 for k = 1."""
     if sde.k == 1:
         return 0.0
@@ -231,13 +232,13 @@ def _check(sde: SDE, size: int, t_min, trace, probes: int, probing, momenta: int
         _auxiliary_factor(sde)
 
 
-def kernel_entropy(sde: SDE, size: int, t, dtype=jnp.float32):
+def kernel_entropy(sde: SDE, size: int, t: Scalar, dtype: DType = jnp.float32) -> Float[jax.Array, ""]:
     """Entropy in nats of q(z_t | x_0), for events of that size; a scalar."""
     kernel = sde.transition(jnp.full((1,), t, dtype))
     return size * (0.5 * sde.k * math.log(2 * math.pi * math.e) + kernel.log_det_factor()[0])
 
 
-def decoder_precision(sde: SDE, t, dtype=jnp.float32):
+def decoder_precision(sde: SDE, t: Scalar, dtype: DType = jnp.float32) -> Float[jax.Array, " k"]:
     """How well z_t tells x_0 in one element of the event: w (k,) with z_t = a x_0 + L eps, a = E e_0, and w = L^-1 a.
 
     Of all linear estimates without bias that with the least variance, 1 / |w|^2, is off by w . eps / |w|^2.
@@ -311,7 +312,14 @@ def _solve(score_fn, sde: SDE, z, directions, t_min, rtol, atol, solver, probing
     return size * change + checked, latent, evaluations(solver, steps)
 
 
-def flow_and_divergence(score_fn: Callable, sde: SDE, z, t, directions, probing: Probing = "blocks"):
+def flow_and_divergence(
+    score_fn: ScoreFn,
+    sde: SDE,
+    z: State,
+    t: Times,
+    directions: Real[AnyArray, "batch probes variables *event"] | None,
+    probing: Probing = "blocks",
+) -> tuple[States, PerExample]:
     """h(z, t), (batch, k, *event), and its divergence or an estimate of it, (batch,), by one score evaluation.
 
     Args:

@@ -19,7 +19,9 @@ from jax.sharding import PartitionSpec
 from sgmjax import sdes
 from sgmjax._inputs import InputError
 from sgmjax._ranges import COUNT, OPEN_UNIT, POSITIVE, TOLERANCE
+from sgmjax._types import HostGrid, Key, Samples, Shape
 from sgmjax.samplers import registry
+from sgmjax.samplers.common import SampleInfo
 from sgmjax.samplers.editing import start_at
 from sgmjax.samplers.grids import time_grid
 from sgmjax.samplers.predictor_corrector import score_sde_times
@@ -57,15 +59,15 @@ class Plan:
 
 def draw(
     plan: Plan,
-    key,
+    key: Key,
     score_fn: ScoreFn,
     sde: sdes.SDE,
-    shape: tuple[int, ...],
+    shape: Shape,
     *,
     start: float = 1.0,
     sampler: Callable[..., Any] | None = None,
-    **control,
-):
+    **control: Any,
+) -> tuple[Samples, SampleInfo]:
     """Samples by a plan; the batch is split over the current mesh, if there is one.
 
     Args:
@@ -92,7 +94,7 @@ def draw(
     return (sampler or registry.SAMPLERS[plan.sampler])(key, score_fn, sde, shape, **options, **control)
 
 
-def times(plan: Plan, sde: sdes.SDE) -> tuple[Any, dict[str, Any]]:
+def times(plan: Plan, sde: sdes.SDE) -> tuple[HostGrid, dict[str, Any]]:
     """The time grid of a sampler with a budget of `plan.steps` evaluations, and what else it must then be given.
 
     Grid "score_sde" is that of the official program, for `pc`: with its discrete noise levels, one for each step.

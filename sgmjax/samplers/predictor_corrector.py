@@ -1,21 +1,6 @@
 """Predictor-corrector sampling: a step of the reverse process, and Langevin steps that repair its marginal law.
 
-Predictors. Every one knows the forward process between two grid times by a Gaussian kernel z_t = E z_s + L eps:
-
-    reverse diffusion   z_s = (2 - E) z_t + L^2 score + L eps, k = 1        (eq. 46)
-    Euler-Maruyama      z_s = (2 I - E) z_t + L L^T score + L eps, E = I + f dt, L = g sqrt(dt)
-    ancestral           z_s = E^-1 (z_t + L L^T score) + R eps              (eqs. 4 and 47)
-
-Reverse diffusion discretises the reverse process as the forward one is discretised: as published, the increment of an
-exact transition is taken back with the opposite sign. In phase space that fails (noise reaches x through the momentum,
-backwards in time with the opposite sign; measured for third order at 20 steps: variances 10^6 times too large). There
-the reverse of a recipe is a recipe, and its own exact transition is taken, with the rest of the score's push held:
-
-    reverse diffusion   z_s = E' z_t + W (score + P z_t) + L' eps, k > 1,   W = int_s^t E'(u -> s) g g^T du
-
-with E', L' and P of `SDE.reverse_linear`. The ancestral mean is Tweedie's formula for z_s, exact for every z_t, and
-R R^T = Cov[z_s | z_t, z_0]. That formula wants the score of every variable, so the predictor exists where all are
-noised: VP, sub-VP, VE, PSLD with two frictions; not CLD, third order.
+Predictors. `samplers.predictors` has their steps: reverse diffusion (eq. 46), Euler-Maruyama, ancestral (eqs. 4, 47).
 
 Correctors. For any constant positive semi-definite C, dz = C score dtau + sqrt(2) C^1/2 dw leaves p_t invariant (the
 current C score p - C grad p vanishes). Only the score of the noised variables is known, so C lives on them: C = A A^T,
@@ -36,7 +21,6 @@ Reference: Song et al. 2021, sec. 4.2 and app. E, G.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 import jax
@@ -44,158 +28,41 @@ import jax.numpy as jnp
 import numpy as np
 
 from sgmjax._inputs import InputError
-from sgmjax.samplers.common import Constraint, Denoise, batch_time, check_t_min, check_times, scan_grid
+from sgmjax._types import HostGrid, Key, Numbers, Samples, Scalar, ScoreFn, Shape, State, TimeGrid
+from sgmjax.samplers.common import Constraint, Denoise, SampleInfo, batch_time, check_t_min, check_times, scan_grid
+from sgmjax.samplers.declaration import on_grid
+from sgmjax.samplers.predictors import (
+    Predictor,
+    Variance,
+    ancestral_step,
+    discrete_step,
+    euler_kernel,
+    is_vp,
+    kernel_between,
+    one_time,
+    reverse_diffusion_step,
+)
 from sgmjax.sdes import SDE, VE, Kernel, Recipe, SubVP, linalg
 
-Predictor = Literal["reverse_diffusion", "ancestral", "em", "none"]
 Corrector = Literal["langevin", "annealed_langevin", "none"]
-Variance = Literal["lower", "upper"]
 Norms = Literal["batch", "sample"]
-
-
-# ---- predictors: (z_s, its mean given z_t)
-
-
-def reverse_diffusion_step(
-    score_fn: Callable, sde: SDE, z, t, s, noise, *, kernel: Kernel | None = None, probability_flow: bool = False
-):
-    """The reverse process discretised as the forward one; see the module's docstring. Weak order 1.
-
-    Reference: Song et al. 2021, eq. (46); for k > 1 our own.
-
-    Args:
-        z, noise: (batch, k, *event). t, s: scalars, from t down to s.
-        kernel: z_t given z_s, of a batch of one, whose increment is to be taken back: `euler_kernel` makes this
-            Euler-Maruyama, `discrete_step` score_sde's update. None: the exact transition.
-        probability_flow: half the score and no noise.
-
-    Returns:
-        z_s and its mean given z_t.
-    """
-    score = (0.5 if probability_flow else 1.0) * score_fn(z, batch_time(t, z))
-    if kernel is None and sde.k > 1:
-        kernel, strength = sde.reverse_linear(_one(t, z), _one(s, z)), _push(sde, z, t, s)
-        precision = jnp.asarray(sde.split_precision(), z.dtype)
-        mean = linalg.apply(kernel.mean, z) + linalg.apply(strength, score + linalg.apply(precision, z))
-    else:
-        kernel = _between(sde, z, t, s) if kernel is None else kernel
-        mean = 2 * z - linalg.apply(kernel.mean, z) + linalg.apply(kernel.covariance, score)
-    return (mean if probability_flow else mean + linalg.apply(kernel.factor, noise)), mean
-
-
-def _push(sde: SDE, z, t, s):
-    """W, the integral from s to t of E'(u -> s) g(u) g(u)^T du, (1, k, k), by Gauss-Legendre quadrature."""
-    nodes, weights = np.polynomial.legendre.leggauss(6)
-    u = s + (t - s) * jnp.asarray((nodes + 1) / 2, z.dtype)
-    each = linalg.matmul(sde.reverse_linear(u, jnp.full_like(u, s)).mean, sde.diffusion_squared(u))
-    return (t - s) * jnp.sum(linalg.expand_to(jnp.asarray(weights / 2, z.dtype), 3) * each, axis=0, keepdims=True)
-
-
-def ancestral_step(
-    score_fn: Callable,
-    sde: SDE,
-    z,
-    t,
-    s,
-    noise,
-    *,
-    variance: Variance = "lower",
-    kernel: Kernel | None = None,
-    factor=None,
-):
-    """A draw from the Gaussian posterior of z_s given z_t and the z_0 that Tweedie's formula makes of z_t.
-
-    The mean, E^-1 (z_t + L L^T score), is E[z_s | z_t] itself. Weak order 1.
-
-    Reference: Song et al. 2021, eqs. (4) (VP) and (47) (VE); Ho et al. 2020, sec. 3.2.
-
-    Args:
-        z, t, s, noise, kernel: as `reverse_diffusion_step`.
-        variance: DDPM's two choices. "lower": Cov[z_s | z_t, z_0], right for data that are a point. "upper": that of
-            data distributed as the prior.
-        factor: R, (1, k, k), in place of the one that `variance` asks for.
-
-    Returns:
-        z_s and its mean given z_t.
-    """
-    kernel = _between(sde, z, t, s) if kernel is None else kernel
-    mean = z + linalg.apply(kernel.covariance, score_fn(z, batch_time(t, z)))
-    mean = linalg.apply(1 / kernel.mean if sde.k == 1 else jnp.linalg.inv(kernel.mean), mean)
-    if factor is None and variance == "lower":
-        factor = posterior_factor(kernel, sde.transition(_one(s, z), "hsm").factor)
-    elif factor is None:
-        factor = sde.reverse_linear(_one(t, z), _one(s, z)).factor
-    return mean + linalg.apply(factor, noise), mean
-
-
-def euler_kernel(sde: SDE, t, dt) -> Kernel:
-    """One Euler-Maruyama step of the forward process: E = I + f(t) dt, L = g(t) sqrt(dt). t, dt (batch,)."""
-    identity = jnp.asarray(np.eye(sde.k)[None], t.dtype)
-    mean = identity + linalg.expand_to(dt, 3) * sde.drift_matrix(t)
-    # the factor is not triangular in the frame; only `factor` and `covariance` are asked of this kernel
-    return Kernel(mean=mean, inner=linalg.expand_to(jnp.sqrt(dt), 3) * sde.diffusion(t), num_noised=sde.num_noised)
-
-
-def discrete_step(sde: SDE, t, level, num_scales: int) -> tuple[Kernel, Any, Any]:
-    """The step of the discrete forward process of score_sde with `num_scales` levels, k = 1.
-
-    VP is DDPM's x_i = sqrt(1 - beta_i) x_{i-1} + sqrt(beta_i) z, beta_i = beta(i / (N - 1)) / N; VE is SMLD's x_i =
-    x_{i-1} + sqrt(sigma_i^2 - sigma_{i-1}^2) z, sigma_{-1} = 0; any other takes an Euler step of 1 / N at t.
-
-    Args:
-        t: (batch,) time. level: (batch,) integers i in [0, N).
-
-    Returns:
-        The kernel; the factor R of the ancestral predictor, sqrt(beta_i) for VP, the posterior's for VE, None for
-        others, which have no such predictor there; and alpha of the correctors, 1 - beta_i, 1 for VE.
-    """
-    tau = level.astype(t.dtype) / (num_scales - 1)
-    if isinstance(sde, VE):
-        sigma, below = sde.sigma(tau), jnp.where(level == 0, 0.0, sde.sigma(tau - 1 / (num_scales - 1)))
-        kernel = _scalar(jnp.ones_like(sigma), jnp.sqrt((sigma - below) * (sigma + below)))
-        return kernel, posterior_factor(kernel, below[:, None, None]), 1.0
-    assert isinstance(sde, (Recipe, SubVP))
-    beta = sde.schedule.beta(tau) / num_scales
-    if _is_vp(sde):
-        kernel = _scalar(jnp.sqrt(1 - beta), jnp.sqrt(beta))
-        return kernel, kernel.factor, 1 - beta
-    return euler_kernel(sde, t, jnp.full_like(t, 1 / num_scales)), None, 1 - beta
-
-
-def _is_vp(sde: SDE) -> bool:
-    return isinstance(sde, Recipe) and sde.name == "vp"
-
-
-def _scalar(mean, std) -> Kernel:
-    return Kernel(mean=mean[:, None, None], inner=std[:, None, None], num_noised=1)
-
-
-def _one(t, z):
-    """A scalar time as a batch of one: one matrix serves the whole batch."""
-    return jnp.reshape(jnp.asarray(t, z.dtype), (1,))
-
-
-def _between(sde: SDE, z, t, s) -> Kernel:
-    return sde.transition_between(_one(s, z), _one(t, z))
-
-
-def posterior_factor(kernel: Kernel, start):
-    """R with R R^T = Cov[z_s | z_t] when z_s has covariance start start^T and z_t = E z_s + L eps. (1, k, k) each.
-
-    The lower right block of the triangular factor of [z_t; z_s], which subtracts no covariances.
-    """
-    k = start.shape[-1]
-    above = jnp.concatenate([linalg.matmul(kernel.mean, start), kernel.factor], axis=-1)
-    below = jnp.concatenate([start, jnp.zeros_like(start)], axis=-1)
-    return linalg.triangular_factor(jnp.concatenate([above, below], axis=-2))[:, k:, k:]
 
 
 # ---- correctors
 
 
 def langevin_step(
-    score_fn: Callable, sde: SDE, z, t, noise, *, snr=0.16, alpha=1.0, annealed: bool = False, norms: Norms = "batch"
-):
+    score_fn: ScoreFn,
+    sde: SDE,
+    z: State,
+    t: Scalar,
+    noise: State,
+    *,
+    snr: Scalar = 0.16,
+    alpha: Numbers = 1.0,
+    annealed: bool = False,
+    norms: Norms = "batch",
+) -> tuple[State, State]:
     """One preconditioned Langevin step at time t; see the module's docstring.
 
     Args:
@@ -209,7 +76,7 @@ def langevin_step(
     Returns:
         the state after the step, and its mean.
     """
-    kernel = sde.transition(_one(t, z), "hsm")
+    kernel = sde.transition(one_time(t, z), "hsm")
     A = _noised_block(kernel).factor
     slope = linalg.apply(jnp.swapaxes(A, 1, 2), score_fn(z, batch_time(t, z)))  # -eps of the noised variables
     if annealed:
@@ -240,25 +107,31 @@ def _norm(v):
 # ---- the sampler
 
 
+def _evaluations(predictor: Predictor, corrector: Corrector, corrector_steps: int, **_) -> tuple[int, int]:
+    """Score evaluations of a step: the predictor's, and the corrector's."""
+    return (0 if predictor == "none" else 1), (0 if corrector == "none" else corrector_steps)
+
+
+@on_grid(lambda settings: max(1, sum(_evaluations(**settings))))
 def pc(
-    key,
-    score_fn: Callable,
+    key: Key,
+    score_fn: ScoreFn,
     sde: SDE,
-    shape,
+    shape: Shape,
     *,
-    times,
+    times: TimeGrid,
     denoise: Denoise | Literal["x_mean"] = True,
     predictor: Predictor = "reverse_diffusion",
     corrector: Corrector = "langevin",
-    snr: float = 0.16,
+    snr: Scalar = 0.16,
     corrector_steps: int = 1,
     probability_flow: bool = False,
     ancestral_variance: Variance = "lower",
     norms: Norms = "batch",
     num_scales: int | None = None,
     constraint: Constraint | None = None,
-    **options,
-):
+    **options: Any,
+) -> tuple[Samples, SampleInfo]:
     """Sample on a fixed grid: at each t the steps of a corrector, then a step of a predictor.
 
     The corrector comes first, as in score_sde's program (the paper's algorithm 1 has it second), so that the last thing
@@ -294,8 +167,7 @@ def pc(
     times = check_times(times)
     _check_choices(predictor, corrector, norms, ancestral_variance, snr, corrector_steps)
     _check_process(sde, predictor, probability_flow, num_scales, denoise)
-    corrections = 0 if corrector == "none" else corrector_steps
-    predictions = 0 if predictor == "none" else 1
+    predictions, corrections = _evaluations(predictor, corrector, corrector_steps)
     moves = 0 if predictor == "none" or probability_flow else 1
     between = constraint if constraint is not None and (corrections or constraint.lagging) else None
     x_mean = denoise == "x_mean"
@@ -305,9 +177,9 @@ def pc(
     def step(z, memory, node):
         kernel, factor, alpha = None, None, 1.0
         if num_scales is not None:
-            kernel, factor, alpha = discrete_step(sde, _one(node.t, z), jnp.reshape(node.extra, (1,)), num_scales)
+            kernel, factor, alpha = discrete_step(sde, one_time(node.t, z), jnp.reshape(node.extra, (1,)), num_scales)
         elif sde.k == 1:
-            alpha = _between(sde, z, node.t, node.s).mean[:, 0, 0] ** 2
+            alpha = kernel_between(sde, z, node.t, node.s).mean[:, 0, 0] ** 2
 
         def correct(z, noise):
             annealed = corrector == "annealed_langevin"
@@ -329,7 +201,7 @@ def pc(
         else:
             if predictor == "em":
                 length = node.t - node.s if num_scales is None else 1 / num_scales
-                kernel = euler_kernel(sde, _one(node.t, z), _one(length, z))
+                kernel = euler_kernel(sde, one_time(node.t, z), one_time(length, z))
             z, mean = reverse_diffusion_step(
                 score_fn, sde, z, node.t, node.s, noise, kernel=kernel, probability_flow=probability_flow
             )
@@ -347,7 +219,7 @@ def pc(
     return samples, info
 
 
-def score_sde_times(num_scales: int, *, t_min: float = 1e-3) -> np.ndarray:
+def score_sde_times(num_scales: int, *, t_min: float = 1e-3) -> HostGrid:
     """The grid of score_sde's sampler: N times from 1 to t_min that a step starts from, and 0 for the end of the last.
 
     Raises:
@@ -390,7 +262,7 @@ def _check_process(sde, predictor, probability_flow, num_scales, denoise) -> Non
         raise InputError("predictor='ancestral' is a draw and has no probability flow: use 'reverse_diffusion'.")
     if num_scales is None:
         return
-    if num_scales < 2 or not (_is_vp(sde) or isinstance(sde, (VE, SubVP))):
+    if num_scales < 2 or not (is_vp(sde) or isinstance(sde, (VE, SubVP))):
         raise InputError(f"num_scales = {num_scales}: for the levels of score_sde's VP, sub-VP and VE, at least 2.")
     if isinstance(sde, Recipe) and linalg.is_concrete(sde):
         largest = max(float(sde.schedule.beta(0.0)), float(sde.schedule.beta(1.0))) / num_scales

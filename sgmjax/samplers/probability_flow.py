@@ -7,7 +7,6 @@ Reference: Song et al. 2021, eq. (13).
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,6 +14,7 @@ import jax.numpy as jnp
 
 from sgmjax._inputs import InputError
 from sgmjax._kinds import check_kind
+from sgmjax._types import DType, Key, Numbers, Samples, Scalar, ScoreFn, Shape, Sharding, Solver, State, TimeGrid
 from sgmjax.samplers.common import (
     Denoise,
     SampleInfo,
@@ -29,30 +29,32 @@ from sgmjax.samplers.common import (
     reverse_drift,
     start_state,
 )
+from sgmjax.samplers.declaration import adaptive
 from sgmjax.sdes import SDE
 
 FIRST_STEP = 0.01  # of the adaptive runs; given, so that diffrax spends no evaluations on choosing it
 
 
+@adaptive
 def ode(
-    key,
-    score_fn: Callable,
+    key: Key,
+    score_fn: ScoreFn,
     sde: SDE,
-    shape: tuple[int, ...],
+    shape: Shape,
     *,
-    t_min: float = 1e-3,
-    rtol: float = 1e-5,
-    atol: float = 1e-5,
-    solver="Dopri5",
-    times=None,
+    t_min: Scalar = 1e-3,
+    rtol: Scalar = 1e-5,
+    atol: Scalar = 1e-5,
+    solver: Solver = "Dopri5",
+    times: TimeGrid | None = None,
     denoise: Denoise = True,
     per_sample: bool = False,
-    initial=None,
+    initial: State | None = None,
     max_steps: int = 4096,
     constraint: None = None,
-    sharding=None,
-    dtype=jnp.float32,
-):
+    sharding: Sharding | None = None,
+    dtype: DType = jnp.float32,
+) -> tuple[Samples, SampleInfo]:
     """Sample by solving the probability-flow ODE.
 
     Args:
@@ -144,7 +146,7 @@ def ode(
     return final[:, 0], SampleInfo(nfe=nfe, state=final)
 
 
-def find_solver(solver, *, adaptive: bool) -> Any:
+def find_solver(solver: Solver, *, adaptive: bool) -> Any:
     """The diffrax solver of that name, or the given one, if its evaluations can be counted.
 
     Raises:
@@ -166,7 +168,7 @@ def find_solver(solver, *, adaptive: bool) -> Any:
     return solver
 
 
-def named_solver(solver) -> tuple[Any, str]:
+def named_solver(solver: Solver) -> tuple[Any, str]:
     """(solver, name) for a diffrax solver or its name; (None, name) where diffrax has none of that name."""
     import diffrax
 
@@ -181,14 +183,14 @@ def named_solver(solver) -> tuple[Any, str]:
         return None, solver
 
 
-def wrapped(solver) -> Any:
+def wrapped(solver: Solver) -> Any:
     """The solver inside a HalfSolver, which compares a step with two of half its length; else the solver itself."""
     import diffrax
 
     return solver.solver if type(solver) is diffrax.HalfSolver else solver
 
 
-def cost(solver) -> tuple[int, int] | None:
+def cost(solver: Solver) -> tuple[int, int] | None:
     """Evaluations of the drift that a diffrax solver makes (in every step, once at the start); None if not known."""
     import diffrax
 
@@ -209,13 +211,13 @@ def cost(solver) -> tuple[int, int] | None:
     return None
 
 
-def reuses_last_stage(solver) -> bool:
+def reuses_last_stage(solver: Solver) -> bool:
     """Whether a Runge-Kutta step's last stage is the next one's first (Dopri5, Tsit5, ...)."""
     tableau = getattr(wrapped(solver), "tableau", None)
     return bool(getattr(tableau, "fsal", False))
 
 
-def evaluations(solver, steps):
+def evaluations(solver: Solver, steps: Numbers) -> Numbers:
     """Evaluations of the drift that a diffrax solver makes in `steps` steps, rejected ones included."""
     found = cost(solver)
     assert found is not None  # `find_solver` has made sure

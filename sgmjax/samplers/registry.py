@@ -1,4 +1,4 @@
-"""The samplers by name, and what a caller must know to run one it only knows by name.
+"""The samplers by name, and what a caller must know to run one it only knows by name: each declares it in its file.
 
 Needed by configurations and commands; a program calls `samplers.em(...)` and so on.
 """
@@ -11,8 +11,9 @@ from typing import Any
 
 from sgmjax.samplers.adaptive_sde import adaptive_sde
 from sgmjax.samplers.annealed_langevin import annealed_langevin
-from sgmjax.samplers.conjugate import EVALUATIONS, conjugate
+from sgmjax.samplers.conjugate import conjugate
 from sgmjax.samplers.ddim import ddim, gddim
+from sgmjax.samplers.declaration import declaration
 from sgmjax.samplers.deis import deis
 from sgmjax.samplers.dpm_solver import dpm_solver_pp
 from sgmjax.samplers.edm import edm
@@ -21,7 +22,6 @@ from sgmjax.samplers.exponential_midpoint import exponential_midpoint
 from sgmjax.samplers.ggf import ggf
 from sgmjax.samplers.predictor_corrector import pc
 from sgmjax.samplers.probability_flow import ode
-from sgmjax.samplers.splitting import evaluations as splitting_evaluations
 from sgmjax.samplers.splitting import splitting
 from sgmjax.samplers.sscs import sscs
 
@@ -58,8 +58,7 @@ def settings(sampler: str) -> dict[str, Any]:
 
 def is_adaptive(sampler: str) -> bool:
     """Whether a sampler chooses its own steps; the others step through `times` and take a `constraint`."""
-    parameters = inspect.signature(SAMPLERS[sampler]).parameters
-    return not any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    return declaration(SAMPLERS[sampler]).adaptive
 
 
 def evaluations_per_step(sampler: str, options: Mapping[str, Any]) -> int:
@@ -74,16 +73,4 @@ def evaluations_per_step(sampler: str, options: Mapping[str, Any]) -> int:
     Raises:
         ValueError: for options that the sampler does not have.
     """
-    chosen = settings(sampler) | dict(options)
-    if sampler == "pc":
-        corrections = 0 if chosen["corrector"] == "none" else chosen["corrector_steps"]
-        return max(1, (chosen["predictor"] != "none") + corrections)
-    if sampler == "annealed_langevin":
-        return max(1, chosen["steps_per_level"])
-    if sampler == "edm":
-        return 2 if chosen["second_order"] else 1
-    if sampler == "splitting":
-        return splitting_evaluations(chosen["scheme"])
-    if sampler == "conjugate":
-        return EVALUATIONS.get(chosen["scheme"], 1)  # an unknown one is the sampler's to refuse
-    return 1
+    return declaration(SAMPLERS[sampler]).evaluations(settings(sampler) | dict(options))

@@ -35,14 +35,28 @@ what is done.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 from sgmjax._inputs import InputError
-from sgmjax.samplers.common import batch_time, check_times, scan_grid
+from sgmjax._types import (
+    AnyArray,
+    DType,
+    Key,
+    Matrices,
+    Samples,
+    Scalar,
+    ScoreFn,
+    Shape,
+    State,
+    TimeGrid,
+    Times,
+)
+from sgmjax.samplers.common import Denoise, SampleInfo, batch_time, check_times, scan_grid
+from sgmjax.samplers.declaration import on_grid
 from sgmjax.sdes import SDE, Recipe, linalg
 
 WORDS = {"symplectic_euler": "BA", "velocity_verlet": "BAB", "oba": "OBA", "bao": "BAO", "obab": "OBAB"}
@@ -62,7 +76,17 @@ def asks_at_end(scheme: str) -> bool:
     return reduced and len(word.replace("O", "")) == 3
 
 
-def splitting_step(score_fn: Callable, sde: Recipe, z, t, s, noises, *, scheme: str, noise: Any = None):
+def splitting_step(
+    score_fn: ScoreFn,
+    sde: Recipe,
+    z: State,
+    t: Scalar,
+    s: Scalar,
+    noises: Float[AnyArray, "draws batch k *event"],
+    *,
+    scheme: str,
+    noise: Any = None,
+) -> State:
     """One step from t down to s.
 
     Args:
@@ -80,7 +104,8 @@ def splitting_step(score_fn: Callable, sde: Recipe, z, t, s, noises, *, scheme: 
     step = sde.schedule.between(s, t)
     begin, end = batch_time(t, z), batch_time(s, z)
 
-    score, updates = None, 0
+    score: Any = None
+    updates = 0
     for letter in word:
         if letter == "O":
             z = linalg.apply(noise[0], z) + linalg.apply(noise[1], noises[0])
@@ -101,7 +126,9 @@ def splitting_step(score_fn: Callable, sde: Recipe, z, t, s, noises, *, scheme: 
     return z
 
 
-def noise_part(sde: Recipe, t, s, *, share: float = 1.0, noise_scale=1.0, dtype=jnp.float32):
+def noise_part(
+    sde: Recipe, t: Times, s: Times, *, share: float = 1.0, noise_scale: Scalar = 1.0, dtype: DType = jnp.float32
+) -> tuple[Matrices, Matrices]:
     """Mean and factor of the O steps from t down to s, (n, k, k) each, for t, s (n,).
 
     With Sigma_inf = C C^T and w = C^-1 z, O reads dw = -S w dB + sqrt(2 S) dw', S = C^-1 D C^-T symmetric. In its
@@ -136,18 +163,19 @@ def noise_part(sde: Recipe, t, s, *, share: float = 1.0, noise_scale=1.0, dtype=
     return jnp.asarray(mean, dtype), jnp.asarray(factor, dtype)
 
 
+@on_grid(lambda settings: evaluations(settings["scheme"]))
 def splitting(
-    key,
-    score_fn: Callable,
+    key: Key,
+    score_fn: ScoreFn,
     sde: SDE,
-    shape,
+    shape: Shape,
     *,
-    times,
+    times: TimeGrid,
     scheme: str = "reduced_velocity_verlet",
-    noise_scale: float = 1.0,
-    denoise=True,
-    **options,
-):
+    noise_scale: Scalar = 1.0,
+    denoise: Denoise = True,
+    **options: Any,
+) -> tuple[Samples, SampleInfo]:
     """Sample by a splitting integrator on a fixed grid.
 
     Args:

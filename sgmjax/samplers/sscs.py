@@ -12,15 +12,28 @@ Reference: Dockhorn et al. 2022, sec. 3.4 and app. D; Pandey & Mandt 2023, app. 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Any
 
 import jax.numpy as jnp
+from jaxtyping import Float
 
-from sgmjax.samplers.common import batch_time, scan_grid
+from sgmjax._types import AnyArray, Key, Samples, Scalar, ScoreFn, Shape, State, States, TimeGrid
+from sgmjax.samplers.common import Denoise, SampleInfo, batch_time, scan_grid
+from sgmjax.samplers.declaration import on_grid
 from sgmjax.sdes import SDE, linalg
 
 
-def sscs_step(score_fn: Callable, sde: SDE, z, t, s, noises, *, official: bool = False, numerical_eps: float = 0.0):
+def sscs_step(
+    score_fn: ScoreFn,
+    sde: SDE,
+    z: State,
+    t: Scalar,
+    s: Scalar,
+    noises: Float[AnyArray, "draws batch k *event"],
+    *,
+    official: bool = False,
+    numerical_eps: float = 0.0,
+) -> States:
     """One step from t down to s. z: (batch, k, *event), t, s scalars, noises: (2, batch, k, *event)."""
     # one matrix for the whole batch
     start, half, end = (jnp.reshape(v, (1,)).astype(z.dtype) for v in (t, 0.5 * (t + s), s))
@@ -36,18 +49,19 @@ def sscs_step(score_fn: Callable, sde: SDE, z, t, s, noises, *, official: bool =
     return second.perturb(z, noises[1])
 
 
+@on_grid()
 def sscs(
-    key,
-    score_fn: Callable,
+    key: Key,
+    score_fn: ScoreFn,
     sde: SDE,
-    shape,
+    shape: Shape,
     *,
-    times,
-    denoise=True,
+    times: TimeGrid,
+    denoise: Denoise = True,
     official: bool = False,
     numerical_eps: float = 0.0,
-    **options,
-):
+    **options: Any,
+) -> tuple[Samples, SampleInfo]:
     """Sample by the symmetric splitting on a fixed grid.
 
     The score is evaluated at the time the step starts from, on the half-stepped state, as published. (Its middle is the

@@ -23,14 +23,15 @@ Huang et al. 2021; Dockhorn et al. 2022, app. B.3 (the momentum's entropy).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Real
 
 from sgmjax._inputs import InputError
 from sgmjax._kinds import check_kind
+from sgmjax._types import AnyArray, Data, Key, PerExample, Scalar, ScoreFn, State
 from sgmjax.objectives.score_matching import score_matching_loss
 from sgmjax.objectives.time_law import TimeLaw, importance
 from sgmjax.samplers.common import check_t_min
@@ -53,17 +54,17 @@ class BoundInfo(NamedTuple):
 
 
 def variational_bound(
-    key,
-    score_fn: Callable,
+    key: Key,
+    score_fn: ScoreFn,
     sde: SDE,
-    x0,
+    x0: Data,
     *,
     draws: int = 16,
-    t_min: float = 1e-5,
+    t_min: Scalar = 1e-5,
     truncation: Truncation = "ignore",
     time_law: TimeLaw | None = None,
-    noise=None,
-):
+    noise: tuple[Real[AnyArray, "draws batch"], Real[AnyArray, "draws batch k *event"]] | None = None,
+) -> tuple[PerExample, BoundInfo]:
     """An unbiased estimate of a lower bound of log p(x_0), in nats.
 
     Args:
@@ -98,7 +99,7 @@ def variational_bound(
         if not linalg.is_concrete(sde, t_min):
             raise InputError("inside jit with a traced process give time_law=objectives.importance(sde, t_min=t_min).")
         with jax.ensure_compile_time_eval():
-            time_law = importance(sde, t_min=t_min)
+            time_law = importance(sde, t_min=float(t_min))
     batch, z0 = x0.shape[0], sde.augment(x0)
     if noise is None:
         time_key, noise_key = jax.random.split(key)
@@ -131,7 +132,7 @@ def variational_bound(
     return -(prior + diffusion + reconstruction), BoundInfo(prior, diffusion, reconstruction)
 
 
-def prior_divergence(sde: SDE, z0):
+def prior_divergence(sde: SDE, z0: State) -> PerExample:
     """KL(q(z_1 | x_0) || prior) in nats, (batch,). z0: (batch, k, *event), the auxiliaries at their mean."""
     kernel = sde.transition(jnp.ones((1,), z0.dtype))
     prior = jnp.asarray(sde.prior_factor(), z0.dtype)[None]

@@ -9,8 +9,9 @@ import jax
 import numpy as np
 
 from sgmjax import _ranges
+from sgmjax._types import Scalar
 
-Scalar = float | jax.Array  # an array, also a traced one: of programs alone
+# Of the numbers, arrays are of programs alone.
 Positive = Annotated[Scalar, _ranges.POSITIVE]
 NonNegative = Annotated[Scalar, _ranges.NON_NEGATIVE]
 Fraction = Annotated[Scalar, _ranges.FRACTION]

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sgmjax._inputs import InputError
+from sgmjax._types import Data, DType, Key, Matrices, Noise, PerExample, Scalar, Shape, Square, State, States, Times
 from sgmjax.sdes import linalg
 
 Matching = Literal["hsm", "dsm"]
@@ -73,12 +74,12 @@ class Kernel:
     num_noised: int
 
     @property
-    def factor(self):
+    def factor(self) -> Matrices:
         """L, (batch, k, k), with L L^T the covariance."""
         return self._turn_back(self.inner)
 
     @property
-    def inverse_transpose(self):
+    def inverse_transpose(self) -> Matrices:
         """L^-T, (batch, k, k): the score of the kernel is -L^-T eps."""
         return self._turn_back(linalg.inverse_transpose(self.inner))
 
@@ -86,7 +87,7 @@ class Kernel:
         return matrix if self.frame is None else linalg.conjugate(jnp.transpose(self.frame), matrix)
 
     @property
-    def covariance(self):
+    def covariance(self) -> Matrices:
         """L L^T, (batch, k, k)."""
         factor = self.factor
         return linalg.matmul(factor, jnp.swapaxes(factor, 1, 2))
@@ -97,19 +98,19 @@ class Kernel:
         stacked = jnp.concatenate([self.inner, jnp.broadcast_to(ridge, self.inner.shape)], axis=-1)
         return dataclasses.replace(self, inner=linalg.triangular_factor(stacked))
 
-    def perturb(self, z0, eps):
+    def perturb(self, z0: State, eps: State) -> States:
         """E z_0 + L eps. z0, eps: (batch, k, *event)."""
         return linalg.apply(self.mean, z0) + linalg.apply(self.factor, eps)
 
-    def expand(self, eps):
+    def expand(self, eps: Noise) -> State:
         """Noise of the noised variables alone, (batch, r, *event), as a full (batch, k, *event) with zeros."""
         return expand(eps, self.mean.shape[-1], self.num_noised, self.frame)
 
-    def restrict(self, eps):
+    def restrict(self, eps: State) -> Noise:
         """The part of eps (batch, k, *event) that belongs to the noised variables, (batch, r, *event)."""
         return restrict(eps, self.num_noised, self.frame)
 
-    def score(self, eps):
+    def score(self, eps: Noise) -> State:
         """-L^-T eps, the score of the kernel at z_t = E z_0 + L eps.
 
         Args:
@@ -124,18 +125,18 @@ class Kernel:
         score = -linalg.apply(self.inverse_transpose, self.expand(eps))
         return self.expand(self.restrict(score))
 
-    def eps(self, score):
+    def eps(self, score: State) -> States:
         """-L^T score, the noise that has this score: inverse of `score`. (batch, k, *event) both.
 
         For the noised variables it needs only their score.
         """
         return -linalg.apply(jnp.swapaxes(self.factor, 1, 2), score)
 
-    def denoise(self, z_t, eps):
+    def denoise(self, z_t: State, eps: State) -> States:
         """E^-1 (z_t - L eps): the z_0 that eps would have perturbed into z_t. eps: (batch, k, *event)."""
         return linalg.apply(jnp.linalg.inv(self.mean), z_t - linalg.apply(self.factor, eps))
 
-    def log_det_factor(self):
+    def log_det_factor(self) -> PerExample:
         """log |det L|, (batch,)."""
         return jnp.sum(jnp.log(jnp.diagonal(self.inner, axis1=1, axis2=2)), axis=1)
 
@@ -165,29 +166,29 @@ class SDE(abc.ABC):
 
     # ---- coefficients of the forward process
     @abc.abstractmethod
-    def drift_matrix(self, t) -> Any:
+    def drift_matrix(self, t: Times) -> Matrices:
         """f(t), (batch, k, k), for t (batch,)."""
 
     @abc.abstractmethod
-    def diffusion(self, t) -> Any:
+    def diffusion(self, t: Times) -> Matrices:
         """g(t), the matrix that multiplies dw: (batch, k, k), for t (batch,)."""
 
-    def drift(self, z, t):
+    def drift(self, z: State, t: Times) -> States:
         """f(t) z. z: (batch, k, *event), t: (batch,)."""
         return linalg.apply(self.drift_matrix(t), z)
 
-    def diffusion_squared(self, t) -> Any:
+    def diffusion_squared(self, t: Times) -> Matrices:
         """g(t) g(t)^T, (batch, k, k)."""
-        g: jax.Array = self.diffusion(t)
+        g = self.diffusion(t)
         return linalg.matmul(g, jnp.swapaxes(g, 1, 2))
 
     @abc.abstractmethod
-    def diffusion_between(self, s, t):
+    def diffusion_between(self, s: Times, t: Times) -> Matrices:
         """The integral of g g^T from s to t, (batch, k, k)."""
 
     # ---- the perturbation kernel
     @abc.abstractmethod
-    def transition(self, t, matching: Matching = "hsm") -> Kernel:
+    def transition(self, t: Times, matching: Matching = "hsm") -> Kernel:
         """The law of z_t given what the objective conditions on.
 
         Args:
@@ -197,7 +198,7 @@ class SDE(abc.ABC):
         """
 
     @abc.abstractmethod
-    def transition_between(self, s, t) -> Kernel:
+    def transition_between(self, s: Times, t: Times) -> Kernel:
         """The law of z_t given z_s, 0 <= s <= t <= 1; both (batch,)."""
 
     def without_ridge(self) -> SDE:
@@ -206,7 +207,7 @@ class SDE(abc.ABC):
 
     # ---- the exactly solvable part of the reverse process, for splitting samplers
     @abc.abstractmethod
-    def reverse_linear(self, t, s) -> Kernel:
+    def reverse_linear(self, t: Times, s: Times) -> Kernel:
         """The linear part of the reverse SDE from t down to s <= t: z_s | z_t ~ N(E z_t, L L^T); both (batch,).
 
         The reverse SDE in reversed time is dz = [-f z + g g^T score] dt + g dw. With the precision P of
@@ -215,19 +216,19 @@ class SDE(abc.ABC):
         """
 
     @abc.abstractmethod
-    def split_precision(self):
+    def split_precision(self) -> Square:
         """P, (k, k): the precision added and subtracted by `reverse_linear` (zero or the stationary law's)."""
 
     # ---- ends
     @abc.abstractmethod
-    def initial_factor(self):
+    def initial_factor(self) -> Square:
         """(k, k) factor of the covariance of z_0 given x_0: the auxiliaries' initial law, and sqrt(sigma2_0) for x."""
 
     @abc.abstractmethod
-    def initial_variance(self) -> Any:
+    def initial_variance(self) -> Scalar:
         """sigma2_0, the variance of the data variable given x_0 at t = 0: zero, or LSGM's small positive number."""
 
-    def inverse_variance(self, variance) -> Any:
+    def inverse_variance(self, variance: Times) -> Times:
         """The time at which the kernel has this variance, for processes of one variable. (batch,) -> (batch,).
 
         Raises:
@@ -236,17 +237,17 @@ class SDE(abc.ABC):
         raise InputError("the kernel's variance has a closed inverse for VP, sub-VP without sigma2_0 and VE alone.")
 
     @abc.abstractmethod
-    def distance_to_prior(self, t) -> Any:
+    def distance_to_prior(self, t: Times) -> Times:
         """1 - (kernel variance of x at t) / (its variance in the prior), (batch,), without cancellation.
 
         VP: (1 - sigma2_0) e^{-B}. 1 for a process without a stationary law (VE), whose prior is as wide as wanted.
         """
 
     @abc.abstractmethod
-    def prior_factor(self):
+    def prior_factor(self) -> Square:
         """(k, k) factor of the covariance of the prior."""
 
-    def augment(self, x0, key=None):
+    def augment(self, x0: Data, key: Key | None = None) -> States:
         """Data x0 (batch, *event) as a state z0 (batch, k, *event).
 
         Args:
@@ -261,12 +262,12 @@ class SDE(abc.ABC):
         noise = jax.random.normal(key, z0.shape, z0.dtype)
         return z0 + linalg.apply(jnp.asarray(self.initial_factor(), z0.dtype), noise)
 
-    def prior_sample(self, key, shape, dtype=jnp.float32):
+    def prior_sample(self, key: Key, shape: Shape, dtype: DType = jnp.float32) -> States:
         """Draw from the prior. shape: (batch, *event) -> (batch, k, *event)."""
         noise = jax.random.normal(key, (shape[0], self.k, *shape[1:]), dtype)
         return linalg.apply(jnp.asarray(self.prior_factor(), dtype), noise)
 
-    def prior_logp(self, z):
+    def prior_logp(self, z: State) -> PerExample:
         """Log density of the prior in nats, summed over variables and event. (batch, k, *event) -> (batch,)."""
         factor = jnp.asarray(self.prior_factor(), z.dtype)[None]
         white = linalg.apply(linalg.inverse_transpose(factor).swapaxes(1, 2), z)
@@ -275,16 +276,16 @@ class SDE(abc.ABC):
         return -0.5 * (jnp.sum(white**2, axis=tuple(range(1, z.ndim))) + size * jnp.log(2 * jnp.pi)) - log_det
 
     # ---- the noised variables
-    def restrict(self, eps):
+    def restrict(self, eps: State) -> Noise:
         """Noise (batch, k, *event) -> the noised variables' part (batch, r, *event)."""
         return restrict(eps, self.num_noised, self.frame)
 
-    def expand(self, eps):
+    def expand(self, eps: Noise) -> State:
         """Inverse of `restrict`, zeros elsewhere."""
         return expand(eps, self.k, self.num_noised, self.frame)
 
 
-def restrict(eps, num_noised: int, frame):
+def restrict(eps: State, num_noised: int, frame: Square | None) -> Noise:
     """The last `num_noised` variables of eps in the frame: (batch, k, *event) -> (batch, r, *event)."""
     if num_noised == eps.shape[1]:
         return eps
@@ -293,7 +294,7 @@ def restrict(eps, num_noised: int, frame):
     return eps[:, eps.shape[1] - num_noised :]
 
 
-def expand(eps, k: int, num_noised: int, frame):
+def expand(eps: Noise, k: int, num_noised: int, frame: Square | None) -> State:
     """Right inverse of `restrict`, zeros in the other variables; a full eps passes through."""
     if eps.shape[1] == k:
         return eps

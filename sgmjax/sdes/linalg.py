@@ -21,6 +21,7 @@ import scipy.linalg
 from jax.core import Tracer
 
 from sgmjax._inputs import InputError
+from sgmjax._types import AnyArray, Computed, Numbers, Scalar, Times
 
 # |F| h up to which a Taylor series of _ORDER terms and a Gauss-Legendre rule of _NODES nodes are exact to rounding.
 _RADIUS = 1.0
@@ -28,23 +29,23 @@ _ORDER = {"float32": 11, "float64": 20}
 _NODES = {"float32": 6, "float64": 11}
 
 
-def matmul(a, b):
+def matmul(a: AnyArray, b: AnyArray) -> Computed:
     """Product of (..., i, j) and (..., j, k) without dot: exact float32 arithmetic on every backend."""
     return jnp.sum(a[..., :, :, None] * b[..., None, :, :], axis=-2)
 
 
-def conjugate(T, a):
+def conjugate(T: AnyArray, a: AnyArray) -> Computed:
     """T A T^T, for T (k, k) and A (..., k, k)."""
     T = jnp.asarray(T, a.dtype).reshape((1,) * (a.ndim - 2) + jnp.shape(T))
     return matmul(matmul(T, a), jnp.swapaxes(T, -1, -2))
 
 
-def expand_to(v, ndim: int):
+def expand_to(v: Scalar | AnyArray, ndim: int) -> Computed:
     """Append singleton axes to `v` until it has `ndim` axes: the one broadcast helper."""
     return jnp.reshape(v, jnp.shape(v) + (1,) * (ndim - jnp.ndim(v)))
 
 
-def apply(matrix, z):
+def apply(matrix: AnyArray, z: AnyArray) -> Computed:
     """Apply k x k matrices to the phase axis: (batch, i, j) or (i, j) on (batch, j, *event) -> (batch, i, *event)."""
     if jnp.ndim(matrix) == 2:
         matrix = matrix[None]
@@ -56,7 +57,7 @@ def apply(matrix, z):
     return jnp.stack(out, axis=1)
 
 
-def triangular_factor(a):
+def triangular_factor(a: AnyArray) -> Computed:
     """Lower triangular L with L L^T = A A^T, from the QR decomposition of A^T; A A^T itself is never formed.
 
     Rows are scaled to unit size first, so the accuracy does not depend on how different the variables' scales are.
@@ -89,11 +90,11 @@ def triangular_factor(a):
     return jnp.stack([jnp.stack(row, axis=-1) for row in out], axis=-2)
 
 
-def inverse_transpose(factor):
+def inverse_transpose(factor: AnyArray) -> Computed:
     """L^-T of a lower triangular factor, by substitution. (..., k, k) -> (..., k, k), upper triangular."""
     k = factor.shape[-1]
     zero, one = jnp.zeros(factor.shape[:-2], factor.dtype), jnp.ones(factor.shape[:-2], factor.dtype)
-    inverse = [[zero for _ in range(k)] for _ in range(k)]
+    inverse: list[list[Any]] = [[zero for _ in range(k)] for _ in range(k)]
     for c in range(k):
         for r in range(c, k):
             value = one if r == c else -sum(factor[..., r, m] * inverse[m][c] for m in range(c, r))
@@ -101,7 +102,7 @@ def inverse_transpose(factor):
     return jnp.stack([jnp.stack([inverse[c][r] for c in range(k)], axis=-1) for r in range(k)], axis=-2)
 
 
-def phi(x):
+def phi(x: AnyArray) -> Computed:
     """(e^x - 1) / x, with its limit 1 at 0."""
     small = jnp.abs(x) < 1e-4
     safe = jnp.where(small, 1.0, x)
@@ -129,7 +130,7 @@ class LinearDynamics:
 jax.tree_util.register_dataclass(LinearDynamics, ["F", "G", "step", "mean", "factor", "powers", "forced"], [])
 
 
-def linear_dynamics(F, G, B_max, *, entries: int = 512) -> LinearDynamics:
+def linear_dynamics(F: AnyArray, G: AnyArray, B_max: Numbers, *, entries: int = 512) -> LinearDynamics:
     """Tabulate a linear SDE with constant coefficients up to B_max; float64 on the host when the inputs are concrete.
 
     Args:
@@ -178,7 +179,7 @@ def _host_triangular_factor(a: np.ndarray) -> np.ndarray:
     return np.asarray(np.linalg.qr(a.T, mode="r")).T
 
 
-def is_concrete(*values) -> bool:
+def is_concrete(*values: Any) -> bool:
     """Whether no value is a JAX tracer, so that numpy may look at it."""
     return not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(values))
 
@@ -192,7 +193,7 @@ def _taylor(xp, A, G):
     return powers, xp.sum(powers[..., None] * G[None, None], axis=2)
 
 
-def _horner(coefficients, x):
+def _horner(coefficients, x) -> Any:
     """sum_j coefficients[j] x^j, from the small terms up. coefficients (m + 1, k, r), x (...) -> (..., k, r)."""
     order, shape = _ORDER[_kind(x)], (1,) * x.ndim + coefficients.shape[1:]
     x, total = x[..., None, None], 0.0
@@ -220,7 +221,7 @@ def _kind(x) -> str:
 
 
 @jax.jit
-def linear_transition(dynamics: LinearDynamics, B, initial=None):
+def linear_transition(dynamics: LinearDynamics, B: Times, initial: AnyArray | None = None) -> tuple[Computed, Computed]:
     """Mean matrix and covariance factor of `dz = F z dB + G dw` after a time B.
 
     E = e^{F B},  L L^T = int_0^B e^{F s} G G^T e^{F^T s} ds  (+ E X X^T E^T for an initial factor X).
@@ -264,7 +265,7 @@ def linear_transition(dynamics: LinearDynamics, B, initial=None):
     return mean, triangular_factor(jnp.concatenate(parts, axis=-1))
 
 
-def semidefinite_factor(matrix, tolerance: float = 1e-12):
+def semidefinite_factor(matrix: AnyArray, tolerance: float = 1e-12) -> np.ndarray:
     """A lower triangular X with X X^T = matrix for a symmetric positive semi-definite k x k matrix (numpy, float64).
 
     Raises:

@@ -23,13 +23,16 @@ Reference: Song & Ermon 2020, "Improved techniques for training score-based gene
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Float, Real
 from scipy.optimize import brentq
 from scipy.special import ndtr, ndtri
 
 from sgmjax._inputs import InputError
+from sgmjax._types import AnyArray, Numbers
 
 # Technique 2 asks for C of about a half. The level counts that the authors published and trained with correspond to
 # 0.567 for all their data sets. That is the default here: it is what their results were measured with, and it errs to
@@ -44,7 +47,7 @@ SMALLEST_DIMENSION = 5  # technique 2 has no solution below
 # ---- levels and times
 
 
-def geometric_levels(sigma_max: float, sigma_min: float, num_levels: int) -> np.ndarray:
+def geometric_levels(sigma_max: float, sigma_min: float, num_levels: int) -> Float[np.ndarray, " levels"]:
     """sigma_1 = sigma_max, ..., sigma_L = sigma_min with a constant ratio. (L,), decreasing.
 
     Raises:
@@ -55,7 +58,7 @@ def geometric_levels(sigma_max: float, sigma_min: float, num_levels: int) -> np.
     return np.exp(np.log(sigma_min) + times * (np.log(sigma_max) - np.log(sigma_min)))
 
 
-def uniform_levels(sigma_max: float, sigma_min: float, num_levels: int) -> np.ndarray:
+def uniform_levels(sigma_max: float, sigma_min: float, num_levels: int) -> Float[np.ndarray, " levels"]:
     """sigma_1 = sigma_max, ..., sigma_L = sigma_min, equally spaced. (L,), decreasing.
 
     Raises:
@@ -69,7 +72,7 @@ def uniform_levels(sigma_max: float, sigma_min: float, num_levels: int) -> np.nd
 LEVELS = {"geometric": geometric_levels, "uniform": uniform_levels}  # by sigma_dist
 
 
-def level_times(num_levels: int) -> np.ndarray:
+def level_times(num_levels: int) -> Float[np.ndarray, " levels"]:
     """The times t_1 = 1, ..., t_L = 0 at which `sdes.ve` has the noise levels of its sigma_dist. (L,), decreasing.
 
     Raises:
@@ -80,7 +83,7 @@ def level_times(num_levels: int) -> np.ndarray:
     return np.linspace(1.0, 0.0, num_levels)
 
 
-def times_of_levels(sigmas) -> np.ndarray:
+def times_of_levels(sigmas: Sequence[float] | Real[AnyArray, " levels"]) -> Float[np.ndarray, " levels"]:
     """The times at which the geometric `sdes.ve(sigma_max=sigmas[0], sigma_min=sigmas[-1])` has any given levels.
 
     Args:
@@ -188,7 +191,7 @@ def ratio_of_levels(sigma_max: float, sigma_min: float, num_levels: int) -> floa
 # ---- technique 4: the step size
 
 
-def variance_ratio(step_size, *, sigma_min: float, ratio: float, steps: int):
+def variance_ratio(step_size: Numbers, *, sigma_min: float, ratio: float, steps: int) -> Numbers:
     """s_T^2 / sigma_i^2: the variance after a level of annealed Langevin dynamics, over that of the level.
 
     For data that are one point: T steps at sigma_i from N(0, sigma_{i-1}^2). With alpha = eps / sigma_L^2,

@@ -17,6 +17,7 @@ import numpy as np
 from sgmjax import _ranges
 from sgmjax._inputs import InputError
 from sgmjax._ranges import NonNegativeFloat
+from sgmjax._types import Matrices, Numbers, Scalar, Square, Times
 from sgmjax.sdes import linalg
 from sgmjax.sdes._types import Fraction, Frame, NonNegative, Positive, SigmaDist
 from sgmjax.sdes.base import SDE, Kernel, Matching
@@ -204,7 +205,7 @@ class _Scalar(SDE):
     num_noised = 1
     frame = None
 
-    def initial_factor(self):
+    def initial_factor(self) -> Square:
         return jnp.reshape(jnp.sqrt(self.initial_variance()), (1, 1))
 
 
@@ -221,40 +222,40 @@ class SubVP(_Scalar):
     sigma2_0: Any = 0.0
     name = "subvp"
 
-    def initial_variance(self):
+    def initial_variance(self) -> Scalar:
         return self.sigma2_0
 
-    def inverse_variance(self, variance):
+    def inverse_variance(self, variance: Times) -> Times:
         if not linalg.is_concrete(self.sigma2_0) or self.sigma2_0 != 0:
             raise InputError("sub-VP's variance first falls when sigma2_0 > 0: it has no inverse.")
         return self.schedule.inverse(-jnp.log1p(-jnp.sqrt(variance)))
 
-    def distance_to_prior(self, t):
+    def distance_to_prior(self, t: Times) -> Times:
         decay = jnp.exp(-self.schedule.integral(t))
         return decay * (2 - decay - self.sigma2_0)
 
-    def drift_matrix(self, t):
+    def drift_matrix(self, t: Times) -> Matrices:
         return -0.5 * self.schedule.beta(t)[:, None, None]
 
-    def diffusion(self, t):
+    def diffusion(self, t: Times) -> Matrices:
         return jnp.sqrt(self.schedule.beta(t) * -jnp.expm1(-2 * self.schedule.integral(t)))[:, None, None]
 
-    def diffusion_between(self, s, t):
+    def diffusion_between(self, s: Times, t: Times) -> Matrices:
         gap, low = self.schedule.between(s, t), self.schedule.integral(s)
         return (gap + 0.5 * jnp.exp(-2 * low) * jnp.expm1(-2 * gap))[:, None, None]
 
-    def transition(self, t, matching: Matching = "hsm") -> Kernel:
+    def transition(self, t: Times, matching: Matching = "hsm") -> Kernel:
         B = self.schedule.integral(t)
         variance = jnp.expm1(-B) ** 2 + self.sigma2_0 * jnp.exp(-B)
         positive = variance > 0
         return _scalar_kernel(jnp.exp(-0.5 * B), jnp.where(positive, jnp.sqrt(jnp.where(positive, variance, 1.0)), 0.0))
 
-    def transition_between(self, s, t) -> Kernel:
+    def transition_between(self, s: Times, t: Times) -> Kernel:
         # Var = 1 + e^{-2 B_t} - e^{-(B_t - B_s)} - e^{-(B_t + B_s)} = (1 - e^{-(B_t - B_s)}) (1 - e^{-(B_t + B_s)})
         gap, total = self.schedule.between(s, t), self.schedule.integral(s) + self.schedule.integral(t)
         return _scalar_kernel(jnp.exp(-0.5 * gap), jnp.sqrt(jnp.expm1(-gap) * jnp.expm1(-total)))
 
-    def reverse_linear(self, t, s) -> Kernel:
+    def reverse_linear(self, t: Times, s: Times) -> Kernel:
         # drift per unit B: 1/2 - (1 - e^{-2b}) = e^{-2b} - 1/2, from B_t down to B_s; its growth and noise:
         top, gap = self.schedule.integral(t), self.schedule.between(s, t)
         nodes, weights = np.polynomial.legendre.leggauss(8)
@@ -268,10 +269,10 @@ class SubVP(_Scalar):
             variance = variance + float(weight) * gap * -jnp.expm1(-2 * b) * jnp.exp(2 * growth(b))
         return _scalar_kernel(jnp.exp(growth(top)), jnp.sqrt(variance))
 
-    def split_precision(self):
+    def split_precision(self) -> Square:
         return np.ones((1, 1))
 
-    def prior_factor(self):
+    def prior_factor(self) -> Square:
         return np.ones((1, 1))
 
 
@@ -295,16 +296,16 @@ class VE(_Scalar):
     sigma_dist: SigmaDist = "geometric"
     name = "ve"
 
-    def initial_variance(self):
+    def initial_variance(self) -> Scalar:
         return self.sigma_min**2 if self.sigma2_0 is None else self.sigma2_0
 
-    def inverse_variance(self, variance):
+    def inverse_variance(self, variance: Times) -> Times:
         rise = variance - self.initial_variance()
         if self.sigma_dist == "uniform":
             return rise / ((jnp.sqrt(self.sigma_min**2 + rise) + self.sigma_min) * self._slope())
         return jnp.log1p(rise / self.sigma_min**2) / (2 * self._log_ratio())
 
-    def distance_to_prior(self, t):
+    def distance_to_prior(self, t: Times) -> Times:
         return jnp.ones_like(t)
 
     def _log_ratio(self):
@@ -313,7 +314,7 @@ class VE(_Scalar):
     def _slope(self):
         return self.sigma_max - self.sigma_min
 
-    def sigma(self, t):
+    def sigma(self, t: Numbers) -> Numbers:
         """Noise level at t, of the class's docstring; same shape as t."""
         if self.sigma_dist == "uniform":
             return self.sigma_min + t * self._slope()
@@ -325,18 +326,18 @@ class VE(_Scalar):
             return (t - s) * self._slope() * (self.sigma(s) + self.sigma(t))
         return self.sigma(s) ** 2 * jnp.expm1(2 * (t - s) * self._log_ratio())
 
-    def drift_matrix(self, t):
+    def drift_matrix(self, t: Times) -> Matrices:
         return jnp.zeros((t.shape[0], 1, 1), t.dtype)
 
-    def diffusion(self, t):
+    def diffusion(self, t: Times) -> Matrices:
         if self.sigma_dist == "uniform":
             return jnp.sqrt(2 * self._slope() * self.sigma(t))[:, None, None]
         return (self.sigma(t) * jnp.sqrt(2 * self._log_ratio()))[:, None, None]
 
-    def diffusion_between(self, s, t):
+    def diffusion_between(self, s: Times, t: Times) -> Matrices:
         return self._rise(s, t)[:, None, None]
 
-    def transition(self, t, matching: Matching = "hsm") -> Kernel:
+    def transition(self, t: Times, matching: Matching = "hsm") -> Kernel:
         std = self.sigma(t)
         if self.sigma2_0 is not None:
             variance = self.sigma2_0 + self._rise(jnp.zeros_like(t), t)
@@ -344,16 +345,16 @@ class VE(_Scalar):
             std = jnp.where(positive, jnp.sqrt(jnp.where(positive, variance, 1.0)), 0.0)
         return _scalar_kernel(jnp.ones_like(t), std)
 
-    def transition_between(self, s, t) -> Kernel:
+    def transition_between(self, s: Times, t: Times) -> Kernel:
         return _scalar_kernel(jnp.ones_like(t), jnp.sqrt(self._rise(s, t)))
 
-    def reverse_linear(self, t, s) -> Kernel:
+    def reverse_linear(self, t: Times, s: Times) -> Kernel:
         return self.transition_between(s, t)
 
-    def split_precision(self):
+    def split_precision(self) -> Square:
         return np.zeros((1, 1))
 
-    def prior_factor(self):
+    def prior_factor(self) -> Square:
         if self.sigma2_0 is None:
             return jnp.reshape(jnp.asarray(self.sigma_max), (1, 1))
         return jnp.reshape(jnp.sqrt(self.sigma_max**2 - self.sigma_min**2 + self.sigma2_0), (1, 1))

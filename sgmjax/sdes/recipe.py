@@ -20,6 +20,7 @@ import numpy as np
 
 from sgmjax._inputs import InputError
 from sgmjax._ranges import NonNegativeFloat
+from sgmjax._types import Matrices, Scalar, Square, Times
 from sgmjax.sdes import linalg
 from sgmjax.sdes._types import Frame, Matrix, NonNegative, Positive
 from sgmjax.sdes.base import SDE, Kernel, Matching
@@ -70,23 +71,23 @@ class Recipe(SDE):
     sigma2_0: Any = 0.0
 
     @property
-    def GGT(self):
+    def GGT(self) -> Square:
         """G G^T = 2 D, (k, k)."""
         return 2 * self.D
 
-    def drift_matrix(self, t):
+    def drift_matrix(self, t: Times) -> Matrices:
         return linalg.expand_to(self.schedule.beta(t), 3) * jnp.asarray(self.F, t.dtype)[None]
 
-    def diffusion(self, t):
+    def diffusion(self, t: Times) -> Matrices:
         return linalg.expand_to(jnp.sqrt(self.schedule.beta(t)), 3) * jnp.asarray(self.G, t.dtype)[None]
 
-    def diffusion_squared(self, t):
+    def diffusion_squared(self, t: Times) -> Matrices:
         return linalg.expand_to(self.schedule.beta(t), 3) * jnp.asarray(self.GGT, t.dtype)[None]
 
-    def diffusion_between(self, s, t):
+    def diffusion_between(self, s: Times, t: Times) -> Matrices:
         return linalg.expand_to(self.schedule.between(s, t), 3) * jnp.asarray(self.GGT, t.dtype)[None]
 
-    def transition(self, t, matching: Matching = "hsm") -> Kernel:
+    def transition(self, t: Times, matching: Matching = "hsm") -> Kernel:
         if matching not in ("hsm", "dsm"):
             raise InputError(f"matching must be 'hsm' or 'dsm', not {matching!r}.")
         initial = self.initial_in_frame if matching == "hsm" or self.k == 1 else None
@@ -96,33 +97,33 @@ class Recipe(SDE):
     def without_ridge(self) -> Recipe:
         return dataclasses.replace(self, numerical_eps=0.0)
 
-    def transition_between(self, s, t) -> Kernel:
+    def transition_between(self, s: Times, t: Times) -> Kernel:
         return self._kernel(self.forward, self.schedule.between(s, t))
 
-    def reverse_linear(self, t, s) -> Kernel:
+    def reverse_linear(self, t: Times, s: Times) -> Kernel:
         return self._kernel(self.backward, self.schedule.between(s, t))
 
-    def split_precision(self):
+    def split_precision(self) -> Square:
         precision = np.linalg.inv(self.Sigma_inf) if linalg.is_concrete(self.Sigma_inf) else None
         return jnp.linalg.inv(self.Sigma_inf) if precision is None else precision
 
-    def initial_factor(self):
+    def initial_factor(self) -> Square:
         return self.initial
 
-    def initial_variance(self):
+    def initial_variance(self) -> Scalar:
         return self.sigma2_0
 
-    def prior_factor(self):
+    def prior_factor(self) -> Square:
         return self.prior
 
-    def inverse_variance(self, variance):
+    def inverse_variance(self, variance: Times) -> Times:
         if self.k > 1:
             raise InputError(f"{self.name} has {self.k} phase variables: the inverse variance is for one.")
         stationary, first = jnp.asarray(self.Sigma_inf)[0, 0], self.sigma2_0
         decay = -(variance - first) / (stationary - first)  # e^{2 F B} - 1
         return self.schedule.inverse(jnp.log1p(decay) / (2 * jnp.asarray(self.F)[0, 0]))
 
-    def distance_to_prior(self, t):
+    def distance_to_prior(self, t: Times) -> Times:
         # Sigma_inf - Sigma_t = E (Sigma_inf - Sigma_0) E^T, in its data entry
         row = linalg.linear_transition(self.forward, self.schedule.integral(t))[0]
         if self.frame is not None:

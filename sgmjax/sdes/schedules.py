@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sgmjax._inputs import InputError
+from sgmjax._types import Numbers
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -23,19 +24,19 @@ class LinearSchedule:
     beta_min: Any
     beta_max: Any
 
-    def beta(self, t):
+    def beta(self, t: Numbers) -> Numbers:
         """Noise rate at t, same shape as t."""
         return self.beta_min + t * (self.beta_max - self.beta_min)
 
-    def integral(self, t):
+    def integral(self, t: Numbers) -> Numbers:
         """B(t), the integral of beta from 0 to t."""
         return self.between(0.0, t)
 
-    def between(self, s, t):
+    def between(self, s: Numbers, t: Numbers) -> Numbers:
         """The integral of beta from s to t, without cancellation when s is near t."""
         return (t - s) * (self.beta_min + 0.5 * (s + t) * (self.beta_max - self.beta_min))
 
-    def inverse(self, B):
+    def inverse(self, B: Numbers) -> Numbers:
         """The time t at which integral(t) = B, for 0 <= B <= integral(1)."""
         slope = self.beta_max - self.beta_min
         return 2 * B / (self.beta_min + jnp.sqrt(self.beta_min**2 + 2 * slope * B))
@@ -76,16 +77,16 @@ class GeometricSchedule:
         near_end = self.end - (1 + self.start - self.end) * xp.expm1((t - 1) * self.log_ratio)
         return xp.where(t < 0.5, 1 - self._rise(0.0, t), near_end)
 
-    def beta(self, t):
+    def beta(self, t: Numbers) -> Numbers:
         """Noise rate at t, same shape as t."""
         xp = _numpy_of(self.start, t)
         return self.start * self.log_ratio * xp.exp(t * self.log_ratio) / self._decay(t)
 
-    def integral(self, t):
+    def integral(self, t: Numbers) -> Numbers:
         """B(t), the integral of beta from 0 to t."""
         return self.between(0.0, t)
 
-    def between(self, s, t):
+    def between(self, s: Numbers, t: Numbers) -> Numbers:
         """The integral of beta from s to t, without cancellation when s is near t."""
         xp = _numpy_of(self.start, s, t)
         share = self._rise(s, t) / self._decay(s)  # 1 - e^{-(B(t) - B(s))}
@@ -93,7 +94,7 @@ class GeometricSchedule:
         far = xp.log(self._decay(s)) - xp.log(self._decay(t))
         return xp.where(small, -xp.log1p(-xp.where(small, share, 0.0)), far)
 
-    def inverse(self, B):
+    def inverse(self, B: Numbers) -> Numbers:
         """The time t at which integral(t) = B, for 0 <= B <= integral(1)."""
         xp = _numpy_of(self.start, B)
         return xp.log1p(-xp.expm1(-B) / self.start) / self.log_ratio

@@ -8,8 +8,10 @@ from __future__ import annotations
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
+from jaxtyping import Float
 
 from sgmjax import score, sdes
+from sgmjax._types import Key
 
 PyTree = Any
 Batch = dict[str, jax.Array]  # {"x": (batch, *event), "label": (batch,) where the data have classes}
@@ -37,13 +39,13 @@ class Task(Protocol):
         """Shape of one example, (H, W, C) of images, (D,) of vectors, (T, C) of signals, (D, H, W, C) of volumes."""
         ...
 
-    def init(self, key: jax.Array) -> Variables:
+    def init(self, key: Key) -> Variables:
         """Fresh variables."""
         ...
 
     def loss(
-        self, variables: Variables, key: jax.Array, batch: Batch, *, step: Any, ema: PyTree, train: bool
-    ) -> tuple[jax.Array, Metrics, PyTree]:
+        self, variables: Variables, key: Key, batch: Batch, *, step: Any, ema: PyTree, train: bool
+    ) -> tuple[Float[jax.Array, ""], Metrics, PyTree]:
         """The loss of a batch, (), what is reported beside it, each (), and the state after it.
 
         Args:
@@ -76,7 +78,7 @@ class Generative(Protocol):
         ...
 
     def sample(
-        self, variables: Variables, key: jax.Array, num: int, plan: Any, *, labels: Any = None
+        self, variables: Variables, key: Key, num: int, plan: Any, *, labels: Any = None
     ) -> tuple[jax.Array, Any]:
         """`num` samples (num, *event_shape) in the data's range and a `SampleInfo`, by a `samplers.Plan`."""
         ...

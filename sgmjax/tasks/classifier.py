@@ -7,8 +7,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float
 
 from sgmjax import objectives, score, sdes
+from sgmjax._types import Key, LogitsFn, Scalar
 from sgmjax.data import to_float
 from sgmjax.sdes.base import Matching
 from sgmjax.tasks.base import Batch, Metrics, PyTree, Variables
@@ -45,12 +47,12 @@ class ClassifierTask:
     discrete: bool = True
     centered: bool = True
 
-    def init(self, key) -> Variables:
+    def init(self, key: Key) -> Variables:
         """Fresh parameters; the network has no state."""
         x = jnp.zeros((1, *self.event_shape[:-1], self.sde.k * self.event_shape[-1]))
         return Variables(self.network.init(key, x, jnp.ones((1,)), train=False, labels=None)["params"], {})
 
-    def logits_fn(self, variables: Variables, *, dropout_key=None):
+    def logits_fn(self, variables: Variables, *, dropout_key: Key | None = None) -> LogitsFn:
         """logits_fn(z, t) -> (batch, classes), t the forward time. A dropout key means training."""
         rngs = {} if dropout_key is None else {"dropout": dropout_key}
         train = dropout_key is not None
@@ -64,8 +66,8 @@ class ClassifierTask:
         return logits
 
     def loss(
-        self, variables: Variables, key, batch: Batch, *, step=None, ema=None, train: bool
-    ) -> tuple[jax.Array, Metrics, PyTree]:
+        self, variables: Variables, key: Key, batch: Batch, *, step: Any = None, ema: PyTree = None, train: bool
+    ) -> tuple[Float[jax.Array, ""], Metrics, PyTree]:
         """Mean cross entropy of a batch, in nats, and the accuracy; see `Task.loss`."""
         loss_key, dropout_key = jax.random.split(key)
         losses, right = objectives.classifier(
@@ -79,7 +81,7 @@ class ClassifierTask:
         )
         return jnp.mean(losses), {"accuracy": jnp.mean(right.astype(jnp.float32))}, variables.state
 
-    def accuracy(self, variables: Variables, key, batch: Batch, t) -> jax.Array:
+    def accuracy(self, variables: Variables, key: Key, batch: Batch, t: Scalar) -> Float[jax.Array, ""]:
         """Share of a batch that is classified rightly when noised to time t, ()."""
         x0 = to_float(batch["x"], self.centered)
         eps = jax.random.normal(key, (x0.shape[0], self.sde.k, *x0.shape[1:]))

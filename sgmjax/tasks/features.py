@@ -8,8 +8,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Float, Real
 
 from sgmjax._inputs import check_labels
+from sgmjax._types import AnyArray, Key
 from sgmjax.data import to_float
 from sgmjax.tasks.base import Batch, Metrics, PyTree, Variables
 
@@ -41,13 +43,13 @@ class FeatureTask:
         """Length of a feature vector."""
         return self.network.widths[-1]
 
-    def init(self, key) -> Variables:
+    def init(self, key: Key) -> Variables:
         """Fresh parameters; the network has no state."""
         return Variables(self.network.init(key, jnp.zeros((1, *self.event_shape)), train=False)["params"], {})
 
     def loss(
-        self, variables: Variables, key, batch: Batch, *, step=None, ema=None, train: bool
-    ) -> tuple[jax.Array, Metrics, PyTree]:
+        self, variables: Variables, key: Key, batch: Batch, *, step: Any = None, ema: PyTree = None, train: bool
+    ) -> tuple[Float[jax.Array, ""], Metrics, PyTree]:
         """Mean cross entropy of a batch, in nats, and the accuracy; see `Task.loss`."""
         rngs = {"dropout": key} if train else {}
         x = to_float(batch["x"], self.centered)
@@ -57,6 +59,8 @@ class FeatureTask:
         right = jnp.argmax(logits, axis=-1) == batch["label"]
         return jnp.mean(losses), {"accuracy": jnp.mean(right.astype(jnp.float32))}, variables.state
 
-    def features(self, variables: Variables, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def features(
+        self, variables: Variables, images: Real[AnyArray, " batch *event"]
+    ) -> tuple[Float[jax.Array, "batch dim"], Float[jax.Array, "batch classes"]]:
         """Features (batch, dim) and logits (batch, classes) of images as the data hold them, uint8 or floats."""
         return self.network.apply({"params": variables.params}, to_float(images, self.centered), train=False)

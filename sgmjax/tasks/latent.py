@@ -11,9 +11,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 from sgmjax import samplers, score
 from sgmjax._say import say
+from sgmjax._types import AnyArray, Key, Labels, Samples
 from sgmjax.models.nvae import regularization, terms
 from sgmjax.objectives.lsgm import lsgm
 from sgmjax.objectives.time_law import WeightedLaw, lsgm_mode
@@ -37,8 +39,8 @@ class LatentTask(LatentModel):
         return p, lsgm_mode(self.sde, latent.q_weighting, t_min=t_min)
 
     def loss(
-        self, variables: Variables, key, batch: Batch, *, step, ema, train: bool
-    ) -> tuple[jax.Array, Metrics, PyTree]:
+        self, variables: Variables, key: Key, batch: Batch, *, step: Any, ema: PyTree, train: bool
+    ) -> tuple[Float[jax.Array, ""], Metrics, PyTree]:
         """In training the sum of both objectives, else the negative bound in nats; see `Task.loss`.
 
         Of the sum each part reaches its own parameters only, so that one gradient of it serves both optimisers.
@@ -108,8 +110,8 @@ class LatentTask(LatentModel):
         return *self._bound(output, x, neg_log_p, 1.0, "none"), variables.state
 
     def sample(
-        self, variables: Variables, key, num: int, plan: Any, *, labels=None
-    ) -> tuple[jax.Array, samplers.SampleInfo]:
+        self, variables: Variables, key: Key, num: int, plan: Any, *, labels: Labels | None = None
+    ) -> tuple[Samples, samplers.SampleInfo]:
         """`num` images: latent variables by the plan, then the decoder."""
         refuse_labels(labels)
         latent_key, decoder_key = jax.random.split(key)
@@ -117,7 +119,15 @@ class LatentTask(LatentModel):
         z, info = plans.draw(plan, latent_key, self.score_fn(variables), self.sde, shape)
         return self.decode(variables, decoder_key, z), info
 
-    def interpolate(self, variables: Variables, key, a, b, num: int, **options: Any) -> tuple[jax.Array, Any]:
+    def interpolate(
+        self,
+        variables: Variables,
+        key: Key,
+        a: Float[AnyArray, "batch H W C"],
+        b: Float[AnyArray, "batch H W C"],
+        num: int,
+        **options: Any,
+    ) -> tuple[Float[jax.Array, "batch num H W C"], Any]:
         """Images between two images: their latent variables encoded by the prior's flow, between them an arc, decoded.
 
         Args:

@@ -7,9 +7,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float
 
 from sgmjax import samplers, score, sdes
 from sgmjax._inputs import InputError, check_labels
+from sgmjax._types import Key, Labels, Samples
 from sgmjax.data import to_float
 from sgmjax.data.dequantize import dequantize
 from sgmjax.model import ScoreModel
@@ -52,11 +54,13 @@ class ScoreTask:
         """The network of the model."""
         return self.model.network
 
-    def init(self, key) -> Variables:
+    def init(self, key: Key) -> Variables:
         """Fresh parameters; the network has no state."""
         return Variables(self.model.init(key, self.event_shape, labels=self.num_classes is not None), {})
 
-    def eps_fn(self, variables: Variables, *, labels=None, dropout_key=None) -> score.EpsFn:
+    def eps_fn(
+        self, variables: Variables, *, labels: Labels | None = None, dropout_key: Key | None = None
+    ) -> score.EpsFn:
         """`ScoreModel.eps_fn` of labels that are looked at; in training also `num_classes`, for no class."""
         self._check_labels(labels, hidden=dropout_key is not None)
         return self.model.eps_fn(variables.params, labels=labels, dropout_key=dropout_key)
@@ -69,14 +73,14 @@ class ScoreTask:
             assert self.num_classes is not None
             check_labels(labels, self.num_classes + hidden, length=length)
 
-    def score_fn(self, variables: Variables, *, labels=None, guidance: float = 1.0) -> score.ScoreFn:
+    def score_fn(self, variables: Variables, *, labels: Labels | None = None, guidance: float = 1.0) -> score.ScoreFn:
         """`ScoreModel.score_fn` of labels that are looked at."""
         self._check_labels(labels)
         return self.model.score_fn(variables.params, labels=labels, guidance=guidance)
 
     def loss(
-        self, variables: Variables, key, batch: Batch, *, step=None, ema=None, train: bool
-    ) -> tuple[jax.Array, Metrics, PyTree]:
+        self, variables: Variables, key: Key, batch: Batch, *, step: Any = None, ema: PyTree = None, train: bool
+    ) -> tuple[Float[jax.Array, ""], Metrics, PyTree]:
         """Mean loss of a batch {"x": uint8 or float32 (batch, *event), "label": (batch,)}; see `Task.loss`."""
         loss_key, dropout_key = jax.random.split(key)
         if self.dequantize:
@@ -97,8 +101,8 @@ class ScoreTask:
         return jnp.mean(losses), {}, variables.state
 
     def sample(
-        self, variables: Variables, key, num: int, plan: Any, *, labels=None
-    ) -> tuple[jax.Array, samplers.SampleInfo]:
+        self, variables: Variables, key: Key, num: int, plan: Any, *, labels: Labels | None = None
+    ) -> tuple[Samples, samplers.SampleInfo]:
         """`num` samples (num, *event) in the network's range.
 
         Args:

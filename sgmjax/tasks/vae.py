@@ -16,9 +16,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jaxtyping import Float, Shaped
 
 from sgmjax import samplers, score, sdes
 from sgmjax._inputs import InputError
+from sgmjax._types import AnyArray, Key, Labels, Samples
 from sgmjax.data import to_float
 from sgmjax.data.binarize import dynamic
 from sgmjax.models import distributions, nvae
@@ -70,7 +72,7 @@ class LatentModel:
         return self.vae.latent_shape
 
     # ------------------------------------------------------------------------------------------------------- beginning
-    def init(self, key) -> Variables:
+    def init(self, key: Key) -> Variables:
         """Fresh variables."""
         vae_key, noise_key, prior_key, spectral_key, prior_spectral_key = jax.random.split(key, 5)
         variables = self.vae.init(vae_key, jnp.zeros((1, *self.event_shape)), noise_key)
@@ -92,7 +94,7 @@ class LatentModel:
         return None if self.latent.prior_spectral_convolutions else (lambda path: False)
 
     # ------------------------------------------------------------------------------------------------------------- VAE
-    def images(self, key, x) -> jax.Array:
+    def images(self, key: Key, x: Shaped[AnyArray, "batch H W C"]) -> Float[AnyArray, "batch H W C"]:
         """A batch of the data as the VAE sees it, (batch, H, W, C) float32 in [-1, 1]."""
         if self.binarize:
             return dynamic(key, x)
@@ -100,11 +102,19 @@ class LatentModel:
         bits = self.annealing.num_bits
         return x if bits == 8 else 2.0 * distributions.reduce_bits(0.5 * (x + 1.0), bits) - 1.0
 
-    def encode(self, variables: Variables, key, x) -> nvae.NVAEOutput:
+    def encode(self, variables: Variables, key: Key, x: Float[AnyArray, "batch H W C"]) -> nvae.NVAEOutput:
         """Posterior samples and decoder parameters of images in [-1, 1], with the averages of batch norm."""
         return self._apply_vae(self._vae_variables(variables), x, key)
 
-    def decode(self, variables: Variables, key, z=None, *, num: int | None = None, mean: bool = True) -> jax.Array:
+    def decode(
+        self,
+        variables: Variables,
+        key: Key,
+        z: Float[AnyArray, "batch h w c"] | None = None,
+        *,
+        num: int | None = None,
+        mean: bool = True,
+    ) -> Float[jax.Array, "batch H W C"]:
         """Images (batch, H, W, C) in [-1, 1] from latent variables.
 
         Args:
@@ -120,11 +130,13 @@ class LatentModel:
             return self.vae.mean_image(logits)
         return jnp.clip(self.vae.output_distribution(self.vae.crop(logits)).sample(pixel_key), -1.0, 1.0)
 
-    def reconstruct(self, variables: Variables, key, x) -> jax.Array:
+    def reconstruct(
+        self, variables: Variables, key: Key, x: Float[AnyArray, "batch H W C"]
+    ) -> Float[jax.Array, "batch H W C"]:
         """Images in [-1, 1] through the VAE and back: the mean of p(x | eps) for one posterior sample."""
         return self.vae.mean_image(self.encode(variables, key, x).logits)
 
-    def latents(self, output: nvae.NVAEOutput) -> jax.Array:
+    def latents(self, output: nvae.NVAEOutput) -> Float[jax.Array, "batch h w c"]:
         """What the prior models, (batch, *latent_shape)."""
         return self.vae.concat_eps_per_scale(output.eps)[0]
 
@@ -170,7 +182,7 @@ class LatentModel:
         return [-distributions.standard_normal_log_prob(e) for e in eps]
 
     # ----------------------------------------------------------------------------------------------------------- prior
-    def prior_eps(self, params: PyTree, active, *, dropout_key=None) -> score.EpsFn:
+    def prior_eps(self, params: PyTree, active: AnyArray | None, *, dropout_key: Key | None = None) -> score.EpsFn:
         """The prior's prediction of the noised variables' eps.
 
         Args:
@@ -186,13 +198,13 @@ class LatentModel:
         eps_fn = score.eps_from_network(network, self.sde, time_conditioning=self.time_conditioning)
         return score.learned_mixed_eps(eps_fn, params["mixing_logit"], self.sde, active=active)
 
-    def prior_fn(self, active, *, dropout_key=None) -> PriorFn:
+    def prior_fn(self, active: AnyArray | None, *, dropout_key: Key | None = None) -> PriorFn:
         """`prior_eps` as a function of its parameters too, as `objectives.lsgm` takes it."""
         return lambda params, z, t: self.prior_eps(params, active, dropout_key=dropout_key)(z, t)
 
     def loss(
-        self, variables: Variables, key, batch: Batch, *, step: Any, ema: Any, train: bool
-    ) -> tuple[jax.Array, Metrics, PyTree]:
+        self, variables: Variables, key: Key, batch: Batch, *, step: Any, ema: Any, train: bool
+    ) -> tuple[Float[jax.Array, ""], Metrics, PyTree]:
         """Of a phase; see `Task.loss`."""
         raise NotImplementedError
 
@@ -200,7 +212,7 @@ class LatentModel:
         """`prior_eps` of the whole."""
         return self.prior_eps(variables.params["prior"], variables.state["active"])
 
-    def score_fn(self, variables: Variables, *, labels=None, guidance: float = 1.0) -> score.ScoreFn:
+    def score_fn(self, variables: Variables, *, labels: Labels | None = None, guidance: float = 1.0) -> score.ScoreFn:
         """The prior's score, score_fn(z, t) -> (batch, k, *latent_shape)."""
         refuse_labels(labels)
         if guidance != 1.0:
@@ -218,8 +230,8 @@ class VAETask(LatentModel):
     """The first phase: the VAE with a normal prior (Vahdat & Kautz 2020)."""
 
     def loss(
-        self, variables: Variables, key, batch: Batch, *, step: Any, ema: Any = None, train: bool
-    ) -> tuple[jax.Array, Metrics, PyTree]:
+        self, variables: Variables, key: Key, batch: Batch, *, step: Any, ema: Any = None, train: bool
+    ) -> tuple[Float[jax.Array, ""], Metrics, PyTree]:
         """In training the annealed bound with its regularisation, else the negative bound in nats; see `Task.loss`."""
         data_key, noise_key = jax.random.split(key)
         x = self.images(data_key, batch["x"])
@@ -240,8 +252,8 @@ class VAETask(LatentModel):
         return loss + extra, {**metrics, **more, "kl_coefficient": coefficient}, state
 
     def sample(
-        self, variables: Variables, key, num: int, plan: Any = None, *, labels=None
-    ) -> tuple[jax.Array, samplers.SampleInfo]:
+        self, variables: Variables, key: Key, num: int, plan: Any = None, *, labels: Labels | None = None
+    ) -> tuple[Samples, samplers.SampleInfo]:
         """`num` images by latent variables from N(0, I); a plan has no say in it."""
         refuse_labels(labels)
         return self.decode(variables, key, num=num), samplers.SampleInfo(nfe=0, state=None)

@@ -70,7 +70,7 @@ class Moment:
         key = self.key
         for use in uses:
             key = jax.random.fold_in(key, use)
-        return jax.device_put(key, sh.replicated(self.mesh))
+        return sh.replicate(key, self.mesh)
 
     @property
     def places(self) -> Any:

@@ -9,6 +9,7 @@ noticed.
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import os
@@ -23,6 +24,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from sgmjax._inputs import one_line, replacing, user_path
+from sgmjax.sharding import of_the_first
 from sgmjax.tasks.base import Variables
 from sgmjax.training.seal import damage, is_sealed, seal
 from sgmjax.training.state import TrainState
@@ -234,7 +236,7 @@ class Checkpointer:
         steps = self.steps()
         for i, step in enumerate(reversed(steps)):
             folder = self.directory / str(step)
-            problem = damage(folder)
+            problem = of_the_first(functools.partial(damage, folder))  # the checksums are read once, by one process
             if problem is None and (missing := _missing(folder)):
                 problem = f"{missing} is missing"
             if problem is None:

@@ -12,7 +12,8 @@ import jax
 class Interrupt:
     """Within the `with` block, the first SIGTERM or SIGINT is only noted; a second one acts as usual.
 
-    A signal that the process was started to ignore stays ignored. With several processes JAX's own preemption service takes the signal, and makes all of them stop at the same step.
+    A signal that the process was started to ignore stays ignored. With several processes JAX's own preemption service
+    takes the signal, and makes all of them stop at the same step.
     """
 
     def __init__(self) -> None:

@@ -19,6 +19,7 @@ import jax
 
 from sgmjax._inputs import InputError, user_path
 from sgmjax._say import say as say_on_stdout
+from sgmjax._types import Key
 from sgmjax.config import Config, from_dict, to_dict
 from sgmjax.data import DataError, Dataset, load, npz
 from sgmjax.data.classes import check_same
@@ -58,7 +59,7 @@ class LoadedRun:
         """The score function for samplers; options as of the task's."""
         return self.task.score_fn(self.variables, **options)
 
-    def sample(self, key, num: int, plan: Any = None, **options: Any) -> Any:
+    def sample(self, key: Key, num: int, plan: Any = None, **options: Any) -> Any:
         """`num` samples and a `SampleInfo`, by a plan, or as the run's config says; options as of the task's."""
         return self.task.sample(self.variables, key, num, self.plan if plan is None else plan, **options)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +30,7 @@ DEFAULTS = {
 
 
 def config(**settings):
-    return SimpleNamespace(**{**DEFAULTS, **settings})
+    return data.DataSettings(**{**DEFAULTS, **settings})
 
 
 # ------------------------------------------------------------------------------------------------------------- scaling

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import logging
 import os
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -34,7 +34,7 @@ def config(folder, **settings):
         "num_samples": 1,
         "binarize": "none",
     }
-    return SimpleNamespace(**{**defaults, **settings})
+    return data.DataSettings(**{**defaults, **settings})
 
 
 def prepared(data_dir) -> list[tuple[str, dict]]:
@@ -64,8 +64,7 @@ def test_memory_and_disk_agree_on_real_data(data_dir, name, capfd):
         pytest.skip(f"no {name} in {data_dir}")
     settings = config(data_dir, name=name, split="train[:400]", eval_split="test[:100]", flip=True)
     memory = data.load(settings)
-    settings.in_memory = False
-    lazy = data.load(settings)
+    lazy = data.load(dataclasses.replace(settings, in_memory=False))
     assert memory.in_memory and not lazy.in_memory
     assert memory.shape == lazy.shape and memory.num_examples == lazy.num_examples == 400
     a, b = memory.iterator(64, seed=5), lazy.iterator(64, seed=5)

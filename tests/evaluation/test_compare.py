@@ -70,7 +70,7 @@ def measure(name, of, settings=SETTINGS):
 
 
 def test_samples_do_not_depend_on_devices_batches_or_stops(tmp_path):
-    """Each is of its own index: on one device and on eight, in batches of any size, in one go and in three."""
+    """Each is of its own index: on one device and on eight, in batches of any size, in one go and in four."""
     whole = np.concatenate(list(generate(subject(), SETTINGS)))
     for devices, batch in ((8, 64), (1, 17), (8, 600)):
         settings = dataclasses.replace(SETTINGS, batch_size=batch)
@@ -150,7 +150,9 @@ def test_a_file_of_statistics_in_place_of_the_data(tmp_path):
     path = tmp_path / "train.npz"
     write_statistics(path, distances.statistics(rows), Convention("pixels"))
     settings = dataclasses.replace(SETTINGS, reference=str(path))
-    assert measure("fd", subject(), settings)["fd"] == pytest.approx(measure("fd", subject())["fd"], rel=1e-5)  # float32 scaling
+    assert measure("fd", subject(), settings)["fd"] == pytest.approx(
+        measure("fd", subject())["fd"], rel=1e-5
+    )  # float32 scaling
     with pytest.raises(InputError, match="kid needs the features of the data"):
         measure("kid", subject(), settings)
     write_statistics(path, distances.statistics(rows), Convention("inception-2015-12-05", "tf1"))

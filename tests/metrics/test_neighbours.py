@@ -58,8 +58,8 @@ def test_ties_below_the_resolution_of_float32(monkeypatch):
         190, 200, 60
     )  # squares of 1e8, differing in the last digits
     called = []
-    by_differences = neighbours._by_differences
-    monkeypatch.setattr(neighbours, "_by_differences", lambda *args: called.append(1) or by_differences(*args))
+    in_double = neighbours._in_double
+    monkeypatch.setattr(neighbours, "_in_double", lambda *args: called.append(1) or in_double(*args))
     query = np.zeros((1, 3000), np.uint8)
     found = nearest(query, x, 4)
     assert called

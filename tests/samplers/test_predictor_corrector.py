@@ -15,6 +15,7 @@ import pytest
 
 from sgmjax import samplers, sdes
 from sgmjax.samplers import predictor_corrector as pc
+from sgmjax.samplers import predictors
 from sgmjax.samplers.common import Constraint
 from sgmjax.samplers.euler_maruyama import em_step
 from sgmjax.sdes import linalg
@@ -30,15 +31,15 @@ def names(which):
 
 
 def reverse_diffusion(score_fn, sde, z, t, s, noises):
-    return pc.reverse_diffusion_step(score_fn, sde, z, t, s, noises[0])[0]
+    return predictors.reverse_diffusion_step(score_fn, sde, z, t, s, noises[0])[0]
 
 
 def ancestral(score_fn, sde, z, t, s, noises):
-    return pc.ancestral_step(score_fn, sde, z, t, s, noises[0])[0]
+    return predictors.ancestral_step(score_fn, sde, z, t, s, noises[0])[0]
 
 
 def ancestral_upper(score_fn, sde, z, t, s, noises):
-    return pc.ancestral_step(score_fn, sde, z, t, s, noises[0], variance="upper")[0]
+    return predictors.ancestral_step(score_fn, sde, z, t, s, noises[0], variance="upper")[0]
 
 
 def annealed(score_fn, sde, z, t, s, noises):
@@ -118,8 +119,8 @@ def test_euler_maruyama_is_the_mirrored_euler_step(x64, name):
     one = lambda v: jnp.asarray([v])  # noqa: E731
     for flow in (False, True):
         ours, mean = jax.jit(
-            lambda z, noise: pc.reverse_diffusion_step(
-                smooth_score(sde), sde, z, 0.5, 0.4, noise, kernel=pc.euler_kernel(sde, one(0.5), one(0.1)),
+            lambda z, noise: predictors.reverse_diffusion_step(
+                smooth_score(sde), sde, z, 0.5, 0.4, noise, kernel=predictors.euler_kernel(sde, one(0.5), one(0.1)),
                 probability_flow=flow,  # noqa: B023
             )
         )(z, noise)  # fmt: skip
@@ -137,7 +138,9 @@ def test_probability_flow_of_reverse_diffusion(x64, name):
     sde = analytic.PROCESSES[name]
     z = jnp.asarray(np.random.default_rng(0).normal(size=(3, sde.k, 5)))
     drift = samplers.reverse_drift(smooth_score(sde), sde, z, jnp.full(3, 0.5), probability_flow=True)
-    step = jax.jit(lambda s: pc.reverse_diffusion_step(smooth_score(sde), sde, z, 0.5, s, None, probability_flow=True))
+    step = jax.jit(
+        lambda s: predictors.reverse_diffusion_step(smooth_score(sde), sde, z, 0.5, s, None, probability_flow=True)
+    )
     gap = [np.abs(step(0.5 - h)[0] - z - h * drift).max() for h in (2e-4, 1e-4)]
     assert abs(np.log2(gap[0] / gap[1]) - 2) < 0.02
 
@@ -152,11 +155,13 @@ def test_steps_in_single_precision(name):
     @functools.partial(jax.jit, static_argnums=3)
     def matrices(sde, t, s, dtype):
         t, s, z = t.astype(dtype), s.astype(dtype), jnp.zeros((1, sde.k), dtype)
-        kernel = pc._between(sde, z, t, s)
+        kernel = predictors.kernel_between(sde, z, t, s)
         block = pc._noised_block(sde.transition(t[None], "hsm"))
         return (
-            pc._push(sde, z, t, s), pc.posterior_factor(kernel, sde.transition(s[None], "hsm").factor), block.factor
-        )  # fmt: skip
+            predictors._push(sde, z, t, s),
+            predictors.posterior_factor(kernel, sde.transition(s[None], "hsm").factor),
+            block.factor,
+        )
 
     for t, s in ((0.9, 0.7), (1.1e-3, 1e-3)):
         t, s = np.float32(t), np.float32(s)
@@ -335,7 +340,7 @@ def test_levels_of_score_sde(x64, num_scales, t_min):
     assert times[0] == 1 and times[-2] == t_min and times[-1] == 0
     sde, level = sdes.ve(), jnp.arange(num_scales)
     tau = level / (num_scales - 1)
-    kernel, factor, alpha = jax.jit(lambda *at: pc.discrete_step(sde, *at, num_scales))(tau, level)
+    kernel, factor, alpha = jax.jit(lambda *at: predictors.discrete_step(sde, *at, num_scales))(tau, level)
     exact = sde.transition_between(tau[:-1], tau[1:])
     np.testing.assert_allclose(kernel.factor[1:], exact.factor, rtol=1e-9)
     np.testing.assert_allclose(kernel.factor[0, 0, 0], sde.sigma_min, rtol=1e-12)

@@ -13,6 +13,7 @@ import refdata
 
 from sgmjax import samplers, score, sdes
 from sgmjax.samplers import predictor_corrector as pc
+from sgmjax.samplers import predictors
 from sgmjax.samplers.common import batch_time
 
 pytestmark = pytest.mark.reference
@@ -79,13 +80,13 @@ def close(ours, theirs, mode: str) -> None:
 @functools.partial(jax.jit, static_argnames=("name", "predictor", "flow", "continuous", "num_scales"))
 def predict(z, noise, t, level, *, name, predictor, flow, continuous, num_scales):
     sde, score_fn = process(name), score_function(name, num_scales, continuous=continuous)
-    kernel, factor, _ = pc.discrete_step(sde, t[None], level[None], num_scales)
+    kernel, factor, _ = predictors.discrete_step(sde, t[None], level[None], num_scales)
     s = t  # not used
     if PREDICTORS[predictor] == "ancestral":
-        return pc.ancestral_step(score_fn, sde, z, t, s, noise, kernel=kernel, factor=factor)
+        return predictors.ancestral_step(score_fn, sde, z, t, s, noise, kernel=kernel, factor=factor)
     if PREDICTORS[predictor] == "em":
-        kernel = pc.euler_kernel(sde, t[None], jnp.full((1,), 1 / num_scales))
-    return pc.reverse_diffusion_step(score_fn, sde, z, t, s, noise, kernel=kernel, probability_flow=flow)
+        kernel = predictors.euler_kernel(sde, t[None], jnp.full((1,), 1 / num_scales))
+    return predictors.reverse_diffusion_step(score_fn, sde, z, t, s, noise, kernel=kernel, probability_flow=flow)
 
 
 def start(name: str):
@@ -114,7 +115,7 @@ def test_predictors(x64, key):
 @functools.partial(jax.jit, static_argnames=("name", "corrector", "continuous", "num_scales"))
 def correct(z, noises, t, level, *, name, corrector, continuous, num_scales):
     sde, score_fn = process(name), score_function(name, num_scales, continuous=continuous)
-    _, _, alpha = pc.discrete_step(sde, t[None], level[None], num_scales)
+    _, _, alpha = predictors.discrete_step(sde, t[None], level[None], num_scales)
     mean = z
     for noise in noises:
         z, mean = pc.langevin_step(
@@ -202,8 +203,8 @@ def test_ode_end_points(x64, key):
     np.testing.assert_allclose(run(1e-10).state, state(ARRAYS[f"gauss/{name}/ode_exact_x"]), atol=1e-7)
     info = run(1e-5)
     level = jnp.asarray([int(t_min * (scales - 1))])
-    kernel, _, _ = pc.discrete_step(sde, batch_time(t_min, level.astype(jnp.float64)), level, scales)
-    _, mean = pc.reverse_diffusion_step(score_fn, sde, info.state, t_min, 0.0, 0 * initial, kernel=kernel)
+    kernel, _, _ = predictors.discrete_step(sde, batch_time(t_min, level.astype(jnp.float64)), level, scales)
+    _, mean = predictors.reverse_diffusion_step(score_fn, sde, info.state, t_min, 0.0, 0 * initial, kernel=kernel)
     for denoise, ours in enumerate((info.state, mean)):
         for mode in BOUND:
             np.testing.assert_allclose(ours, state(ARRAYS[f"gauss/{mode}/{name}/ode_denoise{denoise}/x"]), atol=1e-3)

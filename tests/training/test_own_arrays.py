@@ -57,7 +57,9 @@ def finished(form, folder, gone_on):
     return folder / "run", folder / "mine.npz", x, form
 
 
-@pytest.fixture(scope="module", params=list(FORMS))
+@pytest.fixture(
+    scope="module", params=[pytest.param(form, marks=() if form in GONE_ON else pytest.mark.slow) for form in FORMS]
+)
 def run(request, tmp_path_factory):
     """See `finished`."""
     return finished(request.param, tmp_path_factory.mktemp(request.param), request.param in GONE_ON)
@@ -90,16 +92,6 @@ def test_inpainting_keeps_the_first_half_of_held_out_data(run):
     assert (known[1] != rest[1]).mean() > 0.9
 
 
-@pytest.mark.parametrize(
-    "run",
-    [
-        "vectors",
-        "volumes",
-        "rectangles",
-        *(pytest.param(form, marks=pytest.mark.slow) for form in ("signals", "floats")),
-    ],
-    indirect=True,
-)  # one of each unit at once
 def test_the_likelihood_of_held_out_data(run):
     folder, _, x, form = run
     assert evaluate.main(["evaluate", f"--workdir={folder}", "--num=4", "--rtol=1e-2", "--atol=1e-2", "--draws=2"]) == 0

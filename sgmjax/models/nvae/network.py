@@ -19,12 +19,14 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jaxtyping import Float
 
 from sgmjax._inputs import InputError
 from sgmjax._ranges import NonNegativeInt, PositiveFloat, PositiveInt
+from sgmjax._types import Key, PerExample
 from sgmjax.models import distributions
-from sgmjax.models.nvae.cells import CELLS, BNSwishConv, Cell, Conv, wide
-from sgmjax.models.nvae.flows import FlowPair
+from sgmjax.models.nvae.cells import BNSwishConv, Cell, Conv, wide
+from sgmjax.models.nvae.groups import DecoderGroup, EncoderGroup
 
 # Branch of a cell by architecture and place.
 _BRANCHES = {
@@ -46,68 +48,6 @@ class NVAEOutput(NamedTuple):
     logits: jax.Array
     eps: tuple[jax.Array, ...]
     log_q: tuple[jax.Array, ...]
-
-
-class _EncoderGroup(nn.Module):
-    """Cells of one group of the encoder. Returns the features twice: to go on with, and for the decoder."""
-
-    features: int
-    cells: int
-    branch: str
-    common: dict[str, Any]
-
-    @nn.compact
-    def __call__(self, h: jax.Array, _: None) -> tuple[jax.Array, jax.Array]:
-        for i in range(self.cells):
-            h = Cell(self.features, self.branch, name=f"cell_{i}", **self.common)(h)
-        return h, h
-
-
-class _DecoderGroup(nn.Module):
-    """Posterior of one group, its latent variables, and the cells that read them.
-
-    Called with the state h and `(encoded, noise, eps)`: the encoder's features and noise to draw from the posterior,
-    or, where these are None, the latent variables themselves. Returns h and (eps, log_q), or h and None.
-    """
-
-    features: int
-    encoder_features: int
-    cells: int
-    branch: str
-    latents: int
-    num_flows: int
-    log_sigma_bound: float
-    first: bool  # nothing decoded so far that the posterior could see
-    common: dict[str, Any]
-
-    @nn.compact
-    def __call__(self, h: jax.Array, inputs: tuple[Any, Any, Any]) -> tuple[jax.Array, Any]:
-        encoded, noise, eps = inputs
-        dtype = self.common["dtype"]
-        drawn = None
-        if eps is None:
-            if not self.first:
-                encoded = encoded + Conv(self.encoder_features, 1, dtype=dtype, name="combine_encoded")(h)
-            eps, log_q = self._posterior(encoded, noise)
-            drawn = (eps, log_q)
-        z = Conv(self.latents, dtype=dtype, name="eps_conv")(eps)
-        h = Conv(self.features, 1, dtype=dtype, name="combine_latent")(jnp.concatenate([h, z], axis=-1))
-        for i in range(self.cells):
-            h = Cell(self.features, self.branch, name=f"cell_{i}", **self.common)(h)
-        return h, drawn
-
-    def _posterior(self, encoded: jax.Array, noise: jax.Array) -> tuple[jax.Array, jax.Array]:
-        dtype = wide(self.common["dtype"])
-        parameters = Conv(2 * self.latents, dtype=dtype, name="posterior")(nn.elu(encoded))
-        mean, log_sigma = jnp.split(parameters, 2, axis=-1)
-        mean = distributions.soft_clamp(mean)
-        log_sigma = distributions.soft_clamp(log_sigma, self.log_sigma_bound)
-        noise = noise.astype(dtype)
-        eps = mean + jnp.exp(log_sigma) * noise
-        log_q = distributions.standard_normal_log_prob(noise) - log_sigma
-        for i in range(self.num_flows):  # of determinant one
-            eps = FlowPair(dtype=dtype, name=f"flow_{i}")(eps)
-        return eps, log_q
 
 
 class NVAE(nn.Module):
@@ -204,7 +144,7 @@ class NVAE(nn.Module):
             )
 
     # --------------------------------------------------------------------------------------------------- latents, data
-    def pad_images(self, x: jax.Array) -> jax.Array:
+    def pad_images(self, x: Float[jax.Array, "batch H W C"]) -> Float[jax.Array, "batch padded padded C"]:
         """Images of side `image_size`, in [-1, 1], with a black border; padded ones are returned as they are.
 
         Raises:
@@ -219,29 +159,35 @@ class NVAE(nn.Module):
         border = (self.pad, self.pad)
         return jnp.pad(x, ((0, 0), border, border, (0, 0)), constant_values=-1.0)
 
-    def crop(self, x: jax.Array) -> jax.Array:
+    def crop(self, x: Float[jax.Array, "batch H W ..."]) -> Float[jax.Array, "batch h w ..."]:
         """(batch, H, W, ...) without the border that `pad_images` makes."""
         return x[:, self.pad : x.shape[1] - self.pad, self.pad : x.shape[2] - self.pad]
 
-    def noise(self, key: jax.Array, batch: int, *, dtype: Any = jnp.float32) -> tuple[jax.Array, ...]:
+    def noise(
+        self, key: Key, batch: int, *, dtype: Any = jnp.float32
+    ) -> tuple[Float[jax.Array, "batch _ _ latents"], ...]:
         """Standard normal noise for all groups."""
         shapes = self.group_shapes(batch)
         keys = jax.random.split(key, len(shapes))
         return tuple(jax.random.normal(k, s, dtype) for k, s in zip(keys, shapes, strict=True))
 
-    def concat_eps_per_scale(self, groups: Sequence[jax.Array]) -> tuple[jax.Array, ...]:
+    def concat_eps_per_scale(
+        self, groups: Sequence[Float[jax.Array, "batch _ _ latents"]]
+    ) -> tuple[Float[jax.Array, "batch _ _ channels"], ...]:
         """The groups of each scale joined along the channels, coarsest scale first."""
         n = self.groups_per_scale
         return tuple(jnp.concatenate(groups[i : i + n], axis=-1) for i in range(0, len(groups), n))
 
-    def decompose_eps(self, latent: jax.Array) -> tuple[jax.Array, ...]:
+    def decompose_eps(
+        self, latent: Float[jax.Array, "batch h w channels"]
+    ) -> tuple[Float[jax.Array, "batch h w latents"], ...]:
         """One scale's latent variables, (batch, h, w, channels), to its groups: undoes `concat_eps_per_scale`."""
         if latent.shape[-1] != self.latent_shape[-1]:
             raise InputError(f"latent variables of shape {latent.shape} are not (batch, *{self.latent_shape})")
         return tuple(jnp.split(latent, self.groups_per_scale, axis=-1))
 
     # ---------------------------------------------------------------------------------------------- output distribution
-    def output_distribution(self, logits: jax.Array) -> distributions.Decoder:
+    def output_distribution(self, logits: Float[jax.Array, "batch H W parameters"]) -> distributions.Decoder:
         """Distribution of the (padded) image."""
         return distributions.decoder_distribution(
             self.decoder,
@@ -251,23 +197,25 @@ class NVAE(nn.Module):
             approximate=self.approximate_tails,
         )
 
-    def reconstruction_loss(self, logits: jax.Array, x: jax.Array) -> jax.Array:
+    def reconstruction_loss(
+        self, logits: Float[jax.Array, "batch H W parameters"], x: Float[jax.Array, "batch side side C"]
+    ) -> PerExample:
         """-log p(x | eps) of each image in nats, (batch,), without the border; x as for `__call__`."""
         if x.shape[1] == self.padded_size:
             x = self.crop(x)
         return distributions.reconstruction_loss(self.output_distribution(self.crop(logits)), x)
 
-    def mean_image(self, logits: jax.Array) -> jax.Array:
+    def mean_image(self, logits: Float[jax.Array, "batch H W parameters"]) -> Float[jax.Array, "batch h w C"]:
         """The picture to show: the distribution's mean in [-1, 1], without the border."""
         return jnp.clip(self.output_distribution(self.crop(logits)).mean(), -1.0, 1.0)
 
     # --------------------------------------------------------------------------------------------------------- network
     def __call__(
         self,
-        x: jax.Array,
-        key: jax.Array | None = None,
+        x: Float[jax.Array, "batch H W C"],
+        key: Key | None = None,
         *,
-        noise: Sequence[jax.Array] | None = None,
+        noise: Sequence[Float[jax.Array, "batch _ _ latents"]] | None = None,
         train: bool = False,
     ) -> NVAEOutput:
         """Encodes and decodes.
@@ -292,13 +240,13 @@ class NVAE(nn.Module):
 
     def decode(
         self,
-        eps: Sequence[jax.Array] | jax.Array | None = None,
+        eps: Sequence[Float[jax.Array, "batch _ _ latents"]] | Float[jax.Array, "batch h w channels"] | None = None,
         *,
-        key: jax.Array | None = None,
+        key: Key | None = None,
         batch: int | None = None,
         temperature: float = 1.0,
         train: bool = False,
-    ) -> jax.Array:
+    ) -> Float[jax.Array, "batch H W parameters"]:
         """Parameters of the output distribution from latent variables.
 
         Args:
@@ -384,12 +332,12 @@ class NVAE(nn.Module):
             inputs = (None if encoded is None else encoded[scale], *inputs[1:])
             start = 0
             if scale == 0:
-                group = self._remat(_DecoderGroup)(first=True, name="decoder_0_first", **settings)
+                group = self._remat(DecoderGroup)(first=True, name="decoder_0_first", **settings)
                 h, found = group(h, jax.tree.map(lambda a: a[0], inputs))
                 drawn += [] if found is None else [found]
                 start = 1
             if n > start:
-                group = self._scan(_DecoderGroup, n - start)(first=False, name=f"decoder_{scale}", **settings)
+                group = self._scan(DecoderGroup, n - start)(first=False, name=f"decoder_{scale}", **settings)
                 h, found = group(h, jax.tree.map(lambda a, start=start: a[start:], inputs))
                 drawn += [] if found is None else [(found[0][i], found[1][i]) for i in range(n - start)]
             if scale < self.num_scales - 1:
@@ -435,7 +383,7 @@ class NVAE(nn.Module):
         for scale in range(self.num_scales):
             features = self.encoder_channels * self.ch_mult[level]
             name = f"encoder_{scale}"
-            groups = self._scan(_EncoderGroup, self.groups_per_scale)
+            groups = self._scan(EncoderGroup, self.groups_per_scale)
             h, every = groups(features, self.encoder_cells, branch, common, name=name)(h, None)
             scales.append(every[::-1])
             if scale == self.num_scales - 1:
@@ -448,53 +396,3 @@ class NVAE(nn.Module):
                 pyramid = BNSwishConv(features, name=f"{name}_input", **settings)(pyramid)
                 h = h + pyramid
         return scales[::-1]
-
-
-def build_nvae(vae_config: Any, *, image_size: int, channels: int, dtype: Any = jnp.float32) -> NVAE:
-    """The VAE that a `vae` section of a configuration describes.
-
-    Args:
-      vae_config: the section, or an `NVAE`.
-      image_size: side of the data.
-      channels: of the data.
-      dtype: type of the arithmetic, float32 or bfloat16.
-
-    Raises:
-      ValueError: one line naming the key and the fix, for settings that no network can have.
-    """
-    given = {"image_size": image_size, "channels": channels, "dtype": jnp.dtype(dtype)}
-    module = vae_config.clone(**given) if isinstance(vae_config, NVAE) else vae_config.build(**given)
-    _check(module)
-    return module
-
-
-def _check(m: NVAE) -> None:
-    if m.cells not in CELLS:
-        raise InputError(f"vae.cells: '{m.cells}' is unknown; choose one of {', '.join(CELLS)}")
-    if m.progressive_input not in ("none", "input_skip"):
-        raise InputError(f"vae.progressive_input: '{m.progressive_input}' is unknown; choose one of none, input_skip")
-    if len(m.ch_mult) != m.num_blocks + m.num_scales:
-        raise InputError(
-            f"vae.ch_mult: {m.num_blocks} blocks and {m.num_scales} scales need {m.num_blocks + m.num_scales} "
-            f"multipliers; got {m.ch_mult}"
-        )
-    counts = ("num_scales", "groups_per_scale", "latents_per_group", "preprocess_cells", "encoder_cells")
-    for name in (*counts, "postprocess_cells", "decoder_cells", "encoder_channels", "decoder_channels"):
-        if getattr(m, name) < 1:
-            raise InputError(f"vae.{name}: {getattr(m, name)} must be positive")
-    if m.num_blocks < 0 or m.pad < 0 or m.num_flows < 0:
-        raise InputError("vae.num_blocks, vae.pad and vae.num_flows must not be negative")
-    halvings = 2 ** (m.num_blocks + m.num_scales - 1)
-    if m.padded_size % halvings:
-        raise InputError(
-            f"vae.pad: side {m.image_size} + 2 * {m.pad} must be a multiple of {halvings}, because {m.num_blocks} "
-            f"blocks and {m.num_scales} scales halve it; set vae.pad or data.image_size"
-        )
-    for multiplier in m.ch_mult:
-        if m.encoder_channels * multiplier < 4:
-            raise InputError(f"vae.encoder_channels: {m.encoder_channels} is too small; use 4 or more")
-    if m.num_bits != 8 and m.decoder in ("bin", "normal"):
-        raise InputError(f"vae.num_bits: the decoder '{m.decoder}' has no levels, so {m.num_bits} bits mean nothing")
-    if not 1 <= m.num_bits <= 8:
-        raise InputError(f"vae.num_bits: {m.num_bits} must be from 1 to 8")
-    distributions.decoder_channels(m.decoder, m.channels, m.num_mixtures)

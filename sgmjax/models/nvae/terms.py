@@ -64,7 +64,9 @@ def kl_terms(log_q: Sequence[jax.Array], neg_log_p: Sequence[jax.Array]) -> KLTe
     return KLTerms(per_group, tuple(jnp.mean(jnp.sum(k, axis=(1, 2)), axis=0) for k in kl))
 
 
-def normal_prior_terms(log_q: Sequence[jax.Array], eps: Sequence[jax.Array], *, half_log_2pi=HALF_LOG_2PI) -> KLTerms:
+def normal_prior_terms(
+    log_q: Sequence[jax.Array], eps: Sequence[jax.Array], *, half_log_2pi: float = HALF_LOG_2PI
+) -> KLTerms:
     """KL terms under the prior N(0, I) for all groups. For `half_log_2pi` see `standard_normal_log_prob`."""
     return kl_terms(log_q, [-standard_normal_log_prob(e, half_log_2pi=half_log_2pi) for e in eps])
 

@@ -1,0 +1,95 @@
+"""The parameters with the best value of a number that is measured on the way are kept."""
+
+from __future__ import annotations
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from sgmjax import tasks
+from sgmjax.commands import sample
+from sgmjax.config import ConfigError, from_dict
+from sgmjax.training.best import Best
+from sgmjax.training.callbacks import Moment
+from sgmjax.training.load import load_run
+from sgmjax.training.train import train
+from sgmjax.training.workdir import WorkdirError
+
+TOY = {
+    "data": {"name": "ring", "num_samples": 500},
+    "model": {"name": "mlp", "width": 16, "depth": 1},
+    "optimizer": {"warmup_steps": 2, "learning_rate": 3e-2},
+    "train": {
+        "steps": 12, "batch_size": 32, "log_every": 4, "eval_every": 4, "sample_every": 0, "checkpoint_every": 4,
+        "metrics": ("fd", "kid"), "metrics_every": 4, "metrics_features": "pixels", "keep_best": "fd",
+    },
+    "sampling": {"steps": 4, "num": 40, "grid_images": 8, "batch_size": 40},
+}  # fmt: skip
+
+
+def test_the_best_of_a_run_is_kept(tmp_path, capsys):
+    train(from_dict(TOY), tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    values = {row["step"]: row["fd"] for row in rows if "fd" in row}
+    assert sorted(values) == [4, 8, 12] and all("kid_floor" in row for row in rows)
+    step = min(values, key=lambda step: values[step])
+    record = json.loads((tmp_path / "best" / "best.json").read_text())
+    assert record == {"name": "fd", "step": step, "value": pytest.approx(values[step])}
+    assert load_run(tmp_path).step == 12 and load_run(tmp_path, best=True).step == step
+    assert f"step {step}  fd {values[step]:.5g} is the best so far" in capsys.readouterr().out
+    assert sample.main(["sample", f"--workdir={tmp_path}", "--num=4", "--checkpoint=best"]) == 0
+    out = capsys.readouterr().out
+    assert f"from step {step} of" in out and "_best_seed0.npz" in out
+    assert sample.main(["sample", f"--workdir={tmp_path}", "--checkpoint=best", "--params=raw"]) == 2
+    assert "--params=raw: of the best parameters only the average is kept" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name, best", [("eval_loss", [3.0, 2.0, 1.5]), ("pr_recall", [3.0, 5.0])])
+def test_what_is_better(tmp_path, name, best):
+    """The least loss, the largest recall; what is not finite or missing never; also after a start anew."""
+    task = tasks.ScoreTask
+    variables = tasks.Variables({"w": jax.numpy.zeros(3)}, {})
+    mesh = jax.make_mesh((1,), ("data",))
+
+    def tell(callback, step, value):
+        moment = Moment(
+            step=step, steps=9, task=task, variables=variables, data=None, held_out=None, batch_size=1,
+            folder=tmp_path, mesh=mesh, key=jax.random.key(0),
+        )  # fmt: skip
+        callback.told(moment, {} if value is None else {name: value})
+        return json.loads((tmp_path / "best" / "best.json").read_text())["value"]
+
+    callback, kept = Best(name), []
+    for step, value in enumerate([3.0, None, np.nan, 2.0, 5.0]):
+        kept.append(tell(callback, step, value))
+    again = Best(name)  # as of a run that goes on
+    kept += [tell(again, step, value) for step, value in ((6, 4.0), (7, 1.5))]
+    assert list(dict.fromkeys(kept)) == best
+    assert [folder.name for folder in (tmp_path / "best").iterdir() if folder.is_dir()] == [
+        "7" if best[-1] == 1.5 else "4"
+    ]
+
+
+BAD = [
+    ({"keep_best": "fid"}, "train.keep_best: nothing measures 'fid' during training; add it to train.metrics"),
+    ({"metrics_features": "nothing"}, "train.metrics_features: no features called 'nothing'"),
+    ({"metrics": ("fid",)}, "train.metrics_features: fid is of the published Inception features"),
+    ({"metrics": (), "keep_best": "eval_loss"}, "train.metrics_every: is of train.metrics, and there are none"),
+]
+
+
+@pytest.mark.parametrize("change, message", BAD, ids=range(len(BAD)))
+def test_settings_that_cannot_be(tmp_path, change, message):
+    settings = {**TOY, "train": {**TOY["train"], **change}}
+    with pytest.raises(ConfigError) as error:
+        train(from_dict(settings), tmp_path)
+    assert str(error.value).startswith(message) and "\n" not in str(error.value)
+
+
+def test_a_run_that_has_kept_none(tmp_path):
+    settings = {**TOY, "train": {"steps": 4, "batch_size": 32, "sample_every": 0, "eval_every": 0}}
+    train(from_dict(settings), tmp_path)
+    with pytest.raises(WorkdirError, match="has kept no best parameters; train with train.keep_best"):
+        load_run(tmp_path, best=True)
