@@ -11,10 +11,10 @@ import jax
 from jaxtyping import Float
 
 from sgmjax import score, sdes
-from sgmjax._types import Key
+from sgmjax._types import AnyArray, Key
 
 PyTree = Any
-Batch = dict[str, jax.Array]  # {"x": (batch, *event), "label": (batch,) where the data have classes}
+Batch = dict[str, AnyArray]  # {"x": (batch, *event), "label": (batch,) where the data have classes}
 Metrics = dict[str, jax.Array]
 
 
