@@ -11,12 +11,10 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from sgmjax import models
-from sgmjax._schema import Config, DataConfig, LatentConfig, ObjectiveConfig, SamplingConfig
+from sgmjax._schema import Config, DataConfig, LatentConfig, ObjectiveConfig
 from sgmjax.data.pipeline import SOURCES, TFDS
 from sgmjax.samplers import registry
 from sgmjax.spec import fields
-
-_NO_SAMPLES = "means nothing for a classifier, which draws no samples"
 
 Rule = tuple[str, Iterable[str], str]  # section, its settings, why they (<value>) are not read, and what to do
 
@@ -102,8 +100,6 @@ def _with_a_vae() -> Iterator[Rule]:
 def _classifier(sees_noise: bool) -> Iterator[Rule]:
     yield "data", ["uniform_dequantization"], "means nothing for a classifier, which needs no density; leave it out"
     known = {"matching", "time_conditioning", "t_min"} if sees_noise else set()
-    yield "sampling", [field.name for field in dataclasses.fields(SamplingConfig)], f"{_NO_SAMPLES}; leave it out"
-    yield "train", ["sample_every", "metrics", "metrics_every"], f"{_NO_SAMPLES}; leave it out"
     keys = [field.name for field in dataclasses.fields(ObjectiveConfig) if field.name not in known]
     yield "objective", keys, "means nothing for a classifier, whose loss is the cross entropy; leave it out"
 

@@ -21,7 +21,7 @@ from jaxtyping import Float, Real
 from sgmjax import objectives, samplers, score, sdes
 from sgmjax._inputs import InputError
 from sgmjax._types import AnyArray, Data, Key, Labels, PerExample, Samples, Shape
-from sgmjax.objectives.score_matching import Reduce, Weighting
+from sgmjax.objectives.score_matching import Reduce
 from sgmjax.samplers import plan as plans
 from sgmjax.samplers.guidance import cfg_score
 from sgmjax.sdes.base import Matching
@@ -57,7 +57,7 @@ class ScoreModel:
     time_conditioning: score.TimeConditioning = "t"
     num_levels: int | None = None
     matching: Matching = "hsm"
-    weighting: Weighting = "simple"
+    weighting: str = "simple"
     reduce: Reduce = "mean"
     anneal_power: float = 2.0
     time_law: Any = None

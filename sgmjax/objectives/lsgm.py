@@ -36,7 +36,7 @@ from jaxtyping import Float
 from sgmjax._inputs import InputError
 from sgmjax._types import Data, DType, Key, PyTree, Samples, Scalar, State
 from sgmjax.objectives.time_law import TimeDraw, WeightedLaw
-from sgmjax.objectives.weighting import Options, Weighting, weighted_square
+from sgmjax.objectives.weighting import Options, weighted_square
 from sgmjax.sdes import SDE, linalg
 
 PriorFn = Callable[..., Any]  # (params, z, t) -> eps (batch, r, *event)
@@ -128,7 +128,7 @@ def lsgm_losses(
     q_draw: TimeDraw | None = None,
     q_noise: State | None = None,
     *,
-    weighting: Weighting,
+    weighting: str,
     q_params: PyTree = None,
     official: bool = False,
     cross_entropy: bool = True,

@@ -23,7 +23,7 @@ from sgmjax._inputs import InputError
 from sgmjax._kinds import check_kind, check_matching
 from sgmjax._types import Data, EpsFn, Key, PerExample, State, Times
 from sgmjax.objectives.time_law import TimeLaw
-from sgmjax.objectives.weighting import Options, Reduce, Weighting, weigh
+from sgmjax.objectives.weighting import Options, Reduce, weigh
 from sgmjax.sdes import SDE
 from sgmjax.sdes.base import Matching
 
@@ -36,7 +36,7 @@ def score_matching_loss(
     eps: State,
     *,
     matching: Matching = "hsm",
-    weighting: Weighting = "simple",
+    weighting: str = "simple",
     reduce: Reduce = "mean",
     norm: Literal["l2", "l1"] = "l2",
     anneal_power: float = 2.0,

@@ -39,7 +39,7 @@ import numpy as np
 from sgmjax._inputs import InputError
 from sgmjax._types import DType, Key, PerExample, Times
 from sgmjax.objectives import _clock
-from sgmjax.objectives.weighting import WEIGHTINGS, Options, Weighting, weigh, weighted_square
+from sgmjax.objectives.weighting import WEIGHTINGS, Options, weigh, weighted_square
 from sgmjax.sdes import SDE, VE, SubVP, level_times, linalg, recipe
 from sgmjax.sdes.base import Matching
 
@@ -143,7 +143,7 @@ class Clock(TimeLaw):
     """
 
     sde: Any
-    weighting: Weighting
+    weighting: str
     t_min: Any
     t_max: Any
     low: Any
@@ -191,7 +191,7 @@ def levels(num_levels: int) -> Levels:
 def importance(
     sde: SDE,
     *,
-    weighting: Weighting = "likelihood",
+    weighting: str = "likelihood",
     matching: Matching = "hsm",
     t_min: float = 1e-5,
     t_max: float = 1.0,
@@ -221,7 +221,7 @@ def importance(
     return Bins(edges=edges, cdf=cdf / cdf[-1])
 
 
-def unit_error_loss(sde: SDE, t: Times, weighting: Weighting, options: Options = Options()) -> PerExample:
+def unit_error_loss(sde: SDE, t: Times, weighting: str, options: Options = Options()) -> PerExample:
     """Loss at t, per event dimension, of a prediction that is off by unit white noise. (batch,) -> (batch,)."""
     total: Any = 0.0
     for i in range(sde.num_noised):
@@ -251,7 +251,7 @@ class WeightedLaw:
     """
 
     law: Any
-    weighting: Weighting
+    weighting: str
     t_min: Any
     official: bool = False
 
@@ -264,7 +264,7 @@ jax.tree_util.register_dataclass(WeightedLaw, ["law", "t_min"], ["weighting", "o
 
 
 def lsgm_mode(
-    sde: SDE, mode: Mode = "ll_iw", *, t_min: float = 1e-2, t_max: float = 1.0, official: bool = False
+    sde: SDE, mode: str = "ll_iw", *, t_min: float = 1e-2, t_max: float = 1.0, official: bool = False
 ) -> WeightedLaw:
     """One of LSGM's modes for any process, on the host, before anything is compiled.
 
@@ -302,7 +302,7 @@ def lsgm_mode(
     return WeightedLaw(law=law, weighting=weighting, t_min=t_min, official=official)
 
 
-def _importance_of_normal_data(sde: SDE, weighting: Weighting, t_min: float, t_max: float, official: bool) -> TimeLaw:
+def _importance_of_normal_data(sde: SDE, weighting: str, t_min: float, t_max: float, official: bool) -> TimeLaw:
     if official and isinstance(sde, SubVP):
         sde = recipe(D=[[0.5]], Q=[[0.0]], schedule=sde.schedule, sigma2_0=sde.sigma2_0, name="vp")
     if not _clock.has_clock(sde, weighting):
@@ -315,7 +315,7 @@ def _importance_of_normal_data(sde: SDE, weighting: Weighting, t_min: float, t_m
 
 
 @functools.partial(jax.jit, static_argnames="weighting")
-def normal_data_loss(sde: SDE, t: Times, weighting: Weighting) -> PerExample:
+def normal_data_loss(sde: SDE, t: Times, weighting: str) -> PerExample:
     """The weighted squared error of the exact score of normal data, per latent variable. (batch,) -> (batch,)."""
     kernel = sde.transition(t)
     first = sde.initial_variance()
@@ -326,7 +326,7 @@ def normal_data_loss(sde: SDE, t: Times, weighting: Weighting) -> PerExample:
     return weighted_square(sde, t, sde.restrict(w), weighting)[:, 0] / (1 + jnp.sum(w**2, axis=(1, 2)))
 
 
-def _tabulate(sde: SDE, weighting: Weighting, t_min: float, t_max: float) -> EqualBins:
+def _tabulate(sde: SDE, weighting: str, t_min: float, t_max: float) -> EqualBins:
     low = max(t_min, _FINEST)
     grid = np.unique(np.concatenate([np.geomspace(low, t_max, 2048), np.linspace(low, t_max, 2048), [t_min, t_max]]))
     grid = grid[(grid >= t_min) & (grid <= t_max)]

@@ -119,7 +119,7 @@ else:
     Weighting = Literal[tuple(WEIGHTINGS)]
 
 
-def weigh(weighting: Weighting, sde: SDE, t: Times, error: Noise, options: Options = Options()) -> Weighted:
+def weigh(weighting: str, sde: SDE, t: Times, error: Noise, options: Options = Options()) -> Weighted:
     """A e and d of eq. (1), by name.
 
     Args:
@@ -137,7 +137,7 @@ def weigh(weighting: Weighting, sde: SDE, t: Times, error: Noise, options: Optio
     return WEIGHTINGS[weighting](sde, t, error, options)
 
 
-def weighted_square(sde: SDE, t: Times, error: Noise, weighting: Weighting, options: Options = Options()) -> Samples:
+def weighted_square(sde: SDE, t: Times, error: Noise, weighting: str, options: Options = Options()) -> Samples:
     """Eq. (1) summed over the phase variables, not over the event. Arguments as of `weigh`. -> (batch, *event)."""
     weighted = weigh(weighting, sde, t, error, options)
     square = jnp.sum(weighted.error**2, axis=1)
