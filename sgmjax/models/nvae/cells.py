@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from sgmjax._types import AnyArray
 from sgmjax.models.layers import torch_default_init
 
 BATCH_NORM_EPS = 1e-5
@@ -33,7 +34,7 @@ def wide(dtype: Any) -> Any:
     return jnp.promote_types(dtype, jnp.float32)
 
 
-def normalize_kernel(kernel: jax.Array, log_norm: jax.Array, mask: np.ndarray | None = None) -> jax.Array:
+def normalize_kernel(kernel: AnyArray, log_norm: AnyArray, mask: np.ndarray | None = None) -> jax.Array:
     """Weight normalisation: `exp(log_norm) * w / (|w| + 1e-5)` for the weights w of each output channel.
 
     Args:
