@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from sgmjax import _cli
@@ -156,7 +157,7 @@ def _lsgm(found: Recognised, config: Config, parts: Any) -> Converted:
         fresh = jax.jit(task.init)(fresh_key)
         params = {**fresh.params, "vae": vae["params"]}
         state = {**fresh.state, "batch_stats": vae["batch_stats"]}
-        state["spectral"] = regularization.init_spectral(vae_key, vae["params"])
+        state["spectral"] = regularization.init_spectral(vae_key, _on_device(vae["params"]))
         variables = Variables(params, state)
         return Converted(parts, variables, variables, read.step, False)
     assert read.prior_params is not None
@@ -165,13 +166,17 @@ def _lsgm(found: Recognised, config: Config, parts: Any) -> Converted:
     network = read.prior_params["network"]
     state = {
         "batch_stats": vae["batch_stats"],
-        "spectral": regularization.init_spectral(vae_key, vae["params"]),
-        "prior_spectral": regularization.init_spectral(prior_key, network, select=task._select_prior),
+        "spectral": regularization.init_spectral(vae_key, _on_device(vae["params"])),
+        "prior_spectral": regularization.init_spectral(prior_key, _on_device(network), select=task._select_prior),
         "active": np.ones(task.latent_shape[-1:], np.float32),
     }
     averaged = read.prior_ema_params if read.prior_ema_params is not None else read.prior_params
     raw, average = (Variables({"vae": vae["params"], "prior": p}, state) for p in (read.prior_params, averaged))
     return Converted(parts, raw, average, first + read.step, read.prior_ema_params is not None)
+
+
+def _on_device(params: Any) -> Any:
+    return jax.tree.map(jnp.asarray, params)
 
 
 def check_settings(found: Recognised, config: Config) -> None:
