@@ -108,8 +108,8 @@ def parameters(config: settings.Config) -> int:
     else:
         side = config.data.image_size or side
         event = (side, side)
-    seen, predicted = phases(config.sde)
-    classifies = models.classifies(config.model)
+    noised, classifies = models.sees_noise(config.model), models.classifies(config.model)
+    seen, predicted = phases(config.sde) if noised else (1, 1)
     network = models.build(
         config.model,
         in_channels=seen * colours,
@@ -121,11 +121,12 @@ def parameters(config: settings.Config) -> int:
     x = jax.ShapeDtypeStruct((1, *event, seen * colours), jnp.float32)
     cond = jax.ShapeDtypeStruct((1,), jnp.float32)
 
-    def init(x, cond):
-        variables = network.init(jax.random.key(0), x, cond, train=False)
-        return variables, network.apply(variables, x, cond, train=False)
+    def init(*inputs):
+        variables = network.init(jax.random.key(0), *inputs, train=False)
+        return variables, network.apply(variables, *inputs, train=False)
 
-    variables, output = jax.eval_shape(init, x, cond)
+    variables, output = jax.eval_shape(init, *((x, cond) if noised else (x,)))
+    output = output if noised else output[-1]  # features come before the logits
     assert output.shape == ((1, 10) if classifies else (1, *event, predicted * colours))
     return models.count_parameters(variables["params"])
 
