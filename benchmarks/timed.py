@@ -284,10 +284,7 @@ class Sampling:
         self.weights = model.state.averaged
         plan, places = model.config.sampling, jax.tree.map(lambda x: x.sharding, self.weights)
 
-        def sample(variables, key, num):
-            return model.task.sample(variables, key, num, plan)
-
-        self.sampler = draw.Sampler(sample, model.run.mesh, places, model.config.train.batch_size)
+        self.sampler = draw.sampler_of(model.task, plan, model.run.mesh, places, model.config.train.batch_size)
         with jax.set_mesh(model.run.mesh):
             _, facts = _compiled(self.sampler._draw, self.weights, model.key, np.uint32(0), None)
         del facts["flops"]  # of a loop whose length the program decides

@@ -128,7 +128,7 @@ def evaluate(request: Any) -> None:
     from sgmjax.samplers import registry
     from sgmjax.tasks import ClassifierTask, FeatureTask
     from sgmjax.training import tensors
-    from sgmjax.training.load import load_data, load_run
+    from sgmjax.training.load import load_data, load_run, read_config
 
     values, words = request
     for name in values.metrics:
@@ -142,10 +142,9 @@ def evaluate(request: Any) -> None:
     drawing = [name for name in values.metrics if name in metrics.DRAW]
     if chosen and not drawing:
         raise _cli.UsageError(f"--{next(iter(chosen))}: is of metrics that draw samples, and there is none here")
-    run = load_run(path, sampling=chosen, sharding=sh.replicated(mesh), say=say, **sampling.which(values))
-    if run.config is not None and drawing and registry.is_adaptive(run.plan.sampler):
+    if drawing and registry.is_adaptive(read_config(path, chosen).sampling.sampler):
         chosen |= {key: wanted[key] for key in ("rtol", "atol") if key in wanted}
-        run = load_run(path, sampling=chosen, sharding=sh.replicated(mesh), **sampling.which(values))
+    run = load_run(path, sampling=chosen, sharding=sh.replicated(mesh), say=say, **sampling.which(values))
     task, config = run.task, run.config
     assert config is not None
     if isinstance(task, ClassifierTask | FeatureTask):
@@ -166,6 +165,7 @@ def evaluate(request: Any) -> None:
     check_memory("--batch_size", min(values.batch_size or 1, largest), task.event_shape, fix="give fewer")
     raw = sampling.label(values)
     about = {"workdir": str(path), "step": run.step, "checkpoint": values.checkpoint, "parameters": values.params}
+    about |= {"split": values.split, "data": dataset.name, "seed": values.seed}
     if set(drawing) & set(metrics.IN_FEATURES):
         plan = hashlib.sha256(repr((dataclasses.astuple(run.plan), values.seed)).encode()).hexdigest()[:8]
         folder = place / f"samples_step{run.step}{raw}_{plan}"
@@ -183,17 +183,16 @@ def evaluate(request: Any) -> None:
         found = measured[name] = metrics.METRICS[name](subject, settings)
         seconds = time.perf_counter() - start
         out = Path(values.out) if values.out else place / f"{name}_step{run.step}{raw}.json"
-        common = {"metric": name, **about, "split": values.split, "data": dataset.name, "seed": values.seed}
-        metrics.write(out, found, common | {"seconds": round(seconds, 2)})
+        metrics.write(out, found, {"metric": name, **about, "seconds": round(seconds, 2)})
         for line in found.lines:
             say(line)
         say(f"{seconds:.1f} s, {out}")
-    about |= {"split": values.split, "data": dataset.name, "seed": values.seed, "config": to_dict(config)}
+    about["config"] = to_dict(config)
     if drawing:
         about |= {"sampling": dataclasses.asdict(run.plan)}
     page = write_report(
         place, f"report_step{run.step}{raw}", measured, about=about,
-        command=["python -m sgmjax.evaluate", *words[1:]], picture=metrics.picture_of(subject, settings),
+        command=["python -m sgmjax.evaluate", *words[1:]], picture=metrics.picture_of(subject),
     )  # fmt: skip
     say(f"report: {page}")
 

@@ -109,17 +109,21 @@ class Chunks:
     @functools.cached_property
     def shape(self) -> tuple[int, ...]:
         """Of one example."""
-        return self._piece(0).shape[1:]
+        return self._first.shape[1:]
+
+    @functools.cached_property
+    def _first(self) -> np.ndarray:
+        return self._piece(0)
 
     def read(self, indices: np.ndarray) -> dict[str, np.ndarray]:
         """{"x": the examples at these places}."""
         indices = np.asarray(indices)
         if not indices.size:
-            return {"x": np.empty((0, *self.shape), self._piece(0).dtype)}
+            return {"x": np.empty((0, *self.shape), self._first.dtype)}
         if indices.min() < 0 or indices.max() >= self.capacity:
             raise IndexError(f"indices from 0 to {self.capacity - 1}, got {indices.min()} ... {indices.max()}")
         piece = indices // self.size
-        out = np.empty((len(indices), *self.shape), self._piece(0).dtype)
+        out = np.empty((len(indices), *self.shape), self._first.dtype)
         for one in np.unique(piece):
             mine = np.flatnonzero(piece == one)
             out[mine] = self._piece(one * self.size)[indices[mine] - one * self.size]

@@ -20,8 +20,8 @@ from sgmjax import sharding as sh
 from sgmjax._inputs import InputError
 from sgmjax.evaluation import pictures
 from sgmjax.evaluation.chunks import Chunks, Columns, chunk_size
-from sgmjax.evaluation.draw import Sampler
-from sgmjax.evaluation.features import Extractor, Features, cache_folder, digest, load_features
+from sgmjax.evaluation.draw import sampler_of
+from sgmjax.evaluation.features import Extractor, Features, cache_folder, digest, extractor_of, load_features
 from sgmjax.evaluation.statistics_file import check_same, read_statistics
 from sgmjax.evaluation.subject import Settings, Subject, Unfinished
 from sgmjax.metrics import Statistics
@@ -90,12 +90,12 @@ def _compare(subject: Subject, settings: Settings) -> Comparison:
         reference = read_statistics(settings.reference, preprocessing=settings.preprocessing)
         check_same(reference.convention, features.convention, f"the statistics in {settings.reference}")
     samples = generate(subject, settings)
-    extractor = Extractor(features, subject.mesh)
+    extractor = extractor_of(features, subject.mesh)
     generated = _features_of_samples(samples, extractor, subject, settings)
     others = None if subject.others is None else subject.others()
     parts = {"test" if subject.held_out else "train": subject.data, "train" if subject.held_out else "test": others}
     data, spare = parts[settings.against], parts["test" if settings.against == "train" else "train"]
-    about = {"features": str(features.convention), "num": samples.num, "nfe": max(n["nfe"] for n in samples.notes())}
+    about = {"features": str(features.convention), "num": samples.num, "nfe": evaluations(samples)}
     about |= {"sampling": samples.about}
     if reference is not None:
         statistics, real = reference.statistics, None
@@ -129,11 +129,7 @@ def generate(subject: Subject, settings: Settings) -> Chunks:
     if memo in subject.memo:
         return subject.memo[memo]
 
-    def sample(variables, key, num, **given):
-        return subject.task.sample(variables, key, num, subject.plan, **given)
-
-    places = jax.tree.map(lambda _: sh.replicated(subject.mesh), subject.variables)
-    sampler = Sampler(sample, subject.mesh, places, batch_size)
+    sampler = sampler_of(subject.task, subject.plan, subject.mesh, subject.places, batch_size)
     key = sh.replicate(jax.random.key(settings.seed), subject.mesh)
     about = {"plan": dataclasses.asdict(subject.plan), "seed": settings.seed, **subject.identity}
     if settings.folder is not None:
@@ -154,6 +150,11 @@ def generate(subject: Subject, settings: Settings) -> Chunks:
     return samples
 
 
+def evaluations(samples: Chunks) -> int:
+    """Network evaluations that a sample took, the most of any."""
+    return max(notes["nfe"] for notes in samples.notes())
+
+
 def real_features(dataset: Any, extractor: Extractor, subject: Subject, *, limit: int | None = None) -> FeatureSet:
     """Features of the examples of a data set, all or the first `limit` in a fixed random order, kept in the cache.
 
@@ -166,7 +167,7 @@ def real_features(dataset: Any, extractor: Extractor, subject: Subject, *, limit
     looked_at = np.unique(np.linspace(0, num - 1, min(num, 256)).astype(int))
     contents = hashlib.sha256(np.ascontiguousarray(dataset.read(looked_at)["x"]).tobytes()).hexdigest()[:12]
     about = {
-        "features": str(features.convention), "parameters": digest(features.variables), "data": dataset.name,
+        "features": str(features.convention), "parameters": features.digest, "data": dataset.name,
         "num": num, "taken": len(order), "contents": contents,
     }  # fmt: skip
     name = hashlib.sha256(repr(sorted(about.items())).encode()).hexdigest()[:16]
@@ -178,7 +179,7 @@ def real_features(dataset: Any, extractor: Extractor, subject: Subject, *, limit
 
 def _features_of_samples(samples: Chunks, extractor: Extractor, subject: Subject, settings: Settings) -> FeatureSet:
     convention = extractor.features.convention
-    about = {"features": str(convention), "parameters": digest(extractor.features.variables), "of": samples.about}
+    about = {"features": str(convention), "parameters": extractor.features.digest, "of": samples.about}
     name = "features_" + re.sub(r"[^A-Za-z0-9.-]+", "_", str(convention))
     folder = None if settings.folder is None else settings.folder / name
     found = Chunks(folder, about, samples.size)

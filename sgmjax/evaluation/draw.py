@@ -229,6 +229,15 @@ class Sampler:
         return np.concatenate(parts)[:num], nfe
 
 
+def sampler_of(task: Any, plan: Any, mesh: Mesh, shardings: PyTree, batch_size: int) -> Sampler:
+    """A `Sampler` of a `Generative` task by a `samplers.Plan`."""
+
+    def sample(variables, key, num, **given):
+        return task.sample(variables, key, num, plan, **given)
+
+    return Sampler(sample, mesh, shardings, batch_size)
+
+
 def _nfe(info: Any) -> Any:
     return info["nfe"] if isinstance(info, dict) else info.nfe
 

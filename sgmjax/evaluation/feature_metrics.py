@@ -1,12 +1,13 @@
 """FID, KID, Inception score, precision and recall, density and coverage, MIND, memorisation: by name.
 
-Each is a function of a `Subject` and `Settings`, and stands in `evaluation.metrics.METRICS`. The number of a set of
+Each is a function of a `Subject` and `Settings`, and stands in `METRICS`. The number of a set of
 real examples, of as many as there are samples where there are as many, stands beside each: its floor.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +18,7 @@ from sgmjax._inputs import InputError
 from sgmjax.evaluation.compare import Comparison, FeatureSet, comparison
 from sgmjax.evaluation.features import Features
 from sgmjax.evaluation.statistics_file import INCEPTION
-from sgmjax.evaluation.subject import Measured, Settings, Subject
+from sgmjax.evaluation.subject import Measured, Metric, Settings, Subject
 
 Score = Callable[[FeatureSet, Comparison, Settings], dict[str, float]]
 
@@ -34,53 +35,13 @@ def check(name: str, settings: Settings) -> None:
             raise InputError(f"fid is of the published Inception features, and these are {network}; use fd")
 
 
-def fid(subject: Subject, settings: Settings) -> Measured:
-    """The Frechet Inception distance; of any other features it is `fd`."""
-    found = _comparison("fid", subject, settings)
-    return _measured("fid", "FID", found, settings, _frechet)
-
-
-def fd(subject: Subject, settings: Settings) -> Measured:
-    """The Frechet distance in any features."""
-    found = _comparison("fd", subject, settings)
-    return _measured("fd", "Frechet distance", found, settings, _frechet)
-
-
-def kid(subject: Subject, settings: Settings) -> Measured:
-    """The kernel distance, mean and standard deviation over subsets."""
-    return _measured("kid", "KID", _comparison("kid", subject, settings), settings, _kid)
-
-
-def inception_score(subject: Subject, settings: Settings) -> Measured:
-    """The Inception score, in the features' own classes."""
-    found = _comparison("is", subject, settings)
-    if found.generated.logits is None:
-        raise InputError(f"is needs a classifier, and features {found.features.name!r} have no classes")
-    return _measured("is", "Inception score", found, settings, _inception_score)
-
-
-def pr(subject: Subject, settings: Settings) -> Measured:
-    """Precision and recall."""
-    return _measured("pr", "precision and recall", _comparison("pr", subject, settings), settings, _pr)
-
-
-def dc(subject: Subject, settings: Settings) -> Measured:
-    """Density and coverage."""
-    return _measured("dc", "density and coverage", _comparison("dc", subject, settings), settings, _dc)
-
-
-def mind(subject: Subject, settings: Settings) -> Measured:
-    """The Monge Inception distance."""
-    return _measured("mind", "MIND", _comparison("mind", subject, settings), settings, _mind)
-
-
 def memorisation(subject: Subject, settings: Settings) -> Measured:
     """Distances to the nearest training example in features, of samples against held-out data."""
     found = _comparison("memorisation", subject, settings)
     if found.spare is None:
         raise InputError("memorisation compares samples and held-out data with the training data; it needs both parts")
     assert found.real is not None
-    far = [_nearest(one, found.real) for one in (found.generated, found.spare)]
+    far = [metrics.nearest(one.rows, found.real.rows).distances[:, 0] for one in (found.generated, found.spare)]
     result = metrics.memorisation(*far)
     lines = [
         f"distance to the nearest training example in features, median: {result.sample_median:.4g} of the samples, "
@@ -104,7 +65,8 @@ def _kid(one: FeatureSet, found: Comparison, settings: Settings) -> dict[str, fl
 
 
 def _inception_score(one: FeatureSet, found: Comparison, settings: Settings) -> dict[str, float]:
-    assert one.logits is not None
+    if one.logits is None:
+        raise InputError(f"is needs a classifier, and features {found.features.name!r} have no classes")
     logits = np.concatenate(list(one.logits))
     value = metrics.inception_score(logits, splits=min(settings.splits, len(logits)))
     return {"": value.mean, "_std": value.std}
@@ -129,11 +91,6 @@ def _mind(one: FeatureSet, found: Comparison, settings: Settings) -> dict[str, f
     return {"": metrics.monge_inception_distance(one.rows, found.real.rows, seed=settings.seed)}
 
 
-def _nearest(one: FeatureSet, real: FeatureSet) -> np.ndarray:
-    every = one.rows.read(np.arange(one.rows.num_examples))["x"]
-    return metrics.nearest(every, real.rows).distances[:, 0]
-
-
 def _comparison(name: str, subject: Subject, settings: Settings) -> Comparison:
     check(name, settings)
     found = comparison(subject, settings)
@@ -141,8 +98,9 @@ def _comparison(name: str, subject: Subject, settings: Settings) -> Comparison:
     return found
 
 
-def _measured(name: str, words: str, found: Comparison, settings: Settings, score: Score) -> Measured:
+def _measure(name: str, words: str, score: Score, subject: Subject, settings: Settings) -> Measured:
     """A score of the samples, and of the spare real examples beside it."""
+    found = _comparison(name, subject, settings)
     values = score(found.generated, found, settings)
     floor = {} if found.spare is None else score(found.spare, found, settings)
     about: dict[str, Any] = found.about
@@ -168,3 +126,16 @@ def _shown(values: dict[str, float]) -> str:
     std = values.get("_std")
     parts = [f"{key.lstrip('_')} {value:.4f}".strip() for key, value in values.items() if key != "_std"]
     return ", ".join(parts) + ("" if std is None else f" +- {std:.4f}")
+
+
+_SCORES: dict[str, tuple[str, Score]] = {
+    "fid": ("FID", _frechet),  # of the published Inception features; of others it is
+    "fd": ("Frechet distance", _frechet),
+    "kid": ("KID", _kid),
+    "is": ("Inception score", _inception_score),
+    "pr": ("precision and recall", _pr),
+    "dc": ("density and coverage", _dc),
+    "mind": ("MIND", _mind),
+}
+METRICS: dict[str, Metric] = {name: functools.partial(_measure, name, *score) for name, score in _SCORES.items()}
+METRICS["memorisation"] = memorisation

@@ -10,12 +10,13 @@ one's own is the folder of its run (`training.load.load_features`).
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import math
 import os
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -59,6 +60,11 @@ class Features:
     apply: Apply
     variables: Any = ()
     batch_size: int = 500
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """Of its parameters, see `digest`."""
+        return digest(self.variables)
 
 
 def pixels(event_shape: tuple[int, ...]) -> Features:
@@ -204,6 +210,12 @@ def _check_file(path: Path, size: int, sha256: str) -> None:
 
 
 # ----------------------------------------------------------------------------------------------------------- extraction
+@functools.lru_cache(maxsize=2)
+def extractor_of(features: Features, mesh: Mesh) -> Extractor:
+    """The `Extractor` of features, the same one while they are in use: its program is compiled once."""
+    return Extractor(features, mesh)
+
+
 def digest(variables: Any) -> str:
     """Eight letters that tell one set of parameters from another."""
     found = hashlib.sha256()
@@ -258,13 +270,3 @@ class Extractor:
         if not np.isfinite(whole).all():
             raise InputError(f"features {self.features.name!r} of these images hold NaN or infinities")
         return whole, np.concatenate(logits)[: len(images)] if logits else None
-
-    def over(self, chunks: Iterable[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-        """The same of images that come in chunks."""
-        return map(self, chunks)
-
-
-def chunks_of(dataset: Any, size: int = 1000) -> Iterator[np.ndarray]:
-    """All examples of a data set in order, size at a time; the last chunk may be shorter."""
-    for start in range(0, dataset.num_examples, size):
-        yield dataset.read(np.arange(start, min(start + size, dataset.num_examples)))["x"]

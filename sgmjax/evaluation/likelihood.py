@@ -26,15 +26,13 @@ PyTree = Any
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LikelihoodSettings:
-    """How `held_out_likelihood` evaluates; see `samplers.likelihood` and `samplers.variational_bound`.
+class FlowSettings:
+    """How a density is computed by the probability flow, see `samplers.likelihood`, and by a bound beside it.
 
     Attributes:
-        dequantizations: draws of the uniform noise on discrete data, averaged.
-        draws: times drawn for the variational bound of an example.
+        draws: times drawn for the bound of an example.
     """
 
-    t_min: float = 1e-5
     rtol: float = 1e-5
     atol: float = 1e-5
     solver: str = "Dopri5"
@@ -42,9 +40,20 @@ class LikelihoodSettings:
     probes: int = 1
     probing: Probing = "blocks"
     momenta: int = 1
+    draws: int = 16
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LikelihoodSettings(FlowSettings):
+    """How `held_out_likelihood` evaluates; the bound is `samplers.variational_bound`.
+
+    Attributes:
+        dequantizations: draws of the uniform noise on discrete data, averaged.
+    """
+
+    t_min: float = 1e-5
     truncation: Truncation = "ignore"
     dequantizations: int = 1
-    draws: int = 16
 
 
 class HeldOut(NamedTuple):

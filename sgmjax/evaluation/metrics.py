@@ -22,7 +22,7 @@ from sgmjax import sharding as sh
 from sgmjax._inputs import InputError, replacing
 from sgmjax.data import dequantize
 from sgmjax.evaluation import feature_metrics, pictures
-from sgmjax.evaluation.compare import generate
+from sgmjax.evaluation.compare import evaluations, generate
 from sgmjax.evaluation.likelihood import LikelihoodSettings, held_out_likelihood
 from sgmjax.evaluation.nelbo import NelboSettings, held_out_nelbo
 from sgmjax.evaluation.subject import Measured, Metric, Settings, Subject, Unfinished, mean_and_error
@@ -95,7 +95,7 @@ def bpd(subject: Subject, settings: Settings) -> Measured:
         batch_size=settings.batch_size or min(subject.batch_size, num),
         settings=chosen,
         mesh=subject.mesh,
-        shardings=_places(subject),
+        shardings=subject.places,
         seed=settings.seed,
         progress=subject.progress(num * chosen.dequantizations),
     )
@@ -141,7 +141,7 @@ def nelbo(subject: Subject, settings: Settings) -> Measured:
         batch_size=settings.batch_size or min(subject.batch_size, num),
         settings=chosen,
         mesh=subject.mesh,
-        shardings=_places(subject),
+        shardings=subject.places,
         seed=settings.seed,
         progress=subject.progress(num, " images"),
     )
@@ -211,23 +211,14 @@ def neighbours(subject: Subject, settings: Settings) -> Measured:
     return Measured({"neighbours_median_ratio": found.median_ratio}, lines, record, picture)
 
 
-IN_FEATURES: dict[str, Metric] = {
-    "fid": feature_metrics.fid,
-    "fd": feature_metrics.fd,
-    "kid": feature_metrics.kid,
-    "is": feature_metrics.inception_score,
-    "pr": feature_metrics.pr,
-    "dc": feature_metrics.dc,
-    "mind": feature_metrics.mind,
-    "memorisation": feature_metrics.memorisation,
-}
+IN_FEATURES: dict[str, Metric] = feature_metrics.METRICS
 METRICS: dict[str, Metric] = {
     "bpd": bpd, "nelbo": nelbo, "frechet": frechet, "neighbours": neighbours, **IN_FEATURES,
 }  # fmt: skip
 DRAW = ("frechet", "neighbours", *IN_FEATURES)  # samples
 
 
-def picture_of(subject: Subject, settings: Settings, limit: int = 100) -> np.ndarray | None:
+def picture_of(subject: Subject, limit: int = 100) -> np.ndarray | None:
     """Some of the samples that metrics of this subject have drawn, uint8 (H, W, 3); None if they have drawn none."""
     for key, samples in subject.memo.items():
         if key[0] == "samples":
@@ -267,18 +258,13 @@ def samples_of(subject: Subject, settings: Settings) -> tuple[np.ndarray, dict[s
     """Samples by the subject's plan, as they are saved, and what to record about them."""
     samples = generate(subject, settings)
     chosen = dataclasses.asdict(subject.plan) | {"num": samples.num}
-    nfe = max(notes["nfe"] for notes in samples.notes())
-    return np.concatenate(list(samples)), {"num": samples.num, "nfe": nfe, "settings": chosen}
+    return np.concatenate(list(samples)), {"num": samples.num, "nfe": evaluations(samples), "settings": chosen}
 
 
 def _show(found: dict[str, Any]) -> str:
     """What `mean_and_error` found, in words; one example has no error."""
     error = found["standard_error"]
     return f"{found['mean']:.4f}" + ("" if error is None else f" +- {error:.4f}")
-
-
-def _places(subject: Subject) -> Any:
-    return jax.tree.map(lambda _: sh.replicated(subject.mesh), subject.variables)
 
 
 def _settings(kind: Any, settings: Settings, **others: Any) -> Any:

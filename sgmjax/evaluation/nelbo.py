@@ -27,11 +27,11 @@ from sgmjax import samplers
 from sgmjax import sharding as sh
 from sgmjax._types import AnyArray, Key
 from sgmjax.evaluation.draw import map_examples
+from sgmjax.evaluation.likelihood import FlowSettings
 from sgmjax.models import distributions
 from sgmjax.models.nvae.terms import ACTIVE_NATS
 from sgmjax.objectives.lsgm import lsgm
 from sgmjax.objectives.time_law import WeightedLaw, lsgm_mode
-from sgmjax.samplers.likelihood import Probing, Trace
 from sgmjax.tasks.base import Variables
 from sgmjax.tasks.latent import LatentTask
 
@@ -39,26 +39,17 @@ PyTree = Any
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class NelboSettings:
-    """How `held_out_nelbo` evaluates; of the ODE see `samplers.likelihood`.
+class NelboSettings(FlowSettings):
+    """How `held_out_nelbo` evaluates; the bound is the weighted objective.
 
     Attributes:
         t_min: where the ODE starts. In phase space the momenta leave their initial law at once (PSLD: 0.07 nats a
             latent variable at 1e-3, 2e-5 at 1e-5), so it must be small.
         posterior_samples: draws of the latent variables of an image, averaged.
-        draws: times drawn for the weighted objective of one of them.
     """
 
     t_min: float = 1e-5
-    rtol: float = 1e-5
-    atol: float = 1e-5
-    solver: str = "Dopri5"
-    trace: Trace = "rademacher"
-    probes: int = 1
-    probing: Probing = "blocks"
-    momenta: int = 1
     posterior_samples: int = 1
-    draws: int = 16
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,10 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from sgmjax.samplers.likelihood import Probing, Trace, Truncation
+from sgmjax import sharding as sh
+from sgmjax.evaluation.likelihood import FlowSettings
+from sgmjax.samplers.likelihood import Truncation
 from sgmjax.tasks.base import Variables
 
 
@@ -56,9 +59,14 @@ class Subject:
     identity: dict[str, Any] = dataclasses.field(default_factory=dict)
     memo: dict[Any, Any] = dataclasses.field(default_factory=dict)
 
+    @property
+    def places(self) -> Any:
+        """Where the variables lie while something is measured."""
+        return jax.tree.map(lambda _: sh.replicated(self.mesh), self.variables)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Settings:
+class Settings(FlowSettings):
     """How it is measured; each metric reads what concerns it, see `LikelihoodSettings` and `NelboSettings`.
 
     Attributes:
@@ -81,16 +89,8 @@ class Settings:
     batch_size: int | None = None
     seed: int = 0
     t_min: float | None = None
-    rtol: float = 1e-5
-    atol: float = 1e-5
-    solver: str = "Dopri5"
-    trace: Trace = "rademacher"
-    probes: int = 1
-    probing: Probing = "blocks"
-    momenta: int = 1
     truncation: Truncation = "ignore"
     dequantizations: int = 1
-    draws: int = 16
     posterior_samples: int = 1
     nearest: int = 8
     features: Any = "inception"

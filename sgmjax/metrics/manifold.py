@@ -22,7 +22,7 @@ import numpy as np
 
 from sgmjax._inputs import InputError
 from sgmjax.metrics.neighbours import nearest
-from sgmjax.metrics.pairwise import Vectors, distances_of_rows, fill, rounding_bound, squared_distances
+from sgmjax.metrics.pairwise import Vectors, distances, fill, rounding_bound, squared_distances
 
 
 class PrecisionRecall(NamedTuple):
@@ -41,14 +41,10 @@ class DensityCoverage(NamedTuple):
 
 def radii(vectors: Any, k: int, *, block_size: int = 4096) -> np.ndarray:
     """The distance of each example to its k-th nearest neighbour in the set, itself not counted, (n,) float64."""
-    rows = Vectors(vectors)
-    if not 1 <= k < rows.num:
-        raise InputError(f"k = {k}: must be from 1 to one less than the {rows.num} examples of a set")
-    found = np.empty(rows.num)
-    for start in range(0, rows.num, block_size):
-        mine = np.arange(start, min(start + block_size, rows.num))
-        found[mine] = nearest(rows.read(mine), vectors, k + 1, block_size=block_size).distances[:, k]
-    return found
+    num = Vectors(vectors).num
+    if not 1 <= k < num:
+        raise InputError(f"k = {k}: must be from 1 to one less than the {num} examples of a set")
+    return nearest(vectors, vectors, k + 1, block_size=block_size).distances[:, k]
 
 
 def precision_recall(
@@ -78,10 +74,7 @@ def density_coverage(
     """Density and coverage; arguments and errors as `precision_recall`, published with k = 5."""
     sizes = radii(real, k, block_size=block_size) if real_radii is None else real_radii
     density = float(np.mean(balls_around(samples, real, sizes, block_size=block_size)) / k)
-    rows, far = Vectors(real), np.empty(len(sizes))
-    for start in range(0, rows.num, block_size):
-        mine = np.arange(start, min(start + block_size, rows.num))
-        far[mine] = nearest(rows.read(mine), samples, 1, block_size=block_size).distances[:, 0]
+    far = nearest(real, samples, block_size=block_size).distances[:, 0]
     return DensityCoverage(density, float(np.mean(far <= sizes)))
 
 
@@ -114,7 +107,7 @@ def balls_around(points: Any, centres: Any, sizes: np.ndarray, *, block_size: in
             doubtful = np.argwhere(np.asarray(doubtful)[: len(mine)])
             for part in np.array_split(doubtful, -(-len(doubtful) // 2**16) or 1):
                 i, j = part.T
-                inside = distances_of_rows(x[i], y[j]) <= sizes[theirs[j]]
+                inside = distances(x[i], y[j]) <= sizes[theirs[j]]
                 np.add.at(counts, mine[i], inside)
     return counts
 

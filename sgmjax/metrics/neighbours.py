@@ -25,7 +25,7 @@ from jaxtyping import Real, UInt8
 
 from sgmjax._inputs import InputError
 from sgmjax._types import AnyArray
-from sgmjax.metrics.pairwise import Vectors, distances, distances_of_rows, fill, rounding_bound, squared_distances
+from sgmjax.metrics.pairwise import Vectors, distances, fill, rounding_bound, squared_distances
 
 SPARE = 8  # candidates kept beyond k, so that rounding in float32 rarely leaves a doubt
 
@@ -65,7 +65,7 @@ class Memorisation:
 
 
 def nearest(
-    queries: Real[AnyArray, " n *event"],
+    queries: Real[AnyArray, " n *event"] | Any,
     data: Any,
     k: int = 1,
     *,
@@ -80,7 +80,7 @@ def nearest(
     the error bound of float32 leaves open whether they are the best, all of the data.
 
     Args:
-        queries: (m, ...), uint8 where the data are.
+        queries: (m, ...), or a set as the data may be; uint8 where the data are.
         data: an array (n, ...), or a data set with `num_examples`, `shape` and `read`, of which one block at a time is
             in memory.
         k: 1 ... n.
@@ -104,17 +104,18 @@ def nearest(
         raise InputError(f"k must be from 1 to the {vectors.num} examples of the data, got {k}")
     if block_size < 1:
         raise InputError(f"block_size must be at least 1, got {block_size}")
-    if mirrored and queries.ndim != 4:
-        raise InputError(f"mirrored is for images (m, H, W, C), got {queries.shape}")
-    rows, block_size = min(block_size, len(queries)), min(max(block_size, k + SPARE), vectors.num)
-    versions = [queries, queries[:, :, ::-1]] if mirrored else [queries]
-    found = np.empty((len(queries), k)), np.empty((len(queries), k), np.int64)
-    for start in range(0, len(queries), rows):
-        mine = slice(start, min(start + rows, len(queries)))
-        parts = [_nearest_of_block(Vectors(x[mine]), vectors, k, block_size, rows) for x in versions]
+    if mirrored and len(asked.shape) != 3:
+        raise InputError(f"mirrored is for images (m, H, W, C), got {(asked.num, *asked.shape)}")
+    rows, block_size = min(block_size, asked.num), min(max(block_size, k + SPARE), vectors.num)
+    found = np.empty((asked.num, k)), np.empty((asked.num, k), np.int64)
+    for start in range(0, asked.num, rows):
+        mine = np.arange(start, min(start + rows, asked.num))
+        x = asked.read(mine)
+        versions = [x, x.reshape(len(x), *asked.shape)[:, :, ::-1].reshape(x.shape)] if mirrored else [x]
+        parts = [_nearest_of_block(v, vectors, k, block_size, rows) for v in versions]
         found[0][mine], found[1][mine] = _merge(parts, k)
         if progress is not None:
-            progress(mine.stop * vectors.num, len(queries) * vectors.num)
+            progress((start + len(mine)) * vectors.num, asked.num * vectors.num)
     return Neighbours(found[0] * vectors.unit, found[1])
 
 
@@ -165,29 +166,22 @@ def picture_rows(
     return np.concatenate(shown)
 
 
-def _nearest_of_block(asked: Vectors, vectors: Vectors, k: int, block_size: int, rows: int) -> tuple[Any, Any]:
+def _nearest_of_block(queries: np.ndarray, vectors: Vectors, k: int, block_size: int, rows: int) -> tuple[Any, Any]:
     """Distances and indices of the k nearest, (queries, k), in the vectors' own units; `rows` pads the queries."""
     keep = min(k + SPARE, vectors.num)
-    queries = asked.read(np.arange(asked.num))
-    padded = jnp.asarray(queries[fill(np.arange(asked.num), rows)])
+    padded = jnp.asarray(queries[fill(np.arange(len(queries)), rows)])
     centre = jnp.mean(padded.astype(jnp.float32), axis=0)
     best = jnp.full((rows, keep), jnp.inf), jnp.zeros((rows, keep), jnp.int32)
     for start, (indices, x) in zip(range(0, vectors.num, block_size), vectors.blocks(block_size), strict=True):
         valid = min(block_size, vectors.num - start)
         best = _update(best, padded, jnp.asarray(x), jnp.asarray(indices, jnp.int32), valid, centre, keep)
-    approximate, candidates = (np.asarray(part)[: asked.num] for part in best)
-
-    exact = np.empty((asked.num, keep))
-    order = np.argsort(candidates, axis=None, kind="stable")  # of sets on disk, what lies together is read together
-    for part in np.array_split(order, -(-len(order) // block_size)):
-        query, column = np.unravel_index(part, candidates.shape)
-        exact[query, column] = distances(queries[query], vectors.read(candidates[query, column]))
-    far, which = _merge([(exact, candidates.astype(np.int64))], k)
+    approximate, candidates = (np.asarray(part)[: len(queries)] for part in best)
+    far, which = _best_of(queries, vectors, candidates, k, block_size)
     if keep < vectors.num:
         # What is no candidate was at least as far, in float32, as the last candidate. If it were nearer than the k-th,
         # at d_k, it would be at most |a| + d_k from the centre, and its float32 square off by less than `error`.
         radii = distances(np.asarray(centre)[None, :], queries)
-        error = rounding_bound(asked.size) * (2 * radii + far[:, -1]) ** 2
+        error = rounding_bound(vectors.size) * (2 * radii + far[:, -1]) ** 2
         open_still = np.flatnonzero(far[:, -1] ** 2 + error > approximate[:, -1])
         if len(open_still):
             far[open_still], which[open_still] = _in_double(queries[open_still], vectors, k, block_size)
@@ -210,10 +204,19 @@ def _in_double(queries: np.ndarray, vectors: Vectors, k: int, block_size: int) -
         labels = np.concatenate([which, np.broadcast_to(indices[:valid], (len(q), valid))], axis=1)
         least = np.argpartition(squared, keep - 1, axis=1)[:, :keep]
         best, which = np.take_along_axis(squared, least, 1), np.take_along_axis(labels, least, 1)
-    exact = np.empty(which.shape)
-    for column in range(keep):
-        exact[:, column] = distances_of_rows(queries, vectors.read(which[:, column]))
-    return _merge([(exact, which)], k)
+    return _best_of(queries, vectors, which, k, block_size)
+
+
+def _best_of(
+    queries: np.ndarray, vectors: Vectors, candidates: np.ndarray, k: int, block_size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The k nearest of some candidates of each query, (queries, any number), by differences in float64."""
+    exact = np.empty(candidates.shape)
+    order = np.argsort(candidates, axis=None, kind="stable")  # of sets on disk, what lies together is read together
+    for part in np.array_split(order, -(-len(order) // block_size)):
+        query, column = np.unravel_index(part, candidates.shape)
+        exact[query, column] = distances(queries[query], vectors.read(candidates[query, column]))
+    return _merge([(exact, candidates.astype(np.int64))], k)
 
 
 def _merge(parts: list[tuple[np.ndarray, np.ndarray]], k: int) -> tuple[np.ndarray, np.ndarray]:

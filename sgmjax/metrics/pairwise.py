@@ -73,7 +73,8 @@ class Vectors:
 
     Attributes:
         num: how many.
-        size: numbers in an example.
+        shape: of one example.
+        size: numbers in it.
         unit: by which distances of the vectors are multiplied: their scale for uint8, 1 for all other types.
     """
 
@@ -81,7 +82,8 @@ class Vectors:
         self._data = data
         array = hasattr(data, "dtype")
         self.num = len(data) if array else data.num_examples
-        self.size = math.prod(data.shape[1:] if array else data.shape)
+        self.shape = tuple(data.shape[1:] if array else data.shape)
+        self.size = math.prod(self.shape)
         if self.num < 1 or self.size < 1:
             raise InputError("distances need examples, and the set has none")
         self.unit = (2.0 if centered else 1.0) / 255.0 if self.read(np.zeros(1, int)).dtype == np.uint8 else 1.0
@@ -119,12 +121,6 @@ def fill(indices: Int[np.ndarray, " n"], length: int) -> Int[np.ndarray, " lengt
 def distances(one: Real[np.ndarray, "one d"], many: Real[np.ndarray, "m d"]) -> Float[np.ndarray, " m"]:
     """Euclidean distances of one vector (1, d) or of many (m, d) to the rows of `many` (m, d), float64."""
     difference = many.astype(np.float64) - one.astype(np.float64)
-    return np.sqrt(np.einsum("nd,nd->n", difference, difference))
-
-
-def distances_of_rows(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Euclidean distances of the rows of two sets (m, d), one by one, (m,) float64."""
-    difference = one.astype(np.float64) - other.astype(np.float64)
     return np.sqrt(np.einsum("nd,nd->n", difference, difference))
 
 

@@ -291,10 +291,7 @@ def complete(callbacks: Sequence[Callback], folder: Path, steps: int) -> str | N
 
 
 def _sampler(moment: Moment, plan: Any, size: int) -> draw.Sampler:
-    def sample(variables, key, num, **given):
-        return moment.task.sample(variables, key, num, plan, **given)
-
-    return draw.Sampler(sample, moment.mesh, moment.places, size)
+    return draw.sampler_of(moment.task, plan, moment.mesh, moment.places, size)
 
 
 def _step_in(file: Path) -> int:

@@ -28,6 +28,7 @@ from sgmjax.sharding import of_the_first
 from sgmjax.tasks.base import Variables
 from sgmjax.training.seal import damage, is_sealed, seal
 from sgmjax.training.state import TrainState
+from sgmjax.training.tensors import named
 
 PyTree = Any
 
@@ -92,27 +93,20 @@ class Checkpointer:
             state: on the devices.
             meta: JSON-able.
         """
-        self.wait()
-        items = {
-            "train": ocp.args.StandardSave({name: getattr(state, name) for name in _TRAIN}),
-            "ema": ocp.args.StandardSave(state.ema_params),
-            "meta": ocp.args.JsonSave({"format": FORMAT, **meta}),
-        }
-        self._start(step, items, state.model_state)
+        train = ocp.args.StandardSave({name: getattr(state, name) for name in _TRAIN})
+        self._start(step, Variables(state.ema_params, state.model_state), meta, train=train)
 
     def save_variables(self, step: int, variables: Variables, meta: dict[str, Any]) -> None:
         """As `save`, of averaged parameters and the networks' state alone: for `restore_variables`."""
-        self.wait()
-        items = {
-            "ema": ocp.args.StandardSave(variables.params),
-            "meta": ocp.args.JsonSave({"format": FORMAT, **meta}),
-        }
-        self._start(step, items, variables.state)
+        self._start(step, variables, meta)
 
-    def _start(self, step: int, items: dict[str, Any], model_state: PyTree) -> None:
+    def _start(self, step: int, averaged: Variables, meta: dict[str, Any], **items: Any) -> None:
         assert self._manager is not None
-        if jax.tree.leaves(model_state):
-            items["model_state"] = ocp.args.StandardSave(model_state)
+        self.wait()
+        items["ema"] = ocp.args.StandardSave(averaged.params)
+        items["meta"] = ocp.args.JsonSave({"format": FORMAT, **meta})
+        if jax.tree.leaves(averaged.state):
+            items["model_state"] = ocp.args.StandardSave(averaged.state)
         self._manager.save(step, args=ocp.args.Composite(**items), force=True)
         self._unsealed = step
 
@@ -346,5 +340,4 @@ def _missing(folder: Path) -> str | None:
 
 
 def _shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
-    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape) for path, leaf in leaves}
+    return {path: tuple(leaf.shape) for path, leaf in named(tree).items()}

@@ -203,7 +203,7 @@ class Run:
         )
 
     def _place(self, key: jax.Array) -> jax.Array:
-        return jax.device_put(key, sh.replicated(self.mesh))
+        return sh.replicate(key, self.mesh)
 
     def _moment(self, state: TrainState, step: int, interrupt: Interrupt, writer: Any = None) -> Moment:
         return Moment(

@@ -18,11 +18,11 @@ import jax
 import numpy as np
 
 from sgmjax._inputs import InputError, check_numbers, one_line, regular_file, replacing, shown, user_path
+from sgmjax.interop.torch_file import MAX_STEP
 from sgmjax.tasks.base import Variables
 
 FORMAT = "sgmjax"
 GROUPS = ("params", "ema", "state")
-MAX_STEP = 2**31 - 1  # the training state counts steps in 32 bits
 
 
 def is_tensor_file(path: str | os.PathLike[str]) -> bool:

@@ -172,7 +172,7 @@ def test_the_report(tmp_path):
     found = {name: metrics.METRICS[name](of, SETTINGS) for name in ("fd", "pr")}
     page = write_report(
         tmp_path, "report", found, about={"workdir": "runs/x", "step": 3, "sampling": {"steps": 50}},
-        command=["python", "-m", "x"], picture=metrics.picture_of(of, SETTINGS),
+        command=["python", "-m", "x"], picture=metrics.picture_of(of),
     )  # fmt: skip
     text = page.read_text()
     for words in ("# runs/x, step 3", "| fd | ", "| steps | 50 |", "![samples](report.png)", "    python -m x"):
