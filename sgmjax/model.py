@@ -21,7 +21,7 @@ from jaxtyping import Float, Real
 from sgmjax import objectives, samplers, score, sdes
 from sgmjax._inputs import InputError
 from sgmjax._types import AnyArray, Data, Key, Labels, PerExample, Samples, Shape
-from sgmjax.objectives.score_matching import Reduce
+from sgmjax.objectives._score_matching import Reduce
 from sgmjax.samplers import plan as plans
 from sgmjax.samplers.guidance import cfg_score
 from sgmjax.sdes.base import Matching

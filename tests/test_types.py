@@ -123,4 +123,4 @@ def test_methods_keep_what_they_are():
     """Names, documentation and signature of a checked method; and the check of time that a process adds to its own."""
     assert inspect.signature(VE.transition).parameters["t"].annotation == "Times"
     assert VE.sigma.__doc__ and VE.sigma.__name__ == "sigma"
-    assert inspect.getdoc(samplers.sscs) and samplers.sscs.__module__ == "sgmjax.samplers.sscs"
+    assert inspect.getdoc(samplers.sscs) and samplers.sscs.__module__ == "sgmjax.samplers._sscs"

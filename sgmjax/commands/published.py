@@ -14,8 +14,8 @@ from sgmjax import _cli
 from sgmjax._inputs import InputError, shown
 from sgmjax.config import Config, from_dict, to_dict
 from sgmjax.interop import checkpoints, lsgm, lsgm_settings, ncsnv2, scoresde_jax
+from sgmjax.interop._recognise import Recognised
 from sgmjax.interop.configs import OfficialNetwork
-from sgmjax.interop.recognise import Recognised
 from sgmjax.models.nvae import regularization
 from sgmjax.sdes import noise_levels
 from sgmjax.tasks import Variables, build

@@ -19,7 +19,7 @@ from sgmjax._types import AnyArray, Key
 from sgmjax.data.dequantize import dequantize
 from sgmjax.evaluation.draw import map_examples
 from sgmjax.objectives import TimeLaw, importance
-from sgmjax.samplers.likelihood import Probing, Trace, Truncation
+from sgmjax.samplers._likelihood import Probing, Trace, Truncation
 from sgmjax.tasks.base import Variables
 
 PyTree = Any

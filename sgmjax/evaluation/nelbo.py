@@ -30,7 +30,7 @@ from sgmjax.evaluation.draw import map_examples
 from sgmjax.evaluation.likelihood import FlowSettings
 from sgmjax.models import distributions
 from sgmjax.models.nvae.terms import ACTIVE_NATS
-from sgmjax.objectives.lsgm import lsgm
+from sgmjax.objectives._lsgm import lsgm
 from sgmjax.objectives.time_law import WeightedLaw, lsgm_mode
 from sgmjax.tasks.base import Variables
 from sgmjax.tasks.latent import LatentTask

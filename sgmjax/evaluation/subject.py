@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from sgmjax import sharding as sh
 from sgmjax.evaluation.likelihood import FlowSettings
-from sgmjax.samplers.likelihood import Truncation
+from sgmjax.samplers._likelihood import Truncation
 from sgmjax.tasks.base import Variables
 
 

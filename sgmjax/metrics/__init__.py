@@ -1,8 +1,8 @@
 """How far samples are from data, and data from each other: distances in features, neighbours, and the features."""
 
+from sgmjax.metrics._inception_score import InceptionScore, inception_score
 from sgmjax.metrics.frechet import Moments, Statistics, frechet_distance, pixel_frechet, statistics
 from sgmjax.metrics.inception import InceptionOutput, InceptionV3, inception_params, preprocess
-from sgmjax.metrics.inception_score import InceptionScore, inception_score
 from sgmjax.metrics.kernel import KID, kernel_distance, kid, kid_blocks
 from sgmjax.metrics.manifold import DensityCoverage, PrecisionRecall, density_coverage, precision_recall
 from sgmjax.metrics.neighbours import Memorisation, Neighbours, memorisation, nearest, picture_rows

@@ -1,6 +1,6 @@
 """Networks (Flax Linen) and `build`, which makes one from the model section of a configuration."""
 
-from sgmjax.models.build import GIVEN, NETWORKS, build, classifies, count_parameters, sees_noise, trainable_mask
+from sgmjax.models._build import GIVEN, NETWORKS, build, classifies, count_parameters, sees_noise, trainable_mask
 from sgmjax.models.ddpm import DDPM
 from sgmjax.models.feature_net import FeatureNet
 from sgmjax.models.mlp import MLP, CLDToyMLP, CLDToyResNet, MLPClassifier

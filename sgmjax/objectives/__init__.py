@@ -1,9 +1,9 @@
 """What is minimised: denoising, hybrid and annealed score matching, LSGM, a classifier's cross entropy; time laws."""
 
-from sgmjax.objectives.annealed_dsm import annealed_dsm, annealed_dsm_loss
-from sgmjax.objectives.classifier import classifier, classifier_loss
-from sgmjax.objectives.lsgm import LSGMLosses, cross_entropy_constant, lsgm, lsgm_losses, terminal_divergence
-from sgmjax.objectives.score_matching import score_matching, score_matching_loss
+from sgmjax.objectives._annealed_dsm import annealed_dsm, annealed_dsm_loss
+from sgmjax.objectives._classifier import classifier, classifier_loss
+from sgmjax.objectives._lsgm import LSGMLosses, cross_entropy_constant, lsgm, lsgm_losses, terminal_divergence
+from sgmjax.objectives._score_matching import score_matching, score_matching_loss
 from sgmjax.objectives.time_law import (
     Bins,
     Clock,

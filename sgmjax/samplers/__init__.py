@@ -7,30 +7,30 @@ to choose: docs/samplers.md. What steers them: `guidance`, `inpainting`, `editin
 `variational_bound`.
 """
 
-from sgmjax.samplers.adaptive_sde import adaptive_sde
-from sgmjax.samplers.annealed_langevin import annealed_langevin, annealed_langevin_interpolation, technique_4
+from sgmjax.samplers._adaptive_sde import adaptive_sde
+from sgmjax.samplers._annealed_langevin import annealed_langevin, annealed_langevin_interpolation, technique_4
+from sgmjax.samplers._conjugate import ConjugateCoefficients, conjugate, conjugate_coefficients
+from sgmjax.samplers._ddim import ddim, gddim
+from sgmjax.samplers._deis import deis
+from sgmjax.samplers._dpm_solver import dpm_solver_pp
+from sgmjax.samplers._edm import edm
+from sgmjax.samplers._euler_maruyama import em
+from sgmjax.samplers._exponential_coefficients import exponential_coefficients
+from sgmjax.samplers._exponential_midpoint import MidpointCoefficients, exponential_midpoint, midpoint_coefficients
+from sgmjax.samplers._ggf import ggf
+from sgmjax.samplers._likelihood import LikelihoodInfo, likelihood
+from sgmjax.samplers._predictor_corrector import pc, score_sde_times
+from sgmjax.samplers._probability_flow import ode
+from sgmjax.samplers._splitting import splitting
+from sgmjax.samplers._sscs import sscs
+from sgmjax.samplers._variational_bound import BoundInfo, variational_bound
 from sgmjax.samplers.common import SampleInfo, reverse_drift
-from sgmjax.samplers.conjugate import ConjugateCoefficients, conjugate, conjugate_coefficients
-from sgmjax.samplers.ddim import ddim, gddim
-from sgmjax.samplers.deis import deis
-from sgmjax.samplers.dpm_solver import dpm_solver_pp
 from sgmjax.samplers.editing import encode, interpolate, noised, slerp, start_at
-from sgmjax.samplers.edm import edm
-from sgmjax.samplers.euler_maruyama import em
 from sgmjax.samplers.exponential import ExponentialCoefficients
-from sgmjax.samplers.exponential_coefficients import exponential_coefficients
-from sgmjax.samplers.exponential_midpoint import MidpointCoefficients, exponential_midpoint, midpoint_coefficients
-from sgmjax.samplers.ggf import ggf
 from sgmjax.samplers.grids import time_grid
 from sgmjax.samplers.guidance import cfg_score, guided_score
 from sgmjax.samplers.inpainting import colorize, inpaint
-from sgmjax.samplers.likelihood import LikelihoodInfo, likelihood
-from sgmjax.samplers.predictor_corrector import pc, score_sde_times
-from sgmjax.samplers.probability_flow import ode
 from sgmjax.samplers.registry import SAMPLERS
-from sgmjax.samplers.splitting import splitting
-from sgmjax.samplers.sscs import sscs
-from sgmjax.samplers.variational_bound import BoundInfo, variational_bound
 
 __all__ = [
     "SAMPLERS", "BoundInfo", "ConjugateCoefficients", "ExponentialCoefficients", "LikelihoodInfo",

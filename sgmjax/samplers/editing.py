@@ -22,8 +22,8 @@ from jaxtyping import Float, Real
 
 from sgmjax._inputs import InputError
 from sgmjax._types import AnyArray, Data, DType, HostGrid, Key, Numbers, Scalar, ScoreFn, State, States, TimeGrid, Times
+from sgmjax.samplers._probability_flow import evaluations, find_solver, ode, reuses_last_stage
 from sgmjax.samplers.common import Denoise, batch_time, check_control, check_t_min, check_times, reverse_drift
-from sgmjax.samplers.probability_flow import evaluations, find_solver, ode, reuses_last_stage
 from sgmjax.sdes import SDE, linalg
 
 

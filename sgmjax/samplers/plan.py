@@ -21,10 +21,10 @@ from sgmjax._inputs import InputError
 from sgmjax._ranges import COUNT, OPEN_UNIT, POSITIVE, TOLERANCE
 from sgmjax._types import HostGrid, Key, Samples, Shape
 from sgmjax.samplers import registry
+from sgmjax.samplers._predictor_corrector import score_sde_times
 from sgmjax.samplers.common import SampleInfo
 from sgmjax.samplers.editing import start_at
 from sgmjax.samplers.grids import time_grid
-from sgmjax.samplers.predictor_corrector import score_sde_times
 from sgmjax.score import ScoreFn
 from sgmjax.sharding import BATCH_AXES
 from sgmjax.spec import Settings

@@ -9,21 +9,21 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from sgmjax.samplers.adaptive_sde import adaptive_sde
-from sgmjax.samplers.annealed_langevin import annealed_langevin
-from sgmjax.samplers.conjugate import conjugate
-from sgmjax.samplers.ddim import ddim, gddim
+from sgmjax.samplers._adaptive_sde import adaptive_sde
+from sgmjax.samplers._annealed_langevin import annealed_langevin
+from sgmjax.samplers._conjugate import conjugate
+from sgmjax.samplers._ddim import ddim, gddim
+from sgmjax.samplers._deis import deis
+from sgmjax.samplers._dpm_solver import dpm_solver_pp
+from sgmjax.samplers._edm import edm
+from sgmjax.samplers._euler_maruyama import em
+from sgmjax.samplers._exponential_midpoint import exponential_midpoint
+from sgmjax.samplers._ggf import ggf
+from sgmjax.samplers._predictor_corrector import pc
+from sgmjax.samplers._probability_flow import ode
+from sgmjax.samplers._splitting import splitting
+from sgmjax.samplers._sscs import sscs
 from sgmjax.samplers.declaration import declaration
-from sgmjax.samplers.deis import deis
-from sgmjax.samplers.dpm_solver import dpm_solver_pp
-from sgmjax.samplers.edm import edm
-from sgmjax.samplers.euler_maruyama import em
-from sgmjax.samplers.exponential_midpoint import exponential_midpoint
-from sgmjax.samplers.ggf import ggf
-from sgmjax.samplers.predictor_corrector import pc
-from sgmjax.samplers.probability_flow import ode
-from sgmjax.samplers.splitting import splitting
-from sgmjax.samplers.sscs import sscs
 
 SAMPLERS: dict[str, Callable[..., Any]] = {
     "em": em,

@@ -11,10 +11,10 @@ Processes are pytrees: pass them through jit, vmap and grad; changing beta_max d
 from collections.abc import Callable
 
 from sgmjax.sdes import noise_levels
+from sgmjax.sdes._recipe import Recipe, recipe
 from sgmjax.sdes.base import SDE, Kernel
 from sgmjax.sdes.noise_levels import geometric_levels, level_times
 from sgmjax.sdes.processes import VE, SubVP, cld, geometric_vp, psld, subvp, third_order, ve, vp
-from sgmjax.sdes.recipe import Recipe, recipe
 from sgmjax.sdes.schedules import GeometricSchedule, LinearSchedule, Schedule
 
 # A configuration's `sde` section is one of these names and settings of that function.

@@ -19,9 +19,9 @@ from sgmjax._inputs import InputError
 from sgmjax._ranges import NonNegativeFloat
 from sgmjax._types import Matrices, Numbers, Scalar, Square, Times
 from sgmjax.sdes import linalg
+from sgmjax.sdes._recipe import Recipe, recipe
 from sgmjax.sdes._types import Fraction, Frame, NonNegative, Positive, SigmaDist
 from sgmjax.sdes.base import SDE, Kernel, Matching
-from sgmjax.sdes.recipe import Recipe, recipe
 from sgmjax.sdes.schedules import LinearSchedule, geometric
 
 

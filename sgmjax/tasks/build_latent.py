@@ -11,7 +11,7 @@ from sgmjax import models, sdes
 from sgmjax._inputs import InputError
 from sgmjax.config import Config, ConfigError
 from sgmjax.models import distributions, nvae
-from sgmjax.objectives.lsgm import cross_entropy_constant
+from sgmjax.objectives._lsgm import cross_entropy_constant
 from sgmjax.objectives.time_law import lsgm_mode
 from sgmjax.tasks.latent import LatentTask
 from sgmjax.tasks.vae import LatentModel, VAETask

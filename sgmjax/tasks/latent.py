@@ -17,7 +17,7 @@ from sgmjax import samplers, score
 from sgmjax._say import say
 from sgmjax._types import AnyArray, Key, Labels, Samples
 from sgmjax.models.nvae import regularization, terms
-from sgmjax.objectives.lsgm import lsgm
+from sgmjax.objectives._lsgm import lsgm
 from sgmjax.objectives.time_law import WeightedLaw, lsgm_mode
 from sgmjax.samplers import plan as plans
 from sgmjax.tasks.base import Batch, Metrics, PyTree, Variables

@@ -25,7 +25,7 @@ from sgmjax.data import to_float
 from sgmjax.data.binarize import dynamic
 from sgmjax.models import distributions, nvae
 from sgmjax.models.nvae import regularization, terms
-from sgmjax.objectives.lsgm import PriorFn
+from sgmjax.objectives._lsgm import PriorFn
 from sgmjax.tasks.base import Batch, Metrics, PyTree, Variables
 
 REMEDIES = (

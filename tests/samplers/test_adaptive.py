@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from sgmjax import samplers, sdes
-from sgmjax.samplers.adaptive_sde import brownian_increment, noise_factor, path_seeds
+from sgmjax.samplers._adaptive_sde import brownian_increment, noise_factor, path_seeds
 from sgmjax.sdes import linalg
 
 MU, S, T_MIN = 0.3, 0.5, 0.01

@@ -10,7 +10,7 @@ import pytest
 import refdata
 
 from sgmjax import samplers, score, sdes
-from sgmjax.samplers.annealed_langevin import annealed_langevin, annealed_langevin_interpolation, technique_4
+from sgmjax.samplers._annealed_langevin import annealed_langevin, annealed_langevin_interpolation, technique_4
 from sgmjax.samplers.grids import host_noise_level, noise_level
 from sgmjax.sdes import noise_levels as nl
 

@@ -13,7 +13,7 @@ import scipy.integrate
 import scipy.linalg
 
 from sgmjax import samplers, sdes
-from sgmjax.samplers.conjugate import conjugate_coefficients
+from sgmjax.samplers._conjugate import conjugate_coefficients
 
 MU, S, T_MIN = 0.7, 0.3, 1e-2
 

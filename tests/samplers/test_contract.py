@@ -12,8 +12,8 @@ import pytest
 from sampler_cases import CASES, FINE, GRID, PROCESSES, STEPS, T_MIN
 
 from sgmjax import exact, metrics, samplers, sdes, sharding
-from sgmjax.samplers.euler_maruyama import em_step
-from sgmjax.samplers.sscs import sscs_step
+from sgmjax.samplers._euler_maruyama import em_step
+from sgmjax.samplers._sscs import sscs_step
 
 BATCH, EVENT = 3, (4, 2)
 

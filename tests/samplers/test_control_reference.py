@@ -9,7 +9,8 @@ import pytest
 import refdata
 
 from sgmjax import samplers, score, sdes
-from sgmjax.samplers import guidance, inpainting, predictor_corrector
+from sgmjax.samplers import _predictor_corrector as predictor_corrector
+from sgmjax.samplers import guidance, inpainting
 
 pytestmark = pytest.mark.reference
 

@@ -130,7 +130,7 @@ def test_churn_leaves_the_law_alone(x64, name: str):
 
 def test_churn_stops_where_the_process_ends():
     """The first step starts at t = 1 and cannot be raised: t_hat stays, and nothing is added."""
-    from sgmjax.samplers.edm import levels
+    from sgmjax.samplers._edm import levels
 
     for name in SCALAR:
         sde = analytic.PROCESSES[name]

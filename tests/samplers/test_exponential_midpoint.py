@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sgmjax import samplers, sdes
-from sgmjax.samplers.exponential_midpoint import midpoint_coefficients, midpoint_step
+from sgmjax.samplers._exponential_midpoint import midpoint_coefficients, midpoint_step
 
 MU, S, T_MIN = 0.7, 0.3, 1e-2
 

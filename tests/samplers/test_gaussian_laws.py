@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 from sgmjax import samplers, sdes
+from sgmjax.samplers._euler_maruyama import em_step
+from sgmjax.samplers._sscs import sscs_step
 from sgmjax.samplers.common import denoise_step
-from sgmjax.samplers.euler_maruyama import em_step
-from sgmjax.samplers.sscs import sscs_step
 
 MU, S, T_MIN = 0.7, 0.5, 1e-3
 

@@ -13,7 +13,7 @@ import pytest
 
 from sgmjax import exact, sdes
 from sgmjax.samplers import likelihood
-from sgmjax.samplers.likelihood import auxiliary_entropy, auxiliary_log_prob, flow_and_divergence
+from sgmjax.samplers._likelihood import auxiliary_entropy, auxiliary_log_prob, flow_and_divergence
 
 T_MIN = 1e-5
 # of one structure, so that they share a compilation; the first is a Gaussian

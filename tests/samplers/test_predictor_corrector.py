@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 from sgmjax import samplers, sdes
-from sgmjax.samplers import predictor_corrector as pc
+from sgmjax.samplers import _predictor_corrector as pc
 from sgmjax.samplers import predictors
+from sgmjax.samplers._euler_maruyama import em_step
 from sgmjax.samplers.common import Constraint
-from sgmjax.samplers.euler_maruyama import em_step
 from sgmjax.sdes import linalg
 
 MU, S, T_MIN = 0.7, 0.5, 1e-3

@@ -12,7 +12,7 @@ import pytest
 import refdata
 
 from sgmjax import samplers, score, sdes
-from sgmjax.samplers import predictor_corrector as pc
+from sgmjax.samplers import _predictor_corrector as pc
 from sgmjax.samplers import predictors
 from sgmjax.samplers.common import batch_time
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from sgmjax import samplers, sdes
-from sgmjax.samplers.splitting import SCHEMES, evaluations, noise_part, splitting_step
+from sgmjax.samplers._splitting import SCHEMES, evaluations, noise_part, splitting_step
 
 MU, S, T_MIN = 0.7, 0.3, 1e-2
 GRIDS, FINE = (

@@ -12,8 +12,8 @@ import pytest
 
 from sgmjax import exact, objectives, sdes
 from sgmjax.samplers import variational_bound
-from sgmjax.samplers.likelihood import auxiliary_entropy
-from sgmjax.samplers.variational_bound import prior_divergence
+from sgmjax.samplers._likelihood import auxiliary_entropy
+from sgmjax.samplers._variational_bound import prior_divergence
 
 MIXTURE = exact.mixture([[-0.5, 0.4], [0.7, -0.5]], [0.3, 0.5], [0.4, 0.6])
 PROCESSES = [

@@ -25,6 +25,7 @@ from jaxtyping import Float
 from sgmjax._inputs import InputError
 from sgmjax._kinds import check_kind
 from sgmjax._types import AnyArray, DType, Key, Samples, Scalar, ScoreFn, Shape, Sharding, Solver, State, Times
+from sgmjax.samplers._probability_flow import FIRST_STEP, cost, evaluations, named_solver, wrapped
 from sgmjax.samplers.common import (
     Denoise,
     SampleInfo,
@@ -38,7 +39,6 @@ from sgmjax.samplers.common import (
     start_state,
 )
 from sgmjax.samplers.declaration import adaptive
-from sgmjax.samplers.probability_flow import FIRST_STEP, cost, evaluations, named_solver, wrapped
 from sgmjax.sdes import SDE, linalg
 
 # The error estimates compare drifts whose states differ by a Brownian increment: h times h^1/2.

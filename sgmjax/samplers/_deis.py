@@ -23,8 +23,8 @@ import numpy as np
 from sgmjax._inputs import InputError
 from sgmjax._types import Key, Numbers, Samples, ScoreFn, Shape, TimeGrid
 from sgmjax.samplers import exponential
+from sgmjax.samplers._ddim import Parameterization, check_parameterization
 from sgmjax.samplers.common import Denoise, SampleInfo
-from sgmjax.samplers.ddim import Parameterization, check_parameterization
 from sgmjax.samplers.declaration import on_grid
 from sgmjax.samplers.exponential import ExponentialCoefficients, assemble, host_flow
 from sgmjax.samplers.linear_flow import Flow, HostProcess, eps_matrices, log_snr, log_snr_rate

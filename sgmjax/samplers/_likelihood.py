@@ -33,8 +33,8 @@ from jaxtyping import Float, Real
 from sgmjax._inputs import InputError
 from sgmjax._kinds import check_kind
 from sgmjax._types import AnyArray, DType, Key, PerExample, Scalar, ScoreFn, Sharding, Solver, State, States, Times
+from sgmjax.samplers._probability_flow import evaluations, find_solver, reuses_last_stage
 from sgmjax.samplers.common import batch_time, check_control, check_t_min, reverse_drift
-from sgmjax.samplers.probability_flow import evaluations, find_solver, reuses_last_stage
 from sgmjax.sdes import SDE, linalg
 
 Trace = Literal["rademacher", "gaussian", "exact"]

@@ -6,9 +6,9 @@ from typing import Any, Literal
 
 from sgmjax._inputs import InputError
 from sgmjax._types import TimeGrid
-from sgmjax.samplers.ddim import ddim_coefficients, gddim_coefficients
-from sgmjax.samplers.deis import deis_coefficients
-from sgmjax.samplers.dpm_solver import dpm_solver_pp_coefficients
+from sgmjax.samplers._ddim import ddim_coefficients, gddim_coefficients
+from sgmjax.samplers._deis import deis_coefficients
+from sgmjax.samplers._dpm_solver import dpm_solver_pp_coefficients
 from sgmjax.samplers.exponential import ExponentialCoefficients
 from sgmjax.sdes import SDE
 

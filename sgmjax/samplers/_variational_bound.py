@@ -32,10 +32,10 @@ from jaxtyping import Real
 from sgmjax._inputs import InputError
 from sgmjax._kinds import check_kind
 from sgmjax._types import AnyArray, Data, Key, PerExample, Scalar, ScoreFn, State
-from sgmjax.objectives.score_matching import score_matching_loss
+from sgmjax.objectives._score_matching import score_matching_loss
 from sgmjax.objectives.time_law import TimeLaw, importance
+from sgmjax.samplers._likelihood import Truncation, auxiliary_entropy, decoder_precision, kernel_entropy
 from sgmjax.samplers.common import check_t_min
-from sgmjax.samplers.likelihood import Truncation, auxiliary_entropy, decoder_precision, kernel_entropy
 from sgmjax.sdes import SDE, linalg
 
 

@@ -15,7 +15,7 @@ Reference: Song & Ermon 2019, eqs. (5) and (6); Song & Ermon 2020, eq. (1).
 from __future__ import annotations
 
 from sgmjax._types import Data, EpsFn, Key, PerExample, State, Times
-from sgmjax.objectives.score_matching import score_matching, score_matching_loss
+from sgmjax.objectives._score_matching import score_matching, score_matching_loss
 from sgmjax.objectives.time_law import levels
 from sgmjax.sdes import VE
 

@@ -44,9 +44,9 @@ import numpy as np
 from sgmjax._inputs import InputError
 from sgmjax._types import Key, Samples, Scalar, ScoreFn, Shape, State, States, TimeGrid
 from sgmjax.samplers import linear_flow
+from sgmjax.samplers._splitting import check_phase_space
 from sgmjax.samplers.common import Denoise, SampleInfo, batch_time, check_end, check_times, scan_grid
 from sgmjax.samplers.declaration import on_grid
-from sgmjax.samplers.splitting import check_phase_space
 from sgmjax.sdes import SDE, linalg
 
 Scheme = Literal["euler", "heun", "symplectic_euler", "velocity_verlet"]

@@ -39,7 +39,7 @@ from sgmjax._types import (
     State,
     Times,
 )
-from sgmjax.samplers.adaptive_sde import brownian_increment, path_seeds
+from sgmjax.samplers._adaptive_sde import brownian_increment, path_seeds
 from sgmjax.samplers.common import (
     Denoise,
     SampleInfo,

@@ -32,10 +32,10 @@ from jaxtyping import Float
 
 from sgmjax._inputs import InputError
 from sgmjax._types import AnyArray, Key, Samples, Scalar, ScoreFn, Shape, State, TimeGrid
+from sgmjax.samplers._predictor_corrector import langevin_step
 from sgmjax.samplers.common import Constraint, Denoise, SampleInfo, batch_time, check_end, check_times, scan_grid
 from sgmjax.samplers.declaration import on_grid
 from sgmjax.samplers.grids import host_noise_level, noise_level
-from sgmjax.samplers.predictor_corrector import langevin_step
 from sgmjax.sdes import SDE, VE, linalg
 from sgmjax.sdes.noise_levels import best_relative_step, check_step
 
