@@ -111,9 +111,10 @@ def run(command: list[str], *, processes: int, devices: int, grace: float = 30.0
     try:
         while True:
             codes = [child.poll() for child in children]
-            if not status and any(codes):
-                number = next(i for i, code in enumerate(codes) if code)
-                status, deadline = codes[number], time.monotonic() + grace
+            failed = next(((i, code) for i, code in enumerate(codes) if code), None)
+            if not status and failed:
+                number, status = failed
+                deadline = time.monotonic() + grace
                 if not stopped:  # else they are on their way, and a second signal would not let them save
                     print(lost(number, processes, status), file=sys.stderr, flush=True)
                     pass_on(signal.SIGTERM, None)
