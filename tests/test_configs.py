@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import functools
 import runpy
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 import refdata
+import tiers
 
 from sgmjax import config as settings
 from sgmjax import models
@@ -69,7 +71,11 @@ OFFICIAL_LATENT = {
     "lsgm_celebahq256_qualitative:prior": (17_789_540, 680_827_984),
 }
 ALIKE = {  # another one has nearly the same networks
-    "lsgm_mnist:vae", "lsgm_cld_mnist", "lsgm_cifar_balanced", "lsgm_psld_cifar", "lsgm_celebahq256_qualitative:prior",
+    "lsgm_mnist:vae", "lsgm_cld_mnist", "lsgm_cifar_balanced", "lsgm_psld_cifar", "lsgm_cifar_fid", "lsgm_omniglot",
+    "lsgm_celebahq256_qualitative:prior", "lsgm_celebahq256_qualitative",
+    "subvp_cifar", "ve_cifar", "psld_celeba64", "psld_afhqv2", "ncsnv2_celeba64", "ncsnv2_church96",
+    "ncsnv2_bedroom128", "lsgm_cld_digits", "cld_mnist", "vp_mnist", "ncsnv2_mnist", "classifier_mnist",
+    "features_mnist",
 }  # fmt: skip
 PROCESSES = {"classifier": "psld", "digits": "psld", "ncsnv2": "ve", "ncsn": "ve"}  # by the first word of the name
 LATENT_PROCESSES = {
@@ -121,11 +127,8 @@ def parameters(config: settings.Config) -> int:
     x = jax.ShapeDtypeStruct((1, *event, seen * colours), jnp.float32)
     cond = jax.ShapeDtypeStruct((1,), jnp.float32)
 
-    def init(*inputs):
-        variables = network.init(jax.random.key(0), *inputs, train=False)
-        return variables, network.apply(variables, *inputs, train=False)
-
-    variables, output = jax.eval_shape(init, *((x, cond) if noised else (x,)))
+    init = functools.partial(network.init_with_output, train=False)
+    output, variables = jax.eval_shape(init, jax.random.key(0), *((x, cond) if noised else (x,)))
     output = output if noised else output[-1]  # features come before the logits
     assert output.shape == ((1, 10) if classifies else (1, *event, predicted * colours))
     return models.count_parameters(variables["params"])
@@ -142,6 +145,7 @@ def latent_parameters(config: settings.Config) -> tuple[int, int]:
 
 def test_the_runs_that_the_project_promises_are_there():
     assert {path.stem for path in FILES} == NAMES
+    assert {name.partition(":")[0] for name in ALIKE} <= NAMES
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -189,14 +193,12 @@ def test_digits_of_any_process(process: str):
     build.task(config, (8, 8, 1), 10)  # all sections fit together
 
 
-@pytest.mark.parametrize("name", sorted(OFFICIAL_PARAMETERS))
+@pytest.mark.parametrize("name", tiers.alike(sorted(OFFICIAL_PARAMETERS), OFFICIAL_PARAMETERS.keys() - ALIKE))
 def test_published_networks_have_the_official_number_of_parameters(name: str):
     assert parameters(load(name)) == OFFICIAL_PARAMETERS[name]
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow if name in ALIKE else ()) for name in sorted(OFFICIAL_LATENT)]
-)
+@pytest.mark.parametrize("name", tiers.alike(sorted(OFFICIAL_LATENT), OFFICIAL_LATENT.keys() - ALIKE))
 def test_published_vaes_and_priors_have_the_official_number_of_parameters(name: str):
     vae, prior = latent_parameters(load(name))
     official_vae, official_prior = OFFICIAL_LATENT[name]
@@ -204,7 +206,10 @@ def test_published_vaes_and_priors_have_the_official_number_of_parameters(name: 
     assert prior == official_prior if official_prior is not None else prior > 10**7
 
 
-@pytest.mark.parametrize("name", sorted(NAMES - set(OFFICIAL_PARAMETERS) - set(OFFICIAL_LATENT)))
+SMALL = NAMES - OFFICIAL_PARAMETERS.keys() - OFFICIAL_LATENT.keys()
+
+
+@pytest.mark.parametrize("name", tiers.alike(sorted(SMALL), SMALL - ALIKE))
 def test_networks_for_two_cores_build_and_are_small(name: str):
     config = load(name)
     assert 10_000 < (parameters(config) if config.vae is None else sum(latent_parameters(config))) < 3_000_000

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiers
 
 from sgmjax import models
 from sgmjax.models import DDPM, MLP, CLDToyMLP, CLDToyResNet, NCSNpp, NCSNppClassifier
@@ -100,7 +101,8 @@ PUBLISHED = {
 }
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+# The others are counted at once from their configurations (test_configs.py).
+@pytest.mark.parametrize("name", tiers.alike(PUBLISHED, ("PSLD CIFAR-10, 4 blocks", "VP NCSN++", "DDPM")))
 def test_published_parameter_counts(name):
     count, module, shape = PUBLISHED[name]
     params = _shapes(module, shape)
@@ -118,7 +120,16 @@ _OPTIONS = {
 COMBINATIONS = [dict(zip(_OPTIONS, values, strict=True)) for values in itertools.product(*_OPTIONS.values())]
 
 
-@pytest.mark.parametrize("options", COMBINATIONS, ids=lambda o: "-".join(str(v) for v in o.values()))
+def _changes(options):
+    """How many of a combination's options are not the first of their kind."""
+    return sum(value != _OPTIONS[name][0] for name, value in options.items())
+
+
+@pytest.mark.parametrize(
+    "options",
+    tiers.alike(COMBINATIONS, [options for options in COMBINATIONS if _changes(options) in (1, 5)]),
+    ids=lambda o: "-".join(str(v) for v in o.values()),
+)
 def test_every_combination_has_the_output_shape(options):
     module = NCSNpp(out_channels=5, **TINY, **options)
     x, cond = jax.ShapeDtypeStruct((2, 8, 8, 3), jnp.float32), jax.ShapeDtypeStruct((2,), jnp.float32)
@@ -181,7 +192,7 @@ def test_float32_against_float64_and_independence_of_batch_mates(x64, name):
     assert changes == (name != "unconditional")
 
 
-@pytest.mark.parametrize("name", ["biggan-fir-residual", "ddpm", "mlp", "classifier"])
+@pytest.mark.parametrize("name", tiers.alike(["biggan-fir-residual", "ddpm", "mlp", "classifier"], ["ddpm", "mlp"]))
 def test_bfloat16_is_close_and_keeps_float32_outside(name):
     module = REAL[name]
     x, cond = _inputs((3, 6) if isinstance(module, VECTORS) else (3, 8, 8, 3))
@@ -194,7 +205,7 @@ def test_bfloat16_is_close_and_keeps_float32_outside(name):
     assert 1e-4 < error < 0.05  # bfloat16 has 8 bits: 0.4% an operation
 
 
-@pytest.mark.parametrize("name", ["biggan-fir-residual", "ddpm-fir-cat-residual", "ddpm"])
+@pytest.mark.parametrize("name", tiers.alike(["biggan-fir-residual", "ddpm-fir-cat-residual", "ddpm"], ["ddpm"]))
 def test_dropout_acts_only_in_training(name):
     module = REAL[name].clone(dropout=0.5)
     x, cond = _inputs()
@@ -207,7 +218,7 @@ def test_dropout_acts_only_in_training(name):
     assert np.abs(first - y).max() > 1e-3 * np.abs(y).max()
 
 
-@pytest.mark.parametrize("name", ["skips-noconv", "unconditional", "ddpm", "mlp"])
+@pytest.mark.parametrize("name", tiers.alike(["skips-noconv", "unconditional", "ddpm", "mlp"], ["ddpm", "mlp"]))
 def test_class_conditioning(name):
     module = REAL[name].clone(num_classes=4)
     x, cond = _inputs((3, 6) if isinstance(module, VECTORS) else (3, 8, 8, 3))

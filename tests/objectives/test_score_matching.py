@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiers
 
 from sgmjax import objectives, sdes
 from sgmjax.objectives.time_law import unit_error_loss
@@ -82,8 +83,15 @@ def mean_and_error(values) -> tuple[float, float]:
     return values.mean(), values.std() / np.sqrt(len(values))
 
 
-@pytest.mark.parametrize("matching", ["hsm", "dsm"])
-@pytest.mark.parametrize("name", analytic.PROCESSES)
+KERNELS = [(name, matching) for name in analytic.PROCESSES for matching in ("hsm", "dsm")]
+
+
+@pytest.mark.parametrize(
+    "name, matching",
+    tiers.alike(
+        KERNELS, [("vp", "hsm"), ("ve", "dsm"), ("cld", "hsm"), ("psld", "hsm"), ("psld", "dsm"), ("oblique", "hsm")]
+    ),
+)
 def test_the_exact_score_is_the_minimum_and_leaves_the_conditional_variance(name: str, matching: str):
     """Through both kernels, with one score. What is left, in closed form at every t:
 

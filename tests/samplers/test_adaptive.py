@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiers
 
 from sgmjax import samplers, sdes
 from sgmjax.samplers._adaptive_sde import brownian_increment, noise_factor, path_seeds
@@ -52,7 +53,7 @@ ODE_SOLVERS = {
 }
 
 
-@pytest.mark.parametrize("label", ODE_SOLVERS)
+@pytest.mark.parametrize("label", tiers.alike(ODE_SOLVERS, ("ReversibleHeun", "halved Dopri5 on a grid")))
 def test_evaluations_and_end_points_of_ode_solvers(label):
     """Beside the Runge-Kutta ones of the contract. The end is Dopri5's at 1e-5 within what the tolerance leaves."""
     solver, fixed = ODE_SOLVERS[label]

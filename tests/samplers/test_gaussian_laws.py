@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiers
 
 from sgmjax import samplers, sdes
 from sgmjax.samplers._euler_maruyama import em_step
@@ -118,13 +119,7 @@ def flow_by_steps(sde, score_fn, *, solver: str, steps: int):
     return jnp.concatenate([(out[1:] - out[:1]).T, out[:1].T], axis=1)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=[] if name in ("vp", "psld", "third_order") else pytest.mark.slow)
-        for name in analytic.PROCESSES
-    ],
-)
+@pytest.mark.parametrize("name", tiers.alike(analytic.PROCESSES, ("vp", "psld")))
 def test_order_of_the_probability_flow(x64, name: str):
     """Sample by sample: Euler 1, Heun 2, Dopri5 5. And the exact flow carries the law at 1 to the law at t."""
     sde = analytic.PROCESSES[name]
@@ -215,7 +210,7 @@ def check_samples(states, mean, covariance) -> None:
     assert np.all(np.abs(offset.T @ offset / n - covariance) < 4.5 * np.sqrt(spread / n))
 
 
-@pytest.mark.parametrize("name", ["vp", "psld", pytest.param("oblique", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", tiers.alike(("vp", "psld", "oblique"), ("psld",)))
 @pytest.mark.parametrize("kind", ["em", "sscs", "ode"])
 def test_end_to_end(name: str, kind: str):
     """The public samplers from prior to samples: state before the denoising step and samples after it.

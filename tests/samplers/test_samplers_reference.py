@@ -11,6 +11,7 @@ import pytest
 import refdata
 
 from sgmjax import samplers, score, sdes
+from sgmjax.samplers._euler_maruyama import em_step
 
 CLD = refdata.Recorded(
     {k.split("/")[0]: v for k, v in refdata.load_json("cld_kernels.json").items() if k.endswith("epsoff/")},
@@ -61,16 +62,20 @@ def cld(name: str, numerical_eps: float | None = None) -> sdes.Recipe:
 DRAWS = {"em": 1, "sscs": 2}
 
 
-@functools.partial(jax.jit, static_argnames=("kind", "grid", "denoise", "parameterization", "numerical_eps"))
-def replay(sde, initial, noises, *, kind, grid, denoise, parameterization="eps", numerical_eps=0.0):
+def replay(sde, initial, noises, *, grid, denoise, **settings):
     """The final state of a run on recorded noise: one compilation for all processes of equal structure."""
+    times = samplers.time_grid(grid, STEPS, t_min=T_MIN, denoise=denoise)
+    return on_grid(sde, initial, noises, times, denoise=denoise, **settings)
+
+
+@functools.partial(jax.jit, static_argnames=("kind", "denoise", "parameterization", "numerical_eps"))
+def on_grid(sde, initial, noises, times, *, kind, denoise, parameterization="eps", numerical_eps=0.0):
     network = half_network if sde.num_noised == 1 else full_network
     score_fn = score.score_from_network(network, sde, parameterization=parameterization)
     options = {"official": True, "numerical_eps": numerical_eps} if kind == "sscs" else {}
     _, info = samplers.SAMPLERS[kind](
         jax.random.key(0), score_fn, sde, (initial.shape[0], *initial.shape[2:]),
-        times=samplers.time_grid(grid, STEPS, t_min=T_MIN, denoise=denoise), denoise=denoise, initial=initial,
-        noise=noises, dtype=jnp.float64, **options,
+        times=times, denoise=denoise, initial=initial, noise=noises, dtype=jnp.float64, **options,
     )  # fmt: skip
     return info
 
@@ -128,9 +133,7 @@ def test_cld_single_steps(x64, name, tau, dt):
     arrays, sde = refdata.load_npz("cld_samplers.npz"), cld(name)
     score_fn = score.score_from_network(half_network, sde, parameterization="mixed")
     start = 1 - float(tau)
-    z, mean = samplers.euler_maruyama.em_step(
-        score_fn, sde, nhwc(arrays["u_init"]), start, start - float(dt), nhwc(arrays["noises"][0])
-    )
+    z, mean = em_step(score_fn, sde, nhwc(arrays["u_init"]), start, start - float(dt), nhwc(arrays["noises"][0]))
     for ours, theirs in ((z, "u"), (mean, "u_mean")):
         expected = nhwc(arrays[f"{name}/f64/step_t{tau}_dt{dt}/{theirs}"])
         np.testing.assert_allclose(ours, expected, rtol=1e-7, atol=1e-7)

@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 import refdata
+import tiers
 
 from sgmjax import data
 from sgmjax.commands import evaluate, sample
@@ -42,7 +43,7 @@ def config(model, steps=2, **sections):
     return from_dict(settings | sections)
 
 
-GONE_ON = ("vectors", "rectangles")  # floats, and the bytes of images; of the others the slow tests
+GONE_ON = ("vectors", "rectangles")  # floats, and the bytes of images; of the others another test
 
 
 def finished(form, folder, gone_on):
@@ -57,9 +58,7 @@ def finished(form, folder, gone_on):
     return folder / "run", folder / "mine.npz", x, form
 
 
-@pytest.fixture(
-    scope="module", params=[pytest.param(form, marks=() if form in GONE_ON else pytest.mark.slow) for form in FORMS]
-)
+@pytest.fixture(scope="module", params=tiers.alike(FORMS, ("rectangles",)))
 def run(request, tmp_path_factory):
     """See `finished`."""
     return finished(request.param, tmp_path_factory.mktemp(request.param), request.param in GONE_ON)
