@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -72,16 +73,19 @@ def load_npz(name: str | Path) -> Recorded:
         return Recorded(archive, str(name))
 
 
-def cases(recorded: Recorded, pattern: str = "(.+)") -> list[Any]:
+def cases(
+    recorded: Recorded, pattern: str = "(.+)", *, at_once: Callable[..., bool] = lambda *groups: True
+) -> list[Any]:
     """The groups of a pattern (the string itself where it has one), for every key that it matches wholly.
 
     Use as `@pytest.mark.parametrize("name, mode", refdata.cases(ARRAYS, r"(\\w+)/(f64|official)/x"))`. Where nothing
-    matches there is one skipped parameter, as of `files`.
+    matches there is one skipped parameter, as of `files`. Cases that are not to run `at_once` are slow.
     """
     compiled = re.compile(pattern)
     found = sorted({match.groups() for key in recorded if (match := compiled.fullmatch(key))})
     if found:
-        return [pytest.param(*groups, marks=pytest.mark.reference) for groups in found]
+        slow = {groups: [] if at_once(*groups) else [pytest.mark.slow] for groups in found}
+        return [pytest.param(*groups, marks=[pytest.mark.reference, *slow[groups]]) for groups in found]
     reason = f"nothing in {recorded.name} of {REFERENCE} matches {pattern}" if REFERENCE.is_dir() else NO_REFERENCE
     return [pytest.param(*(None,) * compiled.groups, marks=[pytest.mark.reference, pytest.mark.skip(reason=reason)])]
 

@@ -224,6 +224,7 @@ def test_data_whose_numbers_are_too_large_for_the_noise(tmp_path):
 
 
 # ------------------------------------------------------------------------------------------------------------ evaluate
+@pytest.mark.slow
 def test_one_example_has_no_error_bar(finished, capsys):
     """The number is written and printed; that of one example has no standard error."""
     flags = [f"--workdir={finished}", "--num=1", "--rtol=1e-2", "--atol=1e-2", "--draws=2"]
@@ -248,10 +249,3 @@ def test_what_would_be_lost_is_refused_before(finished, tmp_path, capsys):
         assert command.main(["x", f"--workdir={finished}", f"--out={out}"]) == 2
         err = capsys.readouterr().err
         assert err.count("\n") == 1 and message in err, err
-
-
-def test_a_classifiers_run_is_not_evaluated(tmp_path, capsys):
-    settings = {**TINY, "model": {"name": "mlp_classifier", "width": 8, "depth": 1}}
-    training.train(from_dict(settings), tmp_path / "run")
-    assert evaluate.main(["evaluate", f"--workdir={tmp_path}/run"]) == 2
-    assert "is a classifier's run; give that of a score network" in capsys.readouterr().err

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+
 import analytic
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiers
 
 from sgmjax import objectives, samplers, score, sdes
 from sgmjax._inputs import InputError
@@ -35,8 +38,11 @@ def state(sde, event=(2, 3)):
     return z, jax.random.normal(jax.random.key(1), (3, sde.num_noised, *event))
 
 
-@pytest.mark.parametrize("matching", ["hsm", "dsm"])
-@pytest.mark.parametrize("name", ["vp", "ve", "cld", "psld", "third_order", "oblique"])
+EACH = list(itertools.product(("vp", "ve", "cld", "psld", "third_order", "oblique"), ("hsm", "dsm")))
+AT_ONCE = [("vp", "hsm"), ("ve", "dsm"), ("cld", "hsm"), ("psld", "dsm"), ("oblique", "hsm")]
+
+
+@pytest.mark.parametrize("name, matching", tiers.alike(EACH, AT_ONCE))
 def test_parameterizations_of_one_score(x64, name: str, matching: str):
     """Networks that return eps, the score and the mixed residual of the same prediction give the same score."""
     sde = analytic.PROCESSES[name]

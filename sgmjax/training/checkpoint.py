@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
@@ -37,6 +38,7 @@ PROGRESS = "progress.json"
 _TRAIN = ("step", "params", "opt_state", "bad_steps", "bad_streak")  # of `TrainState`, in the item `train`
 _ARRAYS = ("train", "ema", "model_state")  # items that are trees of arrays
 _STRUCTURE = "_METADATA"  # orbax's file of the names and shapes in an item
+_SLICE = 2**22  # bytes: a copied array is cut into slices of the devices, each written by its own, if they are larger
 
 _log = logging.getLogger(__name__)
 
@@ -79,6 +81,7 @@ class Checkpointer:
                 read_only=read_only,
                 cleanup_tmp_directories=not read_only,
             ),
+            item_handlers={**{name: _trees() for name in _ARRAYS}, "meta": ocp.JsonCheckpointHandler()},
         )
 
     def steps(self) -> list[int]:
@@ -93,7 +96,7 @@ class Checkpointer:
             state: on the devices.
             meta: JSON-able.
         """
-        train = ocp.args.StandardSave({name: getattr(state, name) for name in _TRAIN})
+        train = ocp.args.PyTreeSave({name: getattr(state, name) for name in _TRAIN})
         self._start(step, Variables(state.ema_params, state.model_state), meta, train=train)
 
     def save_variables(self, step: int, variables: Variables, meta: dict[str, Any]) -> None:
@@ -103,10 +106,10 @@ class Checkpointer:
     def _start(self, step: int, averaged: Variables, meta: dict[str, Any], **items: Any) -> None:
         assert self._manager is not None
         self.wait()
-        items["ema"] = ocp.args.StandardSave(averaged.params)
+        items["ema"] = ocp.args.PyTreeSave(averaged.params)
         items["meta"] = ocp.args.JsonSave({"format": FORMAT, **meta})
         if jax.tree.leaves(averaged.state):
-            items["model_state"] = ocp.args.StandardSave(averaged.state)
+            items["model_state"] = ocp.args.PyTreeSave(averaged.state)
         self._manager.save(step, args=ocp.args.Composite(**items), force=True)
         self._unsealed = step
 
@@ -183,11 +186,11 @@ class Checkpointer:
         def wanted(step: int) -> dict[str, Any]:
             state = abstract(step)
             items: dict[str, Any] = {
-                "train": ocp.args.StandardRestore({name: getattr(state, name) for name in _TRAIN}),
-                "ema": ocp.args.StandardRestore(state.ema_params),
+                "train": _into({name: getattr(state, name) for name in _TRAIN}),
+                "ema": _into(state.ema_params),
             }
             if jax.tree.leaves(state.model_state):
-                items["model_state"] = ocp.args.StandardRestore(state.model_state)
+                items["model_state"] = _into(state.model_state)
             return items
 
         found = self._newest(wanted, say, check_meta)
@@ -207,13 +210,11 @@ class Checkpointer:
         With `averaged=False` the parameters being trained in place of their average.
         """
         if averaged:
-            items: dict[str, Any] = {"ema": ocp.args.StandardRestore(abstract.params)}
+            items: dict[str, Any] = {"ema": _into(abstract.params)}
         else:
-            part = {"params": abstract.params}
-            places = ocp.checkpoint_utils.construct_restore_args(part)
-            items = {"train": ocp.args.PyTreeRestore(item=part, restore_args=places, partial_restore=True)}
+            items = {"train": _into({"params": abstract.params}, part=True)}
         if jax.tree.leaves(abstract.state):
-            items["model_state"] = ocp.args.StandardRestore(abstract.state)
+            items["model_state"] = _into(abstract.state)
         found = self._newest(lambda step: items, say)
         if found is None:
             return None
@@ -292,6 +293,21 @@ class Checkpointer:
 
             multihost_utils.sync_global_devices("sgmjax_set_aside")
         self._manager.reload()
+
+
+def _trees() -> ocp.PyTreeCheckpointHandler:
+    """Orbax's handler of trees, which leaves small arrays whole: slicing a network's takes longer than writing them."""
+    arrays = ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=_SLICE)
+    registry = ocp.type_handlers.create_type_handler_registry(
+        (jax.Array, arrays), (np.ndarray, ocp.type_handlers.NumpyHandler()), (int, ocp.type_handlers.ScalarHandler())
+    )
+    return ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
+
+
+def _into(abstract: PyTree, *, part: bool = False) -> ocp.args.PyTreeRestore:
+    """Reads arrays of these shapes to these devices; with `part` there may be more in the item."""
+    places = ocp.checkpoint_utils.construct_restore_args(abstract)
+    return ocp.args.PyTreeRestore(item=abstract, restore_args=places, partial_restore=part)
 
 
 def _not_raised(record: logging.LogRecord) -> bool:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.ndimage
+import tiers
 from jax.sharding import NamedSharding, PartitionSpec
 
 from sgmjax.models import count_parameters
@@ -94,7 +95,7 @@ OFFICIAL = {
 }
 
 
-@pytest.mark.parametrize("name", OFFICIAL)
+@pytest.mark.parametrize("name", tiers.alike(OFFICIAL, ["mnist"]))  # those of the configurations: test_configs.py
 def test_official_parameter_counts(name):
     config, side, channels, latent_shape, count = OFFICIAL[name]
     module = build_nvae(config, image_size=side, channels=channels)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from sgmjax import exact, objectives, sdes
-from sgmjax.commands import sample, train
+from sgmjax.commands import evaluate, sample, train
 from sgmjax.config import ConfigError, from_dict
 from sgmjax.tasks import ScoreTask, Variables, build
 from sgmjax.training.load import LoadedRun
@@ -98,6 +98,11 @@ def test_a_classifier_learns_by_the_command(runs, capsys):
     command = ["train", f"--config={runs / 'classifier.py'}", f"--workdir={runs / 'classifier'}"]
     assert train.main(command) == 0
     assert "is complete: 150 steps" in capsys.readouterr().out
+
+
+def test_a_classifiers_run_is_not_evaluated(runs, capsys):
+    assert evaluate.main(["evaluate", f"--workdir={runs / 'classifier'}"]) == 2
+    assert "is a classifier's run; give that of a score network" in capsys.readouterr().err
 
 
 CHAINS = ["--sampler=annealed_langevin", "--grid=logsnr", "--steps=13", "--options=steps_per_level=2"]

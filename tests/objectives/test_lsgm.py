@@ -395,7 +395,7 @@ def test_moving_average_and_frozen_vae():
 # ---- the learned mixed score
 
 
-@pytest.mark.parametrize("name", PROCESSES)
+@pytest.mark.parametrize("name", NAMES)
 def test_normal_eps_is_exact(name):
     """Against the marginal of normal data from float64 moments, sigma2_0 included in the unit variance; float32."""
     sde = PROCESSES[name]

@@ -200,9 +200,8 @@ def test_own_steps_converge_to_the_same_samples():
     assert np.sqrt(np.mean((state - exact) ** 2)) < 0.02 * exact.std()
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[] if n == "psld" else pytest.mark.slow) for n in analytic.PROCESSES]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", analytic.PROCESSES)
 def test_law_of_gaussian_data(name):
     """Moments against the exact reverse SDE's within 4.5 standard errors and 2%, what the tolerance leaves."""
     sde, draws = analytic.PROCESSES[name], 4000
@@ -273,7 +272,10 @@ def test_ode_solvers_that_cannot_be_counted_are_refused(label):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("options", [{"max_steps": 5}, {"brownian_tol": 0.005, "rtol": 1e-4, "atol": 1e-4}])
+@pytest.mark.parametrize(
+    "options",
+    [{"max_steps": 5}, pytest.param({"brownian_tol": 0.005, "rtol": 1e-4, "atol": 1e-4}, marks=pytest.mark.slow)],
+)
 def test_unsolved_is_an_error(options):
     """Too few steps, or steps that would have to be finer than the path."""
     sde = analytic.PROCESSES["vp"]

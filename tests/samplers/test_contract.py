@@ -69,7 +69,7 @@ def one_of_each_kind(*more: str):
     )
 
 
-@in_turn("ve")
+@in_turn("ve", labels=FIRST)
 def test_samples_counts_and_compilations(label: str, name: str):
     """One compiled function serves a process of other parameters, and reports the evaluations it makes."""
     sde, other = PROCESSES[name]
@@ -94,7 +94,7 @@ def test_samples_counts_and_compilations(label: str, name: str):
     assert np.array_equal(again, results[1])
 
 
-@one_of_each_kind("edm")
+@pytest.mark.parametrize("label", tiers.alike(CASES, ("em", "deis", "pc", "ode", "edm")))
 def test_jit_equals_eager(label: str):
     name = CASES[label].processes[-1]
     sde, _ = PROCESSES[name]
@@ -105,9 +105,10 @@ def test_jit_equals_eager(label: str):
 
 
 RING = exact.ring(std=0.3)
+LAWS = ("exponential_midpoint", "ode", "ggf", "pc", "conjugate", "dpm_solver_pp", "splitting")
 
 
-@in_turn(labels=[label for label in FIRST if label != "adaptive_sde"])  # that has test_adaptive.py
+@in_turn(labels=[label for label in LAWS if label != "adaptive_sde"])  # that has test_adaptive.py
 def test_law_of_a_mixture(label: str, name: str):
     """Exact score of a ring of eight Gaussians, 2,000 samples: their sliced distance to true draws.
 
@@ -231,7 +232,7 @@ def test_a_sample_of_its_own_steps_does_not_depend_on_the_batch():
     assert results["ode"][0] > 1e-7  # while shared steps differ, within the tolerance
 
 
-@one_of_each_kind("adaptive_sde")
+@pytest.mark.parametrize("label", tiers.alike(CASES, ("em", "deis", "pc", "ode")))
 def test_work_is_split_over_devices(label: str):
     """Read in the compiled module: no array on a device has the batch's full size anywhere, so neither in the loop."""
     name = "psld" if "psld" in CASES[label].processes else CASES[label].processes[0]

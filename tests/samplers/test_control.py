@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiers
 from sampler_cases import CASES, GRID, PROCESSES
 
 from sgmjax import exact, samplers, sdes
@@ -53,7 +54,7 @@ def test_guidance_by_the_exact_classifier_is_bayes_rule(name: str):
     assert np.abs(guided - unguided).max() > 0.05 * size
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", tiers.alike(PROCESSES, ("psld",)))
 def test_guided_samples_follow_the_law_of_the_class(name: str):
     """Sliced distance to 2,000 true draws of one component of std 0.5; two sets of those are 0.03 to 0.05 apart."""
     sde = PROCESSES[name][0]
@@ -246,7 +247,7 @@ def test_a_shorter_grid_has_the_same_number_of_steps():
     np.testing.assert_allclose(editing.start_at(times, 1.0), times)
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", tiers.alike(PROCESSES, ("psld",)))
 def test_encoding_is_undone_by_decoding_and_interpolation_begins_and_ends_at_the_images(name: str):
     sde = PROCESSES[name][0]
     a, b = (MIXTURE.sample(jax.random.key(i), 3)[0] for i in (1, 2))

@@ -130,9 +130,8 @@ def moments(sde, batch: int, **options):
     return z.mean(0), np.cov(z.T, bias=True).reshape(sde.k, sde.k), info.nfe
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[] if n == "psld" else pytest.mark.slow) for n in analytic.PROCESSES]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", analytic.PROCESSES)
 def test_law_of_gaussian_data(name):
     """Moments against the exact reverse SDE's within 4.5 standard errors and 2%, what the tolerance leaves."""
     sde, batch = analytic.PROCESSES[name], 1000

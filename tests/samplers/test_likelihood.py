@@ -21,7 +21,7 @@ DATA = {
     "gaussian": exact.mixture([[0.4, -0.3], [0.4, -0.3]], [0.4, 0.4]),
     "mixture": exact.mixture([[-0.5, 0.4], [0.7, -0.5]], [0.3, 0.5], [0.4, 0.6]),
 }
-FAST = ("vp", "psld")
+FAST = ("psld",)
 
 
 @functools.partial(jax.jit, static_argnames=("options",))

@@ -37,10 +37,10 @@ def config(**sections):
 
 
 LOSSES = [(name, weighting) for name in PROCESSES for weighting in ("simple", "likelihood")]
-ELSEWHERE = [("third_order", "simple"), ("third_order", "likelihood"), ("vp", "likelihood"), ("subvp", "simple")]
+AT_ONCE = [("vp", "simple"), ("ve", "likelihood"), ("cld", "simple"), ("psld", "likelihood"), ("recipe", "simple")]
 
 
-@pytest.mark.parametrize("name, weighting", tiers.alike(LOSSES, [case for case in LOSSES if case not in ELSEWHERE]))
+@pytest.mark.parametrize("name, weighting", tiers.alike(LOSSES, AT_ONCE))
 def test_every_process_has_a_finite_loss_with_gradients_and_draws_samples(name, weighting):
     objective = {"weighting": weighting, "time_sampling": "importance" if weighting == "likelihood" else "uniform"}
     settings = config(sde=PROCESSES[name], objective=objective)

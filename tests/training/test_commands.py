@@ -12,6 +12,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import tiers
 from refdata import ROOT
 
 from sgmjax import _cli
@@ -179,12 +180,12 @@ def test_sampling_with_a_samplers_own_settings(finished, capsys):
     assert "NFE 9" in capsys.readouterr().out
 
 
-def test_sampling_with_a_sampler_that_does_not_read_the_runs_settings(finished, capsys):
+@pytest.mark.parametrize("words", tiers.alike(["--sampler=ode", "--interpolate"], ["--interpolate"]))
+def test_sampling_with_a_sampler_that_does_not_read_the_runs_settings(finished, capsys, words):
     """The run steps six times on a grid; the flow of an interpolation has tolerances, whatever its sampler."""
-    for words in (["--sampler=ode"], ["--interpolate"]):
-        command = ["sample", f"--workdir={finished}", "--num=2", "--rtol=0.5", "--atol=0.5", f"--out={finished}/other"]
-        assert sample.main([*command, *words]) == 0
-        assert "NFE" in capsys.readouterr().out
+    command = ["sample", f"--workdir={finished}", "--num=2", "--rtol=0.5", "--atol=0.5", f"--out={finished}/other"]
+    assert sample.main([*command, words]) == 0
+    assert "NFE" in capsys.readouterr().out
 
 
 BAD_SAMPLE = [
@@ -234,7 +235,7 @@ def test_labels():
         sample.read_labels(["10"], 10, 5)
 
 
-@pytest.mark.parametrize("sampler", ["em", "sscs"])
+@pytest.mark.parametrize("sampler", tiers.alike(["em", "sscs"], ["sscs"]))
 def test_sampling_work_is_split_over_devices(sampler):
     """In the compiled program every device's network sees its part of the batch only, and the samples are the same."""
     config = from_dict({**TOY, "model": {"name": "mlp", "width": 24, "depth": 1}, "sampling": {"sampler": sampler}})
@@ -257,4 +258,5 @@ def test_sampling_work_is_split_over_devices(sampler):
         assert re.search(rf"f32\[{64 // count}(,1)?,24\]", text)
         if count > 1:
             assert not re.search(r"f32\[64(,1)?,24\]", text)
-    np.testing.assert_allclose(drawn[8], drawn[1], rtol=1e-4, atol=1e-5)
+    # rounding is relative to the largest numbers, which an untrained network's samples have
+    np.testing.assert_allclose(drawn[8], drawn[1], rtol=1e-4, atol=max(1e-5, 1e-6 * np.abs(drawn[1]).max()))

@@ -91,7 +91,7 @@ SLOW = {"train": {"steps": STEPS, "sample_every": 15, "checkpoint_every": 8}, "t
     ("number", "places"),
     [
         (signal.SIGKILL, (25,)),
-        (signal.SIGTERM, (25,)),
+        pytest.param(signal.SIGTERM, (25,), marks=pytest.mark.slow),  # by the command: test_commands.py
         pytest.param(signal.SIGKILL, (10, 25), marks=pytest.mark.slow),
     ],
 )

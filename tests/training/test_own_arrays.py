@@ -91,6 +91,7 @@ def test_inpainting_keeps_the_first_half_of_held_out_data(run):
     assert (known[1] != rest[1]).mean() > 0.9
 
 
+@pytest.mark.slow
 def test_the_likelihood_of_held_out_data(run):
     folder, _, x, form = run
     assert evaluate.main(["evaluate", f"--workdir={folder}", "--num=4", "--rtol=1e-2", "--atol=1e-2", "--draws=2"]) == 0
