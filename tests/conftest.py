@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import mmap
 import os
@@ -39,6 +40,10 @@ checked_types.install()
 
 import jax  # noqa: E402
 
+from sgmjax import sharding  # noqa: E402
+
+gc.set_threshold(200_000, 100, 100)  # tracing makes many objects that stay: looking for garbage was a twentieth
+
 jax.config.update("jax_num_cpu_devices", 8)  # not the environment's: a process started by a test has one device
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
@@ -65,6 +70,15 @@ def data_dir() -> Path:
     if not refdata.DATA.is_dir():
         pytest.skip(refdata.NO_DATA)
     return refdata.DATA
+
+
+@pytest.fixture(scope="module")
+def one_device() -> Iterator[None]:
+    """Runs of the module are on one device, for the sake of compilation, not on all eight."""
+    make_mesh = sharding.make_mesh
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sharding, "make_mesh", lambda fsdp=1, devices=None: make_mesh(fsdp, devices or jax.devices()[:1]))
+        yield
 
 
 @pytest.fixture

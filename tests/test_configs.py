@@ -72,10 +72,10 @@ OFFICIAL_LATENT = {
 }
 ALIKE = {  # another one has nearly the same networks
     "lsgm_mnist:vae", "lsgm_cld_mnist", "lsgm_cifar_balanced", "lsgm_psld_cifar", "lsgm_cifar_fid", "lsgm_omniglot",
-    "lsgm_celebahq256_qualitative:prior", "lsgm_celebahq256_qualitative", "lsgm_celebahq256",
-    "subvp_cifar", "ve_cifar", "psld_celeba64", "psld_afhqv2", "ncsnv2_celeba64", "ncsnv2_church96",
-    "ncsnv2_bedroom128", "lsgm_cld_digits", "cld_mnist", "vp_mnist", "ncsnv2_mnist", "classifier_mnist",
-    "features_mnist",
+    "lsgm_celebahq256_qualitative:prior", "lsgm_celebahq256_qualitative", "lsgm_celebahq256", "subvp_cifar",
+    "ve_cifar", "vp_cifar", "psld_cifar_classifier", "ncsnv2_tower128", "lsgm_cifar_nll", "psld_celeba64",
+    "psld_afhqv2", "ncsnv2_celeba64", "ncsnv2_church96", "ncsnv2_bedroom128", "lsgm_cld_digits", "cld_mnist",
+    "vp_mnist", "ncsnv2_mnist", "classifier_mnist", "features_mnist",
 }  # fmt: skip
 PROCESSES = {"classifier": "psld", "digits": "psld", "ncsnv2": "ve", "ncsn": "ve"}  # by the first word of the name
 LATENT_PROCESSES = {

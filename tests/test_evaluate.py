@@ -20,6 +20,8 @@ from sgmjax.evaluation.likelihood import LikelihoodSettings, held_out_likelihood
 from sgmjax.metrics import pixel_frechet
 from sgmjax.samplers.plan import Plan
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 
 @pytest.mark.parametrize("centered", [True, False])
 def test_bits_per_dim_of_known_codes(centered: bool):

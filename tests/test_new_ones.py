@@ -16,6 +16,8 @@ from sgmjax.samplers.common import scan_grid
 from sgmjax.samplers.declaration import adaptive, on_grid
 from sgmjax.training.train import train
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 TINY = {
     "model": {"name": "mlp", "width": 8, "depth": 1},
     "train": {"steps": 4, "batch_size": 8, "log_every": 2, "eval_every": 0, "sample_every": 0},

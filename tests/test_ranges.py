@@ -17,6 +17,8 @@ from sgmjax.config import ConfigError, from_dict
 from sgmjax.data import arrays
 from sgmjax.training import train as training
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 TINY = {
     "data": {"name": "ring", "num_samples": 64},
     "model": {"name": "mlp", "width": 8, "depth": 1},

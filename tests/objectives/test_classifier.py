@@ -16,6 +16,8 @@ from sgmjax.config import ConfigError, from_dict
 from sgmjax.tasks import ScoreTask, Variables, build
 from sgmjax.training.load import LoadedRun
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 MIXTURE = exact.mixture([[1.0, 0.0], [-1.0, 0.5]], 0.4, [0.7, 0.3])
 
 

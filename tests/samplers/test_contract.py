@@ -105,7 +105,7 @@ def test_jit_equals_eager(label: str):
 
 
 RING = exact.ring(std=0.3)
-LAWS = ("exponential_midpoint", "ode", "ggf", "pc", "conjugate", "dpm_solver_pp", "splitting")
+LAWS = ("exponential_midpoint", "ggf", "pc", "conjugate")
 
 
 @in_turn(labels=[label for label in LAWS if label != "adaptive_sde"])  # that has test_adaptive.py

@@ -419,7 +419,7 @@ ORDERS = {
 }
 
 
-@pytest.mark.parametrize("name", slow_except(analytic.PROCESSES, ("vp", "cld", "psld")))
+@pytest.mark.parametrize("name", slow_except(analytic.PROCESSES, ("psld",)))
 def test_observed_orders(x64, name: str):
     """Path by path on Gaussian data, against the exact flow by DOP853: order p of p interpolated points.
 

@@ -17,6 +17,8 @@ from sgmjax.training.load import load_run
 from sgmjax.training.train import train
 from sgmjax.training.workdir import WorkdirError
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 TOY = {
     "data": {"name": "ring", "num_samples": 500},
     "model": {"name": "mlp", "width": 16, "depth": 1},

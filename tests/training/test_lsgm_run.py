@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import shutil
 import time
@@ -10,8 +9,8 @@ import time
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+import pytest
 
-from sgmjax import sharding
 from sgmjax.config import from_dict
 from sgmjax.training import run as running
 from sgmjax.training.interrupt import Interrupt
@@ -68,12 +67,11 @@ def rows(folder):
     return [{name: v for name, v in row.items() if name not in ("examples_per_second", "host_ms")} for row in found]
 
 
+@pytest.mark.usefixtures("one_device")  # test_latent.py has eight
 def test_a_run_killed_in_the_second_stage_ends_with_the_same_bits(tmp_path, monkeypatch, capsys):
     settings, whole, copy = from_dict(SETTINGS), tmp_path / "whole", tmp_path / "copy"
     monkeypatch.setattr(Killed, "whole", whole)
     monkeypatch.setattr(Killed, "copy", copy)
-    # one device, for the sake of compilation; test_latent.py has eight
-    monkeypatch.setattr(sharding, "make_mesh", functools.partial(sharding.make_mesh, devices=jax.devices()[:1]))
     with monkeypatch.context() as patch:
         patch.setattr(running, "Interrupt", Killed)
         result = train(settings, whole)

@@ -21,6 +21,8 @@ from sgmjax.metrics import frechet_distance, pixel_frechet
 from sgmjax.training import horizon
 from sgmjax.training import train as training
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 RNG = np.random.default_rng(0)
 UNET = {"nf": 4, "ch_mult": (1,), "num_res_blocks": 1, "dropout": 0.0, "attn_resolutions": ()}
 FORMS = {  # examples, network

@@ -13,6 +13,8 @@ from sgmjax.training import workdir
 from sgmjax.training.load import load_run
 from sgmjax.training.train import train
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
