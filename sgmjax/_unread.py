@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from sgmjax import models
-from sgmjax._schema import Config, DataConfig, LatentConfig, ObjectiveConfig
+from sgmjax._schema import Config, DataConfig, LatentConfig, ObjectiveConfig, SamplingConfig
 from sgmjax.data.pipeline import SOURCES, TFDS
 from sgmjax.samplers import registry
 from sgmjax.spec import fields
@@ -99,6 +99,8 @@ def _with_a_vae() -> Iterator[Rule]:
 
 def _classifier(sees_noise: bool) -> Iterator[Rule]:
     yield "data", ["uniform_dequantization"], "means nothing for a classifier, which needs no density; leave it out"
+    everything = [field.name for field in dataclasses.fields(SamplingConfig)]
+    yield "sampling", everything, "means nothing for a classifier, which draws no samples; leave it out"
     known = {"matching", "time_conditioning", "t_min"} if sees_noise else set()
     keys = [field.name for field in dataclasses.fields(ObjectiveConfig) if field.name not in known]
     yield "objective", keys, "means nothing for a classifier, whose loss is the cross entropy; leave it out"

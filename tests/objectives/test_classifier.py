@@ -80,7 +80,7 @@ def run_command(folder, settings) -> None:
 def runs(tmp_path_factory):
     """Folders of a classifier and of a score network that knows classes, by the command."""
     base = tmp_path_factory.mktemp("runs")
-    run_command(base / "classifier", TOY)
+    run_command(base / "classifier", {name: section for name, section in TOY.items() if name != "sampling"})
     network = {"name": "mlp", "width": 16, "depth": 1, "num_classes": 8}
     steps = {"steps": 12, "batch_size": 32, "log_every": 6, "eval_every": 12, "sample_every": 0, "checkpoint_every": 12}
     run_command(

@@ -59,6 +59,7 @@ VAIN = [
     ),
     (CLASSIFIER | {"objective": {"weighting": "likelihood"}}, f"objective.weighting: {MEANS} a classifier, whose loss"),
     (CLASSIFIER | {"objective": {"label_dropout": 0.1}}, f"objective.label_dropout: {MEANS} a classifier"),
+    (CLASSIFIER | {"sampling": {"num": 5}}, f"sampling.num: {MEANS} a classifier, which draws no samples"),
     (CLASSIFIER | {"objective": {"anneal_power": 1.0}}, f"objective.anneal_power: {MEANS} a classifier"),
     (CLASSIFIER | {"data": {"uniform_dequantization": True}}, f"data.uniform_dequantization: {MEANS} a classifier"),
     (CLASSIFIER | {"model": {"name": "mlp_classifier", "num_classes": 3}}, "no such setting of mlp_classifier"),
