@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import official_files
 import pytest
+import tiers
 
 from sgmjax.commands import export_checkpoint, import_checkpoint, sample
 from sgmjax.interop import torch_file
@@ -44,9 +45,7 @@ def same(a, b) -> None:
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name == "psld" else pytest.mark.slow) for name in FORMATS]
-)
+@pytest.mark.parametrize("name", tiers.alike(FORMATS, ("psld",)))
 def test_there_and_back(name, imported, tmp_path, capsys):
     """official -> run -> official, and run -> safetensors -> run: not a bit is lost, and not a name."""
     run, official = imported(name)

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiers
 
 from sgmjax import objectives, score, sdes
 from sgmjax.objectives.time_law import Clock, EqualBins, TimeDraw, normal_data_loss
@@ -25,7 +26,7 @@ PROCESSES = analytic.PROCESSES | {
     "ve_latent": sdes.ve(sigma_min=0.01, sigma_max=13.0, sigma2_0=2e-4),
 }
 FAST = ("vp", "ve_latent", "psld")
-NAMES = [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in PROCESSES]
+NAMES = tiers.alike(PROCESSES, FAST)
 MODES = [
     f"{weighting}_{how}" for weighting in ("ll", "drop_all", "drop_sigma2t", "rescale") for how in ("uniform", "iw")
 ]

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import refdata
+import tiers
 
 from sgmjax import samplers, score, sdes
 from sgmjax.samplers._annealed_langevin import annealed_langevin, annealed_langevin_interpolation, technique_4
@@ -98,7 +99,7 @@ def recursion(sde, times, alpha: float, steps: int):
     return mean, covariance
 
 
-SLOW_TOO = ["vp", "psld"] + [pytest.param(name, marks=pytest.mark.slow) for name in ("subvp", "recipe4")]
+SLOW_TOO = tiers.alike(("vp", "psld", "subvp", "recipe4"), ("vp", "psld"))
 
 
 @pytest.mark.parametrize("name", SLOW_TOO)

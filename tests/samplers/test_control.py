@@ -16,7 +16,7 @@ from sgmjax import exact, samplers, sdes
 from sgmjax.samplers import editing, guidance, inpainting
 
 FAST = ("vp", "psld")
-EVERY = [pytest.param(name, marks=[] if name in FAST else pytest.mark.slow) for name in PROCESSES]
+EVERY = tiers.alike(PROCESSES, FAST)
 MIXTURE = exact.mixture([[1.0, 0.5], [-1.0, 0.2], [0.3, -1.2]], [0.3, 0.5, 0.2], [0.5, 0.2, 0.3])
 
 
@@ -124,7 +124,7 @@ def fill_in(key, sde, *, repeats: int):
     return x, info.nfe
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n == "vp" else pytest.mark.slow) for n in PROCESSES])
+@pytest.mark.parametrize("name", tiers.alike(PROCESSES, ("vp",)))
 def test_resampling_tends_to_the_conditional_law(name: str):
     """The other pixel is N(1.35, 0.19). Replacing depends too little on the known one; repeating helps.
 
@@ -188,9 +188,7 @@ def test_what_is_given_follows_the_kernel(name: str):
 ON_GRID = [label for label, case in CASES.items() if "times" in case.options and case.sampler != "ode"]
 
 
-@pytest.mark.parametrize(
-    "label", [pytest.param(s, marks=[] if s in ("em", "sscs", "pc") else pytest.mark.slow) for s in ON_GRID]
-)
+@pytest.mark.parametrize("label", tiers.alike(ON_GRID, ("em", "sscs", "pc")))
 def test_every_sampler_on_a_grid_keeps_what_is_known(label: str):
     case = CASES[label]
     sde = PROCESSES["psld" if "psld" in case.processes else case.processes[-1]][0]

@@ -15,16 +15,13 @@ import numpy as np
 import pytest
 import scipy.integrate
 import scipy.linalg
+import tiers
 
 from sgmjax import exact, samplers, sdes
 from sgmjax.samplers import exponential_coefficients
 
 MU, S, T_MIN = 0.7, 0.5, 1e-2
 PHASE_SPACE = ["cld", "psld", "third_order", "oblique"]
-
-
-def slow_except(names, fast):
-    return [pytest.param(name, marks=[] if name in fast else pytest.mark.slow) for name in names]
 
 
 def affine_run(coefficients, scores):
@@ -174,7 +171,7 @@ def test_dpm_solver_pp_by_its_algorithm(name: str, options: dict):
 # ---- the score of the variables without noise
 
 
-@pytest.mark.parametrize("name", slow_except(PHASE_SPACE, ("cld", "oblique")))
+@pytest.mark.parametrize("name", tiers.alike(PHASE_SPACE, ("cld", "oblique")))
 def test_missing_scores_follow_from_the_noised_ones(x64, name: str):
     """A mixture's full score and posterior mean of the data, from its noised scores and the state."""
     sde = analytic.PROCESSES[name]
@@ -419,7 +416,7 @@ ORDERS = {
 }
 
 
-@pytest.mark.parametrize("name", slow_except(analytic.PROCESSES, ("psld",)))
+@pytest.mark.parametrize("name", tiers.alike(analytic.PROCESSES, ("psld",)))
 def test_observed_orders(x64, name: str):
     """Path by path on Gaussian data, against the exact flow by DOP853: order p of p interpolated points.
 

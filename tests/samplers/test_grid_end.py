@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiers
 from sampler_cases import CASES, PROCESSES
 
 from sgmjax import samplers, score, sdes
@@ -70,9 +71,7 @@ FINITE = [(*pair, denoise) for pair in COMBINATIONS for denoise in (False, True)
 AT_ONCE = {("em", "third_order", False), ("splitting_naive", "cld", False)}
 
 
-@pytest.mark.parametrize(
-    "label, name, denoise", [pytest.param(*c, marks=[] if c in AT_ONCE else pytest.mark.slow) for c in FINITE]
-)
+@pytest.mark.parametrize("label, name, denoise", tiers.alike(FINITE, AT_ONCE))
 def test_what_is_accepted_is_finite(label: str, name: str, denoise):
     assert np.isfinite(draw(label, name, denoise=denoise)(jax.random.key(0))).all()
 

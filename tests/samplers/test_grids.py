@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.integrate
+import tiers
 
 from sgmjax import samplers, sdes
 from sgmjax.samplers.grids import GRIDS, noise_level, time_at_noise_level
@@ -67,9 +68,7 @@ def test_logsnr_of_ve_is_uniform():
 FAST = ("vp", "subvp", "ve", "psld", "oblique")
 
 
-@pytest.mark.parametrize(
-    "name", [n if n in FAST else pytest.param(n, marks=pytest.mark.slow) for n in analytic.PROCESSES]
-)
+@pytest.mark.parametrize("name", tiers.alike(analytic.PROCESSES, FAST))
 def test_noise_level_of_any_process(x64, name: str):
     """Monotone; and the variance of the best linear estimate of x_0 from z_t, from the moments' own ODE.
 

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiers
 
 from sgmjax import exact, sdes
 from sgmjax.samplers import likelihood
@@ -21,7 +22,6 @@ DATA = {
     "gaussian": exact.mixture([[0.4, -0.3], [0.4, -0.3]], [0.4, 0.4]),
     "mixture": exact.mixture([[-0.5, 0.4], [0.7, -0.5]], [0.3, 0.5], [0.4, 0.6]),
 }
-FAST = ("psld",)
 
 
 @functools.partial(jax.jit, static_argnames=("options",))
@@ -32,11 +32,7 @@ def run(key, sde, mixture, x0, momentum=None, noise=None, t_min=T_MIN, *, option
     )  # fmt: skip
 
 
-def slow_but(names, fast=FAST):
-    return [pytest.param(name, marks=[] if name in fast else pytest.mark.slow) for name in names]
-
-
-@pytest.mark.parametrize("name", slow_but(analytic.PROCESSES))
+@pytest.mark.parametrize("name", tiers.alike(analytic.PROCESSES, ("psld",)))
 def test_density_of_data(name: str):
     """To 1e-3 nats/dim, in float32, at tolerances of 1e-5.
 
@@ -101,7 +97,7 @@ def signs(*shape):
     return np.array(list(itertools.product((-1.0, 1.0), repeat=n))).reshape(-1, *shape)
 
 
-@pytest.mark.parametrize("name", slow_but(analytic.PROCESSES))
+@pytest.mark.parametrize("name", tiers.alike(analytic.PROCESSES, ("psld",)))
 def test_divergence_and_its_estimates(x64, name: str):
     """Exact against the Jacobian; estimates averaged over all sign vectors, and over a set of probes of unit
     covariance, as Gaussian ones have. Blocks are the mean over the blocks' signs."""

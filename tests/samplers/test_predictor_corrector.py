@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiers
 
 from sgmjax import samplers, sdes
 from sgmjax.samplers import _predictor_corrector as pc
@@ -27,7 +28,7 @@ ALL_NOISED = ("vp", "subvp", "ve", "psld", "recipe4")
 
 
 def names(which):
-    return [pytest.param(n, marks=[] if n in FAST else pytest.mark.slow) for n in which]
+    return tiers.alike(which, [n for n in which if n in FAST])
 
 
 def reverse_diffusion(score_fn, sde, z, t, s, noises):

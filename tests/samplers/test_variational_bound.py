@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiers
 
 from sgmjax import exact, objectives, sdes
 from sgmjax.samplers import variational_bound
@@ -16,7 +17,7 @@ from sgmjax.samplers._likelihood import auxiliary_entropy
 from sgmjax.samplers._variational_bound import prior_divergence
 
 MIXTURE = exact.mixture([[-0.5, 0.4], [0.7, -0.5]], [0.3, 0.5], [0.4, 0.6])
-PROCESSES = [pytest.param(name, marks=[] if name == "psld" else pytest.mark.slow) for name in analytic.PROCESSES]
+PROCESSES = tiers.alike(analytic.PROCESSES, ("psld",))
 
 
 @functools.partial(jax.jit, static_argnames="truncation")

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiers
 
 from sgmjax import data, objectives, sdes
 from sgmjax.config import ConfigError, from_dict
@@ -60,7 +61,7 @@ def with_network(task, network):
 
 
 AT_ONCE = ("ncsnv2", "ncsn", "continuous")
-STUBS = [pytest.param(n, False, marks=[] if n in AT_ONCE else pytest.mark.slow) for n in VARIANTS]
+STUBS = tiers.alike([(n, False) for n in VARIANTS], [(n, False) for n in AT_ONCE])
 
 
 @pytest.mark.parametrize("name, whole", STUBS + WHOLE)
