@@ -21,6 +21,7 @@ from sgmjax._inputs import InputError
 PyTree = Any
 
 BATCH_AXES = ("data", "fsdp")
+HEARTBEAT = 60  # seconds without a sign of life from a process, within which the others end too; JAX's default is 100
 FSDP_MIN_SIZE = 2**14  # smaller parameters are copied: splitting them saves nothing and costs a collective each
 
 
@@ -144,5 +145,5 @@ def initialize_distributed(environ: Mapping[str, str] = os.environ) -> bool:
     count, index = numbers["JAX_NUM_PROCESSES"], numbers["JAX_PROCESS_ID"]
     if count is not None and index is not None and index >= count:
         raise InputError(f"JAX_PROCESS_ID: {index} is not below JAX_NUM_PROCESSES={count}; ids start at 0")
-    jax.distributed.initialize(address, count, index)
+    jax.distributed.initialize(address, count, index, heartbeat_timeout_seconds=HEARTBEAT)
     return jax.process_count() > 1

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import runpy
 import shutil
 import signal
 import subprocess
@@ -157,3 +159,31 @@ def test_two_processes_train_as_one(tmp_path: Path):
     # Each process reads its half of the same shuffled epoch, and noise is drawn for the whole batch alike, so only
     # the order in which examples are added up differs.
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", [0, 1])
+def test_a_lost_process_ends_the_others_within_a_minute(tmp_path: Path, killed: int):
+    """Also where no launcher looks after them, as on several machines: they hear of it from JAX."""
+    words = ["-m", "sgmjax.train", f"--config={refdata.ROOT / 'configs' / 'psld_toy.py'}", f"--workdir={tmp_path}/run"]
+    words += ["--config.train.steps=1000000", "--config.train.log_every=10", "--config.train.checkpoint_every=20"]
+    words += ["--config.train.eval_every=0", "--config.train.sample_every=0", "--config.model.width=8"]
+    launcher = runpy.run_path(str(LAUNCH / "local.py"))
+    port = launcher["free_port"]()
+    logs = [tmp_path / f"{i}.log" for i in range(2)]
+    with contextlib.ExitStack() as stack:
+        processes = []
+        for i in range(2):
+            file = stack.enter_context(logs[i].open("w"))
+            environment = launcher["environment"](i, 2, 1, port)
+            options = {"env": environment, "cwd": refdata.ROOT, "stdout": subprocess.DEVNULL, "stderr": file}
+            processes.append(stack.enter_context(subprocess.Popen([sys.executable, *words], **options)))
+            stack.callback(processes[i].kill)
+        deadline = time.monotonic() + 300
+        while not (tmp_path / "run" / "checkpoints" / "20").is_dir():
+            assert time.monotonic() < deadline and all(process.poll() is None for process in processes)
+            time.sleep(0.2)
+        processes[killed].kill()
+        assert processes[1 - killed].wait(timeout=60) != 0
+    said = logs[1 - killed].read_text()
+    assert "lost another one" in said or "another task died" in said, said  # in a reduction; between two
