@@ -13,9 +13,14 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import refdata
+import yaml
+
+from sgmjax import sharding
+from sgmjax.commands.train import read_flags
 
 LAUNCH = refdata.ROOT / "launch"
 
@@ -126,6 +131,35 @@ def test_the_pod_script_prints_its_commands_and_wants_a_shared_work_folder():
     copy, start = done.stdout.strip().split("\n", 1)
     assert "scp" in copy and "slice:sgmjax.tar.gz" in copy and "--worker=all" in copy
     assert "-m\\ sgmjax.train" in start or "-m sgmjax.train" in start
+
+
+def test_the_jobset_starts_a_run_whose_processes_find_each_other(monkeypatch):
+    """Its command is one of ours, and its variables give every pod the same first host and a number of its own."""
+    document = yaml.safe_load((LAUNCH / "jobset.yaml").read_text())
+    (hosts,) = document["spec"]["replicatedJobs"]
+    job = hosts["template"]["spec"]
+    (container,) = job["template"]["spec"]["containers"]
+    assert container["command"][:3] == ["python", "-m", "sgmjax.train"]
+    values, config, _ = read_flags(["train", *container["command"][3:]])
+    assert values.workdir == "/shared/runs/psld_cifar" and config.data.data_dir == "/shared/data"
+    variables = {entry["name"]: entry for entry in container["env"]}
+    count = job["parallelism"]
+    assert job["completions"] == count == int(variables["JAX_NUM_PROCESSES"]["value"])
+    assert job["completionMode"] == "Indexed"
+    index = variables["JAX_PROCESS_ID"]["valueFrom"]["fieldRef"]["fieldPath"]
+    assert index == "metadata.annotations['batch.kubernetes.io/job-completion-index']"
+    name = document["metadata"]["name"]  # hosts are called JOBSET-JOB-0-INDEX.JOBSET
+    host, port = variables["JAX_COORDINATOR_ADDRESS"]["value"].split(":")
+    assert host == f"{name}-{hosts['name']}-0-0.{name}" and container["ports"] == [{"containerPort": int(port)}]
+    (rule,) = job["podFailurePolicy"]["rules"]
+    assert rule["onExitCodes"] == {"containerName": container["name"], "operator": "In", "values": [2]}
+    mounted = {mount["name"] for mount in container["volumeMounts"]}
+    assert mounted == {volume["name"] for volume in job["template"]["spec"]["volumes"]}
+    given = {"JAX_COORDINATOR_ADDRESS": f"{host}:{port}", "JAX_NUM_PROCESSES": str(count), "JAX_PROCESS_ID": "1"}
+    told = []
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *args, **options: told.append(args))
+    sharding.initialize_distributed(given)
+    assert told == [(f"{host}:{port}", count, 1)]
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
