@@ -12,7 +12,7 @@ from scipy.stats import norm
 
 from sgmjax import exact, sdes
 from sgmjax import sharding as sh
-from sgmjax.commands import evaluate, train
+from sgmjax.commands import evaluate, export_checkpoint, train
 from sgmjax.data import ArrayDataset, DataError
 from sgmjax.data.dequantize import bits_per_dim, dequantize
 from sgmjax.evaluation import metrics
@@ -191,3 +191,18 @@ def test_frechet():
     which = [int(jax.random.randint(key, (1,), 0, len(x))[0]) for key in keys]
     expected = pixel_frechet(x[which], x)
     assert found.record["results"]["pixel_frechet"] == found.numbers["frechet"] == expected
+
+
+@pytest.mark.slow
+def test_a_file_is_evaluated_as_its_folder(finished, tmp_path):
+    pytest.importorskip("safetensors")
+    file = tmp_path / "one.safetensors"
+    words = [f"--workdir={finished}", "--format=safetensors", f"--out={file}"]
+    assert export_checkpoint.main(["export_checkpoint", *words]) == 0
+    results = []
+    for place, folder in ((finished, finished), (file, tmp_path / "one")):
+        flags = [f"--workdir={place}", "--metrics=fd", "--features=pixels", "--num=16"]
+        assert evaluate.main(["evaluate", *flags]) == 0
+        (report,) = (folder / "metrics").glob("fd_step*.json")
+        results.append(json.loads(report.read_text())["results"])
+    assert results[0] == results[1] and results[0]
