@@ -180,6 +180,7 @@ def setting_cases() -> Iterator[Any]:
 HARMLESS = {
     "data.data_dir": (str,), "data.split": (str,), "data.eval_split": (str,), "latent.vae_from": (str,),
     "sampling.options": (dict,), "data.path": (str,), "sampling.denoise": (bool,),
+    "train.keep_best": (str,),  # `train` says it, which knows what will be measured
 }  # fmt: skip
 
 

@@ -38,18 +38,18 @@ def soft_clamp(x: jax.Array, bound: float = 5.0) -> jax.Array:
     return bound * jnp.tanh(x / bound)
 
 
-def standard_normal_log_prob(x: jax.Array, *, half_log_2pi: float = HALF_LOG_2PI) -> jax.Array:
+def standard_normal_log_prob(x: AnyArray, *, half_log_2pi: float = HALF_LOG_2PI) -> jax.Array:
     """log N(x; 0, 1) of each element, in nats. `OFFICIAL_HALF_LOG_2PI` gives the official program's rounding."""
     return -0.5 * jnp.square(x) - half_log_2pi
 
 
-def normal_log_prob(x: jax.Array, mean: Scalar | AnyArray, log_sigma: Scalar | AnyArray) -> jax.Array:
+def normal_log_prob(x: AnyArray, mean: Scalar | AnyArray, log_sigma: Scalar | AnyArray) -> jax.Array:
     """log N(x; mean, exp(log_sigma)^2) of each element, in nats."""
     return -0.5 * jnp.square((x - mean) * jnp.exp(-log_sigma)) - HALF_LOG_2PI - log_sigma
 
 
 def discretized_normal_log_prob(
-    x: jax.Array, mean: Scalar | AnyArray, log_sigma: Scalar | AnyArray, *, num_bits: int = 8
+    x: AnyArray, mean: Scalar | AnyArray, log_sigma: Scalar | AnyArray, *, num_bits: int = 8
 ) -> jax.Array:
     """log-probability of each level under a normal whose mass is collected in the bins of the levels.
 
@@ -77,12 +77,12 @@ def discretized_normal_log_prob(
     return _by_level(x, lowest, middle, highest)
 
 
-def _by_level(x: jax.Array, lowest: jax.Array, middle: jax.Array, highest: jax.Array) -> jax.Array:
+def _by_level(x: AnyArray, lowest: jax.Array, middle: jax.Array, highest: jax.Array) -> jax.Array:
     return jnp.where(x < -0.999, lowest, jnp.where(x > 0.999, highest, middle))
 
 
 def _logistic_log_prob(
-    x: jax.Array, mean: jax.Array, log_scale: jax.Array, num_bits: int, approximate: bool
+    x: AnyArray, mean: jax.Array, log_scale: jax.Array, num_bits: int, approximate: bool
 ) -> jax.Array:
     """log-probability of the levels x under a discretised logistic; see the module."""
     inverse = jnp.exp(-log_scale)
@@ -115,9 +115,9 @@ class Bernoulli:
 
     logits: jax.Array
 
-    def log_prob(self, x: jax.Array) -> jax.Array:
+    def log_prob(self, x: AnyArray) -> jax.Array:
         """log p(x) of each element of x, which is -1 or 1; (batch, H, W, C)."""
-        on = 0.5 * (x + 1.0)
+        on = 0.5 * (jnp.asarray(x) + 1.0)
         return -on * jax.nn.softplus(-self.logits) - (1.0 - on) * jax.nn.softplus(self.logits)
 
     def mean(self) -> jax.Array:
@@ -137,7 +137,7 @@ class Normal:
     loc: jax.Array
     log_sigma: jax.Array
 
-    def log_prob(self, x: jax.Array) -> jax.Array:
+    def log_prob(self, x: AnyArray) -> jax.Array:
         """log-density of each element; (batch, H, W, C)."""
         return normal_log_prob(x, self.loc, self.log_sigma)
 
@@ -165,7 +165,7 @@ class DiscretizedLogistic:
     num_bits: int = 8
     approximate: bool = False
 
-    def log_prob(self, x: jax.Array) -> jax.Array:
+    def log_prob(self, x: AnyArray) -> jax.Array:
         """log p of each element of the levels x; (batch, H, W, C)."""
         return _logistic_log_prob(x, self.loc, self.log_scale, self.num_bits, self.approximate)
 
@@ -198,7 +198,7 @@ class LogisticMixture:
     num_bits: int = 8
     approximate: bool = False
 
-    def log_prob(self, x: jax.Array) -> jax.Array:
+    def log_prob(self, x: AnyArray) -> jax.Array:
         """log p of each pixel, all channels together; (batch, H, W)."""
         x = x[..., None]
         loc = self.loc
@@ -300,7 +300,7 @@ def decoder_distribution(
     return LogisticMixture(weights, loc, log_scale, jnp.tanh(coeffs), num_bits, approximate)
 
 
-def reconstruction_loss(decoder: Decoder, x: jax.Array, *, crop: int = 0) -> jax.Array:
+def reconstruction_loss(decoder: Decoder, x: AnyArray, *, crop: int = 0) -> jax.Array:
     """-log p(x | z) of each image, nats, (batch,); `crop` pixels on each side, the padding, do not count."""
     log_prob = decoder.log_prob(x)
     if crop:
