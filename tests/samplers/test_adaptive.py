@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 
 import analytic
 import diffrax
@@ -140,7 +141,6 @@ SDE_SOLVERS = {
     "SEA": 1.0, "Euler": 1.0, "EulerHeun": 1.0, "Heun": 1.0, "Midpoint": 1.0, "Ralston": 1.0,
     "ShARK": 1.5, "SRA1": 1.5, "SPaRK": 1.5, "GeneralShARK": 1.5, "SlowRK": 1.5,
 }  # fmt: skip
-FAST = [("psld", "ShARK")]
 SHAPE = (4, 3)
 
 
@@ -166,12 +166,7 @@ def solver_run(name: str, solver, called: list, **options):
 
 
 @pytest.mark.parametrize(
-    "name, solver",
-    [
-        pytest.param(name, solver, marks=[] if (name, solver) in FAST else pytest.mark.slow)
-        for name in ("vp", "psld", "oblique")
-        for solver in SDE_SOLVERS
-    ],
+    "name, solver", tiers.alike(itertools.product(("vp", "psld", "oblique"), SDE_SOLVERS), [("psld", "ShARK")])
 )
 def test_solvers_converge_to_the_solution_on_the_path(name, solver):
     """Strong convergence, with control and all, to an independent solution on the same path.

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import scipy.integrate
 import scipy.linalg
+import tiers
 
 from sgmjax import samplers, sdes
 from sgmjax.samplers._conjugate import conjugate_coefficients
@@ -168,13 +169,13 @@ FAST = {
     ("psld", "velocity_verlet", "cholesky"),
 }  # fmt: skip
 ORDER_CASES = [
-    pytest.param(*case, marks=[] if case in FAST else pytest.mark.slow)
+    case
     for case in itertools.product(analytic.PROCESSES, ORDERS, ("R", "cholesky", "data"))
     if case[0] not in ("vp", "subvp", "ve") or case[1] in ("euler", "heun")
 ]
 
 
-@pytest.mark.parametrize("name, scheme, prediction", ORDER_CASES)
+@pytest.mark.parametrize("name, scheme, prediction", tiers.alike(ORDER_CASES, FAST))
 def test_order_for_every_lambda(x64, name: str, scheme: str, prediction: str):
     """All converge to the same flow, whatever B is."""
     sde, score_fn, flow, size = exact(name)

@@ -50,24 +50,13 @@ BASIC = ("em", "sscs", "pc", "deis", "exponential_midpoint", "ode")  # one of ea
 FIRST = list({case.sampler: label for label, case in reversed(CASES.items())}.values())  # line of each sampler
 
 
-def in_turn(*others: str, labels=tuple(CASES)):
+def in_turn(*others: str, labels):
     """All of the table: `labels` with PSLD (or what comes first) at once, BASIC with `others` too, the rest slow."""
-    found = []
-    for label, case in CASES.items():
-        at_once = {"psld" if "psld" in case.processes else case.processes[0]} if label in labels else set()
-        at_once |= set(others if label in BASIC else ())
-        found += [
-            pytest.param(label, name, marks=[] if name in at_once else pytest.mark.slow) for name in case.processes
-        ]
-    return pytest.mark.parametrize("label, name", found)
-
-
-def one_of_each_kind(*more: str):
-    """All samplers of the table, BASIC and more at once, the rest slow."""
-    at_once = BASIC + more
-    return pytest.mark.parametrize(
-        "label", [pytest.param(label, marks=[] if label in at_once else pytest.mark.slow) for label in CASES]
-    )
+    at_once = {label: CASES[label].processes for label in labels}
+    cases = {(label, "psld" if "psld" in names else names[0]) for label, names in at_once.items()}
+    cases |= {(label, name) for label in BASIC for name in others}
+    every = [(label, name) for label, case in CASES.items() for name in case.processes]
+    return pytest.mark.parametrize("label, name", tiers.alike(every, cases))
 
 
 @in_turn("ve", labels=FIRST)
@@ -109,7 +98,7 @@ RING = exact.ring(std=0.3)
 LAWS = ("exponential_midpoint", "ggf", "pc", "conjugate")
 
 
-@in_turn(labels=[label for label in LAWS if label != "adaptive_sde"])  # that has test_adaptive.py
+@in_turn(labels=LAWS)  # adaptive_sde has test_adaptive.py
 def test_law_of_a_mixture(label: str, name: str):
     """Exact score of a ring of eight Gaussians, 2,000 samples: their sliced distance to true draws.
 

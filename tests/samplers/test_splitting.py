@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import itertools
 
 import analytic
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiers
 
 from sgmjax import samplers, sdes
 from sgmjax.samplers._splitting import SCHEMES, evaluations, noise_part, splitting_step
@@ -100,14 +102,10 @@ def exact(name: str, stochastic: bool):
 
 
 FAST = ("reduced_velocity_verlet", "reduced_oba", "naive_obab")
-ORDER_CASES = [
-    pytest.param(scheme, name, marks=[] if name == "psld" and scheme in FAST else pytest.mark.slow)
-    for scheme in SCHEMES
-    for name in ("cld", "psld", "third_order", "recipe4", "oblique")
-]
+ORDER_CASES = itertools.product(SCHEMES, ("cld", "psld", "third_order", "recipe4", "oblique"))
 
 
-@pytest.mark.parametrize("scheme, name", ORDER_CASES)
+@pytest.mark.parametrize("scheme, name", tiers.alike(ORDER_CASES, [(scheme, "psld") for scheme in FAST]))
 def test_order(x64, scheme: str, name: str):
     """First order in the law: A and B are Euler steps in their own variable. Three and four variables without friction
     of their own amplify the errors of coarse grids, so that the limit is reached late."""
