@@ -10,6 +10,7 @@ from flax import linen as nn
 
 from sgmjax._ranges import Fraction, PositiveInt
 from sgmjax.models import layers
+from sgmjax.models.convolution import convolve
 
 
 class FeatureNet(nn.Module):
@@ -38,8 +39,16 @@ class FeatureNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> tuple[jax.Array, jax.Array]:
-        def conv(features: int, stride: int, name: str) -> nn.Conv:
-            return nn.Conv(features, (3, 3), stride, use_bias=False, dtype=self.dtype, name=name)
+        def conv(features: int, stride: int, name: str, size: int = 3) -> nn.Conv:
+            return nn.Conv(
+                features,
+                (size, size),
+                stride,
+                use_bias=False,
+                dtype=self.dtype,
+                conv_general_dilated=convolve,
+                name=name,
+            )
 
         def norm(name: str) -> nn.GroupNorm:
             return nn.GroupNorm(num_groups=None, group_size=8, dtype=self.dtype, name=name)
@@ -50,7 +59,7 @@ class FeatureNet(nn.Module):
                 name, stride = f"stage_{stage}_block_{block}", 2 if stage > 0 and block == 0 else 1
                 r = nn.relu(norm(f"{name}_norm_0")(h))
                 if stride > 1 or h.shape[-1] != width:
-                    h = nn.Conv(width, (1, 1), stride, use_bias=False, dtype=self.dtype, name=f"{name}_shortcut")(r)
+                    h = conv(width, stride, f"{name}_shortcut", size=1)(r)
                 r = conv(width, stride, f"{name}_conv_0")(r)
                 r = conv(width, 1, f"{name}_conv_1")(nn.relu(norm(f"{name}_norm_1")(r)))
                 h = h + r

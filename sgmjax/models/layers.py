@@ -22,6 +22,7 @@ from sgmjax._inputs import InputError
 from sgmjax._ranges import MAX_COUNT, Range
 from sgmjax._types import AnyArray, Cond
 from sgmjax.models import fir as fir_ops
+from sgmjax.models.convolution import convolve
 
 Dtype = Any
 SQRT2 = math.sqrt(2.0)  # a Python float: a numpy scalar would promote bfloat16
@@ -84,12 +85,14 @@ def conv3x3(
         padding=padding if isinstance(padding, int) else (padding,) * axes,
         kernel_init=ddpm_init(init_scale),
         dtype=dtype,
+        conv_general_dilated=convolve,
         name=name,
     )
 
 
 def conv1x1(features: int, *, name: str, dtype: Dtype, axes: int = 2) -> nn.Conv:
-    return nn.Conv(features, (1,) * axes, kernel_init=ddpm_init(), dtype=dtype, name=name)
+    init = ddpm_init()
+    return nn.Conv(features, (1,) * axes, kernel_init=init, dtype=dtype, conv_general_dilated=convolve, name=name)
 
 
 def spatial_axes(x: jax.Array) -> int:
@@ -121,9 +124,41 @@ def num_groups(channels: int, norm: str = "ncsnpp") -> int:
     return max(g for g in range(1, max(1, min(channels // 4, 32)) + 1) if channels % g == 0)
 
 
-def group_norm(channels: int, *, name: str, dtype: Dtype, norm: str = "ncsnpp") -> nn.GroupNorm:
-    # The fast variance E[x^2] - E[x]^2 cancels in float32.
-    return nn.GroupNorm(num_groups(channels, norm), epsilon=1e-6, dtype=dtype, use_fast_variance=False, name=name)
+class GroupNorm(nn.Module):
+    """Normalises groups of neighbouring channels over all pixels, then scales and shifts each channel.
+
+    The same as flax's, to rounding, at twice the speed on a CPU: sums over the pixels are taken channel by channel and
+    put together afterwards, so that no loop runs over the few channels of a group. The variance is that of the
+    differences from the mean; E[x^2] - E[x]^2 cancels in float32.
+
+    Reference: Wu and He 2018, "Group normalization".
+    """
+
+    num_groups: int
+    epsilon: float = 1e-6
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        batch, channels = x.shape[0], x.shape[-1]
+        scale = self.param("scale", nn.initializers.ones, (channels,))
+        bias = self.param("bias", nn.initializers.zeros, (channels,))
+        pixels = tuple(range(1, x.ndim - 1))
+        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+        def mean_of_group(x: jax.Array) -> jax.Array:
+            by_group = jnp.mean(x, axis=pixels).reshape(batch, self.num_groups, -1)
+            mean = jnp.broadcast_to(jnp.mean(by_group, axis=-1, keepdims=True), by_group.shape)
+            return mean.reshape(batch, *(1 for _ in pixels), channels)
+
+        centred = x - mean_of_group(x)
+        factor = jax.lax.rsqrt(mean_of_group(jnp.square(centred)) + self.epsilon)
+        scale, bias = (v.astype(x.dtype).reshape(*(1,) * (x.ndim - 1), -1) for v in (scale, bias))
+        return (centred * (factor * scale) + bias).astype(self.dtype)
+
+
+def group_norm(channels: int, *, name: str, dtype: Dtype, norm: str = "ncsnpp") -> GroupNorm:
+    return GroupNorm(num_groups(channels, norm), dtype=dtype, name=name)
 
 
 def timestep_embedding(

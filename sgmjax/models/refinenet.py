@@ -21,6 +21,7 @@ import numpy as np
 from flax import linen as nn
 
 from sgmjax.models import fir, layers
+from sgmjax.models.convolution import convolve
 
 Dtype = Any
 Activation = Callable[[jax.Array], jax.Array]
@@ -39,6 +40,7 @@ def conv(
         kernel_init=layers.torch_default_init(),
         bias_init=layers.torch_default_init(size * size * in_features),
         dtype=dtype,
+        conv_general_dilated=convolve,
         name=name,
     )
 

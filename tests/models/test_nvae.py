@@ -241,18 +241,6 @@ def test_bilinear_upsampling_keeps_the_corners():
     assert cells.upsample_bilinear(jnp.ones((1, 1, 1, 1))).shape == (1, 2, 2, 1)
 
 
-@pytest.mark.parametrize("strides", [1, 2])
-def test_depthwise_convolution_is_the_grouped_one(strides):
-    x = jax.random.normal(jax.random.key(0), (2, 6, 8, 3))
-    kernel = jax.random.normal(jax.random.key(1), (5, 5, 1, 3))
-    padding = ((2, 2), (2, 2))
-    numbers = ("NHWC", "HWIO", "NHWC")
-    grouped = jax.lax.conv_general_dilated(
-        x, kernel, (strides, strides), padding, dimension_numbers=numbers, feature_group_count=3
-    )
-    np.testing.assert_allclose(cells.depthwise(x, kernel, strides), grouped, rtol=1e-4, atol=1e-5)
-
-
 def test_batch_norm_has_pytorchs_statistics():
     """Normalised by the biased variance; running statistics move by 5% towards mean and unbiased variance."""
     x = 3.0 + 2.0 * np.random.default_rng(0).standard_normal((2, 3, 2, 4)).astype(np.float32)

@@ -11,7 +11,6 @@ Reference: Vahdat & Kautz 2020 (NVAE), section 3; Vahdat, Kreis & Kautz 2021 (LS
 
 from __future__ import annotations
 
-import functools
 import math
 from typing import Any
 
@@ -21,6 +20,7 @@ import numpy as np
 from flax import linen as nn
 
 from sgmjax._types import AnyArray
+from sgmjax.models.convolution import convolve
 from sgmjax.models.layers import torch_default_init
 
 BATCH_NORM_EPS = 1e-5
@@ -77,43 +77,18 @@ class Conv(nn.Module):
 
             log_norm = self.param("log_weight_norm", init_log_norm)
             kernel = normalize_kernel(kernel, log_norm, self.mask)
-        if self.groups == x.shape[-1] == self.features > 1 and jax.default_backend() == "cpu":
-            out = depthwise(x.astype(self.dtype), kernel.astype(self.dtype), self.strides)
-        else:
-            out = jax.lax.conv_general_dilated(
-                x.astype(self.dtype),
-                kernel.astype(self.dtype),
-                window_strides=(self.strides, self.strides),
-                padding=((k // 2, k // 2), (k // 2, k // 2)),
-                dimension_numbers=("NHWC", "HWIO", "NHWC"),
-                feature_group_count=self.groups,
-            )
+        out = convolve(
+            x.astype(self.dtype),
+            kernel.astype(self.dtype),
+            (self.strides, self.strides),
+            ((k // 2, k // 2), (k // 2, k // 2)),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=self.groups,
+        )
         if self.use_bias:
             bias = self.param("bias", torch_default_init(fan_in), (self.features,))
             out = out + bias.astype(self.dtype).reshape(1, 1, 1, -1)
         return out
-
-
-def depthwise(x: jax.Array, kernel: jax.Array, strides: int = 1) -> jax.Array:
-    """A convolution of each channel by itself, as a sum of shifted products.
-
-    The same as `lax.conv_general_dilated` with as many groups as channels, whose gradient XLA's CPU backend computes
-    some 25 times more slowly than this.
-
-    Args:
-      x: (batch, H, W, C).
-      kernel: (k, k, 1, C), k odd.
-      strides: of the output.
-    """
-    k, (height, width) = kernel.shape[0], x.shape[1:3]
-    border = (k // 2, k // 2)
-    x = jnp.pad(x, ((0, 0), border, border, (0, 0)))
-    parts = [
-        x[:, i : i + height : strides, j : j + width : strides] * kernel[None, i, j : j + 1]
-        for i in range(k)
-        for j in range(k)
-    ]
-    return functools.reduce(jnp.add, parts)
 
 
 class BatchNorm(nn.Module):
