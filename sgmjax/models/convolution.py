@@ -25,8 +25,6 @@ WORTHWHILE = 1e8
 
 _native = contextvars.ContextVar("native", default=False)
 
-Pads = Sequence[tuple[int, int]]
-
 
 @contextlib.contextmanager
 def native() -> Iterator[None]:
@@ -38,7 +36,9 @@ def native() -> Iterator[None]:
         _native.reset(token)
 
 
-def convolve(x: jax.Array, kernel: jax.Array, strides: Sequence[int], padding: str | Pads, **options: Any) -> jax.Array:
+def convolve(
+    x: jax.Array, kernel: jax.Array, strides: Sequence[int], padding: str | Sequence[tuple[int, int]], **options: Any
+) -> jax.Array:
     """`lax.conv_general_dilated` of the same arguments, channels last.
 
     Args:
@@ -56,11 +56,11 @@ def convolve(x: jax.Array, kernel: jax.Array, strides: Sequence[int], padding: s
         return lax.conv_general_dilated(x, kernel, strides, padding, **options)
     if isinstance(padding, str):
         padding = lax.padtype_to_pads(x.shape[1:-1], kernel.shape[:-2], strides, padding)
-    return form(x, kernel, padding)
+    return form(jnp.pad(x, ((0, 0), *padding, (0, 0))), kernel)
 
 
 def _form(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], options: dict[str, Any]) -> Any:
-    """The function (x, kernel, pads) that is faster on a CPU than XLA's own convolution, or None."""
+    """The function (padded x, kernel) that is faster on a CPU than XLA's own convolution, or None."""
     window, (channels, features) = kernel.shape[:-2], kernel.shape[-2:]
     dilations = (options.get("lhs_dilation"), options.get("rhs_dilation"))
     if any(d != 1 for dilation in dilations for d in dilation or ()):
@@ -77,20 +77,17 @@ def _form(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], options: di
     return None
 
 
-def pointwise(x: jax.Array, kernel: jax.Array, pads: Pads, *, strides: Sequence[int]) -> jax.Array:
+def pointwise(x: jax.Array, kernel: jax.Array, *, strides: Sequence[int]) -> jax.Array:
     """A kernel of one pixel, (1, ..., 1, C, F), as a product of matrices."""
-    if any(amount for pad in pads for amount in pad):
-        x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
     x = x[(slice(None), *(slice(None, None, stride) for stride in strides))]
     return jnp.matmul(x, kernel.reshape(kernel.shape[-2:]))
 
 
-def depthwise(x: jax.Array, kernel: jax.Array, pads: Pads, *, strides: Sequence[int]) -> jax.Array:
+def depthwise(x: jax.Array, kernel: jax.Array, *, strides: Sequence[int]) -> jax.Array:
     """A kernel for each channel, (h, w, 1, C), as a sum of shifted products.
 
     XLA's CPU backend takes 25 times as long for the gradient of the convolution with as many groups as channels.
     """
-    x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
     (h, w), (down, right) = kernel.shape[:2], strides
     rows, columns = x.shape[1] - h + 1, x.shape[2] - w + 1
     parts = [
@@ -101,7 +98,7 @@ def depthwise(x: jax.Array, kernel: jax.Array, pads: Pads, *, strides: Sequence[
     return functools.reduce(jnp.add, parts)
 
 
-def winograd(x: jax.Array, kernel: jax.Array, pads: Pads) -> jax.Array:
+def winograd(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """A kernel of 3 x 3 pixels, (3, 3, C, F), by F(2 x 2, 3 x 3): 16 multiplications for 4 outputs instead of 36.
 
     The image is cut into tiles of 4 x 4 that overlap by two. Tiles d and kernel g are transformed, multiplied pixel by
@@ -114,11 +111,11 @@ def winograd(x: jax.Array, kernel: jax.Array, pads: Pads) -> jax.Array:
 
     Reference: Lavin and Gray 2016, "Fast algorithms for convolutional neural networks", section 4.1.
     """
-    size = [n + sum(pad) - 2 for n, pad in zip(x.shape[1:3], pads, strict=True)]
+    size = [n - 2 for n in x.shape[1:3]]
     tiles = [math.ceil(n / 2) for n in size]
-    pads = [(low, high + n % 2) for (low, high), n in zip(pads, size, strict=True)]
-    x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
-    data, weights = _transform(_tiles(x, *tiles), _data), _transform(_elements(kernel), _weights)
+    x = jnp.pad(x, ((0, 0), *((0, n % 2) for n in size), (0, 0)))  # to whole tiles
+    elements = [[kernel[i, j] for j in range(3)] for i in range(3)]
+    data, weights = _transform(_tiles(x, *tiles), _data), _transform(elements, _weights)
     products = [
         [jnp.matmul(d.reshape(-1, d.shape[-1]), w).reshape(*d.shape[:-1], -1) for d, w in zip(*rows, strict=True)]
         for rows in zip(data, weights, strict=True)
@@ -151,10 +148,6 @@ def _tiles(x: jax.Array, rows: int, columns: int) -> list[list[jax.Array]]:
                 for n in range(2):
                     out[2 * m + i][2 * n + j] = quarter[:, m : m + rows, n : n + columns]
     return out
-
-
-def _elements(kernel: jax.Array) -> list[list[jax.Array]]:
-    return [[kernel[i, j] for j in range(kernel.shape[1])] for i in range(kernel.shape[0])]
 
 
 def _transform(values: list[list[jax.Array]], along: Any) -> list[list[jax.Array]]:

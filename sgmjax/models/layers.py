@@ -149,11 +149,11 @@ class GroupNorm(nn.Module):
         def mean_of_group(x: jax.Array) -> jax.Array:
             by_group = jnp.mean(x, axis=pixels).reshape(batch, self.num_groups, -1)
             mean = jnp.broadcast_to(jnp.mean(by_group, axis=-1, keepdims=True), by_group.shape)
-            return mean.reshape(batch, *(1 for _ in pixels), channels)
+            return over_space(mean.reshape(batch, channels), x)
 
         centred = x - mean_of_group(x)
         factor = jax.lax.rsqrt(mean_of_group(jnp.square(centred)) + self.epsilon)
-        scale, bias = (v.astype(x.dtype).reshape(*(1,) * (x.ndim - 1), -1) for v in (scale, bias))
+        scale, bias = (over_space(v.astype(x.dtype)[None], x) for v in (scale, bias))
         return (centred * (factor * scale) + bias).astype(self.dtype)
 
 
