@@ -17,7 +17,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from sgmjax._inputs import InputError, one_line, shown, user_path
+from sgmjax._files import user_path
+from sgmjax._inputs import InputError, one_line, shown
 from sgmjax._ranges import Range, check_range
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""What a user hands over: paths, files of arrays, labels, numbers. One reader and one check of each kind.
+"""What a user hands over: arrays, labels, numbers, text. One check of each kind; files are in `_files`.
 
 Everything that cannot be used is an `InputError`: one line that names the thing, what is wrong with it (the first place
 that is), and the fix. The errors of settings, data, run folders and command lines are kinds of it, so that a command
@@ -9,11 +9,7 @@ Imports nothing of the project, and JAX not at all: it stands below every other 
 
 from __future__ import annotations
 
-import contextlib
 import os
-import stat
-from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,136 +21,7 @@ class InputError(ValueError):
     """Something that was handed over cannot be used. The message is one line: the thing, what is wrong, and the fix."""
 
 
-# ---------------------------------------------------------------------------------------------------------------- paths
-def user_path(path: str | os.PathLike[str], what: str = "path") -> Path:
-    """A path as the user means it: `~` and `~name` are home folders.
-
-    Raises:
-        InputError: an empty path, one with a NUL character, or a home folder that there is not.
-    """
-    text = os.fspath(path)
-    if not text.strip():
-        raise InputError(f"{what}: is empty; give a path")
-    if "\0" in text:
-        raise InputError(f"{what}: {shown(text)} has a NUL character, which no path can have")
-    try:
-        return Path(text).expanduser()
-    except RuntimeError:
-        raise InputError(f"{what}: {shown(text)}: there is no such home folder; write the whole path") from None
-
-
-def regular_file(path: str | os.PathLike[str], what: str) -> Path:
-    """The path of a file that can be read, and neither blocks (FIFO) nor never ends (device).
-
-    Raises:
-        InputError: there is none, or it is something else.
-    """
-    found = user_path(path, what)
-    try:
-        mode = os.stat(found).st_mode
-    except (OSError, ValueError) as error:
-        raise InputError(f"{what}: cannot read {shown(found)}: {_reason(error)}") from None
-    if not stat.S_ISREG(mode):
-        kind = "a folder" if stat.S_ISDIR(mode) else "no regular file"
-        raise InputError(f"{what}: {shown(found)} is {kind}; give a file")
-    return found
-
-
-def check_writable(path: Path, what: str) -> None:
-    """Checks before the work that a file can be written afterwards; makes its folder.
-
-    Raises:
-        InputError: it is a folder, its folder cannot be made, or nothing can be written there.
-    """
-    if path.is_dir():
-        raise InputError(f"{what}: {shown(path)} is a folder; give the name of a file")
-    probe = path.with_name(f".{path.name[:100]}.probe{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        probe.write_bytes(b"")
-        probe.unlink()
-    except (OSError, ValueError) as error:
-        raise InputError(f"{what}: cannot write {shown(path)}: {_reason(error)}") from None
-
-
-@contextlib.contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Where to write a file so that it appears in one move, whole; a write that fails leaves nothing behind.
-
-    with replacing("runs/a/config.json") as partial:
-        partial.write_text(...)
-    """
-    path = Path(path)
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        yield partial
-        partial.replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
-        raise
-
-
 # --------------------------------------------------------------------------------------------------------------- arrays
-def read_arrays(path: str | os.PathLike[str], what: str) -> dict[str, np.ndarray]:
-    """All arrays of an .npz file, or that of an .npy file under the name "": by what the file holds, not how it ends.
-
-    Nothing that is pickled in the file is run.
-
-    Args:
-        path: the file.
-        what: flag or setting, for messages.
-
-    Raises:
-        InputError: no such file, or one that is empty, cut short, damaged, or holds something else.
-    """
-    file = regular_file(path, what)
-    try:
-        if file.stat().st_size == 0:
-            raise ValueError("it is empty")
-        with file.open("rb") as opened:
-            found = np.load(opened, allow_pickle=False)
-            if isinstance(found, np.ndarray):
-                return {"": found}
-            with found as archive:
-                return {name: _array(archive, name) for name in archive.files}
-    except Exception as error:  # whatever a broken file makes zipfile, zlib and NumPy raise
-        if isinstance(error, ValueError) and "allow_pickle" in str(error):
-            error = ValueError("it holds Python objects or is no file of arrays; write it with np.savez")
-        raise InputError(f"{what}: cannot read {shown(file)}: {_reason(error)}") from None
-
-
-def _array(archive: Any, name: str) -> np.ndarray:
-    found = archive[name]
-    if not isinstance(found, np.ndarray):  # bytes of something that is no .npy
-        raise ValueError(f"{shown(name)} in it is no array")
-    return found
-
-
-def read_array(path: str | os.PathLike[str], names: Sequence[str], what: str, *, required: bool = True) -> Any:
-    """One array of an .npz file, that of the first of `names` which it has, or the array of an .npy file.
-
-    Args:
-        path: the file.
-        names: what the array may be called.
-        what: flag or setting, for messages.
-        required: whether its absence is an error, else None.
-
-    Raises:
-        InputError: as `read_arrays`; no such array.
-    """
-    arrays = read_arrays(path, what)
-    for name in names:
-        if name in arrays:
-            return arrays[name]
-    if "" in arrays and required:
-        return arrays[""]
-    if not required:
-        return None
-    have = ", ".join(map(shown, arrays)) or "none"
-    raise InputError(f"{what}: {shown(path)} has no array {' or '.join(names)}; it has {have}")
-
-
 def check_numbers(
     array: Any, what: str, *, low: float | None = None, high: float | None = None, integers: bool = False
 ) -> None:
@@ -246,7 +113,7 @@ def one_line(error: BaseException, limit: int = 300) -> str:
     return shown(" ".join(str(error).split()), limit) or type(error).__name__
 
 
-def _reason(error: BaseException) -> str:
+def reason(error: BaseException) -> str:
     """As `one_line`, without the path that an OSError repeats."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror

@@ -24,7 +24,8 @@ import typing
 from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, Literal, NamedTuple
 
-from sgmjax._inputs import InputError, user_path
+from sgmjax._files import user_path
+from sgmjax._inputs import InputError
 from sgmjax._ranges import Range, check_range
 
 PATH = object()  # marks a setting that is a path: `~` in it is the home folder

@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import buckets
 import checked_types
 import pytest
 import refdata
@@ -70,6 +71,13 @@ def data_dir() -> Path:
     if not refdata.DATA.is_dir():
         pytest.skip(refdata.NO_DATA)
     return refdata.DATA
+
+
+@pytest.fixture(scope="session")
+def bucket() -> Iterator[dict[str, str]]:
+    """An emulated bucket, gs://bucket, and the environment variables by which other processes find it."""
+    with buckets.served() as variables:
+        yield variables
 
 
 @pytest.fixture(scope="module")

@@ -12,19 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sgmjax._inputs import (
-    InputError,
-    check_labels,
-    check_numbers,
-    check_writable,
-    one_line,
-    read_array,
-    read_arrays,
-    regular_file,
-    replacing,
-    shown,
-    user_path,
-)
+from sgmjax._files import check_writable, read_array, read_arrays, regular_file, replacing, user_path
+from sgmjax._inputs import InputError, check_labels, check_numbers, one_line, shown
 
 
 def _npz(**arrays) -> bytes:

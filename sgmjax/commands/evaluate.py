@@ -36,11 +36,11 @@ import dataclasses
 import hashlib
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from sgmjax import _cli
-from sgmjax._inputs import InputError, check_writable, shown
+from sgmjax._files import check_writable, user_path
+from sgmjax._inputs import InputError, shown
 from sgmjax._ranges import COUNT, OPEN_UNIT, SEED, TOLERANCE, check_memory
 from sgmjax.commands import sampling
 
@@ -135,7 +135,7 @@ def evaluate(request: Any) -> None:
         if name not in metrics.METRICS:
             names = ", ".join(metrics.METRICS)
             raise _cli.UsageError(f"--metrics: no metric called {name!r}; there are {names}")
-    path, place = Path(values.workdir), tensors.folder_of(values.workdir) / "metrics"
+    path, place = user_path(values.workdir, "--workdir"), tensors.folder_of(values.workdir) / "metrics"
     mesh = sh.make_mesh()
     wanted = sampling.given(values)
     chosen = {key: wanted[key] for key in ("sampler", "steps", "grid", "denoise", "options") if key in wanted}
@@ -150,7 +150,7 @@ def evaluate(request: Any) -> None:
     if isinstance(task, ClassifierTask | FeatureTask):
         raise _cli.UsageError(f"--workdir: {shown(path)} is a classifier's run; give that of a score network")
     if values.out and jax.process_index() == 0:
-        check_writable(Path(values.out), "--out")
+        check_writable(user_path(values.out), "--out")
     settings = _settings(values, task)
     for name in values.metrics:
         try:
@@ -182,7 +182,7 @@ def evaluate(request: Any) -> None:
         start = time.perf_counter()
         found = measured[name] = metrics.METRICS[name](subject, settings)
         seconds = time.perf_counter() - start
-        out = Path(values.out) if values.out else place / f"{name}_step{run.step}{raw}.json"
+        out = user_path(values.out) if values.out else place / f"{name}_step{run.step}{raw}.json"
         metrics.write(out, found, {"metric": name, **about, "seconds": round(seconds, 2)})
         for line in found.lines:
             say(line)

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from sgmjax import _cli
-from sgmjax._inputs import check_writable, replacing, shown
+from sgmjax._files import check_writable, replacing, user_path
+from sgmjax._inputs import shown
 from sgmjax._ranges import COUNT
 
 FORMATS = ("scoresde", "cld", "psld", "safetensors")
@@ -68,7 +69,7 @@ def export(values: Any) -> None:
     from sgmjax.training import tensors, workdir
     from sgmjax.training.load import load_run
 
-    path, out = values.workdir, Path(values.out)
+    path, out = values.workdir, user_path(values.out, "--out")
     check_writable(out, "--out")
     averaged = load_run(path, say=say)
     config, task = averaged.config, averaged.task

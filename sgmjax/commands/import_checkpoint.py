@@ -21,12 +21,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from sgmjax import _cli
+from sgmjax._files import AnyPath, move, remove_folder, user_path
 from sgmjax._inputs import shown
 from sgmjax._ranges import COUNT, MAX_SIDE
 
@@ -96,7 +96,7 @@ def import_checkpoint(request: Any) -> None:
         raise _cli.UsageError(f"--source: {values.source}, but {shown(found.path)} is {found.what} ({found.source})")
     say(f"{shown(found.path)} is {found.what}")
     name, config, converted = _config_for(found, values, named, shape)
-    folder = Path(values.workdir or f"runs/{name}_imported")
+    folder = user_path(values.workdir or f"runs/{name}_imported", "--workdir")
     data = workdir.DataRecord(converted.parts[-1][0].event_shape, _classes(converted, values), discrete=True)
     with _appearing(folder) as hidden:
         _adopt(hidden, config, converted, {"config": to_dict(config)}, data)
@@ -172,7 +172,7 @@ def _own(values: Any, named: Any) -> None:
     parts = build.phases(config, data.shape, data.num_classes, **known)
     abstract = jax.eval_shape(parts[0][0].init, jax.random.key(0))
     step, variables, averaged = tensors.read(path, abstract)
-    folder = Path(values.workdir or f"runs/{Path(path).stem}_imported")
+    folder = user_path(values.workdir or f"runs/{Path(path).stem}_imported", "--workdir")
     with _appearing(folder) as hidden:
         record = {"config": workdir.read_record(path)["config"]}
         _adopt(hidden, config, Converted(parts, variables, averaged, step, True), record, data)
@@ -180,7 +180,7 @@ def _own(values: Any, named: Any) -> None:
     say(f"    python -m sgmjax.sample --workdir={folder} --num=64")
 
 
-def _adopt(folder: Path, config: Any, converted: Any, record: dict[str, Any], data: Any) -> None:
+def _adopt(folder: AnyPath, config: Any, converted: Any, record: dict[str, Any], data: Any) -> None:
     from sgmjax.training.run import Run
     from sgmjax.training.train import phases_of
 
@@ -190,7 +190,7 @@ def _adopt(folder: Path, config: Any, converted: Any, record: dict[str, Any], da
 
 
 @contextlib.contextmanager
-def _appearing(folder: Path) -> Iterator[Path]:
+def _appearing(folder: AnyPath) -> Iterator[AnyPath]:
     """Where to write a run folder so that it appears in one move, whole; what fails leaves nothing behind.
 
     Raises:
@@ -205,6 +205,9 @@ def _appearing(folder: Path) -> Iterator[Path]:
     hidden = folder.with_name(f".{folder.name}.importing{os.getpid()}")
     try:
         yield workdir.prepare(hidden)
-        hidden.replace(folder)
+        if isinstance(hidden, Path):
+            hidden.replace(folder)
+        else:
+            move(hidden, folder)
     finally:
-        shutil.rmtree(hidden, ignore_errors=True)
+        remove_folder(hidden)

@@ -8,7 +8,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from sgmjax._inputs import InputError, check_labels, check_numbers, read_array, shown
+from sgmjax._files import read_array
+from sgmjax._inputs import InputError, check_labels, check_numbers, shown
 from sgmjax.config import ConfigError
 from sgmjax.data import DataError, Dataset, load, to_float
 from sgmjax.data.classes import to_labels

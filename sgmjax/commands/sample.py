@@ -24,11 +24,11 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from sgmjax import _cli
-from sgmjax._inputs import InputError, check_writable, shown
+from sgmjax._files import check_writable, user_path
+from sgmjax._inputs import InputError, shown
 from sgmjax._ranges import COUNT, NON_NEGATIVE, OPEN_UNIT, SEED, TOLERANCE, check_memory
 from sgmjax.commands import sampling
 
@@ -105,7 +105,7 @@ def draw(values: Any) -> None:
     from sgmjax.training import tensors
     from sgmjax.training.load import load_data, load_run
 
-    path = Path(values.workdir)
+    path = user_path(values.workdir, "--workdir")
     given = sampling.given(values)
     if values.interpolate:
         given.setdefault("sampler", "ode")  # whose tolerances are those of the flow
@@ -125,7 +125,7 @@ def draw(values: Any) -> None:
         check_memory(f"--{name}", min(count, plan.num), task.event_shape, fix=fix)
     if values.out and jax.process_index() == 0:
         for ending in (".npz", ".png"):
-            check_writable(Path(values.out.removesuffix(".npz") + ending), "--out")
+            check_writable(user_path(values.out.removesuffix(".npz") + ending), "--out")
     guide = None
     if values.classifier:
         guide = control.load_classifier(values.classifier, run, sharding=everywhere, say=say)
@@ -173,7 +173,7 @@ def draw(values: Any) -> None:
     assert drawn is not None
     samples = pictures.to_arrays(drawn[0], task.discrete, task.centered)
     name = f"{steer.name}{name}{sampling.label(values)}_seed{values.seed}"
-    out = Path(values.out.removesuffix(".npz")) if values.out else tensors.folder_of(path) / "samples" / name
+    out = user_path(values.out.removesuffix(".npz")) if values.out else tensors.folder_of(path) / "samples" / name
     if jax.process_index() == 0:
         out.parent.mkdir(parents=True, exist_ok=True)
         extra = {} if labels is None else {"labels": labels}

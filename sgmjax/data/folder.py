@@ -30,7 +30,8 @@ from pathlib import Path
 
 import numpy as np
 
-from sgmjax._inputs import shown, user_path
+from sgmjax._files import local_folder, user_path
+from sgmjax._inputs import shown
 from sgmjax.data.base import DataError
 from sgmjax.data.classes import Names, in_order, listed
 from sgmjax.data.images import SUFFIXES, Header, Range, pil, read_deep, read_header, read_image
@@ -69,7 +70,7 @@ class FolderSource:
         one_size: bool = False,
         value_range: Range | None = None,
     ):
-        root = user_path(data_dir, "data.data_dir")
+        root = local_folder(user_path(data_dir, "data.data_dir"), "data.data_dir")
         if not root.is_dir():
             fix = "it is a file; name the folder that holds it" if root.exists() else "no such folder"
             raise DataError(f"data.data_dir={shown(root)}: {fix}; name an existing folder of images")

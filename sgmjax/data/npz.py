@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from sgmjax._inputs import check_labels, read_arrays, shown
+from sgmjax._files import read_arrays
+from sgmjax._inputs import check_labels, shown
 from sgmjax.data.base import DataError
 from sgmjax.data.classes import checked_labels
 from sgmjax.data.examples import as_examples

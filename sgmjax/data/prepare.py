@@ -19,9 +19,9 @@ import os
 import sys
 import textwrap
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
+from sgmjax._files import user_path
 from sgmjax.data.base import DataError
 from sgmjax.data.tfds import check_random_access, data_dir_or_default, find_builder, import_tfds
 
@@ -85,7 +85,7 @@ def prepare(name: str, data_dir: str, *, manual_dir: str | None = None) -> str:
         raise DataError("preparing a data set needs TensorFlow (training does not): pip install 'sgmjax[prepare]'")
     tfds = import_tfds()
     try:
-        Path(data_dir).mkdir(parents=True, exist_ok=True)
+        user_path(data_dir, "--data_dir").mkdir(parents=True, exist_ok=True)
         builder = tfds.builder(name, data_dir=data_dir, file_format=FILE_FORMAT)
         config = tfds.download.DownloadConfig(manual_dir=manual_dir)
         builder.download_and_prepare(download_config=config, file_format=FILE_FORMAT)
@@ -118,7 +118,7 @@ def _first_line(error: BaseException) -> str:
 
 def _print_list(data_dir: str) -> None:
     names = import_tfds().list_builders(with_community_datasets=False)
-    present = sorted(p.name for p in Path(data_dir).glob("*") if any(p.glob("**/dataset_info.json")))
+    present = sorted(p.name for p in user_path(data_dir).glob("*") if any(p.glob("**/dataset_info.json")))
     print(f"Prepared in {data_dir}:", *(present or ["nothing"]))
     print(f"\nTFDS knows {len(names)} data sets (images and others; https://www.tensorflow.org/datasets/catalog):")
     print(

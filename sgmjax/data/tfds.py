@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from sgmjax._inputs import user_path
+from sgmjax._files import is_remote, local_folder, user_path
+from sgmjax._inputs import InputError
 from sgmjax.data.base import DataError
 from sgmjax.data.images import Range, read_image
 
@@ -71,6 +72,13 @@ def find_builder(name: str, data_dir: str) -> Any:
         naming.parse_builder_name_kwargs(name)
     except ValueError as error:
         raise DataError(f"{name!r} is no name of a TFDS data set, which is like cifar10 or name/config") from error
+    if is_remote(data_dir):  # its records are read from a disk
+        base = name.partition(":")[0]
+        try:
+            copy = local_folder(user_path(data_dir, "data.data_dir") / base, "data.data_dir")
+        except InputError:
+            return None
+        data_dir = str(copy.parents[base.count("/")])
     if not Path(data_dir).is_dir():
         return None
     try:

@@ -10,14 +10,14 @@ import functools
 import json
 import math
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
 from sgmjax import sharding as sh
-from sgmjax._inputs import InputError, one_line, replacing
+from sgmjax._files import AnyPath, local_copy, replacing
+from sgmjax._inputs import InputError, one_line
 
 ABOUT = "about.json"
 
@@ -34,7 +34,7 @@ class Chunks:
         InputError: the folder is of something else, or cannot be read.
     """
 
-    def __init__(self, folder: Path | None, about: Mapping[str, Any], size: int):
+    def __init__(self, folder: AnyPath | None, about: Mapping[str, Any], size: int):
         self.folder, self.about, self.size = folder, dict(about), size
         self._memory: dict[int, np.ndarray] = {}
         self._notes: dict[int, dict[str, Any]] = {}
@@ -139,7 +139,7 @@ class Chunks:
             yield np.asarray(self._piece(first)[: self.num - first])
 
     # ------------------------------------------------------------------------------------------------------------ files
-    def _file(self, first: int) -> Path:
+    def _file(self, first: int) -> AnyPath:
         assert self.folder is not None
         return self.folder / f"{first:08d}.npy"
 
@@ -150,8 +150,8 @@ class Chunks:
         if not file.is_file():
             return False
         try:
-            whole = len(np.load(file, mmap_mode="r")) == self.size and self._notes_of(first) is not None
-        except (ValueError, OSError, EOFError):
+            whole = len(self._piece(first)) == self.size and self._notes_of(first) is not None
+        except (ValueError, OSError, EOFError):  # an InputError among them
             return False
         return whole
 
@@ -166,7 +166,9 @@ class Chunks:
                 np.save(file, array)
 
     def _piece(self, first: int) -> np.ndarray:
-        return self._memory[first] if self.folder is None else np.load(self._file(first), mmap_mode="r")
+        if self.folder is None:
+            return self._memory[first]
+        return np.load(local_copy(self._file(first), "samples"), mmap_mode="r")
 
     def _notes_of(self, first: int) -> dict[str, Any]:
         if self.folder is None:

@@ -26,7 +26,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from sgmjax import sharding as sh
-from sgmjax._inputs import InputError, one_line, read_arrays, replacing, shown, user_path
+from sgmjax._files import cache_folder, local_copy, read_arrays, replacing, user_path
+from sgmjax._inputs import InputError, one_line, shown
 from sgmjax._say import say
 from sgmjax.evaluation.statistics_file import INCEPTION, Convention
 from sgmjax.metrics.inception import DIM, InceptionV3, Resize, inception_params, preprocess
@@ -35,7 +36,6 @@ URL = "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_
 SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 SIZE = 95_628_359
 FILE = "SGMJAX_INCEPTION"  # environment: the file of weights
-CACHE = "SGMJAX_CACHE"  # environment: where downloads are kept
 
 Apply = Callable[[Any, jax.Array], tuple[jax.Array, jax.Array | None]]
 
@@ -126,11 +126,6 @@ def load_features(name: str, event_shape: tuple[int, ...]) -> Features:
 
 
 # -------------------------------------------------------------------------------------------------------------- weights
-def cache_folder() -> Path:
-    """Where downloads are kept: $SGMJAX_CACHE, or ~/.cache/sgmjax."""
-    return user_path(os.environ.get(CACHE) or Path("~/.cache/sgmjax"), CACHE)
-
-
 def inception_weights() -> tuple[dict[str, np.ndarray], str]:
     """The state dict of FID's Inception network, and the name of it for `Convention`.
 
@@ -142,7 +137,7 @@ def inception_weights() -> tuple[dict[str, np.ndarray], str]:
         InputError: there are none: what to fetch and where to put it.
     """
     if given := os.environ.get(FILE):
-        path = user_path(given, FILE)
+        path = local_copy(user_path(given, FILE), FILE)
         if not path.is_file():
             raise InputError(f"{FILE}={shown(given)}: no such file; it is that of {URL}")
         found = _sha256(path)

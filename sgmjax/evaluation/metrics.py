@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -19,7 +18,8 @@ import numpy as np
 
 from sgmjax import exact, metrics
 from sgmjax import sharding as sh
-from sgmjax._inputs import InputError, replacing
+from sgmjax._files import AnyPath, replacing
+from sgmjax._inputs import InputError
 from sgmjax.data import dequantize
 from sgmjax.evaluation import feature_metrics, pictures
 from sgmjax.evaluation.compare import evaluations, generate
@@ -227,7 +227,7 @@ def picture_of(subject: Subject, limit: int = 100) -> np.ndarray | None:
     return None
 
 
-def write(path: Path, found: Measured, common: dict[str, Any]) -> None:
+def write(path: AnyPath, found: Measured, common: dict[str, Any]) -> None:
     """Writes what a metric found: the record as JSON, in one move, and the picture beside it. By process 0.
 
     Args:

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from sgmjax._inputs import InputError, replacing
+from sgmjax._files import replacing
+from sgmjax._inputs import InputError
 
 
 def to_arrays(x: np.ndarray, discrete: bool, centered: bool) -> np.ndarray:

@@ -7,25 +7,24 @@ import json
 import platform
 from collections.abc import Mapping, Sequence
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import jax
 
-from sgmjax._inputs import replacing
+from sgmjax._files import AnyPath, replacing
 from sgmjax.evaluation import pictures
 from sgmjax.evaluation.metrics import finite
 
 
 def write_report(
-    folder: Path,
+    folder: AnyPath,
     name: str,
     measured: Mapping[str, Any],
     *,
     about: Mapping[str, Any],
     command: Sequence[str] = (),
     picture: Any = None,
-) -> Path:
+) -> AnyPath:
     """Writes `<name>.json`, `<name>.md` and, with a picture, `<name>.png`; by process 0. Returns the Markdown file.
 
     Args:

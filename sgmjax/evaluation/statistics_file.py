@@ -26,7 +26,8 @@ from typing import Any
 
 import numpy as np
 
-from sgmjax._inputs import InputError, check_numbers, one_line, regular_file, replacing, shown
+from sgmjax._files import regular_file, replacing
+from sgmjax._inputs import InputError, check_numbers, one_line, shown
 from sgmjax.metrics import Statistics, statistics
 
 INCEPTION = "inception-2015-12-05"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -13,6 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from sgmjax import sharding as sh
+from sgmjax._files import AnyPath
 from sgmjax.evaluation.likelihood import FlowSettings
 from sgmjax.samplers._likelihood import Truncation
 from sgmjax.tasks.base import Variables
@@ -101,7 +101,7 @@ class Settings(FlowSettings):
     subset_size: int = 1000
     splits: int = 10
     k: int | None = None
-    folder: Path | None = None
+    folder: AnyPath | None = None
 
 
 class Measured(NamedTuple):

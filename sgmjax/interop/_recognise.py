@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sgmjax._inputs import InputError, regular_file, shown
+from sgmjax._files import regular_file
+from sgmjax._inputs import InputError, shown
 from sgmjax.interop import edm, scoresde_jax, torch_file
 
 SOURCES = ("scoresde", "cld", "psld", "ncsnv2", "lsgm")

@@ -23,7 +23,8 @@ from typing import Any
 
 import numpy as np
 
-from sgmjax._inputs import InputError, one_line, regular_file, shown
+from sgmjax._files import regular_file
+from sgmjax._inputs import InputError, one_line, shown
 from sgmjax.interop.torch_file import Inert, today
 from sgmjax.interop.weights import as_array
 

@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 from flax import serialization, traverse_util
 
-from sgmjax._inputs import InputError, one_line, regular_file, shown
+from sgmjax._files import regular_file
+from sgmjax._inputs import InputError, one_line, shown
 from sgmjax.interop import torch_file
 from sgmjax.interop.checkpoints import OfficialCheckpoint
 from sgmjax.interop.configs import OfficialNetwork

@@ -20,7 +20,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sgmjax._inputs import InputError, one_line, regular_file, shown
+from sgmjax._files import regular_file
+from sgmjax._inputs import InputError, one_line, shown
 
 MAX_STEP = 2**31 - 1  # the training state counts steps in 32 bits
 _LEGACY = 5  # pickles at the head of a file from before PyTorch 1.6: magic number, version, system, object, keys

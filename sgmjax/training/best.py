@@ -9,12 +9,11 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from pathlib import Path
 
 import jax
 
 from sgmjax import sharding as sh
-from sgmjax._inputs import replacing
+from sgmjax._files import AnyPath, replacing
 from sgmjax._say import say
 from sgmjax.training.callbacks import Callback, Moment
 from sgmjax.training.checkpoint import Checkpointer
@@ -62,7 +61,7 @@ class Best(Callback):
         say(f"step {moment.step}  {self.name} {value:.5g} is the best so far, kept in {moment.folder / FOLDER}")
 
 
-def _recorded(folder: Path, name: str) -> float | None:
+def _recorded(folder: AnyPath, name: str) -> float | None:
     """The best value so far of a number; None of another, or if nothing can be read."""
     try:
         record = json.loads((folder / FOLDER / FILE).read_text(encoding="utf-8"))

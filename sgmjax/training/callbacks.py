@@ -15,7 +15,6 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -23,7 +22,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from sgmjax import sharding as sh
-from sgmjax._inputs import InputError, read_array
+from sgmjax._files import AnyPath, read_array
+from sgmjax._inputs import InputError
 from sgmjax._say import say
 from sgmjax.evaluation import draw, metrics, pictures
 from sgmjax.tasks.base import Variables
@@ -59,7 +59,7 @@ class Moment:
     data: Any
     held_out: Any
     batch_size: int
-    folder: Path
+    folder: AnyPath
     mesh: Mesh
     key: jax.Array
     image: Callable[[str, np.ndarray], None] = lambda name, image: None
@@ -102,7 +102,7 @@ class Callback:
         """What is done once, after the last checkpoint; False if a signal came in between, and it is to be repeated."""
         return True
 
-    def finished(self, folder: Path, steps: int) -> str | None:
+    def finished(self, folder: AnyPath, steps: int) -> str | None:
         """What `finish` has left in the folder of a run of so many steps, in words; "" for nothing, None: not yet."""
         return ""
 
@@ -205,7 +205,7 @@ class FinalSamples(Callback):
             draw.print_frechet(samples, moment.data, task.centered)
         return True
 
-    def finished(self, folder: Path, steps: int) -> str | None:
+    def finished(self, folder: AnyPath, steps: int) -> str | None:
         """Whether the samples are there and belong to a run of so many steps."""
         file = folder / "samples" / "final.npz"
         return f"samples in {file}" if _step_in(file) >= steps else None
@@ -279,12 +279,12 @@ class Accuracy(Callback):
             pictures.save_arrays(moment.folder / ACCURACY, t=times, accuracy=accuracy, step=moment.step)
         return True
 
-    def finished(self, folder: Path, steps: int) -> str | None:
+    def finished(self, folder: AnyPath, steps: int) -> str | None:
         """Whether the table is there and belongs to a run of so many steps."""
         return f"accuracy in {folder / ACCURACY}" if _step_in(folder / ACCURACY) >= steps else None
 
 
-def complete(callbacks: Sequence[Callback], folder: Path, steps: int) -> str | None:
+def complete(callbacks: Sequence[Callback], folder: AnyPath, steps: int) -> str | None:
     """What a run that is complete has left, in words; None: something is missing, or nothing tells."""
     found = [callback.finished(folder, steps) for callback in callbacks]
     return None if None in found else ", ".join(words for words in found if words) or None
@@ -294,7 +294,7 @@ def _sampler(moment: Moment, plan: Any, size: int) -> draw.Sampler:
     return draw.sampler_of(moment.task, plan, moment.mesh, moment.places, size)
 
 
-def _step_in(file: Path) -> int:
+def _step_in(file: AnyPath) -> int:
     try:
         return int(read_array(file, ("step",), "final results"))
     except (InputError, TypeError):

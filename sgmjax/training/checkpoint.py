@@ -13,10 +13,8 @@ import functools
 import json
 import logging
 import os
-import shutil
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -24,7 +22,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-from sgmjax._inputs import one_line, replacing, user_path
+from sgmjax import _files
+from sgmjax._files import AnyPath, replacing, user_path
+from sgmjax._inputs import one_line
 from sgmjax.sharding import of_the_first
 from sgmjax.tasks.base import Variables
 from sgmjax.training.seal import damage, is_sealed, seal
@@ -64,7 +64,7 @@ class Checkpointer:
     def __init__(
         self, workdir: str | os.PathLike, keep: int = 2, *, read_only: bool = False, folder: str = "checkpoints"
     ):
-        self.directory = user_path(workdir, "run folder").absolute() / folder
+        self.directory = _files.absolute(user_path(workdir, "run folder")) / folder
         logging.getLogger("absl").addFilter(_not_raised)
         self._read_only = read_only
         self._unsealed: int | None = None
@@ -285,9 +285,9 @@ class Checkpointer:
         assert self._manager is not None
         if jax.process_index() == 0:
             target = self.directory.parent / "damaged" / str(step)
-            shutil.rmtree(target, ignore_errors=True)
+            _files.remove_folder(target)
             target.parent.mkdir(exist_ok=True)
-            shutil.move(self.directory / str(step), target)
+            _files.move(self.directory / str(step), target)
         if jax.process_count() > 1:
             from jax.experimental import multihost_utils
 
@@ -323,7 +323,7 @@ def _out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error) or "Out of memory" in str(error)
 
 
-def check_structure(folder: Path, wanted: PyTree, step: int) -> None:
+def check_structure(folder: AnyPath, wanted: PyTree, step: int) -> None:
     """Checks that an item of a checkpoint has the arrays that it shall be read into, before they are read.
 
     Args:
@@ -349,7 +349,7 @@ def check_structure(folder: Path, wanted: PyTree, step: int) -> None:
             )
 
 
-def _missing(folder: Path) -> str | None:
+def _missing(folder: AnyPath) -> str | None:
     """The first file without which an item of a finished checkpoint cannot be read, if it is not there."""
     files = (folder / name / _STRUCTURE for name in _ARRAYS if (folder / name).is_dir())
     return next((str(file.relative_to(folder)) for file in files if not file.is_file()), None)

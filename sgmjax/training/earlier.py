@@ -5,12 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import jax
 
+from sgmjax._files import AnyPath, modified, move
 from sgmjax._inputs import one_line
 from sgmjax._say import say
 from sgmjax.sharding import wait_for_all
@@ -31,7 +30,7 @@ class Entry:
         path: the folder.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: AnyPath):
         self.path = path
         self._lock: RunLock | None = RunLock(path, say)
 
@@ -67,7 +66,7 @@ def entered(folder: str | os.PathLike, *, restart: bool = False) -> Iterator[Ent
         entry.leave()
 
 
-def check_resumable(path: Path) -> None:
+def check_resumable(path: AnyPath) -> None:
     """Checks that a run which had saved a checkpoint still has one, damaged or not.
 
     A run that was stopped before its first checkpoint has lost nothing that could be kept, and starts again.
@@ -88,14 +87,14 @@ def check_resumable(path: Path) -> None:
         )
 
 
-def _steps_taken(path: Path) -> str:
+def _steps_taken(path: AnyPath) -> str:
     try:
         return f"{int(json.loads((path / PROGRESS).read_text())['step'])} "
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return ""
 
 
-def set_aside(path: Path, say: Callable[[str], None]) -> None:
+def set_aside(path: AnyPath, say: Callable[[str], None]) -> None:
     """Moves what there is of a run to `earlier/<n>`, so that another can begin; to be called by all processes."""
     if jax.process_index() == 0:
         there = [path / name for name in (*_FOLDERS, *_FILES) if (path / name).exists() and "/" not in name]
@@ -104,13 +103,13 @@ def set_aside(path: Path, say: Callable[[str], None]) -> None:
             target = path / "earlier" / str(max(numbers, default=0) + 1)
             target.mkdir(parents=True)
             for item in there:
-                shutil.move(item, target / item.name)
+                move(item, target / item.name)
             say(f"starting again from step 0; the earlier run is now in {target}")
         (path / "samples").mkdir(exist_ok=True)
     wait_for_all("sgmjax_set_aside_run")
 
 
-def tidy(path: Path, say: Callable[[str], None]) -> None:
+def tidy(path: AnyPath, say: Callable[[str], None]) -> None:
     """Removes half-written files of processes that were killed, and moves what stands where a file must go.
 
     By process 0, under the lock of the folder.
@@ -122,7 +121,7 @@ def tidy(path: Path, say: Callable[[str], None]) -> None:
             file.unlink()
     for file in (*path.glob(f"{LOCK}.*"), *path.glob(".probe*")):  # others may be at the door at this moment
         with contextlib.suppress(OSError):
-            if (path / LOCK).stat().st_mtime - file.stat().st_mtime > TAKEOVER:
+            if modified(path / LOCK) - modified(file) > TAKEOVER:
                 file.unlink()
     for place in (*_FILES, "samples/step_*.png"):
         for item in path.glob(place):
@@ -133,7 +132,7 @@ def tidy(path: Path, say: Callable[[str], None]) -> None:
             _move(path / name, say, "a file where a folder belongs")
 
 
-def _move(item: Path, say: Callable[[str], None], why: str) -> None:
+def _move(item: AnyPath, say: Callable[[str], None], why: str) -> None:
     number = 1
     while (target := item.with_name(f"{item.name}.aside{number}")).exists():
         number += 1
@@ -144,7 +143,7 @@ def _move(item: Path, say: Callable[[str], None], why: str) -> None:
     say(f"{item} was {why}; it is now {target.name}")
 
 
-def _entries(folder: Path) -> list[Path]:
+def _entries(folder: AnyPath) -> list[AnyPath]:
     try:
         return list(folder.iterdir())
     except OSError:

@@ -17,7 +17,8 @@ from typing import Any, Literal
 
 import jax
 
-from sgmjax._inputs import InputError, user_path
+from sgmjax._files import user_path
+from sgmjax._inputs import InputError
 from sgmjax._say import say as say_on_stdout
 from sgmjax._types import Key
 from sgmjax.config import Config, from_dict, to_dict

@@ -2,7 +2,7 @@
 
 It is created in one move and touched every `BEAT` seconds. The lock of a process that ended is taken over: on the same
 machine the process table tells, elsewhere that nobody has touched it for `STALE` seconds (locks of the operating system
-do not work on all shared file systems). Readers (`sample`, `evaluate`) take no lock.
+do not work on all shared file systems, and buckets have none). Readers (`sample`, `evaluate`) take no lock.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ from typing import Any
 
 import jax
 
-from sgmjax._inputs import shown
+from sgmjax import _files
+from sgmjax._files import AnyPath
+from sgmjax._inputs import one_line, shown
 from sgmjax._say import say as say_on_stdout
 from sgmjax.training.workdir import WorkdirError
 
@@ -47,7 +49,7 @@ class RunLock:
         WorkdirError: another process holds it: which one, and since when.
     """
 
-    def __init__(self, folder: Path, say: Callable[[str], None] = say_on_stdout):
+    def __init__(self, folder: AnyPath, say: Callable[[str], None] = say_on_stdout):
         self._path = folder / NAME
         self._nonce = uuid.uuid4().hex
         self._release: Any = None
@@ -95,7 +97,7 @@ def _of_first(value: bool) -> bool:
     return bool(multihost_utils.broadcast_one_to_all(value))
 
 
-def _acquire(path: Path, nonce: str, say: Callable[[str], None]) -> None:
+def _acquire(path: AnyPath, nonce: str, say: Callable[[str], None]) -> None:
     mine = path.with_name(f"{NAME}.{nonce}")
     try:
         mine.write_text(json.dumps(_identity() | {"nonce": nonce}))
@@ -122,58 +124,52 @@ def _acquire(path: Path, nonce: str, say: Callable[[str], None]) -> None:
                 told = True
                 say(f"{path.parent}: {_who(there)} gave no sign of life for {idle:.0f} s; waiting {STALE:.0f} s in all")
             time.sleep(0.1 if state == "dead" else 1.0)
-            os.utime(mine)
+            _files.touch(mine)
     except OSError as error:
-        raise WorkdirError(f"cannot lock the run folder {path.parent}: {error.strerror or error}") from None
+        raise WorkdirError(f"cannot lock the run folder {path.parent}: {error.strerror or one_line(error)}") from None
     finally:
         with contextlib.suppress(OSError):
             mine.unlink(missing_ok=True)
 
 
-def _create(mine: Path, path: Path) -> bool:
+def _create(mine: AnyPath, path: AnyPath) -> bool:
     """Makes `path`, whole and in one move, of `mine`; False if there is one already."""
-    try:
-        os.link(mine, path)
-        return True
-    except FileExistsError:
-        return False
-    except OSError:  # a file system without hard links, or one that lost the answer (NFS)
-        if mine.stat().st_nlink == 2:
+    if isinstance(mine, Path):
+        try:
+            os.link(mine, path)
             return True
-    try:
-        with path.open("x") as file:
-            file.write(mine.read_text())
-        return True
-    except FileExistsError:
-        return False
+        except FileExistsError:
+            return False
+        except OSError:  # a file system without hard links, or one that lost the answer (NFS)
+            if mine.stat().st_nlink == 2:
+                return True
+    return _files.create(path, mine.read_text())
 
 
-def _take_over(mine: Path, path: Path, there: dict[str, Any]) -> bool:
+def _take_over(mine: AnyPath, path: AnyPath, there: dict[str, Any]) -> bool:
     """Replaces a dead process's lock; only one of several that try does. False: look again."""
     guard = path.with_name(f"{NAME}.takeover")
-    try:
-        guard.open("x").close()
-    except FileExistsError:
+    if not _files.create(guard, ""):
         with contextlib.suppress(FileNotFoundError):
-            if mine.stat().st_mtime - guard.stat().st_mtime > TAKEOVER:
+            if _files.modified(mine) - _files.modified(guard) > TAKEOVER:
                 guard.unlink()
         return False
     try:
         if _read(path) != there:
             return False
-        os.replace(mine, path)
+        _files.overwrite(mine, path)
         return True
     finally:
         guard.unlink(missing_ok=True)
 
 
-def _state(path: Path, there: dict[str, Any], mine: Path) -> tuple[str, float]:
+def _state(path: AnyPath, there: dict[str, Any], mine: AnyPath) -> tuple[str, float]:
     """`alive`, `dead`, `silent` (not to be known yet) or `gone`, and the seconds since the last sign of life.
 
-    Both times are those of the file system, so that clocks of two machines need not agree.
+    Both times are those of the file system or bucket, so that clocks of two machines need not agree.
     """
     try:
-        idle = mine.stat().st_mtime - path.stat().st_mtime
+        idle = _files.modified(mine) - _files.modified(path)
     except FileNotFoundError:
         return "gone", 0.0
     ours = _identity()
@@ -229,7 +225,7 @@ def _running(pid: int, started: Any) -> bool:
         return True
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: AnyPath) -> dict[str, Any]:
     """What a lock says; {} if it is gone, or being written, or not one."""
     try:
         content = json.loads(path.read_bytes())
@@ -245,14 +241,14 @@ def _who(there: dict[str, Any]) -> str:
     return f"process {pid} on {host} (since {since})"
 
 
-def _beat(path: Path, nonce: str, stopped: threading.Event) -> None:
+def _beat(path: AnyPath, nonce: str, stopped: threading.Event) -> None:
     while not stopped.wait(BEAT):
         if _read(path).get("nonce") == nonce:
-            with contextlib.suppress(OSError):
-                os.utime(path)
+            with contextlib.suppress(Exception):  # a bucket that cannot be reached for a moment
+                _files.touch(path)
 
 
-def _release(path: Path, nonce: str, stopped: threading.Event) -> None:
+def _release(path: AnyPath, nonce: str, stopped: threading.Event) -> None:
     stopped.set()
     if _read(path).get("nonce") == nonce:
         with contextlib.suppress(OSError):

@@ -16,7 +16,8 @@ from typing import Any, TextIO
 
 import jax
 
-from sgmjax._inputs import one_line, replacing
+from sgmjax._files import Mirror, replacing, user_path
+from sgmjax._inputs import one_line
 from sgmjax._say import say
 
 
@@ -35,12 +36,13 @@ class MetricsWriter:
         self._events: Any = None
         if jax.process_index() != 0:
             return
-        path = Path(workdir) / "metrics.jsonl"
+        self._mirror = Mirror(user_path(workdir, "--workdir"), ["metrics.jsonl"])
+        path = self._mirror.place / "metrics.jsonl"
         truncate(path, step)
         self._file = path.open("a", encoding="utf-8")
         if tensorboard:
             with contextlib.suppress(ImportError):
-                self._events = _Events(Path(workdir) / "tensorboard", step)
+                self._events = _Events(self._mirror.place / "tensorboard", step)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Adds the values of a step; NaN and infinities become null, which JSON can hold."""
@@ -51,11 +53,17 @@ class MetricsWriter:
         self._file.flush()
         if self._events is not None:
             self._events.add(lambda events: [events.add_scalar(name, value, step) for name, value in values.items()])
+        self._mirror.sync()
 
     def image(self, step: int, name: str, image: Any) -> None:
         """Adds a picture, uint8 (H, W, 3), to the events."""
         if self._events is not None:
             self._events.add(lambda events: events.add_image(name, image, step, dataformats="HWC"))
+
+    def save(self) -> None:
+        """Returns when what was written is in the run folder, also in a bucket: before a checkpoint is."""
+        if self._file is not None:
+            self._mirror.sync(wait=True)
 
     def close(self) -> None:
         """Flushes and closes both."""
@@ -63,6 +71,7 @@ class MetricsWriter:
             self._events.close()
         if self._file is not None:
             self._file.close()
+            self._mirror.close()
 
 
 class _Events:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from sgmjax._files import AnyPath
 from sgmjax._schema import LoopSettings as Settings
 from sgmjax.tasks.base import Task, Variables
 from sgmjax.training.state import Ema
@@ -59,7 +59,7 @@ class Result:
 
     status: str
     step: int
-    workdir: Path
+    workdir: AnyPath
     host_ms: float | None = None
     signal: int | None = None
     variables: Variables | None = None

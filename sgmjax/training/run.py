@@ -9,7 +9,6 @@ import gc
 import itertools
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -17,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sgmjax import sharding as sh
+from sgmjax._files import AnyPath
 from sgmjax._say import say
 from sgmjax.tasks.base import Variables
 from sgmjax.training import earlier, trouble, workdir
@@ -61,7 +61,7 @@ class Run:
         self,
         phases: Sequence[Phase],
         data: Any,
-        path: Path,
+        path: AnyPath,
         settings: Settings,
         *,
         record: Mapping[str, Any],
@@ -283,6 +283,7 @@ class Run:
                     if self.lock is not None:
                         self.lock.check()
                     if saves:
+                        writer.save()
                         self._save(checkpointer, state, step, iterator, window)
                     checkpointer.poll()
                     progress.pause(start)

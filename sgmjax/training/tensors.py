@@ -11,13 +11,13 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from sgmjax._inputs import InputError, check_numbers, one_line, regular_file, replacing, shown, user_path
+from sgmjax._files import AnyPath, regular_file, replacing, user_path
+from sgmjax._inputs import InputError, check_numbers, one_line, shown
 from sgmjax.interop.torch_file import MAX_STEP
 from sgmjax.tasks.base import Variables
 
@@ -31,7 +31,7 @@ def is_tensor_file(path: str | os.PathLike[str]) -> bool:
     return found.suffix == ".safetensors" and not found.is_dir()
 
 
-def folder_of(path: str | os.PathLike[str]) -> Path:
+def folder_of(path: str | os.PathLike[str]) -> AnyPath:
     """Where what is made of a run lies: its folder, or one beside its file, of the same name."""
     found = user_path(path, "--workdir")
     return found.with_suffix("") if is_tensor_file(found) else found
@@ -159,7 +159,7 @@ def _library() -> Any:
 
 def _open(path: str | os.PathLike[str], content: Any) -> Any:
     """What `content` takes of the opened file, if it is one of ours."""
-    file: Path = regular_file(path, "safetensors")
+    file = regular_file(path, "safetensors")
     library = _library()
     try:
         with library.safe_open(file, framework="np") as opened:

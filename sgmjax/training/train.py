@@ -8,12 +8,12 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
 
 from sgmjax import models
+from sgmjax._files import AnyPath
 from sgmjax._inputs import InputError
 from sgmjax._ranges import check_memory
 from sgmjax._say import say
@@ -127,7 +127,7 @@ def callbacks_of(config: Config) -> list[Callback]:
 
 def _prepared(
     config: Config,
-    path: Path,
+    path: AnyPath,
     task: Any,
     dataset: Any,
     eval_dataset: Any,

@@ -9,12 +9,11 @@ import contextlib
 import errno
 import os
 import re
-import shutil
 from collections.abc import Iterator
-from pathlib import Path
 
 import jax
 
+from sgmjax._files import AnyPath, remove_folder, trouble
 from sgmjax._inputs import one_line, shown
 
 _FULL = {
@@ -40,7 +39,7 @@ class LostProcessError(TroubleError):
 
 
 @contextlib.contextmanager
-def explained(path: Path) -> Iterator[None]:
+def explained(path: AnyPath) -> Iterator[None]:
     """Turns what a full disk or a lost process makes the libraries below raise into a `TroubleError`.
 
     Args:
@@ -61,19 +60,24 @@ def explained(path: Path) -> Iterator[None]:
                 f"process {jax.process_index()} of {jax.process_count()} lost another one ({_peer(error)}); the same "
                 "command, started for all of them, goes on from the last checkpoint"
             ) from error
+        if why := next((words for one in _causes(error) if (words := trouble(one))), None):
+            raise TroubleError(
+                f"the bucket of {path} could not be written or read ({why}); once it can be, the same command goes on "
+                "from the last checkpoint"
+            ) from error
         if isinstance(error, OSError) and error.filename is not None:
-            done = "write" if Path(os.fsdecode(error.filename)).is_relative_to(path) else "read"
+            done = "write" if os.fsdecode(error.filename).startswith(str(path)) else "read"
             raise TroubleError(
                 f"cannot {done} {shown(error.filename)}: {error.strerror}; mend that and start again"
             ) from error
         raise
 
 
-def sweep(path: Path) -> None:
+def sweep(path: AnyPath) -> None:
     """Removes checkpoints that could not be written to their end, which take up room; when nothing is being written."""
     if jax.process_index() == 0:
         for folder in path.glob("checkpoints/*.orbax-checkpoint-tmp"):
-            shutil.rmtree(folder, ignore_errors=True)
+            remove_folder(folder)
 
 
 def full_disk(error: BaseException) -> int | None:

@@ -11,15 +11,14 @@ import importlib.metadata
 import json
 import os
 import platform
-import shutil
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from sgmjax._inputs import InputError, one_line, replacing, user_path
+from sgmjax._files import AnyPath, free_space, is_remote, probe_folder, replacing, user_path
+from sgmjax._inputs import InputError, one_line
 from sgmjax.config import Config, ConfigError, differences, from_dict
 from sgmjax.data.classes import check_same
 from sgmjax.training import changes, tensors
@@ -29,27 +28,34 @@ class WorkdirError(InputError):
     """The run folder cannot be used. The message is one line with the reason and the fix."""
 
 
-def prepare(workdir: str | os.PathLike) -> Path:
+def prepare(workdir: str | os.PathLike) -> AnyPath:
     """Creates the folder if need be and tries to write in it.
 
     Raises:
-        WorkdirError: no permission, or something that is not a folder is in the way.
+        WorkdirError: no permission, no such bucket, or something that is not a folder is in the way.
     """
     path = user_path(workdir, "--workdir")
-    probe = path / f".probe{jax.process_index()}"
+    probe = f".probe{jax.process_index()}"
     try:
         (path / "samples").mkdir(parents=True, exist_ok=True)
-        probe.write_text("")
-        probe.unlink()
-    except OSError as error:
-        place = "" if error.filename in (None, str(path), str(probe)) else f" ({error.filename})"
+        probe_folder(path, probe)
+    except Exception as error:
+        if is_remote(path):  # whatever the network, the permissions or the address make the store raise
+            why = "there is no such bucket" if isinstance(error, FileNotFoundError) else one_line(error, 200)
+            raise WorkdirError(
+                f"cannot write in the run folder {path}: {why}; "
+                "is the bucket there, and may this account write in it?"
+            ) from error
+        if not isinstance(error, OSError):
+            raise
+        place = "" if error.filename in (None, str(path), str(path / probe)) else f" ({error.filename})"
         raise WorkdirError(
             f"cannot write in the run folder {path}: {error.strerror or error}{place}; choose another with --workdir"
         ) from error
     return path
 
 
-def check_space(path: Path, state: Any, keep: int, event_shape: tuple[int, ...], num_samples: int) -> None:
+def check_space(path: AnyPath, state: Any, keep: int, event_shape: tuple[int, ...], num_samples: int) -> None:
     """Checks that the checkpoints and samples of the run will fit on the disk.
 
     Args:
@@ -66,8 +72,8 @@ def check_space(path: Path, state: Any, keep: int, event_shape: tuple[int, ...],
     there = path / "checkpoints"
     existing = len([d for d in there.iterdir() if d.name.isdigit()]) if there.is_dir() else 0
     needed = one * max(keep + 1 - existing, 1) + num_samples * int(np.prod(event_shape)) * 4 + 2**24
-    free = shutil.disk_usage(path).free
-    if needed > free:
+    free = free_space(path)
+    if free is not None and needed > free:
         raise WorkdirError(
             f"not enough disk space in {path}: {keep} checkpoints need {_size(needed)}, {_size(free)} are free; "
             "make room, choose another --workdir or lower train.keep_checkpoints"
@@ -78,7 +84,7 @@ def _size(count: float) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
 
 
-def check_config(path: Path, config: Config, allow: Sequence[str] = ()) -> list[tuple[str, Any, Any]]:
+def check_config(path: AnyPath, config: Config, allow: Sequence[str] = ()) -> list[tuple[str, Any, Any]]:
     """Checks that the folder's earlier run, if any, had the same settings, but for those that may change.
 
     Args:
@@ -121,7 +127,7 @@ def read_record(path: str | os.PathLike) -> Any:
     return tensors.read_record(path) if tensors.is_tensor_file(path) else json.loads(_record_file(path).read_text())
 
 
-def _record_file(path: str | os.PathLike) -> Path:
+def _record_file(path: str | os.PathLike) -> AnyPath:
     found = user_path(path, "--workdir")
     return found if tensors.is_tensor_file(found) else found / "config.json"
 
@@ -203,7 +209,7 @@ def _is_size(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**31
 
 
-def check_classes(path: Path, dataset: Any) -> None:
+def check_classes(path: AnyPath, dataset: Any) -> None:
     """Checks that the data number the classes as they did when the folder's run began, if it has.
 
     Raises:
@@ -217,7 +223,7 @@ def check_classes(path: Path, dataset: Any) -> None:
 _FREE_OF_FIT = ("fsdp", "log_every", "checkpoint_every", "keep_checkpoints", "max_bad_steps")
 
 
-def check_record(path: Path, record: Mapping[str, Any]) -> None:
+def check_record(path: AnyPath, record: Mapping[str, Any]) -> None:
     """Checks that the folder's earlier run, if any, was begun by `fit` with the same phases and settings.
 
     Raises:
@@ -240,7 +246,7 @@ def check_record(path: Path, record: Mapping[str, Any]) -> None:
 
 
 def write_record(
-    path: Path,
+    path: AnyPath,
     record: Mapping[str, Any],
     data: DataRecord,
     *,

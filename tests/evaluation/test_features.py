@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 
+from sgmjax import _files
 from sgmjax import sharding as sh
 from sgmjax._inputs import InputError
 from sgmjax.evaluation import features
@@ -108,7 +109,7 @@ def test_a_download_is_checked(tmp_path, server):
 
 
 def test_without_weights_it_says_what_to_fetch(tmp_path, monkeypatch, server):
-    monkeypatch.setenv(features.CACHE, str(tmp_path))
+    monkeypatch.setenv(_files.CACHE, str(tmp_path))
     monkeypatch.delenv(features.FILE, raising=False)
     monkeypatch.setattr(features, "URL", f"{server}/gone")
     with pytest.raises(InputError, match="the Inception weights are not here and could not be fetched") as error:
