@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from sgmjax._files import user_path
+from sgmjax._files import trouble, user_path
 from sgmjax._inputs import InputError, one_line, shown
 from sgmjax._ranges import Range, check_range
 
@@ -75,11 +75,13 @@ def serve(argv: Sequence[str], read_flags: Callable[[Sequence[str]], Any], work:
 def is_users(error: BaseException) -> bool:
     """Whether an error is one that the user can mend, to be said in one line; else it is a bug, whose traceback tells.
 
-    So are an `InputError`, a checkpoint that cannot be read, a file that the system refuses, and a package that is not
-    there.
+    So are an `InputError`, a checkpoint that cannot be read, a file that the system refuses, a bucket that cannot be
+    reached, and a package that is not there.
     """
     from sgmjax.training.checkpoint import CheckpointError
 
+    if trouble(error) is not None:
+        return True
     if isinstance(error, OSError):
         return error.filename is not None or error.errno is not None
     if isinstance(error, ModuleNotFoundError):

@@ -31,7 +31,7 @@ from pathlib import Path
 import numpy as np
 
 from sgmjax._files import local_folder, user_path
-from sgmjax._inputs import shown
+from sgmjax._inputs import InputError, shown
 from sgmjax.data.base import DataError
 from sgmjax.data.classes import Names, in_order, listed
 from sgmjax.data.images import SUFFIXES, Header, Range, pil, read_deep, read_header, read_image
@@ -70,7 +70,10 @@ class FolderSource:
         one_size: bool = False,
         value_range: Range | None = None,
     ):
-        root = local_folder(user_path(data_dir, "data.data_dir"), "data.data_dir")
+        try:
+            root = local_folder(user_path(data_dir, "data.data_dir"), "data.data_dir")
+        except InputError as error:
+            raise DataError(str(error)) from None
         if not root.is_dir():
             fix = "it is a file; name the folder that holds it" if root.exists() else "no such folder"
             raise DataError(f"data.data_dir={shown(root)}: {fix}; name an existing folder of images")

@@ -43,8 +43,7 @@ def prepare(workdir: str | os.PathLike) -> AnyPath:
         if is_remote(path):  # whatever the network, the permissions or the address make the store raise
             why = "there is no such bucket" if isinstance(error, FileNotFoundError) else one_line(error, 200)
             raise WorkdirError(
-                f"cannot write in the run folder {path}: {why}; "
-                "is the bucket there, and may this account write in it?"
+                f"cannot write in the run folder {path}: {why}; is the bucket there, and may this account write in it?"
             ) from error
         if not isinstance(error, OSError):
             raise

@@ -18,6 +18,7 @@ from refdata import ROOT
 from training import tiny
 
 from sgmjax import sharding as sh
+from sgmjax._files import local_copy
 from sgmjax.evaluation import draw
 from sgmjax.training import train as training
 from sgmjax.training import workdir
@@ -61,7 +62,7 @@ def outcome(folder: Path) -> tuple[list[np.ndarray], np.ndarray, bytes]:
     checkpointer = Checkpointer(folder)
     state, _ = checkpointer.restore(lambda step: abstract(folder))
     checkpointer.close()
-    with np.load(folder / "samples" / "final.npz") as final:
+    with np.load(local_copy(folder / "samples" / "final.npz", "samples")) as final:
         samples = final["samples"]
     return jax.device_get(jax.tree.leaves(state)), samples, (folder / "samples" / "step_30.png").read_bytes()
 
@@ -201,8 +202,8 @@ def test_folder_that_cannot_be_written(tmp_path, where):
 
 
 def test_no_space(tmp_path, monkeypatch):
-    usage = workdir.shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(workdir.shutil, "disk_usage", lambda path: usage._replace(free=10**6))
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=10**6))
     task = tiny.Task()
     with pytest.raises(
         workdir.WorkdirError, match="not enough disk space in .*2 checkpoints need 17 MB, 1 MB are free"
