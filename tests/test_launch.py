@@ -133,6 +133,65 @@ def test_the_pod_script_prints_its_commands_and_wants_a_shared_work_folder():
     assert "-m\\ sgmjax.train" in start or "-m sgmjax.train" in start
 
 
+GCLOUD = """#!/bin/sh
+# What the slice is, and is next: a line of the file `states`, of which `create` and `delete` and a failed run take one.
+echo "$*" >> calls
+case "$*" in
+    *describe*)
+        now=$(head -n 1 states)
+        case $now in
+            ABSENT) echo "ERROR: NOT_FOUND: Resource slice was not found" >&2; exit 1 ;;
+            NOBODY) echo "ERROR: you do not have an active account" >&2; exit 1 ;;
+        esac
+        echo "$now" ;;
+    *create* | *delete*) sed -i 1d states ;;
+    *ssh*) sed -i 1d runs.left; test -s runs.left || exit 0; sed -i 1d states; exit 1 ;;
+esac
+"""
+
+
+@pytest.mark.skipif(shutil.which("bash") is None or shutil.which("git") is None, reason="no bash or git")
+@pytest.mark.parametrize(
+    ("states", "lost", "accelerator", "status", "expected"),
+    [
+        (["READY"], 0, "", 0, ["scp", "ssh"]),
+        (["ABSENT"], 0, "", 2, []),
+        (["NOBODY"], 0, "v4-32", 1, []),
+        (["ABSENT", "READY"], 0, "v4-32", 0, ["create", "scp", "ssh"]),
+        # taken away during the run: deleted, created, gone on with
+        (["READY", "PREEMPTED", "ABSENT", "READY"], 1, "v4-32", 0,
+         ["scp", "ssh", "delete", "create", "scp", "ssh"]),
+        (["READY", "READY"], 1, "v4-32", 1, ["scp", "ssh"]),  # a run that failed by itself is not started again
+        (["READY", "PREEMPTED"], 1, "", 1, ["scp", "ssh"]),
+    ],
+    ids=["there", "absent", "no account", "created", "preempted", "failed", "not ours to create"],
+)  # fmt: skip
+def test_the_pod_script_creates_its_slice_and_goes_on_after_a_preemption(
+    tmp_path, states, lost, accelerator, status, expected
+):
+    if not (refdata.ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    (tmp_path / "gcloud").write_text(GCLOUD)
+    (tmp_path / "gcloud").chmod(0o755)
+    (tmp_path / "states").write_text("".join(f"{state}\n" for state in states))
+    (tmp_path / "runs.left").write_text("lost\n" * (lost + 1))
+    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "TPU_NAME": "slice", "ZONE": "zone-a"}
+    environment |= {"ACCELERATOR": accelerator, "SPOT": "1", "WAIT": "0"}
+    command = [str(LAUNCH / "tpu_pod.sh"), "--workdir=gs://bucket/run"]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == status, done.stderr
+    calls = (tmp_path / "calls").read_text().splitlines()
+    words = [word for call in calls for word in ("create", "delete", "scp", "ssh") if f"tpu-vm {word}" in call]
+    assert words == expected
+    for call in calls:
+        if "tpu-vm create" in call:
+            assert "--accelerator-type=v4-32" in call and "--spot" in call
+    if states == ["NOBODY"]:
+        assert "active account" in done.stderr
+    if status == 2:
+        assert "is ABSENT; set ACCELERATOR (as v4-32) to have it created" in done.stderr
+
+
 def test_the_jobset_starts_a_run_whose_processes_find_each_other(monkeypatch):
     """Its command is one of ours, and its variables give every pod the same first host and a number of its own."""
     document = yaml.safe_load((LAUNCH / "jobset.yaml").read_text())

@@ -58,5 +58,5 @@ def test_a_tfds_set(upload, data_dir, tmp_path):
     there = upload(data_dir / name, f"tfds/{name}").removesuffix(f"/{name}")
     ours, theirs = (data.load(config(place, name=name, split="train[:50]")) for place in (there, data_dir))
     assert equal(ours, theirs) and ours.num_examples == 50
-    with pytest.raises(DataError, match="no_such_set' is not prepared in gs://bucket/data/tfds: run python -m"):
-        data.load("no_such_set", data_dir=there)
+    with pytest.raises(DataError, match="kmnist' is not prepared in gs://bucket/data/tfds: run python -m"):
+        data.load("kmnist", data_dir=there)
