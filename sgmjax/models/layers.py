@@ -8,6 +8,7 @@ Reference: Ho et al. 2020 (DDPM); Song et al. 2021, appendix H; Brock et al. 201
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
@@ -140,21 +141,25 @@ class GroupNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        batch, channels = x.shape[0], x.shape[-1]
-        scale = self.param("scale", nn.initializers.ones, (channels,))
-        bias = self.param("bias", nn.initializers.zeros, (channels,))
-        pixels = tuple(range(1, x.ndim - 1))
-        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
+        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
+        return _normalise_groups(x, scale, bias, self.num_groups, self.epsilon).astype(self.dtype)
 
-        def mean_of_group(x: jax.Array) -> jax.Array:
-            by_group = jnp.mean(x, axis=pixels).reshape(batch, self.num_groups, -1)
-            mean = jnp.broadcast_to(jnp.mean(by_group, axis=-1, keepdims=True), by_group.shape)
-            return over_space(mean.reshape(batch, channels), x)
 
-        centred = x - mean_of_group(x)
-        factor = jax.lax.rsqrt(mean_of_group(jnp.square(centred)) + self.epsilon)
-        scale, bias = (over_space(v.astype(x.dtype)[None], x) for v in (scale, bias))
-        return (centred * (factor * scale) + bias).astype(self.dtype)
+@functools.partial(jax.jit, static_argnums=(3, 4))  # traced once for each shape
+def _normalise_groups(x: jax.Array, scale: jax.Array, bias: jax.Array, groups: int, epsilon: float) -> jax.Array:
+    batch, channels, pixels = x.shape[0], x.shape[-1], tuple(range(1, x.ndim - 1))
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+    def mean_of_group(x: jax.Array) -> jax.Array:
+        by_group = jnp.mean(x, axis=pixels).reshape(batch, groups, -1)
+        mean = jnp.broadcast_to(jnp.mean(by_group, axis=-1, keepdims=True), by_group.shape)
+        return over_space(mean.reshape(batch, channels), x)
+
+    centred = x - mean_of_group(x)
+    factor = jax.lax.rsqrt(mean_of_group(jnp.square(centred)) + epsilon)
+    scale, bias = (over_space(v.astype(x.dtype)[None], x) for v in (scale, bias))
+    return centred * (factor * scale) + bias
 
 
 def group_norm(channels: int, *, name: str, dtype: Dtype, norm: str = "ncsnpp") -> GroupNorm:

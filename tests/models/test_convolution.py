@@ -101,7 +101,14 @@ def test_which_form_is_taken():
     def primitives(shape, window, features, strides=(1, 1), dtype=jnp.float32, **options):
         x, kernel = jnp.zeros(shape, dtype), jnp.zeros((*window, shape[-1], features), dtype)
         found = jax.make_jaxpr(lambda x, k: convolve(x, k, strides, "SAME", dimension_numbers=NUMBERS, **options))
-        return [e.primitive.name for e in found(x, kernel).jaxpr.eqns]
+        return list(names(found(x, kernel).jaxpr))
+
+    def names(jaxpr):
+        for equation in jaxpr.eqns:
+            yield equation.primitive.name
+            for inner in equation.params.values():
+                if hasattr(inner, "jaxpr"):  # of a function that is jitted by itself
+                    yield from names(inner.jaxpr)
 
     def count(names):
         return names.count("dot_general"), names.count("conv_general_dilated")
