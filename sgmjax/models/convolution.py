@@ -19,9 +19,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 
 # Multiplications below which a 3 x 3 convolution stays as it is: Winograd's sixteen products take a second to compile.
 WORTHWHILE = 1e8
+
+CONVOLVED = "convolved"  # `checkpoint_name` of what comes out, for policies of what is kept for the backward pass
 
 _native = contextvars.ContextVar("native", default=False)
 
@@ -53,10 +56,10 @@ def convolve(
     """
     form = None if _native.get() or jax.default_backend() != "cpu" else _form(x, kernel, tuple(strides), options)
     if form is None:
-        return lax.conv_general_dilated(x, kernel, strides, padding, **options)
+        return checkpoint_name(lax.conv_general_dilated(x, kernel, strides, padding, **options), CONVOLVED)
     if isinstance(padding, str):
         padding = lax.padtype_to_pads(x.shape[1:-1], kernel.shape[:-2], strides, padding)
-    return form(jnp.pad(x, ((0, 0), *padding, (0, 0))), kernel)
+    return checkpoint_name(form(jnp.pad(x, ((0, 0), *padding, (0, 0))), kernel), CONVOLVED)
 
 
 def _form(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], options: dict[str, Any]) -> Any:

@@ -42,6 +42,7 @@ class DDPM(nn.Module):
     scale_by_sigma: bool = False
     nonlinearity: Nonlinearity = "swish"
     num_classes: PositiveInt | None = None
+    remat: layers.Remat = False  # of residual blocks: less memory, more time
     centered: bool = True
     dtype: Any = jnp.float32
     sigma_min: float = 0.01
@@ -57,7 +58,8 @@ class DDPM(nn.Module):
         common = {"norm": "ddpm", "dtype": self.dtype}
 
         def block(features: int, name: str) -> nn.Module:
-            return layers.ResnetBlockDDPM(features, act=act, dropout=self.dropout, train=train, name=name, **common)
+            cls = layers.remat(layers.ResnetBlockDDPM, self.remat)
+            return cls(features, act=act, dropout=self.dropout, train=train, name=name, **common)
 
         temb = None
         if self.conditional:

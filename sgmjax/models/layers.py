@@ -23,7 +23,7 @@ from sgmjax._inputs import InputError
 from sgmjax._ranges import MAX_COUNT, Range
 from sgmjax._types import AnyArray, Cond
 from sgmjax.models import fir as fir_ops
-from sgmjax.models.convolution import convolve
+from sgmjax.models.convolution import CONVOLVED, convolve
 
 Dtype = Any
 SQRT2 = math.sqrt(2.0)  # a Python float: a numpy scalar would promote bfloat16
@@ -94,6 +94,19 @@ def conv3x3(
 def conv1x1(features: int, *, name: str, dtype: Dtype, axes: int = 2) -> nn.Conv:
     init = ddpm_init()
     return nn.Conv(features, (1,) * axes, kernel_init=init, dtype=dtype, conv_general_dilated=convolve, name=name)
+
+
+# What is computed anew in the backward pass instead of being kept: nothing, everything within a block, or all but the
+# results of convolutions. Of psld_cifar's step with a batch of 128 are kept 55, 8 and 11 GiB in float32, for 18% and
+# 0.4% more operations.
+Remat = Literal[False, True, "elementwise"]
+
+
+def remat(block: type[nn.Module], how: Remat, **options: Any) -> Any:
+    """A block, whose intermediate results are kept for the backward pass as `how` says; options as of `nn.remat`."""
+    if how == "elementwise":
+        return nn.remat(block, policy=jax.checkpoint_policies.save_only_these_names(CONVOLVED), **options)
+    return nn.remat(block, **options) if how else block
 
 
 def spatial_axes(x: jax.Array) -> int:
@@ -244,13 +257,11 @@ class AttnBlock(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         b, c = x.shape[0], x.shape[-1]
-        h = group_norm(c, name="norm", dtype=self.dtype, norm=self.norm)(x).reshape(b, -1, c)
+        h = group_norm(c, name="norm", dtype=self.dtype, norm=self.norm)(x).reshape(b, -1, 1, c)
         q = nin(c, name="query", dtype=self.dtype)(h)
         k = nin(c, name="key", dtype=self.dtype)(h)
         v = nin(c, name="value", dtype=self.dtype)(h)
-        logits = jnp.einsum("bqc,bkc->bqk", q, k, preferred_element_type=jnp.promote_types(self.dtype, jnp.float32))
-        weights = jax.nn.softmax(logits * c**-0.5, axis=-1).astype(self.dtype)
-        h = jnp.einsum("bqk,bkc->bqc", weights, v)
+        h = jax.nn.dot_product_attention(q, k, v)  # one head; logits and softmax are float32 whatever the type
         h = nin(c, name="out", dtype=self.dtype, init_scale=self.init_scale)(h).reshape(x.shape)
         return (x + h) / SQRT2 if self.skip_rescale else x + h
 

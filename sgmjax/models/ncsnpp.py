@@ -70,7 +70,7 @@ class _Encoder(nn.Module):
     embedding_scale: PositiveFloat = 1.0  # factor of the conditioning before a positional embedding; LSGM takes 1000
     fourier_log: bool = True  # Fourier features of log cond; LSGM's are of cond itself
     nonlinearity: Nonlinearity = "swish"
-    remat: bool = False  # recompute residual blocks in the backward pass: less memory, more time
+    remat: layers.Remat = False  # of residual blocks: less memory, more time
     centered: bool = True
     dtype: Any = jnp.float32
 
@@ -91,9 +91,8 @@ class _Encoder(nn.Module):
             "name": name,
         }
         if self.resblock_type == "ddpm":
-            cls = nn.remat(layers.ResnetBlockDDPM) if self.remat else layers.ResnetBlockDDPM
-            return cls(**common)
-        cls = nn.remat(layers.ResnetBlockBigGAN) if self.remat else layers.ResnetBlockBigGAN
+            return layers.remat(layers.ResnetBlockDDPM, self.remat)(**common)
+        cls = layers.remat(layers.ResnetBlockBigGAN, self.remat)
         return cls(resample=resample, fir=self.fir, fir_kernel=self.fir_kernel, **common)
 
     def _attention(self, name: str) -> nn.Module:

@@ -26,7 +26,7 @@ from sgmjax._inputs import InputError
 from sgmjax._ranges import MAX_COUNT, PositiveInt, Range
 from sgmjax._types import Cond, Inputs, Outputs
 from sgmjax.models import layers
-from sgmjax.models.layers import Nonlinearity
+from sgmjax.models.layers import Nonlinearity, Remat
 from sgmjax.models.refinenet import InstanceNormPlus, RefineBlock, ResidualBlock, conv
 
 # For each stage its channels in units of ngf and its dilation. From the second stage on, a stage that is not dilated
@@ -62,16 +62,14 @@ class _RefineNet(nn.Module):
     variant: Literal["standard", "deeper", "deepest"] = "standard"  # for images up to 64, up to 128, of 256
     ngf: Annotated[int, Range("2 or more, since InstanceNorm++ compares channels", lambda v: v >= 2, MAX_COUNT)] = 128
     nonlinearity: Nonlinearity = "elu"
-    remat: bool = False  # recompute blocks in the backward pass: less memory, more time
+    remat: Remat = False  # of blocks: less memory, more time
     centered: bool = True
     dtype: Any = jnp.float32
 
     def _refine_net(self, x: jax.Array, level: jax.Array | None, num_levels: int | None) -> jax.Array:
         """(B, H, W, C) -> (B, H, W, out_channels), float32."""
         act = layers.activation(self.nonlinearity)
-        residual, refine = ResidualBlock, RefineBlock
-        if self.remat:
-            residual, refine = nn.remat(ResidualBlock), nn.remat(RefineBlock)
+        residual, refine = layers.remat(ResidualBlock, self.remat), layers.remat(RefineBlock, self.remat)
         norm = {"num_levels": num_levels, "dtype": self.dtype}
         stages = VARIANTS[self.variant]
 

@@ -252,10 +252,31 @@ def test_remat_changes_neither_output_nor_gradient():
         return jax.jit(jax.value_and_grad(loss), compiler_options=_FAST_COMPILE)(params)
 
     loss, grads = gradient(module)
-    remat_loss, remat_grads = gradient(module.clone(remat=True))
-    np.testing.assert_allclose(remat_loss, loss, rtol=1e-6)
-    for a, b in zip(jax.tree.leaves(remat_grads), jax.tree.leaves(grads), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
+    for how in (True, "elementwise"):
+        remat_loss, remat_grads = gradient(module.clone(remat=how))
+        np.testing.assert_allclose(remat_loss, loss, rtol=1e-6)
+        for a, b in zip(jax.tree.leaves(remat_grads), jax.tree.leaves(grads), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("module", [NCSNpp(num_res_blocks=3), DDPM(num_res_blocks=3)], ids=type)
+def test_remat_keeps_less_for_the_backward_pass(module):
+    x, cond = _inputs((8, 32, 32, 3))
+    params = jax.eval_shape(module.init, jax.random.key(0), x, cond)["params"]
+
+    def kept(how):
+        network = module.clone(remat=how)
+
+        def backward(params):
+            def loss(p):
+                return jnp.mean(network.apply({"params": p}, x, cond, train=True, rngs={"dropout": jax.random.key(3)}))
+
+            return jax.vjp(loss, params)[1]
+
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(jax.eval_shape(backward, params)))
+
+    everything, convolutions, blocks = (kept(how) for how in (False, "elementwise", True))
+    assert blocks < convolutions < everything / 2
 
 
 def test_fourier_frequencies_are_fixed_and_not_counted():

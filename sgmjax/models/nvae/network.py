@@ -25,6 +25,7 @@ from sgmjax._inputs import InputError
 from sgmjax._ranges import NonNegativeInt, PositiveFloat, PositiveInt
 from sgmjax._types import Key, PerExample
 from sgmjax.models import distributions
+from sgmjax.models.layers import Remat, remat
 from sgmjax.models.nvae.cells import BNSwishConv, Cell, Conv, wide
 from sgmjax.models.nvae.groups import DecoderGroup, EncoderGroup
 
@@ -95,7 +96,7 @@ class NVAE(nn.Module):
     num_bits: PositiveInt = 8  # of the data, for dl and dml [num_x_bits]
     num_mixtures: PositiveInt = 10
     approximate_tails: bool = False  # the official program's approximate probabilities of dl and dml, for comparison
-    remat: bool = False  # recompute groups in the backward pass: less memory, more time
+    remat: Remat = False  # of groups: less memory, more time
     dtype: Any = jnp.float32
 
     # ------------------------------------------------------------------------------------------- shapes, known before
@@ -357,12 +358,12 @@ class NVAE(nn.Module):
         return Conv(outputs, dtype=wide(self.dtype), name="output")(nn.elu(h)), drawn
 
     def _remat(self, cls: Any) -> Any:
-        return nn.remat(cls) if self.remat else cls
+        return remat(cls, self.remat)
 
     def _scan(self, cls: type[nn.Module], length: int) -> Any:
         axes: dict[Any, Any] = {"params": 0, "batch_stats": 0}
         # Within a scan remat needs no barrier against common-subexpression elimination.
-        cls = nn.remat(cls, prevent_cse=False) if self.remat else cls
+        cls = remat(cls, self.remat, prevent_cse=False)
         # Inside a loop XLA's CPU backend takes some 60 times as long for the gradient of a convolution.
         unroll = length if jax.default_backend() == "cpu" else 1
         return nn.scan(cls, variable_axes=axes, split_rngs={"params": True}, length=length, unroll=unroll)
