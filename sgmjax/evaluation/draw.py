@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.extend.core import jaxpr_as_fun
 from jax.sharding import Mesh
 
 from sgmjax import sharding as sh
@@ -183,7 +184,7 @@ class Sampler:
 
         def draw(variables, key, first, given):
             indices = first + jnp.arange(self.batch_size, dtype=jnp.uint32)
-            return tuple(_alone(part, mesh, (variables, key), (indices, given)))
+            return _alone(part, mesh, (variables, key), (indices, given))
 
         self._draw = jax.jit(
             draw, in_shardings=(shardings, everywhere, everywhere, split), out_shardings=(split, split)
@@ -232,14 +233,14 @@ class Sampler:
         return np.concatenate(parts)[:num], nfe
 
 
-def _alone(function: Callable[..., tuple[Array, ...]], mesh: Mesh, whole: PyTree, split: PyTree) -> list[Array]:
-    """The results of `function(*whole, *split)`, (batch, ...) arrays, of which every device computes its part by itself.
+def _alone(function: Callable[..., tuple[Array, ...]], mesh: Mesh, whole: PyTree, split: PyTree) -> tuple[Array, ...]:
+    """`function(*whole, *split)`, (batch, ...) arrays, of which every device computes its part by itself.
 
     Left to XLA, the devices ask each other before each step of an adaptive solver whether any of them goes on.
 
     Args:
         function: of which each element of the results depends on the same element of `split` alone.
-        mesh: from `make_mesh`.
+        mesh: from `make_mesh`; not that of the context, or what is traced here would have it.
         whole: arguments that every device needs all of; gathered, once, where they are split.
         split: (batch, ...) arrays.
     """
@@ -249,14 +250,13 @@ def _alone(function: Callable[..., tuple[Array, ...]], mesh: Mesh, whole: PyTree
     )
     # Traced as for one device: diffrax computes with constants, which JAX 0.10.2 cannot inside of a shard_map.
     with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), ())):
-        program = jax.make_jaxpr(lambda whole, split: function(*whole, *split))(*shapes)
+        program = jaxpr_as_fun(jax.make_jaxpr(lambda whole, split: function(*whole, *split))(*shapes))
     places, parts = sh.replicated(mesh).spec, sh.batch_sharding(mesh).spec
-
-    def run(constants, whole, split):
-        return jax.core.eval_jaxpr(program.jaxpr, constants, *jax.tree.leaves((whole, split)))
-
-    specs = (places, places, parts)
-    return jax.shard_map(run, mesh=mesh, in_specs=specs, out_specs=parts, check_vma=False)(program.consts, whole, split)
+    run = jax.shard_map(
+        lambda whole, split: tuple(program(*jax.tree.leaves((whole, split)))),
+        mesh=mesh, in_specs=(places, parts), out_specs=parts, check_vma=False,
+    )  # fmt: skip
+    return run(whole, split)
 
 
 def sampler_of(task: Any, plan: Any, mesh: Mesh, shardings: PyTree, batch_size: int) -> Sampler:
