@@ -22,6 +22,7 @@ import math
 import re
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from sgmjax import _cli
@@ -81,7 +82,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def main(argv: list[str]) -> None:
+def main(argv: Sequence[str]) -> int:
     """Prints the table after each number of devices."""
     from timed import example_shape
 
@@ -99,6 +100,7 @@ def main(argv: list[str]) -> None:
         if "out" in own:
             with open(own["out"], "w") as file:
                 json.dump({"batch_size": config.train.batch_size, "rows": rows}, file, indent=1)
+    return 0
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from training import tiny
 
 from sgmjax import sharding as sh
 from sgmjax.training.checkpoint import Checkpointer
+from sgmjax.training.run import Run
 from sgmjax.training.train import setup
 
 SETTINGS = {
@@ -89,6 +90,7 @@ def state_of(folder: Path, other: Path):
     """All arrays of the newest checkpoint, on this process's devices."""
     settings = tiny.config(**SETTINGS)
     run = setup(settings, other, task=tiny.Task(), dataset=tiny.dataset(), eval_dataset=tiny.dataset(50))
+    assert isinstance(run, Run)
     found = Checkpointer(folder, read_only=True).restore(lambda step: run.abstract)
     assert found is not None
     return jax.device_get(found[0])

@@ -24,6 +24,7 @@ from sgmjax.config import from_dict
 from sgmjax.evaluation import draw
 from sgmjax.tasks import build
 from sgmjax.training.checkpoint import Checkpointer
+from sgmjax.training.run import Run
 from sgmjax.training.state import create
 from sgmjax.training.step import make_train_step
 from sgmjax.training.train import phases_of, setup
@@ -88,7 +89,8 @@ class Step:
         with jax.set_mesh(self.mesh):
             key = jax.device_put(jax.random.key(1), sh.replicated(self.mesh))
             placed = jax.device_put(jax.device_get(state), self.places)
-            return self.function(placed, {"x": x, "label": np.zeros(BATCH, np.int32)}, key)
+            batch: dict[str, Any] = {"x": x, "label": np.zeros(BATCH, np.int32)}
+            return self.function(placed, batch, key)
 
 
 def collectives(compiled: Any) -> list[tuple[str, list[tuple[int, ...]]]]:
@@ -235,7 +237,7 @@ def sampler_on(name: str, devices: int, fsdp: int) -> tuple[Any, Any, Any]:
     sampling = {"sampler": name, "batch_size": BATCH, **SAMPLING[name], **sections.get("sampling", {})}
     settings = from_dict({**{"data": {"name": "digits", "image_size": 4}, "model": NETWORK, "sde": {"name": "psld"}},
                           **sections, "sampling": sampling})  # fmt: skip
-    side = settings.data.image_size
+    side = settings.data.image_size or 0
     task = build.task(settings, (side, side, 1))
     mesh = sh.make_mesh(fsdp, jax.devices()[:devices])
     shapes = jax.eval_shape(task.init, jax.random.key(0))
@@ -294,6 +296,7 @@ def test_a_run_goes_from_four_devices_to_two_to_eight(tmp_path, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(sh, "make_mesh", lambda fsdp=1: make_mesh(fsdp, jax.devices()[:devices]))
             run = setup(settings, folder, **given)
+            assert isinstance(run, Run)
             there = Checkpointer(folder, read_only=True).restore(lambda step: run.abstract)
             assert run.execute().step == steps
             return jax.device_get(there and there[0]), run
