@@ -66,6 +66,15 @@ def state_shardings(mesh: Mesh, shapes: PyTree, min_size: int = FSDP_MIN_SIZE) -
     return jax.tree.map(place, shapes)
 
 
+def whole(tree: PyTree, mesh: Mesh) -> PyTree:
+    """In a program that is being compiled: a state's arrays, gathered where they are split over `fsdp`.
+
+    Without this XLA may split a network's work by the channels of its kernels instead of by the batch, and send
+    activations to and fro in every layer.
+    """
+    return jax.lax.with_sharding_constraint(tree, replicated(mesh)) if mesh.shape["fsdp"] > 1 else tree
+
+
 def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
     """Arrays, or random keys, that every process has, on all devices of all processes."""
     places = replicated(mesh)

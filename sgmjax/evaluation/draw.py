@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.extend.core import jaxpr_as_fun
 from jax.sharding import Mesh
 
 from sgmjax import sharding as sh
@@ -32,6 +33,7 @@ def make_eval_loss(
     everywhere = sh.replicated(mesh)
 
     def metrics(variables, key, batch):
+        variables = sh.whole(variables, mesh)
         value, others, _ = loss(variables, key, batch, step=jnp.zeros((), jnp.int32), ema=variables.params, train=False)
         return jax.tree.map(lambda m: m.astype(jnp.float32), {"loss": value, **others})
 
@@ -171,16 +173,18 @@ class Sampler:
         unit = mesh.size
         self.batch_size = math.ceil(batch_size / unit) * unit
         everywhere, split = sh.replicated(mesh), sh.batch_sharding(mesh)
-        self._mesh = mesh
 
-        def draw(variables, key, first, given):
+        def part(variables, key, indices, given):
             def one(index, given):
                 given = {name: value[None] for name, value in (given or {}).items()}
                 x, info = sample_fn(variables, jax.random.fold_in(key, index), 1, **given)
                 return x[0], jnp.max(jnp.asarray(_nfe(info)))
 
-            indices = jax.lax.with_sharding_constraint(first + jnp.arange(self.batch_size, dtype=jnp.uint32), split)
-            return jax.vmap(one, spmd_axis_name=sh.BATCH_AXES)(indices, given)
+            return jax.vmap(one)(indices, given)
+
+        def draw(variables, key, first, given):
+            indices = first + jnp.arange(self.batch_size, dtype=jnp.uint32)
+            return _alone(part, mesh, (variables, key), (indices, given))
 
         self._draw = jax.jit(
             draw, in_shardings=(shardings, everywhere, everywhere, split), out_shardings=(split, split)
@@ -216,7 +220,7 @@ class Sampler:
             check_labels(labels, None, length=num)
             given["labels"] = np.asarray(labels, np.int32)
         # JAX's check for keys that are used twice does not follow the parts of a split through vmap.
-        with jax.set_mesh(self._mesh), jax.debug_key_reuse(False):
+        with jax.set_mesh(None), jax.debug_key_reuse(False):
             for start in range(0, num, self.batch_size):
                 if stop():
                     return None
@@ -227,6 +231,32 @@ class Sampler:
                 nfe = max(nfe, int(np.max(used[: num - start])))
                 progress(min(start + self.batch_size, num))
         return np.concatenate(parts)[:num], nfe
+
+
+def _alone(function: Callable[..., tuple[Array, ...]], mesh: Mesh, whole: PyTree, split: PyTree) -> tuple[Array, ...]:
+    """`function(*whole, *split)`, (batch, ...) arrays, of which every device computes its part by itself.
+
+    Left to XLA, the devices ask each other before each step of an adaptive solver whether any of them goes on.
+
+    Args:
+        function: of which each element of the results depends on the same element of `split` alone.
+        mesh: from `make_mesh`; not that of the context, or what is traced here would have it.
+        whole: arguments that every device needs all of; gathered, once, where they are split.
+        split: (batch, ...) arrays.
+    """
+    shapes = (
+        jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), whole),
+        jax.tree.map(lambda x: jax.ShapeDtypeStruct((x.shape[0] // mesh.size, *x.shape[1:]), x.dtype), split),
+    )
+    # Traced as for one device: diffrax computes with constants, which JAX 0.10.2 cannot inside of a shard_map.
+    with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), ())):
+        program = jaxpr_as_fun(jax.make_jaxpr(lambda whole, split: function(*whole, *split))(*shapes))
+    places, parts = sh.replicated(mesh).spec, sh.batch_sharding(mesh).spec
+    run = jax.shard_map(
+        lambda whole, split: tuple(program(*jax.tree.leaves((whole, split)))),
+        mesh=mesh, in_specs=(places, parts), out_specs=parts, check_vma=False,
+    )  # fmt: skip
+    return run(whole, split)
 
 
 def sampler_of(task: Any, plan: Any, mesh: Mesh, shardings: PyTree, batch_size: int) -> Sampler:

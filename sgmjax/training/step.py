@@ -18,8 +18,9 @@ from sgmjax.training.state import Ema, TrainState, apply_gradients
 
 PyTree = Any
 
-# (params, model_state, key, batch) -> loss, (metrics, the new model_state)
-Loss = Callable[[PyTree, PyTree, Array, dict[str, Array]], tuple[Array, tuple[dict[str, Array], PyTree]]]
+# (params, model_state, key, batch) -> (loss, (metrics, the new model_state)), gradient
+Found = tuple[tuple[Array, tuple[dict[str, Array], PyTree]], PyTree]
+Gradient = Callable[[PyTree, PyTree, Array, dict[str, Array]], Found]
 
 
 def make_train_step(
@@ -39,6 +40,9 @@ def make_train_step(
     that is not finite leaves parameters, average and optimiser alone and is counted. After `max_bad_steps` in a row
     nothing is updated any more (`bad_streak` only grows), until the host notices.
 
+    Where the mesh splits the state over `fsdp`, the parameters are gathered for the loss, and what is done with its
+    gradient (clipping, the optimiser, the average) is done by each device for its part.
+
     Args:
         task: what is learnt.
         optimizer, ema: of the phase.
@@ -54,17 +58,25 @@ def make_train_step(
     microbatch_sharding = sh.batch_sharding(mesh, axis=1)
 
     def one_step(state: TrainState, batch, key):
+        ema_params = sh.whole(state.ema_params, mesh)
+
         def loss(params, model_state, key, batch):
             variables, taken = Variables(params, model_state), state.step - first
-            value, metrics, new = task.loss(variables, key, batch, step=taken, ema=state.ema_params, train=True)
+            value, metrics, new = task.loss(variables, key, batch, step=taken, ema=ema_params, train=True)
             return value, (metrics, new)
+
+        def gradient(params, model_state, key, batch):
+            whole, model_state = sh.whole((params, model_state), mesh)
+            found, grads = jax.value_and_grad(loss, has_aux=True)(whole, model_state, key, batch)
+            split = mesh.shape["fsdp"] > 1
+            return found, jax.lax.with_sharding_constraint(grads, shardings.params) if split else grads
 
         key = jax.random.fold_in(key, state.step)
         arguments = (state.params, state.model_state, key, batch)
         if settings.grad_accumulation == 1:
-            (value, (metrics, model_state)), grads = jax.value_and_grad(loss, has_aux=True)(*arguments)
+            (value, (metrics, model_state)), grads = gradient(*arguments)
         else:
-            found = accumulate(loss, *arguments, settings.grad_accumulation, microbatch_sharding)
+            found = accumulate(gradient, *arguments, settings.grad_accumulation, microbatch_sharding)
             (value, (metrics, model_state)), grads = found
         norm = optax.tree.norm(grads)
         healthy = jnp.isfinite(value) & jnp.isfinite(norm) & (state.bad_streak < settings.max_bad_steps)
@@ -93,21 +105,21 @@ def step_batch_sharding(settings: Settings, mesh: Mesh) -> NamedSharding:
 
 
 def accumulate(
-    loss: Loss,
+    gradient: Gradient,
     params: PyTree,
     model_state: PyTree,
     key: Array,
     batch: dict[str, Array],
     count: int,
     sharding: NamedSharding | None,
-) -> tuple[tuple[Array, tuple[dict[str, Array], PyTree]], PyTree]:
+) -> Found:
     """Loss, metrics and gradient of a batch, as means over `count` microbatches taken one after the other.
 
     Microbatch i holds the examples i, i + count, ...: every device takes its part from the examples that it has. The
     model's state goes from one microbatch to the next.
 
     Args:
-        loss: as in `make_train_step`.
+        gradient: of a microbatch, as `jax.value_and_grad(loss, has_aux=True)`.
         params: parameters.
         model_state: of the networks, before the step.
         key: microbatch i draws from `fold_in(key, i)`.
@@ -116,7 +128,7 @@ def accumulate(
         sharding: of (count, batch / count, ...) arrays; None without a mesh.
 
     Returns:
-        As `jax.value_and_grad(loss, has_aux=True)`.
+        As `gradient`.
     """
 
     def split(x):
@@ -124,7 +136,6 @@ def accumulate(
         return x if sharding is None else jax.lax.with_sharding_constraint(x, sharding)
 
     def evaluate(i, part, model_state):
-        gradient = jax.value_and_grad(loss, has_aux=True)
         (value, (metrics, model_state)), grads = gradient(params, model_state, jax.random.fold_in(key, i), part)
         return (value, metrics, grads), model_state
 
