@@ -42,7 +42,7 @@ class Report:
         lines = ["# Throughput", "", ", ".join(f"{name} {value}" for name, value in hardware.items()), ""]
         lines += [", ".join(f"{name} {version}" for name, version in self.values["versions"].items()), ""]
         rows = [_row(entry) for entry in self.values["measurements"]]
-        lines += _markdown(_COLUMNS, rows)
+        lines += markdown(_COLUMNS, rows)
         if any(entry["provisional"] for entry in self.values["measurements"]):
             lines += ["", "*: not all of its turns were taken."]
         if self.values["ratios"]:
@@ -51,12 +51,12 @@ class Report:
                 for r in self.values["ratios"]
             ]
             lines += ["", "Time of the other over that of the one, in the same rounds:", ""]
-            lines += _markdown(("", "one", "other", "ratio", "lowest - highest"), rows)
+            lines += markdown(("", "one", "other", "ratio", "lowest - highest"), rows)
         if self.values["parts"]:
             rows = [
                 [p["name"], p["by"], f"{p['ms']:.3f}", _digits(p.get("rate")), p["unit"]] for p in self.values["parts"]
             ]
-            lines += ["", "Single parts:", "", *_markdown(("part", "by", "ms", "rate", "unit"), rows)]
+            lines += ["", "Single parts:", "", *markdown(("part", "by", "ms", "rate", "unit"), rows)]
         for entry in self.values.get("traces", ()):
             kinds = ", ".join(f"{kind} {ms:.1f}" for kind, ms in entry["kinds"].items())
             lines += [
@@ -64,7 +64,7 @@ class Report:
                 f"{entry['item']}: device busy {entry['busy_ms']:.1f} of {entry['window_ms']:.1f} ms: {kinds}",
             ]
             rows = [[name[:90].replace("|", "/"), str(calls), f"{ms:.2f}"] for name, calls, ms in entry["kernels"][:20]]
-            lines += ["", *_markdown(("kernel", "calls", "ms"), rows)]
+            lines += ["", *markdown(("kernel", "calls", "ms"), rows)]
         left: dict[str, list[str]] = {}
         for entry in self.values["skipped"]:
             left.setdefault(entry["why"], []).append(entry["item"])
@@ -110,7 +110,8 @@ def _row(entry: dict[str, Any]) -> list[str]:
     ]
 
 
-def _markdown(header: Sequence[str], rows: list[list[str]]) -> list[str]:
+def markdown(header: Sequence[str], rows: list[list[str]]) -> list[str]:
+    """The lines of a table."""
     lines = [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
     return lines + [f"| {' | '.join(row)} |" for row in rows]
 
