@@ -133,8 +133,8 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default="psld_digits")
     parser.add_argument("--samplers", default="em,sscs", type=lambda text: text.split(","))
-    parser.add_argument("--num", type=integers, default=[500, 1000, 2000, 4000], help="with the second of --steps")
-    parser.add_argument("--steps", type=integers, default=[25, 50, 100, 200], help="with the second of --num")
+    parser.add_argument("--num", type=integers, default=[500, 1000, 2000, 4000], help="with the first of --steps")
+    parser.add_argument("--steps", type=integers, default=[25, 50, 100, 200], help="with the first of --num")
     parser.add_argument("--out", help="the JSON file")
     parser.add_argument("--quick", action="store_true", help="a tiny network and few points, to see that it runs")
     parser.add_argument("--point", type=int, help=argparse.SUPPRESS)  # what a process is started for
@@ -149,8 +149,6 @@ def main(argv: Sequence[str]) -> int:
         raise _cli.UsageError("--num, --steps: a line needs two points at least; give more, as --num=500,1000,2000")
     values = measure(options, overrides)
     print(table(values))
-    if options.out:
-        Path(options.out).write_text(json.dumps(values, indent=1) + "\n")
     return 0
 
 
@@ -162,7 +160,7 @@ def measure(options: argparse.Namespace, overrides: list[tuple[str, Any]]) -> di
         for sampler in options.samplers:
             found = {}
             for steps in options.steps:
-                nums = options.num if steps == options.steps[1] else [options.num[1]]
+                nums = options.num if steps == options.steps[0] else options.num[:1]
                 for num in [1, *nums]:  # the first compiles
                     settings = [*overrides, ("sampling.sampler", sampler), ("sampling.steps", steps)]
                     measured = _in_process(options.config, settings, num, folder)
@@ -170,10 +168,12 @@ def measure(options: argparse.Namespace, overrides: list[tuple[str, Any]]) -> di
                         found[num, steps] = {"sampler": sampler, "steps": steps, **measured}
                         print(f"{sampler}, {steps} steps, {num} samples: {measured['seconds']:.2f} s", file=sys.stderr)
             values["points"] += found.values()
-            by_num = [found[num, options.steps[1]] for num in options.num]
-            by_steps = [found[options.num[1], steps] for steps in options.steps]
+            by_num = [found[num, options.steps[0]] for num in options.num]
+            by_steps = [found[options.num[0], steps] for steps in options.steps]
             values["lines"] += [{"sampler": sampler, **summary(by_num, "num")}]
             values["lines"] += [{"sampler": sampler, **summary(by_steps, "steps")}]
+            if options.out:
+                Path(options.out).write_text(json.dumps(values, indent=1) + "\n")
     return values
 
 
