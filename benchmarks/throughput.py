@@ -81,7 +81,6 @@ QUICK = {
     "model.num_res_blocks": 1,
     "vae.encoder_channels": 8,
     "vae.decoder_channels": 8,
-    "vae.num_blocks": 1,
     "vae.groups_per_scale": 2,
     "vae.latents_per_group": 2,
     "vae.preprocess_cells": 1,
@@ -412,12 +411,17 @@ class _OtherRandomness(timed.Training):
 
 
 def quick_settings(settings: dict[str, Any]) -> list[tuple[str, Any]]:
-    """The overrides of --quick: `QUICK`, CIFAR-10 at half its side, and large tolerances of samplers that have any."""
+    """The overrides of --quick: `QUICK`, 16 pixels where there are more than 28, large tolerances where there are any.
+
+    Attention is at the coarser of two levels; latent variables, which are smaller than the images, have none.
+    """
     found = [(path, value) for path, value in QUICK.items() if _has(settings, path)]
-    if settings["data"]["name"] == "cifar10":
-        found.append(("data.image_size", 16))
-    if settings.get("vae") is not None:  # whose latent variables are smaller than the images
-        found.append(("model.attn_resolutions", ()))
+    side = settings["data"]["image_size"] or timed.SHAPES.get(settings["data"]["name"], (0,))[0]
+    if side > 28:
+        side = 16
+        found.append(("data.image_size", side))
+    if _has(settings, "model.attn_resolutions"):
+        found.append(("model.attn_resolutions", (side // 2,) if settings.get("vae") is None else ()))
     if registry.is_adaptive(settings["sampling"]["sampler"]):
         found += [("sampling.rtol", 1e-1), ("sampling.atol", 1e-1)]
     return found
@@ -450,7 +454,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[tuple[str, Any]
         "--variants", type=listed, help="dispatch=8, prng=rbg, and options of XLA as name:value+name:value"
     )
     parser.add_argument("--variants-config", help="default the last of --configs")
-    parser.add_argument("--evaluations", type=int, help="at most so many of samplers on a grid; default 100, quick 12")
+    parser.add_argument("--evaluations", type=int, help="at most so many of samplers on a grid; default 100, quick 24")
     parser.add_argument("--rounds", type=int, help="turns of each; default 5, quick 2")
     parser.add_argument("--seconds", type=float, help="of a turn; default 1, quick 0.02")
     parser.add_argument("--budget", type=float, help="seconds after which nothing new is begun")
@@ -465,7 +469,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[tuple[str, Any]
         "batch": 2 if quick else 128,
         "peers": PEERS[:2] if quick else PEERS,
         "variants": ["dispatch=2"] if quick else ["dispatch=8", "prng=rbg"],
-        "evaluations": 12 if quick else 100,
+        "evaluations": 24 if quick else 100,
         "rounds": 2 if quick else 5,
         "seconds": 0.02 if quick else 1.0,
     }

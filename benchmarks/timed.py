@@ -55,10 +55,12 @@ def with_settings(
 ) -> Config:
     """The config at another batch, compute type, number of steps a call, and at most so many network evaluations.
 
-    Samplers that choose their own steps keep them. Of annealed Langevin dynamics whole noise levels are left.
+    Samplers that choose their own steps keep them, and so do networks that know their noise levels by number. Of
+    annealed Langevin dynamics whole levels are left.
     """
     sampling = dataclasses.replace(config.sampling, batch_size=batch, num=batch, grid_images=batch)
-    if evaluations is not None and not registry.is_adaptive(sampling.sampler):
+    fixed = registry.is_adaptive(sampling.sampler) or config.objective.time_conditioning == "level"
+    if evaluations is not None and not fixed:
         last = int(bool(sampling.denoise) and sampling.denoise != "x_mean")
         each = registry.evaluations_per_step(sampling.sampler, sampling.options)
         least = 2 if sampling.sampler == "annealed_langevin" else 1

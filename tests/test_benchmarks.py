@@ -169,7 +169,7 @@ def test_throughput_runs_and_what_it_writes_is_whole(tmp_path):
     if torch:  # an independent count of the same network, and of its gradient
         for what, name in (("train", "sgmjax"), ("sample", "sgmjax network")):
             counted = entries[what, "PyTorch eager"]["flops_by_torch"]
-            assert entries[what, name]["flops"] == pytest.approx(counted, rel=0.01)
+            assert entries[what, name]["flops"] == pytest.approx(counted, rel=1e-3)
     if "diffusers" in found["versions"]:
         share = entries["train", "diffusers eager"]["parameters"] / entries["train", "sgmjax"]["parameters"]
         assert 0.8 < share < 1.25
