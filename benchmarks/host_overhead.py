@@ -32,6 +32,7 @@ def main(argv):
         rows = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
     rate = statistics.median(row["examples_per_second"] for row in rows[1:] or rows)
     step = 1e3 * config.train.batch_size / rate
+    assert result.host_ms is not None  # steps were taken
     print(f"host time per step: {result.host_ms:.2f} ms of {step:.2f} ms ({100 * result.host_ms / step:.1f}%)")
     return int(result.host_ms >= step)
 

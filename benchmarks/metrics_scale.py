@@ -57,7 +57,7 @@ def changed(x: np.ndarray, labels: np.ndarray, training: np.ndarray, rng: np.ran
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--features", required=True, help="run folder of a feature network")
     parser.add_argument("--data", default="mnist")
     parser.add_argument("--data_dir", default=None)
@@ -78,6 +78,7 @@ def main() -> None:
     for name, x in changed(whole["x"], whole["label"], real, np.random.default_rng(0)).items():
         start = time.perf_counter()
         features, logits = extractor(x)
+        assert logits is not None  # of a classifier
         pr = metrics.precision_recall(features, reference, real_radii=balls[3])
         dc = metrics.density_coverage(features, reference, real_radii=balls[5])
         kid = metrics.kid(features, reference)

@@ -40,6 +40,7 @@ import numpy as np
 
 from sgmjax import exact, samplers, sdes
 from sgmjax.metrics.sliced import directions
+from sgmjax.samplers.grids import Grid
 from sgmjax.sdes import linalg
 
 HERE = Path(__file__).resolve().parent
@@ -83,7 +84,7 @@ class Entry:
     settings: tuple[dict[str, Any], ...] = ()
     own_times: bool = False
     midpoints: bool = False
-    grid: str = "quadratic"
+    grid: Grid = "quadratic"
     order: int = 1
 
 
@@ -126,7 +127,7 @@ ENTRIES: dict[str, Entry] = {
 class Layout:
     """How a fixed-step sampler spends its budget: a `time_grid` and the denoising step."""
 
-    grid: str
+    grid: Grid
     denoise: Any
     t_min: float = 1e-3
 
@@ -141,7 +142,7 @@ class Layout:
 
 GRIDS_FILE = HERE / "samplers_grids.json"  # {sampler: {process: {budget: [grid, denoise, t_min]}}}
 TUNED_BUDGETS = (5, 10, 20)
-GRIDS = ("quadratic", "rho", "logsnr")  # uniform ones lost by far wherever they were tried
+GRIDS: tuple[Grid, ...] = ("quadratic", "rho", "logsnr")  # uniform ones lost by far wherever they were tried
 
 
 def candidates(entry: Entry, sde: sdes.SDE, t_min: float) -> list[Layout]:
@@ -263,6 +264,7 @@ def run_problem(path: str, num: int) -> Problem:
 
     run = load_run(path)
     config, task = run.config, run.task
+    assert config is not None  # a run of the command
     dataset = data.load(config.data, "train")
     real = dataset.read(np.arange(min(10_000, dataset.num_examples)))["x"]
     order = np.random.default_rng(0).permutation(len(real))
@@ -274,7 +276,7 @@ def run_problem(path: str, num: int) -> Problem:
         return task.score_fn(params, labels=labels)
 
     def error(x) -> float:
-        return pixel_frechet(data.to_uint8(np.asarray(x), task.centered), real)
+        return pixel_frechet(np.asarray(data.to_uint8(np.asarray(x), task.centered)), real)
 
     floor = pixel_frechet(real[order[:apart]], real[order[apart:]]), 0.0
     shape = (num, *task.event_shape)

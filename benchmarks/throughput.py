@@ -1,25 +1,30 @@
 """How fast it trains and samples, beside PyTorch in the same run: time, memory, compilation, utilisation.
 
-    python benchmarks/throughput.py --configs=psld_cifar,psld_cifar_ablation --out=throughput.json      # minutes, a GPU
-    python benchmarks/throughput.py --quick                                                # seconds, tiny networks
-    python benchmarks/throughput.py --configs=psld_cifar_ablation --batch=4 --dtypes=float32 --only=train
+    python benchmarks/throughput.py --budget=600 --out=throughput.json       # a GPU, all published networks
+    python benchmarks/throughput.py --quick                                  # minutes: does it run here?
+    python benchmarks/throughput.py --configs=psld_cifar_ablation --batch=4 --dtypes=float32 --only=train       # a CPU
 
 For each config, first in the first of --dtypes:
 
-    train     the training step (forward, backward, clipping, Adam, moving average), as a run dispatches it
+    train     the training step (forward, backward, clipping, Adam, moving average), as a run dispatches it; of an LSGM
+              that of both networks together, and that of the VAE alone
     sample    one evaluation of the network, and the config's sampler whole, by network evaluations
     kernels   its 3 x 3 convolutions one by one, forward and backward; a matrix product; a copy: what the hardware gives
     trace     where the device's time goes in three training steps, and how long it waits
     variants  the training step with several steps a call, another random generator, other settings of XLA (--variants)
 
-The peer is `torch_twin.py`: the same network with the same number of parameters, training and sampling alike, eager
-(channels last, and channels first) and compiled; for configs of other networks there is none. Ours and the peers take
-turns; each turn is one number, and medians and extremes of the turns are reported, ratios from turns of one round.
-Utilisation (MFU) is the operations of the network's convolutions and matrix products over time and the hardware's dense
-peak (--peak in TFLOP/s where the table has none); the peer is credited with the same operations.
+The peers are `torch_twin.py`, the same network with the same number of parameters, and the U-Net of diffusers with the
+same widths, levels and attention (`pip install 'sgmjax[bench]'`), each eager and compiled, channels last; the twin
+channels first too. They train and take evaluations; for configs of other networks, and for LSGM, there is none. Ours
+and the peers take turns; each turn is one number, and medians and extremes of the turns are reported, ratios from turns
+of one round. Utilisation (MFU) is the operations of the network's convolutions and matrix products over time and the
+hardware's dense peak (--peak in TFLOP/s where the table has none); the twin is credited with our operations, diffusers
+with its own.
 
-Writes --out (JSON) after every measurement, and the same as a table beside it, `.md`. What --budget (seconds) does not
-reach is listed as skipped. Settings of the configs can be overridden as for training, --config.model.nf=64.
+Writes --out (JSON) after every measurement, and the same as a table beside it, `.md`. The most telling measurements
+come first. What --budget (seconds) leaves no time for is listed, and so is what was not reached when something ends the
+program. Settings of the configs can be overridden as for training, --config.model.nf=64. --quick does so itself, see
+`QUICK`, and compiles without XLA's optimisations: its figures say nothing about speed.
 """
 
 from __future__ import annotations
@@ -29,30 +34,28 @@ import os
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # the memory is shared with PyTorch
 
 import argparse
-import contextlib
 import dataclasses
 import gc
-import importlib
-import json
-import platform
-import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from importlib import metadata
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+import parts
+import peers
 import timed
+from peers import Contestant
+from report import Report, hardware, versions
 
 from sgmjax import _cli
 from sgmjax._inputs import one_line
 from sgmjax.config import Config
+from sgmjax.samplers import registry
 
 # Dense peaks in TFLOP/s, (bfloat16, float32 as JAX multiplies by default: TF32 on NVIDIA, bfloat16 passes on TPUs).
 PEAKS = {
@@ -65,89 +68,27 @@ PEAKS = {
     "TPU v5": (459.0, 459.0),
     "TPU v4": (275.0, 275.0),
 }
-QUICK = [
-    ("model.nf", 8), ("model.num_res_blocks", 1), ("model.dropout", 0.1), ("sampling.rtol", 1e-2),
-    ("sampling.atol", 1e-2), ("data.image_size", 16),
+# What is measured without --configs: the published networks, then the small ones.
+CONFIGS = [
+    "psld_cifar", "psld_cifar_ablation", "vp_cifar", "ncsnv2_cifar", "lsgm_cifar_fid", "psld_mnist", "psld_digits",
 ]  # fmt: skip
-
-
-class Contestant(Protocol):
-    """Something to be timed.
-
-    Attributes:
-        name: in the tables.
-        unit: what is counted, a step or an evaluation.
-        settle: units left untimed at the beginning of each turn.
-    """
-
-    name: str
-    unit: str
-    settle: int
-
-    def prepare(self) -> dict[str, Any]:
-        """Compiles, warms up; facts."""
-        ...
-
-    def time(self, count: int) -> tuple[float, int]:
-        """Seconds of at least `count` units, and how many they were."""
-        ...
-
-    def more(self, count: int) -> dict[str, Any]:
-        """Facts that take measurements of their own."""
-        ...
-
-
-class TorchContestant:
-    """The twin in PyTorch.
-
-    Args:
-        name: "eager", "eager_nchw" (channels first) or "compiled".
-        unit: "step" or "evaluation".
-        model: a run of the same config.
-        mode: of `torch.compile`.
-    """
-
-    settle = 1
-
-    def __init__(self, name: str, unit: str, model: Callable[[], timed.Model], mode: str):
-        self.name, self.unit, self._model, self._mode = f"PyTorch {name}", unit, model, mode
-        self._kind = name
-
-    def prepare(self) -> dict[str, Any]:
-        """Builds the network and takes its first steps, which compile."""
-        import torch_twin
-
-        model = self._model()
-        sde, channels, train = model.task.sde, model.shape[-1], model.config.train
-        self.peer = torch_twin.Peer(
-            model.config,
-            sde.k * channels,
-            sde.num_noised * channels,
-            model.shape,
-            train.batch_size,
-            bfloat16=train.compute_dtype == "bfloat16",
-            compiled=self._mode if self._kind == "compiled" else None,
-            channels_last=self._kind != "eager_nchw",
-        )
-        ours = model.num_parameters
-        if abs(self.peer.num_parameters / ours - 1) > 1e-3:
-            raise ValueError(f"the twin has {self.peer.num_parameters} parameters, the network {ours}")
-        self.batches = [self.peer.on_host(batch["x"]) for batch in model.batches()]
-        self.peer.peak_memory()
-        start = time.perf_counter()
-        self.time(1)
-        first = time.perf_counter() - start
-        self.time(2)
-        return {"first_s": first, "memory_bytes": self.peer.peak_memory(), "parameters": self.peer.num_parameters}
-
-    def time(self, count: int) -> tuple[float, int]:
-        """Seconds of `count` steps or evaluations."""
-        peer = self.peer
-        return (peer.train(self.batches, count) if self.unit == "step" else peer.sample(count)), count
-
-    def more(self, count: int) -> dict[str, Any]:
-        """Nothing."""
-        return {}
+PEERS = ["eager", "diffusers", "compiled", "diffusers_compiled", "eager_nchw"]
+# With --quick: settings of those sections that a config has.
+QUICK = {
+    "model.nf": 8,
+    "model.ngf": 8,
+    "model.ch_mult": (1, 1),
+    "model.num_res_blocks": 1,
+    "vae.encoder_channels": 8,
+    "vae.decoder_channels": 8,
+    "vae.groups_per_scale": 2,
+    "vae.latents_per_group": 2,
+    "vae.preprocess_cells": 1,
+    "vae.postprocess_cells": 1,
+    "vae.encoder_cells": 1,
+    "vae.decoder_cells": 1,
+}
+COMPILATION = 3.0  # times our own preparation: the first guess at that of a compiled peer
 
 
 @dataclasses.dataclass
@@ -163,94 +104,13 @@ class Item:
         return f"{self.what} {self.config} {self.dtype}"
 
 
-class Report:
-    """All results so far, in a file that is whole at any time."""
+class Runner(NamedTuple):
+    """One of a race: what it entered into the report, units a turn, milliseconds of its turns."""
 
-    def __init__(self, path: Path | None, **facts: Any):
-        self.path = path
-        self.values: dict[str, Any] = {**facts, "measurements": [], "ratios": [], "parts": [], "skipped": []}
-
-    def write(self) -> None:
-        """Writes the JSON file and the tables."""
-        if self.path is None:
-            return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        for path, text in (
-            (self.path, json.dumps(self.values, indent=1)),
-            (self.path.with_suffix(".md"), self.table()),
-        ):
-            new = path.with_name(path.name + ".new")
-            new.write_text(text + "\n")
-            new.replace(path)
-
-    def table(self) -> str:
-        """Everything as Markdown."""
-        hardware = self.values["hardware"]
-        lines = ["# Throughput", "", ", ".join(f"{name} {value}" for name, value in hardware.items()), ""]
-        lines += [", ".join(f"{name} {version}" for name, version in self.values["versions"].items()), ""]
-        rows = [_row(entry) for entry in self.values["measurements"]]
-        lines += _markdown(_COLUMNS, rows)
-        if self.values["ratios"]:
-            rows = [
-                [r["item"], r["one"], r["other"], f"{r['ratio']:.2f}", f"{r['low']:.2f} - {r['high']:.2f}"]
-                for r in self.values["ratios"]
-            ]
-            lines += ["", "Time of the other over that of the one, in the same rounds:", ""]
-            lines += _markdown(("", "one", "other", "ratio", "lowest - highest"), rows)
-        if self.values["parts"]:
-            rows = [
-                [p["name"], p["by"], f"{p['ms']:.3f}", _number(p.get("rate"), 1), p["unit"]]
-                for p in self.values["parts"]
-            ]
-            lines += ["", "Single parts:", "", *_markdown(("part", "by", "ms", "rate", "unit"), rows)]
-        for entry in self.values.get("traces", ()):
-            kinds = ", ".join(f"{kind} {ms:.1f}" for kind, ms in entry["kinds"].items())
-            lines += [
-                "",
-                f"{entry['item']}: device busy {entry['busy_ms']:.1f} of {entry['window_ms']:.1f} ms: {kinds}",
-            ]
-            rows = [[name[:90].replace("|", "/"), str(calls), f"{ms:.2f}"] for name, calls, ms in entry["kernels"][:20]]
-            lines += ["", *_markdown(("kernel", "calls", "ms"), rows)]
-        if self.values["skipped"]:
-            lines += ["", "Not measured: " + "; ".join(f"{s['item']} ({s['why']})" for s in self.values["skipped"])]
-        return "\n".join(lines)
-
-
-_COLUMNS = (
-    "", "what", "ms", "lowest - highest", "images/s", "TFLOP/s", "MFU", "GiB", "trace s", "compile s", "host ms",
-    "blocked ms", "load",
-)  # fmt: skip
-
-
-def _number(value: float | None, digits: int) -> str:
-    return "" if value is None else f"{value:,.{digits}f}"
-
-
-def _row(entry: dict[str, Any]) -> list[str]:
-    name = entry["name"] if "nfe" not in entry else f"{entry['name']} {entry['sampler']}, NFE {entry['nfe']}"
-    if "error" in entry:
-        return [entry["item"], name, entry["error"][:80].replace("|", "/"), *[""] * (len(_COLUMNS) - 3)]
-    memory = entry.get("memory_bytes")
-    return [
-        entry["item"],
-        name,
-        f"{entry['ms']:.3f}",
-        f"{entry['low']:.3f} - {entry['high']:.3f}",
-        _number(entry["images_per_s"], 1),
-        _number(entry.get("tflops_per_s"), 1),
-        "" if entry.get("mfu") is None else f"{100 * entry['mfu']:.1f}%",
-        "" if memory is None else f"{memory / 2**30:.2f}",
-        _number(entry.get("trace_s"), 1),
-        _number(entry.get("compile_s", entry.get("first_s")), 1),
-        _number(entry.get("host_ms"), 2),
-        _number(entry.get("blocked_ms"), 3),
-        f"{entry['load']:.1f}",
-    ]
-
-
-def _markdown(header: Sequence[str], rows: list[list[str]]) -> list[str]:
-    lines = [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
-    return lines + [f"| {' | '.join(row)} |" for row in rows]
+    contestant: Contestant
+    entry: dict[str, Any]
+    units: int
+    turns: list[float]
 
 
 class Benchmark:
@@ -265,7 +125,11 @@ class Benchmark:
             known = next((peaks for name, peaks in PEAKS.items() if name.lower() in kind.lower()), (None, None))
             self.peak = dict(zip(self.peak, known, strict=True))
         # JAX has the device before PyTorch is imported: each then loads its own libraries in an order known to work.
-        jax.block_until_ready(timed.convolution(8, 8, 8, 1, "float32")(1))
+        jax.block_until_ready(parts.convolution(8, 8, 8, 1, "float32")(1))
+        if options.quick and peers.unavailable("eager") is None:
+            import torch
+
+            torch.set_num_threads(1)  # which wait for one another where other work has the cores
         report = {"hardware": hardware(), "versions": versions(), "command": sys.argv[1:]}
         self.report = Report(Path(options.out) if options.out else None, **report, traces=[])
         self.longest: dict[str, float] = {}  # seconds to prepare, by what is prepared
@@ -275,24 +139,32 @@ class Benchmark:
         return time.perf_counter() - self.start
 
     def plan(self) -> list[Item]:
-        """What is measured, the most important first."""
+        """What is measured, the most telling first: all training steps; then sampling, the profile, other types."""
         options = self.options
         first, *others = options.dtypes
-        items = []
-        for i, name in enumerate(options.configs):
-            items += [Item("train", name, first), Item("sample", name, first)]
-            if i == 0:
-                items += [Item("trace", name, first), Item("kernels", name, first)]
-                items += [Item(what, name, dtype) for dtype in others for what in ("train", "sample")]
+        top, *rest = options.configs
+        items = [Item("train", top, first), Item("sample", top, first)]
+        items += [Item("train", name, first) for name in rest]
+        items += [Item("trace", top, first), Item("kernels", top, first)]
+        items += [Item("sample", name, first) for name in rest]
+        items += [Item("vae", name, first) for name in options.configs if self.settings(name).get("vae") is not None]
+        items += [Item(what, top, dtype) for dtype in others for what in ("train", "sample")]
         if options.variants:
             items.append(Item("variants", options.variants_config or options.configs[-1], first))
-        for name in options.configs[1:]:
-            items += [Item(what, name, dtype) for dtype in others for what in ("train", "sample")]
-        return [item for item in items if item.what in options.only]
+        if not options.quick:
+            items += [Item(what, name, dtype) for dtype in others for name in rest for what in ("train", "sample")]
+        return [item for item in items if {"vae": "train"}.get(item.what, item.what) in options.only]
+
+    def settings(self, name: str) -> dict[str, Any]:
+        """What a config's file says."""
+        return _cli.load_config(*_cli.find_config(name))
 
     def run(self) -> dict[str, Any]:
         """Measures; returns the report."""
-        for item in self.plan():
+        items = self.plan()
+        self.report.values["not_reached"] = [item.title for item in items]
+        for item in items:
+            self.report.values["not_reached"].remove(item.title)
             if self.options.budget and self.elapsed > self.options.budget:
                 self.skip(item.title, "no time left")
                 continue
@@ -300,13 +172,17 @@ class Benchmark:
             try:
                 getattr(self, f"_{item.what}")(item)
             except Exception as error:  # the other items are still worth having
-                self.skip(item.title, f"{type(error).__name__}: {one_line(error, 300)}")
-                if os.environ.get("SGMJAX_TRACEBACK", "0") not in ("", "0"):
-                    raise
+                self.failed(item.title, error)
             self.clean()
         self.report.values["elapsed_s"] = self.elapsed
         self.report.write()
         return self.report.values
+
+    def failed(self, title: str, error: Exception) -> None:
+        """Records what did not work; with SGMJAX_TRACEBACK=1 raises it."""
+        self.skip(title, f"{type(error).__name__}: {one_line(error, 300)}")
+        if os.environ.get("SGMJAX_TRACEBACK", "0") not in ("", "0"):
+            raise error
 
     def say(self, text: str) -> None:
         """A line on stderr, with the time."""
@@ -328,50 +204,55 @@ class Benchmark:
                 torch.cuda.empty_cache()
 
     # ------------------------------------------------------------------------------------------------------------ items
-    def _config(self, item: Item, *, batch: int, dispatch: int = 1) -> tuple[Config, Config]:
-        """The config as published, with the overrides, and as it is timed."""
-        overrides = [*(QUICK if self.options.quick else ()), *self.overrides]
-        settings = _cli.load_config(*_cli.find_config(item.config))
-        if self.options.quick:  # only what this network has
-            overrides = [(path, value) for path, value in overrides if _has(settings, path)]
-        config, _ = _cli.read_config(item.config, overrides)
+    def _config(self, item: Item, *, batch: int, dispatch: int = 1) -> Config:
+        """The config with the overrides, as it is timed."""
+        quick = quick_settings(self.settings(item.config)) if self.options.quick else []
+        config, _ = _cli.read_config(item.config, [*quick, *self.overrides])
         limit = self.options.evaluations
-        settings = {"batch": batch, "dtype": item.dtype, "dispatch": dispatch, "evaluations": limit}
-        return config, timed.with_settings(config, **settings)
+        return timed.with_settings(config, batch=batch, dtype=item.dtype, dispatch=dispatch, evaluations=limit)
 
-    def _maker(self, item: Item, *, batch: int, dispatch: int = 1, shared: bool = False) -> Callable[[], timed.Model]:
-        _, config = self._config(item, batch=batch, dispatch=dispatch)
+    def _maker(
+        self, item: Item, *, batch: int, dispatch: int = 1, shared: bool = False, phase: int = -1
+    ) -> Callable[[], timed.Model]:
+        config = self._config(item, batch=batch, dispatch=dispatch)
         made: list[timed.Model] = []
 
         def make() -> timed.Model:
             if made and shared:
                 return made[0]
-            made[:] = [timed.Model(config, timed.example_shape(config))]
+            made[:] = [timed.Model(config, timed.example_shape(config), phase)]
             return made[0]
 
         return make
 
-    def _peers(self, unit: str, model: Callable[[], timed.Model], config: Config) -> list[Contestant]:
+    def _peers(self, item: Item, unit: str, model: Callable[[], timed.Model], config: Config) -> list[Contestant]:
         if config.model.name != "ncsnpp" or config.vae is not None:
             return []
-        return [TorchContestant(name, unit, model, self.options.torch_mode) for name in self.options.peers]
+        found: list[Contestant] = []
+        for kind in self.options.peers:
+            if (why := peers.unavailable(kind)) is not None:
+                self.skip(f"{item.title}: {peers.KINDS[kind][0]}", why)
+                continue
+            found.append(peers.TorchContestant(kind, unit, model, self.options.torch_mode))
+        return found
 
     def _train(self, item: Item) -> None:
         batch = self.options.batch
         # The step consumes its state, and the peers need the model only for its sizes.
         make = self._maker(item, batch=batch, shared=True)
-        config, _ = self._config(item, batch=batch)
-        contestants = [timed.Training("sgmjax", make), *self._peers("step", make, config)]
-        self.race(item, contestants, batch)
+        config = self._config(item, batch=batch)
+        self.race(item, [timed.Training("sgmjax", make), *self._peers(item, "step", make, config)], batch)
+
+    def _vae(self, item: Item) -> None:
+        batch = self.options.batch
+        self.race(item, [timed.Training("sgmjax VAE alone", self._maker(item, batch=batch, phase=0))], batch)
 
     def _sample(self, item: Item) -> None:
         batch = self.options.sample_batch or self.options.batch
         make = self._maker(item, batch=batch, shared=True)
-        config, _ = self._config(item, batch=batch)
-        contestants: list[Contestant] = []
-        if config.vae is None:
-            contestants.append(timed.Evaluations("sgmjax network", make))
-        contestants += self._peers("evaluation", make, config)
+        config = self._config(item, batch=batch)
+        contestants: list[Contestant] = [timed.Evaluations("sgmjax network", make)]
+        contestants += self._peers(item, "evaluation", make, config)
         contestants.append(timed.Sampling("sgmjax sampler", make, config.sampling.steps))
         self.race(item, contestants, batch)
 
@@ -395,19 +276,18 @@ class Benchmark:
         training.prepare()
         training.time(3)
         keep = None if self.report.path is None else self.report.path.with_name("throughput_trace.json.gz")
-        found = timed.profile(lambda: training.time(3), keep)
+        found = parts.profile(lambda: training.time(3), keep)
         self.report.values["traces"].append({"item": item.title, "steps": 3, **found})
         self.report.write()
 
     def _kernels(self, item: Item) -> None:
         quick, batch = self.options.quick, self.options.batch
-        with contextlib.suppress(ImportError):
-            importlib.import_module("torch_twin")
-        config, _ = self._config(item, batch=batch)
+        config = self._config(item, batch=batch)
+        torch = peers.unavailable("eager") is None
         size = 128 if quick else 8192
-        self.part(f"{size} x {size} matrix product {item.dtype}", "JAX", timed.matmul(size, item.dtype), 2.0 * size**3)
+        self.part(f"{size} x {size} matrix product {item.dtype}", "JAX", parts.matmul(size, item.dtype), 2.0 * size**3)
         megabytes = 1 if quick else 1024
-        self.part(f"read and write of {megabytes} MiB", "JAX", timed.copy(megabytes), 2.0 * megabytes * 2**20, "GB/s")
+        self.part(f"read and write of {megabytes} MiB", "JAX", parts.copy(megabytes), 2.0 * megabytes * 2**20, "GB/s")
         model: Any = config.model
         if not hasattr(model, "ch_mult"):
             return
@@ -421,9 +301,11 @@ class Benchmark:
         for side, c_in, c_out in shapes:
             flops = 3 * 2.0 * 9 * side * side * batch * c_in * c_out
             title = f"convolution {side} x {side}, {c_in} to {c_out}, both ways, {item.dtype}"
-            self.part(title, "JAX", timed.convolution(side, c_in, c_out, batch, item.dtype), flops)
-            if "torch_twin" in sys.modules:
-                run = sys.modules["torch_twin"].convolution(side, c_in, c_out, batch, item.dtype == "bfloat16")
+            self.part(title, "JAX", parts.convolution(side, c_in, c_out, batch, item.dtype), flops)
+            if torch:
+                import torch_peer
+
+                run = torch_peer.convolution(side, c_in, c_out, batch, item.dtype == "bfloat16")
                 self.part(title, "PyTorch", run, flops)
 
     # ---------------------------------------------------------------------------------------------------------- timing
@@ -438,43 +320,32 @@ class Benchmark:
 
     def race(self, item: Item, contestants: Sequence[Contestant], batch: int) -> None:
         """Prepares all, then times them in turns; every contestant's entry is written as soon as it is there."""
-        ready: list[tuple[Contestant, dict[str, Any], int, list[float]]] = []
+        ready: list[Runner] = []
         for contestant in contestants:
-            key = f"{item.what} {contestant.name}"
-            if self.options.budget and self.elapsed + self.longest.get(key, 0.0) > self.options.budget:
-                self.skip(f"{item.title}: {contestant.name}", "no time left")
+            title = f"{item.title}: {contestant.name}"
+            if (expected := self._too_long(item, contestant)) is not None:
+                self.skip(title, f"no time left for its preparation, about {expected:.0f} s")
                 continue
-            entry: dict[str, Any] = {
-                "item": item.title,
-                "name": contestant.name,
-                "unit": contestant.unit,
-                "batch": batch,
-            }
-            self.report.values["measurements"].append(entry)
             start = time.perf_counter()
             try:
                 facts = contestant.prepare()
                 seconds, count = contestant.time(1)
                 if contestant.settle:
                     seconds, count = contestant.time(3)
-            except ImportError as error:
-                entry["error"] = one_line(error, 200)
+            except Exception as error:  # out of memory, say, or a compiler that does not work
+                self.failed(title, error)
                 continue
-            except Exception as error:  # out of memory, say
-                entry["error"] = f"{type(error).__name__}: {one_line(error, 1000)}"
-                self.say(f"{contestant.name}: {entry['error']}")
-                self.report.write()
-                if os.environ.get("SGMJAX_TRACEBACK", "0") not in ("", "0"):
-                    raise
-                continue
-            self.longest[key] = time.perf_counter() - start
-            entry |= {**facts, "load": os.getloadavg()[0], "prepare_s": self.longest[key]}
+            spent = self.longest[f"{item.what} {contestant.name}"] = time.perf_counter() - start
+            about = {"item": item.title, "what": item.what, "config": item.config, "dtype": item.dtype}
+            entry: dict[str, Any] = {**about, "name": contestant.name, "unit": contestant.unit, "batch": batch}
+            entry |= {**facts, "load": os.getloadavg()[0], "prepare_s": spent}
             units = max(1, round(self.options.seconds / (seconds / count)))
-            ready.append((contestant, entry, units, [1e3 * seconds / count]))
+            ready.append(Runner(contestant, entry, units, [1e3 * seconds / count]))
+            self.report.values["measurements"].append(entry)
             self._enter(item, ready)  # to be replaced
-            self.say(f"{contestant.name}: {1e3 * seconds / count:.3f} ms, prepared in {self.longest[key]:.1f} s")
-        for *_, turns in ready:
-            turns.clear()
+            self.say(f"{contestant.name}: {1e3 * seconds / count:.3f} ms, prepared in {spent:.1f} s")
+        for runner in ready:
+            runner.turns.clear()
         for _ in range(self.options.rounds):
             for contestant, entry, units, turns in ready:
                 if contestant.settle:
@@ -487,28 +358,38 @@ class Benchmark:
             entry |= contestant.more(units)
         self._enter(item, ready)
 
-    def _enter(self, item: Item, ready: list[tuple[Contestant, dict[str, Any], int, list[float]]]) -> None:
+    def _too_long(self, item: Item, contestant: Contestant) -> float | None:
+        """Seconds that a preparation will take, if the budget does not have them."""
+        if not self.options.budget:
+            return None
+        expected = self.longest.get(f"{item.what} {contestant.name}", 0.0)
+        if not expected and contestant.name.endswith("compiled"):
+            ours = [spent for key, spent in self.longest.items() if key.startswith(f"{item.what} sgmjax")]
+            expected = COMPILATION * max(ours, default=0.0)
+        return expected if self.elapsed + expected > self.options.budget else None
+
+    def _enter(self, item: Item, ready: list[Runner]) -> None:
         """Brings the report up to date with the turns that were taken."""
         values = self.report.values
-        first = next((e for _, e, _, _ in ready if "flops" in e), {})
+        ours = next((runner.entry for runner in ready if "flops" in runner.entry), {})
         for _, entry, _, turns in ready:
             ms = statistics.median(turns)
-            entry |= {"ms": ms, "low": min(turns), "high": max(turns), "turns": list(turns), "provisional": False}
+            entry |= {"ms": ms, "low": min(turns), "high": max(turns), "turns": list(turns)}
             entry["provisional"] = len(turns) < self.options.rounds
-            evaluations = entry.get("nfe_of_config", 1)
-            entry["images_per_s"] = entry["batch"] / (ms / 1e3) / evaluations
-            if "flops" in first:
-                entry["tflops_per_s"] = first["flops"] / (ms / 1e3) / 1e12
-                peak = self.peak[item.dtype]
+            entry["images_per_s"] = entry["batch"] / (ms / 1e3) / entry.get("nfe_of_config", 1)
+            flops, peak = entry.get("flops", ours.get("flops")), self.peak[item.dtype]
+            if flops is not None:
+                entry["tflops_per_s"] = flops / (ms / 1e3) / 1e12
                 entry["mfu"] = None if peak is None else entry["tflops_per_s"] / peak
         values["ratios"] = [r for r in values["ratios"] if r["item"] != item.title]
-        pairs = [(ready[0], other) for other in ready[1:]]
-        for one in (one for one in ready[1:] if isinstance(one[0], timed.Sampling)):
-            pairs += [(one, other) for other in ready if isinstance(other[0], TorchContestant)]
+        pairs = [(ready[0], other) for other in ready[1:]] if ready else []
+        for one in (one for one in ready[1:] if isinstance(one.contestant, timed.Sampling)):
+            pairs += [(one, other) for other in ready if isinstance(other.contestant, peers.TorchContestant)]
         for one, other in pairs:
-            rates = [b / a for a, b in zip(one[3], other[3], strict=False)]
+            rates = [b / a for a, b in zip(one.turns, other.turns, strict=False)]
             ratio = {"ratio": statistics.median(rates), "low": min(rates), "high": max(rates)}
-            values["ratios"].append({"item": item.title, "other": other[1]["name"], "one": one[1]["name"], **ratio})
+            names = {"one": one.entry["name"], "other": other.entry["name"]}
+            values["ratios"].append({"item": item.title, **names, **ratio})
         self.report.write()
 
 
@@ -529,52 +410,29 @@ class _OtherRandomness(timed.Training):
             jax.config.update("jax_default_prng_impl", before)
 
 
+def quick_settings(settings: dict[str, Any]) -> list[tuple[str, Any]]:
+    """The overrides of --quick: `QUICK`, 16 pixels where there are more than 28, large tolerances where there are any.
+
+    Attention is at the coarser of two levels; latent variables, which are smaller than the images, have none.
+    """
+    found = [(path, value) for path, value in QUICK.items() if _has(settings, path)]
+    side = settings["data"]["image_size"] or timed.SHAPES.get(settings["data"]["name"], (0,))[0]
+    if side > 28:
+        side = 16
+        found.append(("data.image_size", side))
+    if _has(settings, "model.attn_resolutions"):
+        found.append(("model.attn_resolutions", (side // 2,) if settings.get("vae") is None else ()))
+    if registry.is_adaptive(settings["sampling"]["sampler"]):
+        found += [("sampling.rtol", 1e-1), ("sampling.atol", 1e-1)]
+    return found
+
+
 def _has(settings: Any, path: str) -> bool:
     for name in path.split("."):
         if not isinstance(settings, dict) or name not in settings:
             return False
         settings = settings[name]
     return True
-
-
-def hardware() -> dict[str, Any]:
-    """Devices, processor, cores, load, and what the driver says."""
-    device = jax.devices()[0]
-    found: dict[str, Any] = {"device": f"{jax.device_count()} x {device.device_kind}", "backend": jax.default_backend()}
-    with contextlib.suppress(OSError, StopIteration):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        found["processor"] = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    found |= {"cores": os.cpu_count(), "load": " ".join(f"{value:.2f}" for value in os.getloadavg())}
-    if shutil.which("nvidia-smi"):
-        fields = "driver_version,clocks.sm,clocks.max.sm,power.draw,temperature.gpu,utilization.gpu"
-        command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader"]
-        with contextlib.suppress(OSError, subprocess.SubprocessError):
-            found["driver"] = subprocess.run(command, capture_output=True, text=True, timeout=20).stdout.strip()
-    return found
-
-
-def versions() -> dict[str, str]:
-    """Of the software that matters, and the settings of XLA."""
-    found = {"python": platform.python_version()}
-    for name in (
-        "sgmjax",
-        "jax",
-        "jaxlib",
-        "jax-cuda12-plugin",
-        "jax-cuda13-plugin",
-        "flax",
-        "optax",
-        "torch",
-        "triton",
-    ):
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    for name in ("nvidia-cudnn-cu12", "nvidia-cudnn-cu13"):
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    if os.environ.get("XLA_FLAGS"):
-        found["XLA_FLAGS"] = os.environ["XLA_FLAGS"]
-    return found
 
 
 def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[tuple[str, Any]]]:
@@ -585,18 +443,18 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[tuple[str, Any]
         return [word for word in text.split(",") if word]
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--configs", type=listed, default=["psld_cifar", "psld_cifar_ablation"])
+    parser.add_argument("--configs", type=listed, help=f"default {','.join(CONFIGS)}; quick the second")
     parser.add_argument("--batch", type=int, help="images a step; default 128, quick 2")
     parser.add_argument("--sample-batch", type=int, help="images drawn at a time; default --batch")
-    parser.add_argument("--dtypes", type=listed, default=["bfloat16", "float32"])
+    parser.add_argument("--dtypes", type=listed, help="default bfloat16,float32; quick bfloat16")
     parser.add_argument("--only", type=listed, default=["train", "sample", "trace", "kernels", "variants"])
-    parser.add_argument("--peers", type=listed, help="eager, eager_nchw, compiled; default all, quick eager")
+    parser.add_argument("--peers", type=listed, help=f"default {','.join(PEERS)}; quick the first two")
     parser.add_argument("--torch-mode", default="default", help="of torch.compile")
     parser.add_argument(
         "--variants", type=listed, help="dispatch=8, prng=rbg, and options of XLA as name:value+name:value"
     )
     parser.add_argument("--variants-config", help="default the last of --configs")
-    parser.add_argument("--evaluations", type=int, help="at most so many of samplers on a grid; default 100, quick 12")
+    parser.add_argument("--evaluations", type=int, help="at most so many of samplers on a grid; default 100, quick 24")
     parser.add_argument("--rounds", type=int, help="turns of each; default 5, quick 2")
     parser.add_argument("--seconds", type=float, help="of a turn; default 1, quick 0.02")
     parser.add_argument("--budget", type=float, help="seconds after which nothing new is begun")
@@ -606,16 +464,20 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[tuple[str, Any]
     options = parser.parse_args(words)
     quick = options.quick
     defaults = {
+        "configs": ["psld_cifar_ablation"] if quick else CONFIGS,
+        "dtypes": ["bfloat16"] if quick else ["bfloat16", "float32"],
         "batch": 2 if quick else 128,
-        "peers": ["eager"] if quick else ["eager", "eager_nchw", "compiled"],
-        "variants": ["dispatch=2", "prng=rbg"] if quick else ["dispatch=8", "prng=rbg"],
-        "evaluations": 12 if quick else 100,
+        "peers": PEERS[:2] if quick else PEERS,
+        "variants": ["dispatch=2"] if quick else ["dispatch=8", "prng=rbg"],
+        "evaluations": 24 if quick else 100,
         "rounds": 2 if quick else 5,
         "seconds": 0.02 if quick else 1.0,
     }
     for name, value in defaults.items():
         if getattr(options, name) is None:
             setattr(options, name, value)
+    if unknown := sorted({*options.peers} - {*PEERS}):
+        raise _cli.UsageError(f"--peers: there is no {unknown[0]!r}; choose of {', '.join(PEERS)}")
     return options, overrides
 
 
@@ -625,6 +487,8 @@ def main(argv: Sequence[str]) -> int:
     with tempfile.TemporaryDirectory() as folder:
         # Programs are compiled afresh, but those which several measurements share (initialisation) only once.
         jax.config.update("jax_compilation_cache_dir", folder)
+        jax.config.update("jax_disable_most_optimizations", options.quick)
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = f"{folder}/inductor"
         benchmark = Benchmark(options, overrides)
         try:
             benchmark.run()
@@ -632,6 +496,7 @@ def main(argv: Sequence[str]) -> int:
             benchmark.report.write()
             print(benchmark.report.table())
             jax.config.update("jax_compilation_cache_dir", None)
+            jax.config.update("jax_disable_most_optimizations", False)
     return 0
 
 

@@ -10,9 +10,6 @@ import collections
 import contextlib
 import dataclasses
 import math
-import re
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -24,11 +21,16 @@ import numpy as np
 
 from sgmjax import models
 from sgmjax import sharding as sh
+from sgmjax._inputs import InputError
 from sgmjax.config import Config
 from sgmjax.evaluation import draw
+from sgmjax.models import convolution
 from sgmjax.samplers import registry
 from sgmjax.tasks import build
+from sgmjax.tasks.score import ScoreTask
+from sgmjax.tasks.vae import LatentModel
 from sgmjax.training.run import AHEAD, Run
+from sgmjax.training.state import create
 from sgmjax.training.train import phases_of
 
 BATCHES = 4  # different ones, taken in turn
@@ -39,12 +41,12 @@ def example_shape(config: Config) -> tuple[int, ...]:
     """The shape of an example of the config's data, which need not be there.
 
     Raises:
-        ValueError: data of which the config does not say it.
+        InputError: data of which the config does not say it.
     """
     side = config.data.image_size
     shape = SHAPES.get(config.data.name)
     if shape is None and side is None:
-        raise ValueError(f"data.name: {config.data.name!r} says no shape; set --config.data.image_size")
+        raise InputError(f"data.name: {config.data.name!r} says no shape; set --config.data.image_size")
     return (side, side, shape[-1] if shape else 3) if side is not None else shape or ()
 
 
@@ -53,11 +55,17 @@ def with_settings(
 ) -> Config:
     """The config at another batch, compute type, number of steps a call, and at most so many network evaluations.
 
-    Samplers that choose their own steps keep them.
+    Samplers that choose their own steps keep them, and so do networks that know their noise levels by number. Of
+    annealed Langevin dynamics whole levels are left.
     """
     sampling = dataclasses.replace(config.sampling, batch_size=batch, num=batch, grid_images=batch)
-    if evaluations is not None and not registry.is_adaptive(sampling.sampler):
-        sampling = dataclasses.replace(sampling, steps=min(sampling.steps, evaluations))
+    fixed = registry.is_adaptive(sampling.sampler) or config.objective.time_conditioning == "level"
+    if evaluations is not None and not fixed:
+        last = int(bool(sampling.denoise) and sampling.denoise != "x_mean")
+        each = registry.evaluations_per_step(sampling.sampler, sampling.options)
+        least = 2 if sampling.sampler == "annealed_langevin" else 1
+        steps = max(least, (evaluations - last) // each) * each + last
+        sampling = dataclasses.replace(sampling, steps=min(sampling.steps, steps))
     train = dataclasses.replace(config.train, batch_size=batch, compute_dtype=dtype, steps_per_dispatch=dispatch)
     return dataclasses.replace(config, train=train, sampling=sampling)
 
@@ -98,6 +106,15 @@ def _inner(values: Iterable[Any]) -> Iterable[Any]:
             yield value
 
 
+def operations(jitted: Any, *args: Any) -> float:
+    """`count_flops` of what a jitted function is to compute, whatever form its convolutions take on this backend.
+
+    Winograd's algorithm has fewer multiplications than the convolution that it stands for; the model's count.
+    """
+    with convolution.native():  # another function, for what was traced outside is remembered
+        return count_flops(jax.make_jaxpr(lambda *args: jitted.__wrapped__(*args))(*args))
+
+
 def _compiled(jitted: Any, *args: Any, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
     """The compiled program, which a call with such arguments finds again, and what is known of it."""
     start = time.perf_counter()
@@ -105,7 +122,9 @@ def _compiled(jitted: Any, *args: Any, options: dict[str, Any] | None = None) ->
     lowered = traced.lower()
     middle = time.perf_counter()
     compiled = lowered.compile(options) if options else lowered.compile()
-    facts = {"trace_s": middle - start, "compile_s": time.perf_counter() - middle, "flops": count_flops(traced.jaxpr)}
+    facts = {"trace_s": middle - start, "compile_s": time.perf_counter() - middle}
+    cpu = jax.default_backend() == "cpu"  # elsewhere convolutions are what they seem
+    facts["flops"] = operations(jitted, *args) if cpu else count_flops(traced.jaxpr)
     with contextlib.suppress(Exception):  # not on every backend
         cost = compiled.cost_analysis()
         facts["flops_by_compiler"] = (cost[0] if isinstance(cost, list) else cost).get("flops")
@@ -119,19 +138,28 @@ def _compiled(jitted: Any, *args: Any, options: dict[str, Any] | None = None) ->
 
 # ---------------------------------------------------------------------------------------------------------- contestants
 class Model:
-    """A run at its first step, shared by what is timed of it.
+    """A run at the first step of one of its phases, shared by what is timed of it.
 
     Args:
         config: from `with_settings`.
         shape: of an example.
+        phase: which; the last is what a run is about, the first of an LSGM its VAE alone.
+
+    Raises:
+        InputError: a config that learns no score.
     """
 
-    def __init__(self, config: Config, shape: tuple[int, ...]):
-        classes = getattr(config.model, "num_classes", None) or (10 if models.classifies(config.model) else None)
+    def __init__(self, config: Config, shape: tuple[int, ...], phase: int = -1):
+        classes = getattr(config.model, "num_classes", None)
+        if models.classifies(config.model) or not models.sees_noise(config.model):
+            raise InputError(f"model.name: {config.model.name!r} learns no score; choose a config that does")
         phases = phases_of(config, build.phases(config, shape, classes))
-        self.task = phases[-1].task
         self.config, self.shape, self.classes = config, shape, classes
         self.run = Run(phases, None, Path("unused"), config.train, record={})
+        self.stage = self.run.stages[phase]
+        task = self.stage.phase.task
+        assert isinstance(task, ScoreTask | LatentModel)
+        self.task: ScoreTask | LatentModel = task
         with jax.set_mesh(self.run.mesh):
             self.key = self.run._place(jax.random.key(0))
             self.state = jax.block_until_ready(self._initial())
@@ -141,9 +169,13 @@ class Model:
 
         No kernel is zero, as fresh ones of residual branches are and trained ones are not: zeros are multiplied faster.
         """
-        run = self.run
-        if jax.tree.leaves(run.stages[-1].abstract.model_state):  # which must fit the parameters
-            return run.initial(self.key)
+        stage = self.stage
+        initial = jax.jit(
+            lambda key: create(stage.phase.task.init(key), stage.phase.optimizer), out_shardings=stage.shardings
+        )
+        if jax.tree.leaves(stage.abstract.model_state):  # which must fit the parameters
+            state = initial(self.key)
+            return dataclasses.replace(state, step=jnp.full_like(state.step, stage.first))
         rng = np.random.default_rng(0)
 
         def draw(path, leaf):
@@ -158,8 +190,7 @@ class Model:
             # A network that predicts next to nothing is a process of its own for samplers that choose their steps.
             return x * (1e-3 if names[0] == "out_conv" else 1.0) / math.sqrt(math.prod(leaf.shape[:-1]))
 
-        shapes = jax.eval_shape(run.initial, self.key)
-        places = sh.state_shardings(run.mesh, shapes)
+        shapes, places = jax.eval_shape(initial, self.key), stage.shardings
         state = jax.tree.map(
             lambda leaf, place: jax.device_put(np.zeros(leaf.shape, leaf.dtype), place), shapes, places
         )
@@ -169,7 +200,12 @@ class Model:
     @property
     def num_parameters(self) -> int:
         """Trained ones."""
-        return models.count_parameters(self.run.stages[-1].abstract.params)
+        return models.count_parameters(self.stage.abstract.params)
+
+    @property
+    def event_shape(self) -> tuple[int, ...]:
+        """Of what the process diffuses."""
+        return self.task.latent_shape if isinstance(self.task, LatentModel) else self.task.event_shape
 
     def batches(self) -> list[dict[str, np.ndarray]]:
         """Random images, (batch, ...), or (steps, batch, ...) when a call takes several steps."""
@@ -178,6 +214,8 @@ class Model:
         out = []
         for _ in range(BATCHES):
             x = rng.integers(0, 256, (*steps, train.batch_size, *self.shape), dtype=np.uint8)
+            if self.config.vae is not None and self.config.vae.decoder == "bin":
+                x = np.where(x < 128, 0, 255).astype(np.uint8)
             labels = rng.integers(0, self.classes or 1, x.shape[: len(steps) + 1], dtype=np.int32)
             out.append({"x": x, "label": labels})
         return out
@@ -195,7 +233,7 @@ class Training:
         """Compiles and takes the first steps; what is known of the program."""
         self.model = model = self._model()
         run, self.stride = model.run, model.config.train.steps_per_dispatch
-        self.step = run.stages[-1].step_fn
+        self.step = model.stage.step_fn
         self.data, self.place = model.batches(), run._batch_sharding
         self.state, model.state = model.state, None  # donated
         with jax.set_mesh(run.mesh):
@@ -249,12 +287,12 @@ class Evaluations:
     def prepare(self) -> dict[str, Any]:
         """As `Training.prepare`."""
         self.model = model = self._model()
-        run, batch = model.run, model.config.train.batch_size
+        run, batch, task = model.run, model.config.train.batch_size, model.task
         self.weights = model.state.averaged
-        z = jax.random.normal(model.key, (batch, model.task.sde.k, *model.shape))
+        z = jax.random.normal(model.key, (batch, task.sde.k, *model.event_shape))
         self.z, self.t = run._place(z), run._place(jnp.linspace(0.01, 1.0, batch))
-        labels = None if model.task.num_classes is None else jnp.zeros(batch, jnp.int32)
-        self.call = jax.jit(lambda weights, z, t: model.task.eps_fn(weights, labels=labels)(z, t))
+        known = {} if task.num_classes is None else {"labels": jnp.zeros(batch, jnp.int32)}
+        self.call = jax.jit(lambda weights, z, t: task.eps_fn(weights, **known)(z, t))
         _, facts = _compiled(self.call, self.weights, self.z, self.t)
         self.time(1)
         return facts | {"parameters": model.num_parameters}
@@ -308,99 +346,3 @@ class Sampling:
     def more(self, count: int) -> dict[str, Any]:
         """Nothing."""
         return {}
-
-
-# --------------------------------------------------------------------------------------------------------- single parts
-def _repeated(function: Callable[..., Any], *args: Any) -> Callable[[int], float]:
-    jitted = jax.jit(function)
-    jax.block_until_ready(jitted(*args))
-
-    def run(count: int) -> float:
-        start = time.perf_counter()
-        for _ in range(count - 1):
-            jitted(*args)
-        jax.block_until_ready(jitted(*args))
-        return time.perf_counter() - start
-
-    return run
-
-
-def convolution(side: int, c_in: int, c_out: int, batch: int, dtype: str) -> Callable[[int], float]:
-    """run(count) -> seconds of so many 3 x 3 convolutions, forward and backward, channels last."""
-    keys = jax.random.split(jax.random.key(0), 3)
-    shapes = ((batch, side, side, c_in), (3, 3, c_in, c_out), (batch, side, side, c_out))
-    x, w, g = (jax.random.normal(key, shape, dtype) for key, shape in zip(keys, shapes, strict=True))
-
-    def conv(x, w):
-        return jax.lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
-
-    def both(x, w, g):
-        out, pull = jax.vjp(conv, x, w)
-        return out, pull(g)
-
-    return _repeated(both, x, w, g)
-
-
-def matmul(size: int, dtype: str) -> Callable[[int], float]:
-    """run(count) -> seconds of so many products of two square matrices."""
-    a, b = (jax.random.normal(key, (size, size), dtype) for key in jax.random.split(jax.random.key(0)))
-    return _repeated(jnp.matmul, a, b)
-
-
-def copy(megabytes: int) -> Callable[[int], float]:
-    """run(count) -> seconds of so many passes that read and write an array of this size."""
-    return _repeated(lambda x: x + 1, jnp.zeros(megabytes * 2**18, jnp.float32))
-
-
-KINDS = {  # of a kernel, by its name
-    "convolution": r"conv|xmma|fprop|dgrad|wgrad|implicit|cudnn|nhwc|nchw",
-    "matrix product": r"gemm|cublas|cutlass|dot|matmul",
-    "attention": r"flash|fmha|softmax",
-    "copy": r"memcpy|copy|memset|transpose",
-    "reduction": r"reduce",
-    "fusion": r"fusion|triton|loop|wrapped|input_",
-}
-
-
-def profile(work: Callable[[], Any], keep: Path | None = None) -> dict[str, Any]:
-    """Where a piece of work spends the device's time, from JAX's profiler.
-
-    Args:
-        work: what is done; ends when the device has ended.
-        keep: file for the trace itself, to be opened by Perfetto.
-
-    Returns:
-        `window_ms` from the first kernel to the end of the last, `busy_ms` in which any ran, `idle` the share in which
-        none did, `kinds` {kind: ms}, `kernels` [(name, calls, ms)] of the longest.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        with jax.profiler.trace(folder):
-            work()
-        planes = []
-        for file in Path(folder).rglob("*.xplane.pb"):
-            planes += jax.profiler.ProfileData.from_file(str(file)).planes
-        if keep is not None:
-            for file in Path(folder).rglob("*.trace.json.gz"):
-                shutil.copy(file, keep)
-        devices = [p for p in planes if p.name.startswith("/device:")] or [p for p in planes if "CPU" in p.name]
-        lines = [line for plane in devices for line in plane.lines]
-        lines = [line for line in lines if line.name.startswith("Stream")] or lines
-        events = [(e.name, e.start_ns, e.duration_ns) for line in lines for e in line.events if e.duration_ns > 0]
-    calls: collections.Counter[str] = collections.Counter()
-    spent: collections.Counter[str] = collections.Counter()
-    kinds: collections.Counter[str] = collections.Counter()
-    busy, end = 0.0, -math.inf
-    for name, start, length in sorted(events, key=lambda event: event[1]):
-        calls[name] += 1
-        spent[name] += length
-        kinds[next((kind for kind, words in KINDS.items() if re.search(words, name, re.I)), "other")] += length
-        busy += max(0.0, start + length - max(start, end))
-        end = max(end, start + length)
-    window = end - min((start for _, start, _ in events), default=0.0)
-    return {
-        "window_ms": window / 1e6,
-        "busy_ms": busy / 1e6,
-        "idle": 1 - busy / window if window else None,
-        "kinds": {kind: total / 1e6 for kind, total in kinds.most_common()},
-        "kernels": [(name, calls[name], total / 1e6) for name, total in spent.most_common(60)],
-    }

@@ -1,0 +1,222 @@
+"""`benchmarks/`: that they run to the end, that what they write is whole, and that operations are counted rightly."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from sgmjax import _cli
+
+FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
+BATCH = 128  # at which Winograd's algorithm takes part on a CPU
+
+
+@pytest.fixture(scope="module")
+def timed():
+    """The module of that name."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(FOLDER))
+        import timed
+
+        yield timed
+
+
+def run(tmp_path: Path, script: str, *words: str) -> tuple[dict[str, Any], str]:
+    """What a benchmark writes as JSON, and prints."""
+    out = tmp_path / "found.json"
+    command = [sys.executable, str(FOLDER / script), *words, f"--out={out}"]
+    environment = os.environ | {"PYTHONPATH": str(FOLDER.parent)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return json.loads(out.read_text()), done.stdout
+
+
+# ----------------------------------------------------------------------------------------------------------- operations
+def digits_by_hand() -> tuple[float, float]:
+    """Operations of the network of `psld_digits` on one example, forward and in a training step, two a multiplication.
+
+    Two levels of 8 x 8 and 4 x 4 pixels and 32 channels, a block each, attention at 4 x 4; two channels in and out.
+    """
+
+    def conv(side: int, c_in: int, c_out: int, window: int = 3) -> float:
+        return 2.0 * window**2 * side**2 * c_in * c_out
+
+    def block(side: int, c_in: int, shortcut: bool) -> float:
+        time = 2.0 * 128 * 32
+        return conv(side, c_in, 32) + time + conv(side, 32, 32) + shortcut * conv(side, c_in, 32, 1)
+
+    attention = 4 * 2.0 * 16 * 32 * 32 + 2 * 2.0 * 16 * 16 * 32
+    first, time = conv(8, 2, 32), 2.0 * 32 * 128
+    forward = (
+        first
+        + time
+        + 2.0 * 128 * 128
+        + block(8, 32, False)  # down
+        + block(4, 32, True)  # to half the side
+        + block(4, 32, False)
+        + attention
+        + 2 * block(4, 32, False)  # middle
+        + attention
+        + 2 * block(4, 64, True)  # up, with the skip connections
+        + attention
+        + block(8, 32, True)  # to twice the side
+        + 2 * block(8, 64, True)
+        + conv(8, 32, 2)
+    )
+    # Backward: both factors of every product have a gradient, but for the image and the features of time.
+    return forward, 3 * forward - first - time
+
+
+def model_of(timed, **settings: Any):
+    config, _ = _cli.read_config("psld_digits", [])
+    config = timed.with_settings(config, batch=BATCH, dtype="float32", **settings)
+    return timed.Model(config, timed.example_shape(config))
+
+
+@pytest.mark.usefixtures("one_device")
+def test_operations_are_those_of_the_network_by_hand(timed):
+    model = model_of(timed)
+    network = model.task.network
+    forward, step = digits_by_hand()
+    x, t = jnp.zeros((BATCH, 8, 8, 2)), jnp.ones(BATCH)
+    call = jax.jit(lambda params: network.apply({"params": params}, x, t))
+    assert timed.operations(call, model.state.params) == BATCH * forward
+    # Without `native` it is Winograd's count on a CPU, which is smaller.
+    assert timed.count_flops(call.trace(model.state.params).jaxpr) < 0.95 * BATCH * forward
+
+    with jax.set_mesh(model.run.mesh):
+        batch = model.batches()[0]
+        counted = timed.operations(model.stage.step_fn, model.state, batch, model.key)
+    # Besides the network's, products of the process's 2 x 2 matrices: with 64 pixels a thousandth at most.
+    assert 1.0 <= counted / (BATCH * step) < 1.001
+
+
+@pytest.mark.usefixtures("one_device")
+def test_a_dispatch_of_three_steps_counts_three(timed):
+    one, three = (model_of(timed, dispatch=count) for count in (1, 3))
+    counts = []
+    for model in (one, three):
+        with jax.set_mesh(model.run.mesh):
+            counts.append(timed.operations(model.stage.step_fn, model.state, model.batches()[0], model.key))
+    assert counts[1] == 3 * counts[0]
+
+
+# ------------------------------------------------------------------------------------------------------------- settings
+def test_annealed_steps_are_cut_to_whole_noise_levels(timed):
+    config, _ = _cli.read_config("ncsnv2_cifar", [])
+    assert timed.with_settings(config, batch=2, dtype="float32", evaluations=100).sampling.steps == 19 * 5 + 1
+    assert timed.with_settings(config, batch=2, dtype="float32", evaluations=3).sampling.steps == 2 * 5 + 1
+    assert timed.with_settings(config, batch=2, dtype="float32", evaluations=9999).sampling.steps == 232 * 5 + 1
+
+
+# ------------------------------------------------------------------------------------------------------------- commands
+@pytest.mark.slow
+def test_throughput_runs_and_what_it_writes_is_whole(tmp_path):
+    found, printed = run(tmp_path, "throughput.py", "--quick")
+    torch = "torch" in found["versions"]
+    assert {"python", "jax", "jaxlib", "sgmjax"} <= found["versions"].keys()
+    assert {"device", "backend", "cores", "load"} <= found["hardware"].keys()
+    assert found["not_reached"] == []
+
+    entries = {(entry["what"], entry["name"]): entry for entry in found["measurements"]}
+    ours = {
+        ("train", "sgmjax"),
+        ("sample", "sgmjax network"),
+        ("sample", "sgmjax sampler"),
+        ("variants", "sgmjax"),
+        ("variants", "dispatch=2"),
+    }
+    names = [name for name in ("torch", "diffusers") if name in found["versions"]]
+    theirs = {f"{ {'torch': 'PyTorch'}.get(name, name) } eager" for name in names}
+    assert entries.keys() == ours | {(what, name) for what in ("train", "sample") for name in theirs}
+    left = " ".join(entry["item"] for entry in found["skipped"])
+    assert not found["skipped"] if len(names) == 2 else "diffusers" in left  # said, not passed over
+
+    for entry in found["measurements"]:
+        assert len(entry["turns"]) == 2 and not entry["provisional"]
+        assert entry["ms"] == statistics.median(entry["turns"]) > 0
+        assert (entry["low"], entry["high"]) == (min(entry["turns"]), max(entry["turns"]))
+        assert entry["load"] >= 0 and entry["batch"] == 2 and entry["parameters"] > 0
+        each = entry.get("nfe_of_config", 1)
+        assert entry["images_per_s"] == pytest.approx(2000 / entry["ms"] / each)
+    for what, name in ours:
+        entry = entries[what, name]
+        assert entry["compile_s"] > 0 and entry["memory_bytes"] > 0 and entry["trace_s"] > 0
+    for name in ("sgmjax", "dispatch=2"):
+        entry = entries["variants", name]
+        assert entry["finite"] and entry["host_ms"] > 0 and entry["blocked_ms"] > 0
+    assert entries["variants", "dispatch=2"]["flops"] == entries["variants", "sgmjax"]["flops"]
+
+    for ratio in found["ratios"]:
+        one, other = (
+            next(e for e in found["measurements"] if (e["item"], e["name"]) == (ratio["item"], ratio[which]))
+            for which in ("one", "other")
+        )
+        rates = [b / a for a, b in zip(one["turns"], other["turns"], strict=True)]
+        assert ratio["ratio"] == statistics.median(rates)
+        assert ratio["low"] <= other["ms"] / one["ms"] <= ratio["high"]  # true of medians of any positive numbers
+    assert len(found["ratios"]) == (2 + len(theirs) * 3)
+
+    if torch:  # an independent count of the same network, and of its gradient
+        for what, name in (("train", "sgmjax"), ("sample", "sgmjax network")):
+            counted = entries[what, "PyTorch eager"]["flops_by_torch"]
+            assert entries[what, name]["flops"] == pytest.approx(counted, rel=1e-3)
+    if "diffusers" in found["versions"]:
+        share = entries["train", "diffusers eager"]["parameters"] / entries["train", "sgmjax"]["parameters"]
+        assert 0.8 < share < 1.25
+    (trace,) = found["traces"]
+    assert trace["busy_ms"] > 0 and trace["kernels"]
+    assert {part["by"] for part in found["parts"]} == {"JAX"} | ({"PyTorch"} if torch else set())
+    for entry in found["measurements"]:
+        assert f"| {entry['item']} | {entry['name']}" in printed
+
+
+@pytest.mark.slow
+def test_what_the_budget_leaves_no_time_for_is_listed(tmp_path):
+    found, printed = run(tmp_path, "throughput.py", "--quick", "--budget=0.001", "--configs=psld_cifar,lsgm_cifar_fid")
+    left = {entry["item"]: entry["why"] for entry in found["skipped"]}
+    # Training first, the VAE of the LSGM by itself.
+    assert list(left)[:3] == [
+        "train psld_cifar bfloat16",
+        "sample psld_cifar bfloat16",
+        "train lsgm_cifar_fid bfloat16",
+    ]
+    assert "vae lsgm_cifar_fid bfloat16" in left
+    assert set(left.values()) == {"no time left"} and found["measurements"] == []
+    assert all(item in printed for item in left)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", ["vp_cifar", "ncsnv2_cifar", "lsgm_digits", "psld_mnist", "digits:cld"])
+def test_the_training_step_of_other_networks(tmp_path, config):
+    words = ["--quick", "--only=train", "--peers=", "--dtypes=float32", f"--configs={config}"]
+    found, _ = run(tmp_path, "throughput.py", *words)
+    wanted = ["sgmjax", "sgmjax VAE alone"] if config.startswith("lsgm") else ["sgmjax"]
+    assert [entry["name"] for entry in found["measurements"]] == wanted
+    assert found["skipped"] == []
+    assert all(entry["finite"] and entry["flops"] > 0 for entry in found["measurements"])
+
+
+@pytest.mark.slow
+def test_sampling_cost_runs_and_its_lines_are_those_of_its_points(tmp_path):
+    found, printed = run(tmp_path, "sampling_cost.py", "--quick")
+    points = found["points"]
+    assert [(p["num"], p["steps"]) for p in points] == [(8, 4), (16, 4), (32, 4), (8, 8), (8, 16)]
+    assert all(p["nfe"] == p["steps"] and p["seconds"] > 0 and p["peak_bytes"] > 2**20 for p in points)
+    assert all(p["peak_bytes"] <= p["maxrss_bytes"] for p in points)
+    by_num, by_steps = found["lines"]
+    assert (by_num["by"], by_steps["by"]) == ("num", "steps")
+    # Least squares through (8, a), (16, b), (32, c) by hand.
+    a, b, c = (p["seconds"] for p in points[:3])
+    slope = ((8 - 56 / 3) * a + (16 - 56 / 3) * b + (32 - 56 / 3) * c) / (8**2 + 16**2 + 32**2 - 56**2 / 3)
+    assert by_num["seconds"]["slope"] == pytest.approx(slope)
+    assert "| em | samples |" in printed
