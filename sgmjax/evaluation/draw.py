@@ -214,7 +214,15 @@ class Sampler:
             stop: asked between batches; if it says True, the result is None.
             progress: told after each batch how many samples there are.
         """
-        parts, nfe = [], 0
+        parts, nfe, ahead = [], 0, None
+
+        def take(start: int, drawn: tuple[Array, Array]) -> None:
+            nonlocal nfe
+            x, used = sh.fetch(drawn)
+            parts.append(x)
+            nfe = max(nfe, int(np.max(used[: num - start])))
+            progress(min(start + self.batch_size, num))
+
         given = {name: np.asarray(value) for name, value in (inputs or {}).items()}
         if labels is not None:
             check_labels(labels, None, length=num)
@@ -226,10 +234,12 @@ class Sampler:
                     return None
                 indices = np.resize(np.arange(start, min(start + self.batch_size, num)), self.batch_size)
                 part = {name: value[indices] for name, value in given.items()} or None
-                x, used = sh.fetch(self._draw(variables, key, np.uint32(first + start), part))
-                parts.append(x)
-                nfe = max(nfe, int(np.max(used[: num - start])))
-                progress(min(start + self.batch_size, num))
+                drawn = self._draw(variables, key, np.uint32(first + start), part)
+                if ahead is not None:
+                    take(*ahead)  # while the devices draw the next ones
+                ahead = start, drawn
+            if ahead is not None:
+                take(*ahead)
         return np.concatenate(parts)[:num], nfe
 
 
