@@ -15,6 +15,7 @@ import refdata
 from training import tiny
 
 from sgmjax import sharding as sh
+from sgmjax._files import local_copy, user_path
 from sgmjax.training.checkpoint import Checkpointer
 from sgmjax.training.run import Run
 from sgmjax.training.train import setup
@@ -82,7 +83,7 @@ def rows(folder: Path) -> list[dict]:
 
 
 def samples(folder: Path) -> np.ndarray:
-    with np.load(folder / "samples" / "final.npz") as file:
+    with np.load(local_copy(folder / "samples" / "final.npz", "samples")) as file:
         return file["samples"]
 
 
@@ -143,9 +144,13 @@ def test_files_are_written_once(whole, tmp_path):
 
 
 @pytest.mark.slow
-def test_after_a_kill_the_same_command_goes_on_in_every_bit(whole, tmp_path):
+@pytest.mark.parametrize("place", ["disk", "bucket"])
+def test_after_a_kill_the_same_command_goes_on_in_every_bit(whole, tmp_path, place, request):
     undisturbed, _ = whole
     folder = tmp_path / "run"
+    if place == "bucket":
+        request.getfixturevalue("bucket")
+        folder = user_path("gs://bucket/two/run")
     done, told = launch(folder, 2, dies=17)  # the checkpoint of step 10 is complete, that of 15 perhaps
     assert done.returncode == 128 + 9 and told == []
     assert "process 1 of 2 was ended by SIGKILL" in done.stderr
