@@ -68,6 +68,8 @@ def _form(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], options: di
     dilations = (options.get("lhs_dilation"), options.get("rhs_dilation"))
     if any(d != 1 for dilation in dilations for d in dilation or ()):
         return None
+    if any(options.get(name) is not None for name in ("precision", "preferred_element_type")):
+        return None
     if options.get("feature_group_count", 1) > 1:
         each = channels == 1 and features == x.shape[-1] and len(window) == 2
         return functools.partial(depthwise, strides=strides) if each else None

@@ -120,6 +120,8 @@ def test_which_form_is_taken():
     assert count(primitives(large, (3, 3), 128, strides=(2, 2))) == (0, 1)
     assert count(primitives(large, (3, 3), 128, rhs_dilation=(2, 2))) == (0, 1)
     assert count(primitives(large, (3, 3), 128, dtype=jnp.bfloat16)) == (0, 1)
+    assert count(primitives(large, (3, 3), 128, precision=jax.lax.Precision.HIGHEST)) == (0, 1)
+    assert count(primitives(large, (1, 1), 128, preferred_element_type=jnp.float32)) == (0, 1)
     with convolution.native():
         for shape, size in itertools.product((large, small), (1, 3)):
             assert count(primitives(shape, (size, size), 128)) == (0, 1)
