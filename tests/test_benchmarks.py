@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import statistics
@@ -25,9 +26,7 @@ def timed():
     """The module of that name."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(FOLDER))
-        import timed
-
-        yield timed
+        yield importlib.import_module("timed")
 
 
 def run(tmp_path: Path, script: str, *words: str) -> tuple[dict[str, Any], str]:
