@@ -3,7 +3,7 @@
     python benchmarks/fsdp_memory.py [--config=configs/psld_cifar.py] [--devices=1,2,4,8] [--out=fsdp.json]
 
 Nothing runs: the training step is compiled for N of eight virtual CPU devices, at the batch of the config over all of
-them, and what the compiler says of the program is printed as a table and written to --out (JSON). Bytes are those of
+them and with the convolutions of accelerators (`models.convolution.native`), and what the compiler says of the program is printed as a table and written to --out (JSON). Bytes are those of
 one device: `state` and batch that it is given (the state comes out in its place), `temp` what the step needs besides,
 and their sum, with its ratio to that of N = 1. The collective operations are counted, with the bytes that come out of
 them. `psld_cifar` takes some three minutes of two cores for each N. Other settings as for training.
@@ -47,6 +47,7 @@ def measure(config: Any, shape: tuple[int, ...], devices: int) -> dict[str, Any]
     import numpy as np
 
     from sgmjax import sharding as sh
+    from sgmjax.models import convolution
     from sgmjax.tasks import build
     from sgmjax.training.state import create
     from sgmjax.training.step import make_train_step
@@ -60,7 +61,7 @@ def measure(config: Any, shape: tuple[int, ...], devices: int) -> dict[str, Any]
     size = config.train.batch_size
     batch = {"x": jax.ShapeDtypeStruct((size, *shape), np.uint8), "label": jax.ShapeDtypeStruct((size,), np.int32)}
     start = time.perf_counter()
-    with jax.set_mesh(mesh):
+    with jax.set_mesh(mesh), convolution.native():
         compiled = step.lower(shapes, batch, jax.eval_shape(lambda: jax.random.key(0))).compile()
     memory: Any = compiled.memory_analysis()
     fresh = memory.output_size_in_bytes - memory.alias_size_in_bytes
