@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 from sgmjax import sharding as sh
 from sgmjax._inputs import check_labels
 from sgmjax._say import say
+from sgmjax.models import convolution
 
 PyTree = Any
 
@@ -180,7 +181,8 @@ class Sampler:
                 x, info = sample_fn(variables, jax.random.fold_in(key, index), 1, **given)
                 return x[0], jnp.max(jnp.asarray(_nfe(info)))
 
-            return jax.vmap(one)(indices, given)
+            with convolution.mapped(len(indices)):
+                return jax.vmap(one)(indices, given)
 
         def draw(variables, key, first, given):
             indices = first + jnp.arange(self.batch_size, dtype=jnp.uint32)

@@ -27,6 +27,7 @@ WORTHWHILE = 1e8
 CONVOLVED = "convolved"  # `checkpoint_name` of what comes out, for policies of what is kept for the backward pass
 
 _native = contextvars.ContextVar("native", default=False)
+_mapped = contextvars.ContextVar("mapped", default=1)
 
 
 @contextlib.contextmanager
@@ -37,6 +38,16 @@ def native() -> Iterator[None]:
         yield
     finally:
         _native.reset(token)
+
+
+@contextlib.contextmanager
+def mapped(count: int) -> Iterator[None]:
+    """Programs traced inside are mapped over so many examples (`jax.vmap`), which a convolution of one cannot see."""
+    token = _mapped.set(count)
+    try:
+        yield
+    finally:
+        _mapped.reset(token)
 
 
 def convolve(
@@ -75,7 +86,7 @@ def _form(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], options: di
         return functools.partial(depthwise, strides=strides) if each else None
     if set(window) == {1}:
         return functools.partial(pointwise, strides=strides)
-    multiplications = math.prod(x.shape) * math.prod(window) * features
+    multiplications = _mapped.get() * math.prod(x.shape) * math.prod(window) * features
     exact = x.dtype in (jnp.float32, jnp.float64)  # its sums and differences would round bfloat16 once more
     if window == (3, 3) and set(strides) == {1} and exact and multiplications >= WORTHWHILE:
         return winograd

@@ -122,6 +122,10 @@ def test_which_form_is_taken():
     assert count(primitives(large, (3, 3), 128, dtype=jnp.bfloat16)) == (0, 1)
     assert count(primitives(large, (3, 3), 128, precision=jax.lax.Precision.HIGHEST)) == (0, 1)
     assert count(primitives(large, (1, 1), 128, preferred_element_type=jnp.float32)) == (0, 1)
+    one = (1, 16, 16, 64)
+    assert count(primitives(one, (3, 3), 64)) == (0, 1)
+    with convolution.mapped(64):  # as by `jax.vmap`, which shows one example
+        assert count(primitives(one, (3, 3), 64)) == (16, 0)
     with convolution.native():
         for shape, size in itertools.product((large, small), (1, 3)):
             assert count(primitives(shape, (size, size), 128)) == (0, 1)
