@@ -58,7 +58,8 @@ def test_the_score_of_every_process_is_that_of_one_denoiser(name, mixture, dtype
     found = jax.jit(from_denoiser(mixture.denoiser(), sde, noised_only=False))(jnp.asarray(z), jnp.asarray(t))
     assert found.dtype == dtype and relative(np.asarray(found, np.float64), expected) < BOUNDS[dtype]
     noised = from_denoiser(mixture.denoiser(), sde)(jnp.asarray(z), jnp.asarray(t))
-    np.testing.assert_allclose(noised, sde.expand(sde.restrict(found)), rtol=1e-6, atol=1e-6 * np.abs(expected).max())
+    error, size = (np.abs(v).reshape(len(TIMES), -1).max(1) for v in (noised - sde.expand(sde.restrict(found)), found))
+    assert (error < BOUNDS[dtype] * size).all()
 
 
 @pytest.mark.parametrize("name", NAMES)
