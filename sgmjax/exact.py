@@ -108,7 +108,8 @@ class GaussianMixture:
             variance = stds**2 + sigma[:, None] ** 2
             offset = y[:, None] - means
             square = jnp.sum(offset**2, axis=tuple(range(2, offset.ndim))) / variance
-            log_each = -0.5 * (square + offset[0, 0].size * jnp.log(variance)) + jnp.asarray(self.log_weights, y.dtype)[None]
+            log_weights = jnp.asarray(self.log_weights, y.dtype)[None]
+            log_each = -0.5 * (square + offset[0, 0].size * jnp.log(variance)) + log_weights
             each = jax.nn.softmax(log_each, axis=1) * sigma[:, None] / variance
             return jnp.sum(linalg.expand_to(each, offset.ndim) * offset, axis=1)
 
