@@ -40,6 +40,7 @@ TimeGrid = Sequence[float] | Real[AnyArray, " times"]  # decreasing times, those
 HostGrid = Float[np.ndarray, " times"]  # the same, computed
 Labels = Sequence[int] | Int[AnyArray, " batch"]  # classes
 Matrices = Float[AnyArray, "batch k k"]  # on the phase variables, at each time
+Vectors = Float[AnyArray, "batch k"]  # a number for each phase variable, at each time
 Square = Float[AnyArray, "k k"]  # on the phase variables
 PerExample = Float[jax.Array, " batch"]
 Samples = Float[jax.Array, " batch *event"]

@@ -19,7 +19,7 @@ from jaxtyping import Float, Int, Real
 
 from sgmjax._inputs import InputError
 from sgmjax._types import AnyArray, Data, DType, Key, Numbers, PerExample, Samples, ScoreFn, State, Times
-from sgmjax.sdes import SDE, linalg
+from sgmjax.sdes import SDE, Denoiser, linalg
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -99,6 +99,21 @@ class GaussianMixture:
             return sde.expand(sde.restrict(total)) if noised_only else total
 
         return score
+
+    def denoiser(self) -> Denoiser:
+        """The exact D(y; sigma): the mean of x_0 given y = x_0 + sigma n."""
+
+        def noise(y, sigma):
+            means, stds = jnp.asarray(self.means, y.dtype)[None], jnp.asarray(self.stds, y.dtype)[None]
+            variance = stds**2 + sigma[:, None] ** 2
+            offset = y[:, None] - means
+            square = jnp.sum(offset**2, axis=tuple(range(2, offset.ndim))) / variance
+            log_weights = jnp.asarray(self.log_weights, y.dtype)[None]
+            log_each = -0.5 * (square + offset[0, 0].size * jnp.log(variance)) + log_weights
+            each = jax.nn.softmax(log_each, axis=1) * sigma[:, None] / variance
+            return jnp.sum(linalg.expand_to(each, offset.ndim) * offset, axis=1)
+
+        return Denoiser(noise=noise)
 
 
 jax.tree_util.register_dataclass(GaussianMixture, ["means", "stds", "log_weights"], [])

@@ -20,7 +20,7 @@ from jaxtyping import Float, Real, Shaped
 from sgmjax._inputs import InputError
 from sgmjax._kinds import check_kind, says
 from sgmjax._types import AnyArray, EpsFn, Network, ScoreFn, Times
-from sgmjax.sdes import SDE, linalg
+from sgmjax.sdes import SDE, Denoiser, estimate, linalg, time_at_noise_level
 from sgmjax.sdes.base import Matching, check_time
 
 Parameterization = Literal["eps", "mixed", "score"]
@@ -244,3 +244,51 @@ def score_from_eps(eps_fn: EpsFn, sde: SDE, *, matching: Matching | None = None)
 def score_from_network(network: Network, sde: SDE, *, matching: Matching = "hsm", **kwargs: Any) -> ScoreFn:
     """`eps_from_network` and `score_from_eps` in one: what most samplers' callers want."""
     return score_from_eps(eps_from_network(network, sde, matching=matching, **kwargs), sde, matching=matching)
+
+
+# ------------------------------------------------------------------------------------------ one denoiser, every process
+def from_denoiser(denoiser: Any, sde: SDE, *, noised_only: bool = True) -> ScoreFn:
+    """The score function of any process from one denoiser of ordinary noise, D(y; sigma).
+
+    Exact where D is: see `sdes.estimate`. A score in float32 is as good as the denoiser's (y - D) / sigma: a
+    `sdes.Denoiser` that knows its `noise` is right at every t, a function of x_0 to rounding / sigma.
+
+    Args:
+        denoiser: a `sdes.Denoiser`, or a function (y, sigma) -> x_0 of y (batch, *event), sigma (batch,).
+        sde: the process.
+        noised_only: zero for variables without noise, as samplers want it; False: of all variables.
+
+    Raises:
+        InputError: when the score is computed, if the denoiser returns another shape than that of y.
+    """
+    known = denoiser if isinstance(denoiser, Denoiser) else Denoiser(denoiser)
+
+    @says(kind="score")
+    def score_fn(z, t):
+        look = estimate(sde, t)
+        score = look.score(z, known.noise(look.of(z), look.sigma))
+        return sde.expand(sde.restrict(score)) if noised_only else score
+
+    return score_fn
+
+
+def denoiser(score_fn: ScoreFn, sde: SDE) -> Denoiser:
+    """The inverse of `from_denoiser`: what a score function of one process says of ordinary noise.
+
+    It is asked at the time at which the process has noise level sigma, about z = m y: the state of which y is the
+    estimate, and in which y sees all of the noise. With it a network trained for one process samples with another.
+    Levels outside of those of the process are taken at its nearer end.
+
+    Args:
+        score_fn: of the process; that of the noised variables is enough.
+        sde: the process.
+    """
+    check_kind(score_fn, "score")
+
+    def noise(y, sigma):
+        t = time_at_noise_level(sde, sigma)
+        look = estimate(sde, t)
+        z = linalg.expand_to(look.kernel.mean[:, :, 0], y.ndim + 1) * y[:, None]
+        return look.noise(z, look.kernel.restrict(look.kernel.eps(score_fn(z, t))))
+
+    return Denoiser(noise=noise)

@@ -8,7 +8,7 @@ The levels are times of the process: `sdes.level_times(L)` for VE, from which th
 
     samplers.annealed_langevin(key, score_fn, sde, shape, times=sdes.level_times(232), step_size=6.2e-6)
 
-Any process that noises all its variables will do. Its noise level at t is sigma(t) of `grids.noise_level` (std over
+Any process that noises all its variables will do. Its noise level at t is sigma(t) of `sdes.estimate` (std over
 mean for k = 1), in units of the data, and a step is the preconditioned one of the annealed corrector
 (`predictor_corrector.langevin_step`), z <- z + alpha A A^T score + sqrt(2 alpha) A n with A A^T the kernel's covariance
 and alpha = eps / sigma_L^2, the same at all levels. Between levels z is taken to E^-1 z, E the forward mean: this is
@@ -35,8 +35,8 @@ from sgmjax._types import AnyArray, Key, Samples, Scalar, ScoreFn, Shape, State,
 from sgmjax.samplers._predictor_corrector import langevin_step
 from sgmjax.samplers.common import Constraint, Denoise, SampleInfo, batch_time, check_end, check_times, scan_grid
 from sgmjax.samplers.declaration import on_grid
-from sgmjax.samplers.grids import host_noise_level, noise_level
-from sgmjax.sdes import SDE, VE, linalg
+from sgmjax.samplers.grids import host_noise_level
+from sgmjax.sdes import SDE, VE, linalg, noise_level
 from sgmjax.sdes.noise_levels import best_relative_step, check_step
 
 Start = Literal["prior", "uniform"]

@@ -19,8 +19,7 @@ from sgmjax._inputs import InputError
 from sgmjax._types import DType, Key, Samples, Scalar, ScoreFn, Shape, State, States, TimeGrid
 from sgmjax.samplers.common import Denoise, SampleInfo, batch_time, check_times, scan_grid
 from sgmjax.samplers.declaration import on_grid
-from sgmjax.samplers.grids import noise_level, time_at_noise_level
-from sgmjax.sdes import SDE
+from sgmjax.sdes import SDE, noise_level, time_at_noise_level
 
 
 class Levels(NamedTuple):

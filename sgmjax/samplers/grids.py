@@ -1,14 +1,7 @@
-"""Time grids: 1-D, decreasing, float64, computed on the host; and the noise level in which some are laid out.
+"""Time grids: 1-D, decreasing, float64, computed on the host; some are laid out in the noise level of the process.
 
-Given z_t, all that is known of x_0 is a Gaussian measurement: with z_t | x_0 ~ N(E e_0 x_0, C) (the kernel of hybrid
-score matching), the best linear estimate of x_0 is x_0 + sigma(t) n, n standard normal, with
-
-    sigma(t)^-2 = (E e_0)^T C^-1 (E e_0).
-
-This is the noise level of a linear process with any number of variables: the law of x_0 given z_t, so the denoiser,
-depends on z_t through that estimate alone. For k = 1 it is std / mean, the sigma of Karras et al. 2022. It increases
-with t for every process, since a later z_t is a function of an earlier one and of independent noise. (Noise over mean
-of the data variable alone does not: where the auxiliaries make it oscillate, its mean passes through zero.)
+That is the sigma(t) of `sdes.estimate`: the noise of the best estimate of x_0 that a state gives. (Noise over mean of
+the data variable alone would not do: where the auxiliaries make it oscillate, its mean passes through zero.)
 """
 
 from __future__ import annotations
@@ -20,15 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from sgmjax._inputs import InputError
-from sgmjax._types import HostGrid, PerExample, TimeGrid, Times
+from sgmjax._types import HostGrid, TimeGrid
 from sgmjax.samplers.common import check_t_min
-from sgmjax.sdes import SDE, linalg
+from sgmjax.sdes import SDE, linalg, noise_level, time_at_noise_level
 
 Grid = Literal["uniform", "quadratic", "power", "rho", "logsnr"]
 GRIDS = ("uniform", "quadratic", "power", "rho", "logsnr")
 
-EARLIEST = 1e-7  # times are looked for from here on
-_BISECTIONS = {"float32": 40, "float64": 70}  # halvings of log t down to rounding
 _PADDING = 128  # host inversions come in multiples of this size, so that grids of all lengths share a compilation
 
 
@@ -94,38 +85,6 @@ def time_grid(
     if not (np.diff(times) < 0).all():
         raise InputError(f"grid {kind!r} with {steps} steps to t_min = {t_min:g} has equal times: take fewer steps.")
     return times
-
-
-def noise_level(sde: SDE, t: Times) -> PerExample:
-    """sigma(t) of the module's docstring, same shape and dtype as t (batch,). std / mean for k = 1."""
-    kernel = sde.transition(t, "hsm")
-    white = jnp.swapaxes(kernel.inverse_transpose, 1, 2)
-    information = jnp.sum(linalg.apply(white, kernel.mean[:, :, 0]) ** 2, axis=1)
-    return 1 / jnp.sqrt(information)
-
-
-def time_at_noise_level(sde: SDE, sigma: Times) -> PerExample:
-    """The t in [EARLIEST, 1] at which the process has noise level sigma; the nearer end if there is none.
-
-    By bisection of log t, so for any process, inside jit too.
-
-    Args:
-        sde: the process.
-        sigma: (batch,) positive.
-
-    Returns:
-        (batch,), of the dtype of sigma.
-    """
-    sigma = jnp.asarray(sigma)
-
-    def halve(_, bounds):
-        low, high = bounds
-        middle = 0.5 * (low + high)
-        above = noise_level(sde, jnp.exp(middle)) >= sigma
-        return jnp.where(above, low, middle), jnp.where(above, middle, high)
-
-    start = jnp.full_like(sigma, np.log(EARLIEST)), jnp.zeros_like(sigma)
-    return jnp.exp(jax.lax.fori_loop(0, _BISECTIONS[str(sigma.dtype)], halve, start)[1])
 
 
 _compiled = {f: jax.jit(f) for f in (noise_level, time_at_noise_level)}

@@ -11,6 +11,7 @@ Processes are pytrees: pass them through jit, vmap and grad; changing beta_max d
 from collections.abc import Callable
 
 from sgmjax.sdes import noise_levels
+from sgmjax.sdes._estimate import Denoiser, Estimate, estimate, noise_level, time_at_noise_level
 from sgmjax.sdes._recipe import Recipe, recipe
 from sgmjax.sdes.base import SDE, Kernel
 from sgmjax.sdes.noise_levels import geometric_levels, level_times
@@ -31,7 +32,7 @@ PROCESSES: dict[str, Callable[..., SDE]] = {
 GIVEN = frozenset({"schedule", "num_noised", "variables", "name"})  # parameters of theirs for programs alone
 
 __all__ = [
-    "GIVEN", "PROCESSES", "SDE", "VE", "GeometricSchedule", "Kernel", "LinearSchedule", "Recipe", "Schedule", "SubVP",
-    "cld", "geometric_levels", "geometric_vp", "level_times", "noise_levels", "psld", "recipe", "subvp", "third_order",
-    "ve", "vp",
+    "GIVEN", "PROCESSES", "SDE", "VE", "Denoiser", "Estimate", "GeometricSchedule", "Kernel", "LinearSchedule",
+    "Recipe", "Schedule", "SubVP", "cld", "estimate", "geometric_levels", "geometric_vp", "level_times", "noise_level",
+    "noise_levels", "psld", "recipe", "subvp", "third_order", "time_at_noise_level", "ve", "vp",
 ]  # fmt: skip

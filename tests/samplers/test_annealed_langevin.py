@@ -12,7 +12,8 @@ import tiers
 
 from sgmjax import samplers, score, sdes
 from sgmjax.samplers._annealed_langevin import annealed_langevin, annealed_langevin_interpolation, technique_4
-from sgmjax.samplers.grids import host_noise_level, noise_level
+from sgmjax.samplers.grids import host_noise_level
+from sgmjax.sdes import noise_level
 from sgmjax.sdes import noise_levels as nl
 
 MU, S = 0.7, 0.5

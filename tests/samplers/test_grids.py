@@ -11,7 +11,8 @@ import scipy.integrate
 import tiers
 
 from sgmjax import samplers, sdes
-from sgmjax.samplers.grids import GRIDS, noise_level, time_at_noise_level
+from sgmjax.samplers.grids import GRIDS
+from sgmjax.sdes import noise_level, time_at_noise_level
 
 SCALAR = {"vp": sdes.vp(), "subvp": sdes.subvp(), "ve": sdes.ve()}
 T_MIN = 1e-3

@@ -9,7 +9,7 @@ import pytest
 
 from sgmjax import exact, samplers, score, sdes
 from sgmjax.samplers.common import denoise_step
-from sgmjax.samplers.grids import noise_level
+from sgmjax.sdes import noise_level
 
 PROCESSES = {name: getattr(sdes, name)() for name in ("vp", "subvp", "ve", "psld", "third_order")}
 BAD = {

@@ -1,0 +1,172 @@
+"""What a state tells of the data: one noisy look at every element, the same for all processes.
+
+Given x_0, a state is z_t = m x_0 + L eps (the kernel of hybrid score matching; m the data column of its mean), alike in
+every element of the event. Of x_0 it tells as much as the best linear estimate does,
+
+    y = sigma^2 m^T Sigma^-1 z = x_0 + sigma n,      sigma(t)^-2 = m^T Sigma^-1 m,      Sigma = L L^T,
+
+n standard normal: y is a sufficient statistic, so the posterior of x_0 is that of an ordinary image with ordinary
+noise, whatever the process and the number of its variables. With D(y; sigma) the mean of that posterior, a denoiser,
+the score of any process is
+
+    score(z, t) = Sigma^-1 (m D(y; sigma) - z) = -A z - sigma Sigma^-1 m (y - D(y; sigma)) / sigma,
+    A = Sigma^-1 - sigma^2 Sigma^-1 m m^T Sigma^-1.
+
+The first part is the noise that y does not see, the second what a denoiser takes for noise. A is never formed by that
+difference, both of whose terms are as large as 1/sigma^2: A = J^T (J Sigma J^T)^-1 J for any J whose rows span all that
+is orthogonal to m, and with J z = z_i - (m_i / m_p) z_p, p the largest of m, nothing cancels. So the score is right in
+float32 at every t, as far as the denoiser's (y - D) / sigma is.
+
+sigma is the noise level of a process. For k = 1 it is std / mean, the sigma of Karras et al. 2022. It increases with t
+for every process, since a later z_t is a function of an earlier one and of independent noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sgmjax._inputs import InputError
+from sgmjax._types import Data, Matrices, Noise, PerExample, Samples, State, States, Times, Vectors
+from sgmjax.sdes import linalg
+from sgmjax.sdes.base import SDE, Kernel
+
+EARLIEST = 1e-7  # times are looked for from here on
+_BISECTIONS = {"float32": 40, "float64": 70}  # halvings of log t down to rounding
+
+
+class Denoiser:
+    """D(y; sigma), the mean of the posterior of x_0 given y = x_0 + sigma n. y (batch, *event), sigma (batch,).
+
+    Called, it gives x_0, (batch, *event); `noise` gives the n that is left, (y - D(y; sigma)) / sigma, which a function
+    of x_0 alone cannot give to better than rounding / sigma.
+
+    Args:
+        x0: the function (y, sigma) -> x_0; or
+        noise: the function (y, sigma) -> n.
+
+    Raises:
+        InputError: both, or neither.
+    """
+
+    def __init__(self, x0: Callable[..., Any] | None = None, *, noise: Callable[..., Any] | None = None):
+        if (x0 is None) == (noise is None):
+            raise InputError("Denoiser: give one of x0 and noise, the function of (y, sigma) that there is")
+        self._x0, self._noise = x0, noise
+
+    def __call__(self, y: Data, sigma: Times) -> Samples:
+        """x_0."""
+        if self._x0 is not None:
+            return _checked(self._x0(y, sigma), y)
+        return jnp.asarray(y) - linalg.expand_to(sigma, y.ndim) * self.noise(y, sigma)
+
+    def noise(self, y: Data, sigma: Times) -> Samples:
+        """n."""
+        if self._noise is not None:
+            return _checked(self._noise(y, sigma), y)
+        return (jnp.asarray(y) - self(y, sigma)) / linalg.expand_to(sigma, y.ndim)
+
+
+def _checked(out: Any, y: Any) -> Any:
+    if out.shape != y.shape:
+        raise InputError(
+            f"the denoiser returned {out.shape} for data of shape {y.shape}: it must return the same shape"
+        )
+    return out
+
+
+class Estimate(NamedTuple):
+    """The look at x_0 that states at some times are.
+
+    Attributes:
+        sigma: its noise, (batch,).
+        weights: (batch, k), y = weights . z.
+        along: (batch, k), sigma Sigma^-1 m: minus the score of a unit of n.
+        rest: A of the module's docstring, (batch, k, k).
+        white: (batch, k), L^-1 m sigma, of length 1: eps = L^T A z + white n.
+        kernel: of z_t given x_0.
+    """
+
+    sigma: PerExample
+    weights: Vectors
+    along: Vectors
+    rest: Matrices
+    white: Vectors
+    kernel: Kernel
+
+    def of(self, z: State) -> Samples:
+        """y, the estimate of x_0: (batch, k, *event) -> (batch, *event)."""
+        return jnp.sum(linalg.expand_to(self.weights, z.ndim) * z, axis=1)
+
+    def score(self, z: State, noise: Data) -> States:
+        """The score of all variables, where `noise` is a denoiser's, of y: (batch, *event)."""
+        return -linalg.apply(self.rest, z) - linalg.expand_to(self.along, z.ndim) * noise[:, None]
+
+    def noise(self, z: State, eps: Noise) -> Samples:
+        """The n in y that a prediction of eps at z implies. eps: of the noised variables or of all.
+
+        By least squares, where the variables do not agree: those of a network need not.
+        """
+        kernel = self.kernel
+        if eps.shape[1] == kernel.num_noised:
+            given, white = eps, kernel.restrict(linalg.expand_to(self.white, z.ndim))
+            other = kernel.restrict(-kernel.eps(linalg.apply(self.rest, z)))
+        else:
+            given, white = eps, linalg.expand_to(self.white, z.ndim)
+            other = -kernel.eps(linalg.apply(self.rest, z))
+        return jnp.sum(white * (given - other), axis=1) / jnp.sum(white**2, axis=1)
+
+
+def estimate(sde: SDE, t: Times) -> Estimate:
+    """The look at x_0 that a state at t is. t: (batch,)."""
+    kernel = sde.transition(t, "hsm")
+    factor, mean, inverse = kernel.factor, kernel.mean[:, :, 0], kernel.inverse_transpose
+    white = linalg.apply(jnp.swapaxes(inverse, 1, 2), mean)  # L^-1 m
+    sigma = 1 / jnp.sqrt(jnp.sum(white**2, axis=1))
+    white = white * sigma[:, None]
+    along = linalg.apply(inverse, white)
+    pivot = jax.nn.one_hot(jnp.argmax(jnp.abs(mean), axis=1), sde.k, dtype=mean.dtype)
+    ratio = mean / jnp.sum(pivot * mean, axis=1)[:, None]
+    others = jnp.eye(sde.k, dtype=mean.dtype)[None] - ratio[:, :, None] * pivot[:, None, :]
+    others = others * (1 - pivot)[:, :, None]  # J, a row of zeros in place of the pivot's
+    # A one in that row's place makes the factor of J Sigma J^T one that can be inverted.
+    spread = linalg.triangular_factor(jnp.concatenate([linalg.matmul(others, factor), pivot[:, :, None]], axis=-1))
+    half = linalg.matmul(jnp.swapaxes(linalg.inverse_transpose(spread), 1, 2), others)
+    rest = linalg.matmul(jnp.swapaxes(half, 1, 2), half)
+    return Estimate(sigma, along * sigma[:, None], along, rest, white, kernel)
+
+
+def noise_level(sde: SDE, t: Times) -> PerExample:
+    """sigma(t) of the module's docstring, same shape and dtype as t (batch,). std / mean for k = 1."""
+    kernel = sde.transition(t, "hsm")
+    white = jnp.swapaxes(kernel.inverse_transpose, 1, 2)
+    information = jnp.sum(linalg.apply(white, kernel.mean[:, :, 0]) ** 2, axis=1)
+    return 1 / jnp.sqrt(information)
+
+
+def time_at_noise_level(sde: SDE, sigma: Times) -> PerExample:
+    """The t in [EARLIEST, 1] at which the process has noise level sigma; the nearer end if there is none.
+
+    By bisection of log t, so for any process, inside jit too.
+
+    Args:
+        sde: the process.
+        sigma: (batch,) positive.
+
+    Returns:
+        (batch,), of the dtype of sigma.
+    """
+    sigma = jnp.asarray(sigma)
+
+    def halve(_, bounds):
+        low, high = bounds
+        middle = 0.5 * (low + high)
+        above = noise_level(sde, jnp.exp(middle)) >= sigma
+        return jnp.where(above, low, middle), jnp.where(above, middle, high)
+
+    start = jnp.full_like(sigma, np.log(EARLIEST)), jnp.zeros_like(sigma)
+    return jnp.exp(jax.lax.fori_loop(0, _BISECTIONS[str(sigma.dtype)], halve, start)[1])

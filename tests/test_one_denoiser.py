@@ -1,0 +1,158 @@
+"""One denoiser gives the exact score of every linear process, and every score function a denoiser, to rounding."""
+
+from __future__ import annotations
+
+import analytic
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sgmjax import exact, sdes
+from sgmjax._inputs import InputError
+from sgmjax.score import denoiser, from_denoiser
+
+NAMES = ("vp", "subvp", "ve", "cld", "psld", "third_order", "recipe4", "oblique")
+TIMES = (1e-5, 1e-4, 1e-3, 1e-2, 0.1, 0.3, 0.6, 1.0)
+MIXTURES = {
+    "ring": exact.ring(),
+    "unequal": exact.mixture([[1.5, -0.3, 0.2], [-0.7, 0.9, 0.1]], [0.1, 0.6], [0.3, 0.7]),  # in 3-D
+}
+# What is exact: 1e-10 in float64, 2e-5 of a variable's root mean square in float32.
+BOUNDS = {np.float64: 1e-10, np.float32: 2e-5}
+
+
+@pytest.fixture(params=[np.float64, np.float32], ids=["float64", "float32"])
+def dtype(request):
+    with jax.enable_x64(request.param is np.float64):
+        yield request.param
+
+
+def states(name: str, mixture, dtype, num: int = 16):
+    """States of the process at all TIMES, rounded to the type, their times, and their exact score in float64."""
+    with jax.enable_x64(True):
+        sde = analytic.PROCESSES[name]
+        draws = np.random.default_rng(0)
+        t = np.repeat(np.asarray(TIMES, dtype), num)
+        x0, _ = mixture.sample(jax.random.key(1), len(t), jnp.float64)
+        eps = draws.standard_normal((len(t), sde.k, *x0.shape[1:]))
+        times = jnp.asarray(t, jnp.float64)
+        z = np.asarray(sde.transition(times).perturb(sde.augment(x0), jnp.asarray(eps)), dtype)
+        exactly = mixture.score_fn(sde, noised_only=False)(jnp.asarray(z, jnp.float64), times)
+    return z, t, np.asarray(exactly)
+
+
+def relative(found, expected, num: int = 16) -> float:
+    """The largest error, of each variable at each time in units of its root mean square there."""
+    error, size = (v.reshape(len(TIMES), num, *v.shape[1:]) for v in (np.abs(found - expected), expected**2))
+    axes = (1, *range(3, error.ndim))
+    return float(np.max(np.max(error, axis=axes) / np.sqrt(np.mean(size, axis=axes))))
+
+
+@pytest.mark.parametrize("mixture", MIXTURES)
+@pytest.mark.parametrize("name", NAMES)
+def test_the_score_of_every_process_is_that_of_one_denoiser(name, mixture, dtype):
+    mixture = MIXTURES[mixture]
+    z, t, expected = states(name, mixture, dtype)
+    sde = analytic.PROCESSES[name]
+    found = jax.jit(from_denoiser(mixture.denoiser(), sde, noised_only=False))(jnp.asarray(z), jnp.asarray(t))
+    assert found.dtype == dtype and relative(np.asarray(found, np.float64), expected) < BOUNDS[dtype]
+    noised = from_denoiser(mixture.denoiser(), sde)(jnp.asarray(z), jnp.asarray(t))
+    error, size = (np.abs(v).reshape(len(TIMES), -1).max(1) for v in (noised - sde.expand(sde.restrict(found)), found))
+    assert (error < BOUNDS[dtype] * size).all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_denoiser_of_data_alone_is_right_to_rounding_over_sigma(name, dtype):
+    """As of one that was written without its noise: x_0 (batch, *event) and no more."""
+    mixture = MIXTURES["ring"]
+    z, t, expected = states(name, mixture, dtype)
+    sde = analytic.PROCESSES[name]
+    known = mixture.denoiser()
+    found = from_denoiser(lambda y, sigma: known(y, sigma), sde, noised_only=False)(jnp.asarray(z), jnp.asarray(t))
+    sigma = np.asarray(sdes.noise_level(sde, jnp.asarray(t)), np.float64)[:: len(t) // len(TIMES)]
+    size = np.sqrt(np.mean(expected.reshape(len(TIMES), -1) ** 2, axis=1))
+    error = np.max(np.abs(np.asarray(found, np.float64) - expected).reshape(len(TIMES), -1), axis=1)
+    assert (error < 50 * np.finfo(dtype).eps * (1 + 1 / sigma) * np.maximum(size, 1 / sigma)).all()
+
+
+@pytest.mark.parametrize("noised_only", [True, False])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_score_function_is_a_denoiser(name, noised_only, dtype):
+    """Also where it knows the noised variables alone, as a network does."""
+    mixture, sde = MIXTURES["ring"], analytic.PROCESSES[name]
+    with jax.enable_x64(True):
+        t = jnp.repeat(jnp.asarray(TIMES), 16)
+        sigma = np.asarray(sdes.noise_level(analytic.PROCESSES[name], t), dtype)
+        x0, _ = mixture.sample(jax.random.key(2), len(t), jnp.float64)
+        y = np.asarray(x0 + sigma[:, None] * np.random.default_rng(3).standard_normal(x0.shape), dtype)
+        expected = np.asarray(mixture.denoiser().noise(jnp.asarray(y, jnp.float64), jnp.asarray(sigma, jnp.float64)))
+    known = denoiser(mixture.score_fn(sde, noised_only=noised_only), sde)
+    found = jax.jit(known.noise)(jnp.asarray(y), jnp.asarray(sigma))
+    assert found.dtype == dtype
+    np.testing.assert_allclose(found, expected, rtol=0, atol=BOUNDS[dtype] * max(1.0, np.abs(expected).max()))
+    x0 = known(jnp.asarray(y), jnp.asarray(sigma))
+    wide = np.maximum(1, sigma)[:, None]  # to rounding, which in float32 is that of sigma n
+    np.testing.assert_allclose(x0 / wide, (y - sigma[:, None] * found) / wide, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("there", NAMES)
+@pytest.mark.parametrize("here", ["vp", "cld", "psld", "third_order"])
+def test_a_score_of_one_process_is_one_of_every_other(here, there, x64):
+    """Both ways by functions alone: the exact score of one as a denoiser, and that as the score of the other.
+
+    At noise levels that both have: VP's prior has one of 150, CLD's one of 60.
+    """
+    mixture = MIXTURES["ring"]
+    known = denoiser(mixture.score_fn(analytic.PROCESSES[here]), analytic.PROCESSES[here])
+    z, t, expected = states(there, mixture, np.float64)
+    highest = sdes.noise_level(analytic.PROCESSES[here], jnp.ones(1))
+    lowest = sdes.noise_level(analytic.PROCESSES[here], jnp.full(1, 1e-7))
+    sigma = sdes.noise_level(analytic.PROCESSES[there], jnp.asarray(t))
+    inside = np.asarray((sigma <= highest) & (sigma >= lowest))
+    assert inside.sum() >= 48
+    found = from_denoiser(known, analytic.PROCESSES[there], noised_only=False)(jnp.asarray(z), jnp.asarray(t))
+    error = np.abs(np.asarray(found) - expected)[inside]
+    assert np.max(error / np.sqrt(np.mean(expected[inside] ** 2, axis=(1, 2), keepdims=True))) < 1e-8
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_gradients_are_those_of_the_exact_score(name, x64):
+    mixture, sde = MIXTURES["unequal"], analytic.PROCESSES[name]
+    z, t, _ = states(name, mixture, np.float64, num=2)
+    z, t = jnp.asarray(z[4:-2]), jnp.asarray(t[4:-2])  # from t = 1e-3 to 0.6
+
+    def total(score_fn):
+        return jax.grad(lambda z, t: jnp.sum(jnp.sin(1e-3 * score_fn(z, t))), (0, 1))(z, t)
+
+    ours = total(from_denoiser(mixture.denoiser(), sde, noised_only=False))
+    theirs = total(mixture.score_fn(sde, noised_only=False))
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-7, atol=1e-9 * np.abs(b).max())
+
+
+def test_images_and_their_channels(x64):
+    """Any shape of an event: the estimate is element by element."""
+    mixture = exact.mixture(np.random.default_rng(0).standard_normal((3, 4, 5, 2)), 0.3)
+    for name in ("vp", "psld", "third_order"):
+        sde = analytic.PROCESSES[name]
+        z, t = jax.random.normal(jax.random.key(0), (6, sde.k, 4, 5, 2)), jnp.full(6, 0.2)
+        found = from_denoiser(mixture.denoiser(), sde, noised_only=False)(z, t)
+        np.testing.assert_allclose(found, mixture.score_fn(sde, noised_only=False)(z, t), rtol=1e-9, atol=1e-9)
+
+
+def test_what_cannot_be():
+    with pytest.raises(InputError, match="Denoiser: give one of x0 and noise"):
+        sdes.Denoiser()
+    with pytest.raises(InputError, match="Denoiser: give one of x0 and noise"):
+        sdes.Denoiser(lambda y, s: y, noise=lambda y, s: y)
+    score_fn = from_denoiser(lambda y, sigma: jnp.concatenate([y, y], axis=-1), sdes.psld())
+    with pytest.raises(InputError, match=r"denoiser returned \(3, 4\) for data of shape \(3, 2\)"):
+        score_fn(jnp.zeros((3, 2, 2)), jnp.full(3, 0.5))
+    with pytest.raises(InputError, match="score_fn: the function that was given predicts the noise eps"):
+
+        def eps_fn(z, t):
+            return z
+
+        eps_fn.kind = "eps"
+        denoiser(eps_fn, sdes.vp())
