@@ -3,10 +3,11 @@
     python benchmarks/fsdp_memory.py [--config=configs/psld_cifar.py] [--devices=1,2,4,8] [--out=fsdp.json]
 
 Nothing runs: the training step is compiled for N of eight virtual CPU devices, at the batch of the config over all of
-them and with the convolutions of accelerators (`models.convolution.native`), and what the compiler says of the program is printed as a table and written to --out (JSON). Bytes are those of
-one device: `state` and batch that it is given (the state comes out in its place), `temp` what the step needs besides,
-and their sum, with its ratio to that of N = 1. The collective operations are counted, with the bytes that come out of
-them. `psld_cifar` takes some three minutes of two cores for each N. Other settings as for training.
+them and with the convolutions of accelerators (`models.convolution.native`), and what the compiler says of the program
+is printed as a table and written to --out (JSON). Bytes are those of one device: `state` and batch that it is given
+(the state comes out in its place), `temp` what the step needs besides, and their sum, with its ratio to that of N = 1.
+The collective operations are counted, with the bytes that come out of them. `psld_cifar` takes some three minutes of
+two cores for each N. Other settings as for training.
 """
 
 from __future__ import annotations

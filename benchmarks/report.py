@@ -15,6 +15,8 @@ from typing import Any
 
 import jax
 
+from sgmjax._files import replacing
+
 
 class Report:
     """All results so far, in a file that is whole at any time."""
@@ -32,9 +34,8 @@ class Report:
             (self.path, json.dumps(self.values, indent=1)),
             (self.path.with_suffix(".md"), self.table()),
         ):
-            new = path.with_name(path.name + ".new")
-            new.write_text(text + "\n")
-            new.replace(path)
+            with replacing(path) as partial:
+                partial.write_text(text + "\n")
 
     def table(self) -> str:
         """Everything as Markdown."""

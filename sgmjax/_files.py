@@ -117,16 +117,11 @@ def local_copy(path: AnyPath, what: str) -> pathlib.Path:
     """
     if isinstance(path, pathlib.Path):
         return path
-    try:
+    with _reading(path, what):
         info = _store().info(str(path))
         if info["type"] != "file":
             raise InputError(f"{what}: {shown(path)} is a folder; give a file")
         return _fetched(str(path), info)
-    except InputError:
-        raise
-    except Exception as error:  # of the network, the bucket's permissions, the disk
-        why = "there is no such object" if isinstance(error, FileNotFoundError) else one_line(error, 120)
-        raise InputError(f"{what}: cannot read {shown(path)}: {why}") from None
 
 
 def local_folder(path: AnyPath, what: str) -> pathlib.Path:
@@ -137,15 +132,25 @@ def local_folder(path: AnyPath, what: str) -> pathlib.Path:
     """
     if isinstance(path, pathlib.Path):
         return path
-    try:
+    with _reading(path, what):
         found = _store().find(str(path), detail=True)
         for name, info in found.items():
             _fetched(BUCKET + name, info)
-    except Exception as error:
-        raise InputError(f"{what}: cannot read {shown(path)}: {one_line(error, 120)}") from None
     if not found:
         raise InputError(f"{what}: there is nothing in {shown(path)}")
     return _place_of(str(path))
+
+
+@contextlib.contextmanager
+def _reading(path: AnyPath, what: str) -> Iterator[None]:
+    """Makes one line of what the network, a bucket's permissions or the disk raise."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        why = "there is no such object" if isinstance(error, FileNotFoundError) else one_line(error, 120)
+        raise InputError(f"{what}: cannot read {shown(path)}: {why}") from None
 
 
 def _place_of(uri: str) -> pathlib.Path:
@@ -269,12 +274,11 @@ def touch(path: AnyPath) -> None:
 
 
 def overwrite(source: AnyPath, target: AnyPath) -> None:
-    """Moves a file to the place of another one, which is gone then, in one move."""
+    """Moves a file to the place of another one, or a folder to that of an empty one; on a disk in one move."""
     if isinstance(source, pathlib.Path):
         os.replace(source, target)
     else:
-        target.write_bytes(source.read_bytes())
-        source.unlink()
+        move(source, target)
 
 
 def move(source: AnyPath, target: AnyPath) -> None:

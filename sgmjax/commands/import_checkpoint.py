@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from sgmjax import _cli
-from sgmjax._files import AnyPath, move, remove_folder, user_path
+from sgmjax._files import AnyPath, overwrite, remove_folder, user_path
 from sgmjax._inputs import shown
 from sgmjax._ranges import COUNT, MAX_SIDE
 
@@ -205,9 +205,6 @@ def _appearing(folder: AnyPath) -> Iterator[AnyPath]:
     hidden = folder.with_name(f".{folder.name}.importing{os.getpid()}")
     try:
         yield workdir.prepare(hidden)
-        if isinstance(hidden, Path):
-            hidden.replace(folder)
-        else:
-            move(hidden, folder)
+        overwrite(hidden, folder)
     finally:
         remove_folder(hidden)

@@ -31,23 +31,22 @@ _mapped = contextvars.ContextVar("mapped", default=1)
 
 
 @contextlib.contextmanager
-def native() -> Iterator[None]:
+def _within(variable: contextvars.ContextVar[Any], value: Any) -> Iterator[None]:
+    token = variable.set(value)
+    try:
+        yield
+    finally:
+        variable.reset(token)
+
+
+def native() -> contextlib.AbstractContextManager[None]:
     """Programs traced inside call `lax.conv_general_dilated` on every backend, to count operations or to compare."""
-    token = _native.set(True)
-    try:
-        yield
-    finally:
-        _native.reset(token)
+    return _within(_native, True)
 
 
-@contextlib.contextmanager
-def mapped(count: int) -> Iterator[None]:
+def mapped(count: int) -> contextlib.AbstractContextManager[None]:
     """Programs traced inside are mapped over so many examples (`jax.vmap`), which a convolution of one cannot see."""
-    token = _mapped.set(count)
-    try:
-        yield
-    finally:
-        _mapped.reset(token)
+    return _within(_mapped, count)
 
 
 def convolve(

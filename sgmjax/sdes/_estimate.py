@@ -107,26 +107,20 @@ class Estimate(NamedTuple):
         return -linalg.apply(self.rest, z) - linalg.expand_to(self.along, z.ndim) * noise[:, None]
 
     def noise(self, z: State, eps: Noise) -> Samples:
-        """The n in y that a prediction of eps at z implies. eps: of the noised variables or of all.
+        """The n in y that a prediction of the noised variables' eps at z implies.
 
         By least squares, where the variables do not agree: those of a network need not.
         """
-        kernel = self.kernel
-        if eps.shape[1] == kernel.num_noised:
-            given, white = eps, kernel.restrict(linalg.expand_to(self.white, z.ndim))
-            other = kernel.restrict(-kernel.eps(linalg.apply(self.rest, z)))
-        else:
-            given, white = eps, linalg.expand_to(self.white, z.ndim)
-            other = -kernel.eps(linalg.apply(self.rest, z))
-        return jnp.sum(white * (given - other), axis=1) / jnp.sum(white**2, axis=1)
+        white = self.kernel.restrict(linalg.expand_to(self.white, z.ndim))
+        other = self.kernel.restrict(-self.kernel.eps(linalg.apply(self.rest, z)))
+        return jnp.sum(white * (eps - other), axis=1) / jnp.sum(white**2, axis=1)
 
 
 def estimate(sde: SDE, t: Times) -> Estimate:
     """The look at x_0 that a state at t is. t: (batch,)."""
     kernel = sde.transition(t, "hsm")
-    factor, mean, inverse = kernel.factor, kernel.mean[:, :, 0], kernel.inverse_transpose
-    white = linalg.apply(jnp.swapaxes(inverse, 1, 2), mean)  # L^-1 m
-    sigma = 1 / jnp.sqrt(jnp.sum(white**2, axis=1))
+    mean, inverse = kernel.mean[:, :, 0], kernel.inverse_transpose
+    white, sigma = _in_white(mean, inverse)
     white = white * sigma[:, None]
     along = linalg.apply(inverse, white)
     pivot = jax.nn.one_hot(jnp.argmax(jnp.abs(mean), axis=1), sde.k, dtype=mean.dtype)
@@ -134,7 +128,8 @@ def estimate(sde: SDE, t: Times) -> Estimate:
     others = jnp.eye(sde.k, dtype=mean.dtype)[None] - ratio[:, :, None] * pivot[:, None, :]
     others = others * (1 - pivot)[:, :, None]  # J, a row of zeros in place of the pivot's
     # A one in that row's place makes the factor of J Sigma J^T one that can be inverted.
-    spread = linalg.triangular_factor(jnp.concatenate([linalg.matmul(others, factor), pivot[:, :, None]], axis=-1))
+    noises = linalg.matmul(others, kernel.factor)
+    spread = linalg.triangular_factor(jnp.concatenate([noises, pivot[:, :, None]], axis=-1))
     half = linalg.matmul(jnp.swapaxes(linalg.inverse_transpose(spread), 1, 2), others)
     rest = linalg.matmul(jnp.swapaxes(half, 1, 2), half)
     return Estimate(sigma, along * sigma[:, None], along, rest, white, kernel)
@@ -143,9 +138,13 @@ def estimate(sde: SDE, t: Times) -> Estimate:
 def noise_level(sde: SDE, t: Times) -> PerExample:
     """sigma(t) of the module's docstring, same shape and dtype as t (batch,). std / mean for k = 1."""
     kernel = sde.transition(t, "hsm")
-    white = jnp.swapaxes(kernel.inverse_transpose, 1, 2)
-    information = jnp.sum(linalg.apply(white, kernel.mean[:, :, 0]) ** 2, axis=1)
-    return 1 / jnp.sqrt(information)
+    return _in_white(kernel.mean[:, :, 0], kernel.inverse_transpose)[1]
+
+
+def _in_white(mean: Vectors, inverse: Matrices) -> tuple[Vectors, PerExample]:
+    """L^-1 m, (batch, k), and one over its length, the noise level, of m and L^-T."""
+    white = linalg.apply(jnp.swapaxes(inverse, 1, 2), mean)
+    return white, 1 / jnp.sqrt(jnp.sum(white**2, axis=1))
 
 
 def time_at_noise_level(sde: SDE, sigma: Times) -> PerExample:

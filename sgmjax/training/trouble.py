@@ -10,6 +10,7 @@ import errno
 import os
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import jax
 
@@ -66,7 +67,7 @@ def explained(path: AnyPath) -> Iterator[None]:
                 "from the last checkpoint"
             ) from error
         if isinstance(error, OSError) and error.filename is not None:
-            done = "write" if os.fsdecode(error.filename).startswith(str(path)) else "read"
+            done = "write" if Path(os.fsdecode(error.filename)).is_relative_to(str(path)) else "read"
             raise TroubleError(
                 f"cannot {done} {shown(error.filename)}: {error.strerror}; mend that and start again"
             ) from error

@@ -539,6 +539,9 @@ def test_a_checkpoint_that_the_disk_has_no_room_for_is_removed(tmp_path, monkeyp
 def test_a_file_that_cannot_be_read_is_not_said_to_be_written(tmp_path):
     with pytest.raises(trouble.TroubleError, match="cannot read /nowhere/image.png: No"), trouble.explained(tmp_path):
         Path("/nowhere/image.png").read_bytes()
+    beside = tmp_path.with_name(f"{tmp_path.name}_data") / "image.png"  # whose name begins as the run folder's
+    with pytest.raises(trouble.TroubleError, match="cannot read .*_data/image.png: No"), trouble.explained(tmp_path):
+        beside.read_bytes()
 
 
 def test_data_that_are_not_those_of_the_checkpoint_are_one_line(tmp_path, capsys):

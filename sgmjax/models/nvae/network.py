@@ -333,7 +333,7 @@ class NVAE(nn.Module):
             inputs = (None if encoded is None else encoded[scale], *inputs[1:])
             start = 0
             if scale == 0:
-                group = self._remat(DecoderGroup)(first=True, name="decoder_0_first", **settings)
+                group = remat(DecoderGroup, self.remat)(first=True, name="decoder_0_first", **settings)
                 h, found = group(h, jax.tree.map(lambda a: a[0], inputs))
                 drawn += [] if found is None else [found]
                 start = 1
@@ -356,9 +356,6 @@ class NVAE(nn.Module):
         outputs = distributions.decoder_channels(self.decoder, self.channels, self.num_mixtures)
         # In float32: bfloat16 cannot tell neighbouring levels of an 8-bit image apart.
         return Conv(outputs, dtype=wide(self.dtype), name="output")(nn.elu(h)), drawn
-
-    def _remat(self, cls: Any) -> Any:
-        return remat(cls, self.remat)
 
     def _scan(self, cls: type[nn.Module], length: int) -> Any:
         axes: dict[Any, Any] = {"params": 0, "batch_stats": 0}
