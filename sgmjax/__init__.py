@@ -2,7 +2,8 @@
 
 The rooms: `sdes` (forward processes), `models` (networks), `objectives` (losses), `samplers`, `data`, `metrics`,
 `tasks` (what is learnt), `training`, `evaluation`, `interop` (official checkpoints). At hand without them:
-`ScoreModel`, `fit` with `Phase`, `train`, `load_run`, `moving_average` (EMA), `timestep_embedding`, `FourierEmbedding`.
+`ScoreModel`, `DenoiserModel`, `fit` with `Phase`, `train`, `load_run`, `moving_average` (EMA), `timestep_embedding`,
+`FourierEmbedding`.
 All are imported when first used: `import sgmjax` itself is quick.
 """
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
         tasks,
         training,
     )
-    from sgmjax.model import ScoreModel
+    from sgmjax.model import DenoiserModel, ScoreModel
     from sgmjax.models.layers import FourierEmbedding, timestep_embedding
     from sgmjax.training.fit import fit
     from sgmjax.training.load import load_run
@@ -41,6 +42,7 @@ except importlib.metadata.PackageNotFoundError:  # run from a source tree that i
     __version__ = "0+unknown"
 
 _FROM = {
+    "DenoiserModel": "sgmjax.model",
     "FourierEmbedding": "sgmjax.models.layers",
     "Phase": "sgmjax.training.phase",
     "ScoreModel": "sgmjax.model",
@@ -52,8 +54,8 @@ _FROM = {
 }
 
 __all__ = [
-    "FourierEmbedding", "Phase", "ScoreModel", "__version__", "data", "evaluation", "exact", "fit", "interop",
-    "load_run", "metrics", "models", "moving_average", "objectives", "samplers", "score", "sdes", "tasks",
+    "DenoiserModel", "FourierEmbedding", "Phase", "ScoreModel", "__version__", "data", "evaluation", "exact", "fit",
+    "interop", "load_run", "metrics", "models", "moving_average", "objectives", "samplers", "score", "sdes", "tasks",
     "timestep_embedding", "train", "training",
 ]  # fmt: skip
 

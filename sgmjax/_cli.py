@@ -13,6 +13,7 @@ import os
 import platform
 import sys
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -38,6 +39,7 @@ def run(main: Callable[[Sequence[str]], int], argv: Sequence[str]) -> NoReturn:
     """
     _quiet()
     keep_memory()
+    warnings.showwarning = _warn
     for stream in (sys.stdout, sys.stderr):  # a name of a file need not be UTF-8, a terminal need not speak it
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -156,8 +158,12 @@ def show_help(doc: str | None, values: Any) -> NoReturn:
     raise SystemExit(0)
 
 
-def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, Any]]]:
+def split_overrides(argv: Sequence[str], flag: str = "config") -> tuple[list[str], list[tuple[str, Any]]]:
     """Takes `--config.train.steps=5`, `--config.train.steps 5`, `--config.data.flip` and `--noconfig.data.flip` out.
+
+    Args:
+        argv: words of a command line.
+        flag: in place of `config`.
 
     Returns:
         The other words, and (path, value) pairs. A value is a Python literal where it reads as one, else a string.
@@ -170,17 +176,17 @@ def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, Any
     while words:
         word = words.popleft()
         stripped = word.removeprefix("-").removeprefix("-")
-        if word == stripped or not stripped.startswith(("config.", "noconfig.")):
+        if word == stripped or not stripped.startswith((f"{flag}.", f"no{flag}.")):
             rest.append(word)
             continue
         path, equals, text = stripped.partition("=")
-        if path.startswith("no"):
+        if path.startswith(f"no{flag}."):
             text = "False"
         elif not equals:
             text = words.popleft() if words and not words[0].startswith("--") else "True"
         path = path.partition(".")[2]
         if not path:
-            raise UsageError(f"{word}: which setting? write --config.<section>.<name>=<value>")
+            raise UsageError(f"{word}: which setting? write --{flag}.<name>=<value>")
         overrides.append((path, literal(text)))
     return rest, overrides
 
@@ -342,6 +348,17 @@ def _processor() -> str:
     except OSError:
         flags = ""
     return hashlib.sha256((platform.machine() + platform.processor() + flags).encode()).hexdigest()[:12]
+
+
+def _warn(
+    message: Any, category: type[Warning], filename: str, lineno: int, file: Any = None, line: Any = None
+) -> None:
+    """A warning to the user is one line; those of libraries to programmers keep their place in the code."""
+    if category is UserWarning and file is None:
+        print(f"warning: {message}", file=sys.stderr)
+    else:
+        text = warnings.formatwarning(message, category, filename, lineno, line)
+        print(text, end="", file=file or sys.stderr)
 
 
 def _quiet() -> None:

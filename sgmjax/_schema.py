@@ -60,11 +60,18 @@ class ObjectiveConfig:
     matching: Literal["hsm", "dsm"] = "hsm"
     weighting: Weighting = "simple"
     anneal_power: float = 2.0  # of "annealed": sigma^anneal_power on the squared error of the score (NCSN, NCSNv2)
-    parameterization: Literal["eps", "mixed", "score"] = "eps"  # what the network's output is
-    # What the network is given for time: t, t * 999, sigma(t), the index of the nearest of num_levels noise levels.
-    time_conditioning: Literal["t", "t999", "sigma", "level"] = "t"
+    # What the network's output is. "edm", "x0", "v", "flow": of a denoiser of x_0 + sigma n, which is trained without a
+    # process, has the data's channels in and out, and samples with any (`sgmjax.preconditioning`).
+    parameterization: Literal["eps", "mixed", "score", "edm", "x0", "v", "flow"] = "eps"
+    # What the network is given for time: t, t * 999, sigma(t), the index of the nearest of num_levels noise levels; of
+    # a denoiser: sigma, log(sigma) / 4, and for t that of the straight path, sigma / (1 + sigma).
+    time_conditioning: Literal["t", "t999", "sigma", "level", "log_sigma"] = "t"
     # "levels": at num_levels noise levels from sde.sigma_max to sde.sigma_min, by sde.sigma_dist, as NCSN and NCSNv2.
-    time_sampling: Literal["uniform", "importance", "levels"] = "uniform"
+    # Of a denoiser: "log_normal", or "uniform", the noise levels of the process at uniform times.
+    time_sampling: Literal["uniform", "importance", "levels", "log_normal"] = "uniform"
+    log_sigma_mean: float = -1.2  # of "log_normal"; -1.2 and 1.2 are EDM's
+    log_sigma_std: PositiveFloat = 1.2
+    sigma_data: PositiveFloat = 0.5  # of "edm": standard deviation of the data; EDM's 0.5 is for images in [-1, 1]
     num_levels: PositiveInt | None = None  # `python -m sgmjax.noise_levels` recommends one
     t_min: Fraction = 1e-5  # 0 only for a latent prior whose process has sigma2_0 > 0
     reduce: Literal["mean", "sum", "half_sum"] = "mean"  # over event dimensions; always the mean over the batch

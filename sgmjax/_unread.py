@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, get_args
 
 from sgmjax import models
 from sgmjax._schema import Config, DataConfig, LatentConfig, ObjectiveConfig, SamplingConfig
 from sgmjax.data.pipeline import SOURCES, TFDS
+from sgmjax.preconditioning import Prediction
 from sgmjax.samplers import registry
 from sgmjax.spec import fields
 
@@ -93,6 +94,7 @@ def _with_a_vae() -> Iterator[Rule]:
     why = "means nothing for a latent prior, which predicts eps (its normal part is mixed in) of the hsm kernel"
     yield "objective", ["parameterization", "matching"], f"{why}; leave it out"
     keys = ("weighting", "anneal_power", "time_sampling", "num_levels", "reduce")
+    keys += ("log_sigma_mean", "log_sigma_std", "sigma_data")
     yield "objective", keys, "means nothing for a latent prior, whose objective is latent.p_weighting; leave it out"
     yield "objective", ["label_dropout"], "means nothing for a latent prior, which knows no classes; leave it out"
 
@@ -107,6 +109,16 @@ def _classifier(sees_noise: bool) -> Iterator[Rule]:
 
 
 def _objective(objective: ObjectiveConfig) -> Iterator[Rule]:
+    if objective.parameterization in get_args(Prediction):
+        keys = ("matching", "weighting", "anneal_power", "num_levels")
+        yield "objective", keys, "means nothing for a denoiser, whose loss is the square error; leave it out"
+    if objective.parameterization != "edm":
+        yield "objective", ["sigma_data"], "is of objective.parameterization 'edm'; set that too, or leave it out"
+    if objective.time_sampling != "log_normal":
+        keys = ("log_sigma_mean", "log_sigma_std")
+        yield "objective", keys, "is of objective.time_sampling 'log_normal'; set that too, or leave it out"
+    else:
+        yield "objective", ["t_min"], "means nothing where noise levels are drawn and no times; leave it out"
     if objective.weighting != "annealed":
         yield "objective", ["anneal_power"], "is of objective.weighting 'annealed'; set that too, or leave it out"
     if objective.time_sampling != "levels" and objective.time_conditioning != "level":

@@ -1,66 +1,58 @@
-"""A score model: process, network, parameterisation, matching and time law in one value, so that they cannot disagree.
+"""A score model: process, network, parameterisation, loss and law of noise in one value, so that they cannot disagree.
 
     model = ScoreModel(sde, network, parameterization="mixed")
     loss = model.loss(params, key, x0)
     samples, info = model.sample(params, key, (64, 2), sampler="sscs", nfe=50)
 
+`ScoreModel` predicts the noise of one process; `DenoiserModel` denoises ordinary images, C channels in and out, and so
+has the score of every process. Both sample as any: `model.as_process(sdes.cld())`.
+
 What a notebook holds; the tasks of `sgmjax.tasks` are built on it. Each part is a function of its own elsewhere
-(`sgmjax.score`, `objectives.score_matching`, `sgmjax.samplers`), for whoever wants to combine them otherwise.
+(`sgmjax.score`, `sgmjax.preconditioning`, `sgmjax.objectives`, `sgmjax.samplers`), for whoever wants to combine them
+otherwise.
 """
 
 from __future__ import annotations
 
+import abc
 import dataclasses
+import warnings
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jaxtyping import Float, Real
 
-from sgmjax import objectives, samplers, score, sdes
+from sgmjax import objectives, preconditioning, samplers, score, sdes
 from sgmjax._inputs import InputError
 from sgmjax._types import AnyArray, Data, Key, Labels, PerExample, Samples, Shape
 from sgmjax.objectives._score_matching import Reduce
 from sgmjax.samplers import plan as plans
+from sgmjax.samplers.grids import host_noise_level
 from sgmjax.samplers.guidance import cfg_score
+from sgmjax.sdes import linalg
 from sgmjax.sdes.base import Matching
 from sgmjax.spec import Settings
 
 PyTree = Any
+LAST = np.nextafter(np.float32(1), np.float32(0))  # the largest of the uniform numbers that times are made of
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class ScoreModel:
-    """A network that predicts the noise of a process, in one of the parameterisations.
+class NetworkModel(abc.ABC):
+    """What the two kinds of models share: a network, a process, and what follows from them.
 
     Attributes:
-        sde: the forward process.
+        sde: the process that samples are drawn with.
         network: a Flax module (or its bound `apply`), called as `network(x, cond, train=..., labels=...)`; or a
-            function `(params, x, cond) -> out`, which also takes `labels=` where labels are given. x is
-            (batch, *space, k C) with the phase variables side by side, cond the network's time (batch,), out
-            (batch, *space, r C) for the r noised variables.
-        parameterization, time_conditioning, num_levels: what the network's output and its time are, see
-            `score.eps_from_network`.
-        matching: the kernel that it is trained with and sampled with.
-        weighting, reduce, anneal_power: of the loss, see `objectives.score_matching`.
-        time_law: draws the training times; None: uniform on [1e-5, 1].
-
-    Raises:
-        ValueError: parts that do not fit one another.
+            function `(params, x, cond) -> out`, which also takes `labels=` where labels are given.
     """
 
     sde: sdes.SDE
     network: Any
     _: dataclasses.KW_ONLY
-    parameterization: score.Parameterization = "eps"
-    time_conditioning: score.TimeConditioning = "t"
-    num_levels: int | None = None
-    matching: Matching = "hsm"
-    weighting: str = "simple"
-    reduce: Reduce = "mean"
-    anneal_power: float = 2.0
-    time_law: Any = None
 
     def __post_init__(self):
         owner = getattr(self.network, "__self__", None)
@@ -68,9 +60,38 @@ class ScoreModel:
             object.__setattr__(self, "network", owner)
         if not callable(self.network):
             raise InputError(f"network: expected a Flax module or a function (params, x, cond), got {self.network!r}")
-        if self.time_law is None:
-            object.__setattr__(self, "time_law", objectives.uniform())
-        self.eps_fn(None)  # says what does not fit, before anything is traced
+
+    @property
+    @abc.abstractmethod
+    def in_variables(self) -> int:
+        """How many variables the network sees side by side, each of the data's channels."""
+
+    @property
+    @abc.abstractmethod
+    def sigma_range(self) -> tuple[float, float] | None:
+        """The noise levels that the network was trained on; None: those of the process it samples with."""
+
+    @abc.abstractmethod
+    def as_process(self, sde: sdes.SDE) -> NetworkModel:
+        """The same network, sampling, scoring and measuring likelihoods with another process: see `sdes.estimate`."""
+
+    @abc.abstractmethod
+    def losses(
+        self, params: PyTree, key: Key, x0: Data, *, labels: Labels | None = None, dropout_key: Key | None = None
+    ) -> PerExample:
+        """The loss of each example, (batch,), weights of times or noise levels included.
+
+        Args:
+            params: parameters.
+            key: of the times and the noise.
+            x0: (batch, *event) float data, images in [-1, 1].
+            labels: (batch,) classes, or `num_classes` for none of them; None: no class for any.
+            dropout_key: means training.
+        """
+
+    @abc.abstractmethod
+    def _score_fn(self, params: PyTree, labels: Labels | None) -> score.ScoreFn:
+        """The score function for these labels."""
 
     def init(self, key: Key, event_shape: Shape, *, labels: bool = False) -> PyTree:
         """Fresh parameters of a Flax network.
@@ -85,7 +106,7 @@ class ScoreModel:
         """
         if not isinstance(self.network, nn.Module):
             raise InputError("network: is a function; make its parameters where it was made")
-        x = jnp.zeros((1, *event_shape[:-1], self.sde.k * event_shape[-1]))
+        x = jnp.zeros((1, *event_shape[:-1], self.in_variables * event_shape[-1]))
         return self.network.init(
             key, x, jnp.ones((1,)), train=False, labels=jnp.zeros((1,), jnp.int32) if labels else None
         )["params"]
@@ -107,23 +128,6 @@ class ScoreModel:
         out: Any = self.network.apply({"params": params}, x, cond, train=train, labels=labels, rngs=rngs)
         return out
 
-    def eps_fn(self, params: PyTree, *, labels: Labels | None = None, dropout_key: Key | None = None) -> score.EpsFn:
-        """The prediction of the noised variables' eps, eps_fn(z, t) -> (batch, r, *event).
-
-        Args:
-            params: parameters.
-            labels: (batch,) classes, or `num_classes` for none of them; None: no class for any.
-            dropout_key: means training.
-        """
-        return score.eps_from_network(
-            lambda x, cond: self.apply(params, x, cond, labels=labels, dropout_key=dropout_key),
-            self.sde,
-            parameterization=self.parameterization,
-            time_conditioning=self.time_conditioning,
-            num_levels=self.num_levels,
-            matching=self.matching,
-        )
-
     def score_fn(self, params: PyTree, *, labels: Labels | None = None, guidance: float = 1.0) -> score.ScoreFn:
         """The score function for samplers, score_fn(z, t) -> (batch, k, *event).
 
@@ -133,36 +137,9 @@ class ScoreModel:
             guidance: strength of classifier-free guidance, see `samplers.cfg_score`. 1, plain conditioning, evaluates
                 the network once a call, any other strength twice.
         """
-
-        def one(labels):
-            return score.score_from_eps(self.eps_fn(params, labels=labels), self.sde, matching=self.matching)
-
         if labels is None or guidance == 1.0:
-            return one(labels)
-        return cfg_score(one(labels), one(None), guidance)
-
-    def losses(
-        self, params: PyTree, key: Key, x0: Data, *, labels: Labels | None = None, dropout_key: Key | None = None
-    ) -> PerExample:
-        """The loss of each example, (batch,), importance weights included.
-
-        Args:
-            params: parameters.
-            key: of the times and the noise.
-            x0: (batch, *event) float data, images in [-1, 1].
-            labels, dropout_key: as of `eps_fn`.
-        """
-        return objectives.score_matching(
-            key,
-            self.eps_fn(params, labels=labels, dropout_key=dropout_key),
-            self.sde,
-            x0,
-            time_law=self.time_law,
-            matching=self.matching,
-            weighting=self.weighting,
-            anneal_power=self.anneal_power,
-            reduce=self.reduce,
-        )
+            return self._score_fn(params, labels)
+        return cfg_score(self._score_fn(params, labels), self._score_fn(params, None), guidance)
 
     def loss(
         self, params: PyTree, key: Key, x0: Data, *, labels: Labels | None = None, train: bool = True
@@ -202,4 +179,182 @@ class ScoreModel:
         """
         chosen = plans.Plan(sampler=sampler, steps=nfe, options=Settings(options or {}), **plan)
         plans.check(chosen, self.sde, "sample")
+        self.check_range(chosen.t_min)
         return plans.draw(chosen, key, self.score_fn(params, labels=labels, guidance=guidance), self.sde, shape)
+
+    def check_range(self, t_min: float) -> None:
+        """Warns if the process, from t_min to 1, has noise levels that the network was not trained on; names both."""
+        if self.sigma_range is None or not linalg.is_concrete(self.sde, t_min):
+            return
+        (low, high), (first, last) = self.sigma_range, host_noise_level(self.sde, np.asarray([t_min, 1.0]))
+        if first < low * (1 - 1e-4) or last > high * (1 + 1e-4):
+            warnings.warn(
+                f"the process has noise levels sigma from {first:.3g} (t = {t_min:g}) to {last:.3g} (t = 1), and the "
+                f"network was trained on {low:.3g} to {high:.3g}: beyond these it is asked for what it has not learnt",
+                stacklevel=3,
+            )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ScoreModel(NetworkModel):
+    """A network that predicts the noise of a process, in one of the parameterisations.
+
+    Attributes:
+        sde: the process that samples are drawn with; that of the training, unless `trained_as` is given.
+        network: a Flax module (or its bound `apply`), called as `network(x, cond, train=..., labels=...)`; or a
+            function `(params, x, cond) -> out`, which also takes `labels=` where labels are given. x is
+            (batch, *space, k C) with the phase variables side by side, cond the network's time (batch,), out
+            (batch, *space, r C) for the r noised variables.
+        parameterization, time_conditioning, num_levels: what the network's output and its time are, see
+            `score.eps_from_network`.
+        matching: the kernel that it is trained with and sampled with.
+        weighting, reduce, anneal_power: of the loss, see `objectives.score_matching`.
+        time_law: draws the training times; None: uniform on [1e-5, 1].
+        trained_as: the process whose noise the network predicts; None: `sde`. Where it is another, the network is read
+            as a denoiser (`score.denoiser`), and that as the score of `sde` (`score.from_denoiser`).
+
+    Raises:
+        ValueError: parts that do not fit one another.
+    """
+
+    parameterization: score.Parameterization = "eps"
+    time_conditioning: score.TimeConditioning = "t"
+    num_levels: int | None = None
+    matching: Matching = "hsm"
+    weighting: str = "simple"
+    reduce: Reduce = "mean"
+    anneal_power: float = 2.0
+    time_law: Any = None
+    trained_as: sdes.SDE | None = None
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.time_law is None:
+            object.__setattr__(self, "time_law", objectives.uniform())
+        self.eps_fn(None)  # says what does not fit, before anything is traced
+
+    @property
+    def _own(self) -> sdes.SDE:
+        """The process of the training."""
+        return self.sde if self.trained_as is None else self.trained_as
+
+    @property
+    def in_variables(self) -> int:
+        return self._own.k
+
+    @property
+    def sigma_range(self) -> tuple[float, float] | None:
+        if self.trained_as is None:
+            return None
+        with jax.ensure_compile_time_eval():
+            ends = np.asarray(self.time_law.sample(jnp.asarray([0.0, LAST])).t, np.float64)
+        low, high = host_noise_level(self.trained_as, np.sort(ends))
+        return float(low), float(high)
+
+    def as_process(self, sde: sdes.SDE) -> ScoreModel:
+        return dataclasses.replace(self, sde=sde, trained_as=self._own)
+
+    def eps_fn(self, params: PyTree, *, labels: Labels | None = None, dropout_key: Key | None = None) -> score.EpsFn:
+        """The prediction of the noised variables' eps of the process of the training, (z, t) -> (batch, r, *event).
+
+        Args:
+            params: parameters.
+            labels: (batch,) classes, or `num_classes` for none of them; None: no class for any.
+            dropout_key: means training.
+        """
+        return score.eps_from_network(
+            lambda x, cond: self.apply(params, x, cond, labels=labels, dropout_key=dropout_key),
+            self._own,
+            parameterization=self.parameterization,
+            time_conditioning=self.time_conditioning,
+            num_levels=self.num_levels,
+            matching=self.matching,
+        )
+
+    def _score_fn(self, params: PyTree, labels: Labels | None) -> score.ScoreFn:
+        own = score.score_from_eps(self.eps_fn(params, labels=labels), self._own, matching=self.matching)
+        return own if self.trained_as is None else score.from_denoiser(score.denoiser(own, self._own), self.sde)
+
+    def losses(
+        self, params: PyTree, key: Key, x0: Data, *, labels: Labels | None = None, dropout_key: Key | None = None
+    ) -> PerExample:
+        return objectives.score_matching(
+            key,
+            self.eps_fn(params, labels=labels, dropout_key=dropout_key),
+            self._own,
+            x0,
+            time_law=self.time_law,
+            matching=self.matching,
+            weighting=self.weighting,
+            anneal_power=self.anneal_power,
+            reduce=self.reduce,
+        )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class DenoiserModel(NetworkModel):
+    """A network that denoises x_0 + sigma n, and by that has the score of every linear process.
+
+    Attributes:
+        sde: the process that samples are drawn with; training knows none.
+        network: as of `ScoreModel`, but x and out are (batch, *space, C), C the channels of the data.
+        parameterization, time_conditioning, sigma_data: what the network's output and its time are, see
+            `preconditioning`.
+        sigma_law: draws the noise levels of the training.
+        reduce: of the loss over the event.
+
+    Raises:
+        ValueError: parts that do not fit one another.
+
+    Reference: Karras et al. 2022 ("edm").
+    """
+
+    parameterization: preconditioning.Prediction = "edm"
+    time_conditioning: preconditioning.SigmaConditioning = "log_sigma"
+    sigma_data: float = 0.5
+    sigma_law: objectives.SigmaLaw = dataclasses.field(default_factory=objectives.log_normal)
+    reduce: Reduce = "mean"
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.denoiser(None)  # says what does not fit, before anything is traced
+
+    @property
+    def in_variables(self) -> int:
+        return 1
+
+    @property
+    def sigma_range(self) -> tuple[float, float] | None:
+        return self.sigma_law.range
+
+    def as_process(self, sde: sdes.SDE) -> DenoiserModel:
+        return dataclasses.replace(self, sde=sde)
+
+    def denoiser(
+        self, params: PyTree, *, labels: Labels | None = None, dropout_key: Key | None = None
+    ) -> sdes.Denoiser:
+        """D(y; sigma). Arguments as of `losses`."""
+        return preconditioning.denoiser_from_network(
+            lambda x, cond: self.apply(params, x, cond, labels=labels, dropout_key=dropout_key),
+            parameterization=self.parameterization,
+            time_conditioning=self.time_conditioning,
+            sigma_data=self.sigma_data,
+        )
+
+    def _score_fn(self, params: PyTree, labels: Labels | None) -> score.ScoreFn:
+        return score.from_denoiser(self.denoiser(params, labels=labels), self.sde)
+
+    def losses(
+        self, params: PyTree, key: Key, x0: Data, *, labels: Labels | None = None, dropout_key: Key | None = None
+    ) -> PerExample:
+        def weight(sigma):
+            return preconditioning.scales(self.parameterization, sigma, sigma_data=self.sigma_data).c_out ** -2.0
+
+        return objectives.denoising(
+            key,
+            self.denoiser(params, labels=labels, dropout_key=dropout_key),
+            x0,
+            sigma_law=self.sigma_law,
+            weight=weight,
+            reduce=self.reduce,
+        )

@@ -137,6 +137,15 @@ def test_bpd_of_a_run(finished, capsys):
     assert 0 < results["exact"]["standard_error"] < 1 and result["nfe"]["max"] >= result["nfe"]["mean"] > 0
 
 
+def test_bpd_with_another_process(finished, capsys):
+    """Its likelihood is that of the same denoiser; beside the run's own, not in its place."""
+    words = ["--num=8", "--rtol=1e-2", "--atol=1e-2", "--draws=2", "--process=vp", "--process.beta_max=12"]
+    assert evaluate.main(["evaluate", f"--workdir={finished}", "--metrics=bpd", *words]) == 0
+    result = json.loads((finished / "metrics" / "bpd_step4_as_vp_beta_max12.json").read_text())
+    assert result["process"] == {"name": "vp", "beta_max": 12} and np.isfinite(result["results"]["ode"]["mean"])
+    capsys.readouterr()
+
+
 BAD = [
     ([], "--workdir: which run?"),
     (["--workdir=/nowhere"], "no run in /nowhere"),

@@ -23,7 +23,8 @@ folder of a feature network, as configs/features_mnist.py trains one. Samples ar
 published; --against=test takes held-out data, --reference=FILE a file of statistics (pytorch-fid's, EDM's,
 guided-diffusion's, ...). Beside each number stands its floor: that of as many real examples of the other part.
 
-Takes the averaged parameters of the newest checkpoint, with --params=raw those being trained. The data are those of
+Takes the averaged parameters of the newest checkpoint, with --params=raw those being trained; --process=psld measures
+them with another process than the run's, as `python -m sgmjax.sample` draws with it. The data are those of
 the run's config; --data=FILE.npz gives others, as runs on arrays given in Python need. Writes
 `<workdir>/metrics/<metric>_step<step>.json` with all settings that matter, and a report of all metrics, JSON, Markdown
 and a picture. Samples and features are kept in `<workdir>/metrics/samples_step<step>_...`: the same command goes on
@@ -57,13 +58,14 @@ def main(argv: Sequence[str]) -> int:
 
 
 def read_flags(argv: Sequence[str]) -> Any:
-    """The parsed flags, and the words they were read from.
+    """The parsed flags, the section that --process makes, and the words they were read from.
 
     Raises:
         UsageError: naming the flag and the fix.
     """
     from absl import flags
 
+    words, (argv, settings) = list(argv), sampling.split_process(argv)
     values = flags.FlagValues()
     _cli.define_path(values, "workdir", None, "the run folder")
     flags.DEFINE_list("metrics", ["bpd"], "what to measure: bpd, fid, ...", flag_values=values)
@@ -108,7 +110,7 @@ def read_flags(argv: Sequence[str]) -> Any:
         raise _cli.UsageError("--metrics: which? give some, as --metrics=bpd,fid")
     if values.out and len(values.metrics) > 1:
         raise _cli.UsageError("--out: is for one metric; leave it out, and each gets a file in <workdir>/metrics")
-    return values, list(argv)
+    return values, sampling.process(values, settings), words
 
 
 def evaluate(request: Any) -> None:
@@ -130,7 +132,7 @@ def evaluate(request: Any) -> None:
     from sgmjax.training import tensors
     from sgmjax.training.load import load_data, load_run, read_config
 
-    values, words = request
+    values, process, words = request
     for name in values.metrics:
         if name not in metrics.METRICS:
             names = ", ".join(metrics.METRICS)
@@ -144,7 +146,9 @@ def evaluate(request: Any) -> None:
         raise _cli.UsageError(f"--{next(iter(chosen))}: is of metrics that draw samples, and there is none here")
     if drawing and registry.is_adaptive(read_config(path, chosen).sampling.sampler):
         chosen |= {key: wanted[key] for key in ("rtol", "atol") if key in wanted}
-    run = load_run(path, sampling=chosen, sharding=sh.replicated(mesh), say=say, **sampling.which(values))
+    run = load_run(
+        path, sampling=chosen, process=process, sharding=sh.replicated(mesh), say=say, **sampling.which(values)
+    )
     task, config = run.task, run.config
     assert config is not None
     if isinstance(task, ClassifierTask | FeatureTask):
@@ -163,11 +167,15 @@ def evaluate(request: Any) -> None:
     if {"frechet", "neighbours"} & set(values.metrics):
         check_memory("--num", values.num or 1, task.event_shape, fix="give fewer")
     check_memory("--batch_size", min(values.batch_size or 1, largest), task.event_shape, fix="give fewer")
-    raw = sampling.label(values)
+    raw = "_".join(filter(None, [sampling.label(values), sampling.process_label(process)]))
+    raw = raw if not raw or raw.startswith("_") else f"_{raw}"
     about = {"workdir": str(path), "step": run.step, "checkpoint": values.checkpoint, "parameters": values.params}
+    about |= {} if process is None else {"process": process}
     about |= {"split": values.split, "data": dataset.name, "seed": values.seed}
     if set(drawing) & set(metrics.IN_FEATURES):
-        plan = hashlib.sha256(repr((dataclasses.astuple(run.plan), values.seed)).encode()).hexdigest()[:8]
+        plan = hashlib.sha256(
+            repr((dataclasses.astuple(run.plan), values.seed, *([process] if process else []))).encode()
+        ).hexdigest()[:8]
         folder = place / f"samples_step{run.step}{raw}_{plan}"
         settings = dataclasses.replace(settings, folder=folder)
     subject = metrics.Subject(

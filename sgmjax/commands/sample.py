@@ -3,14 +3,16 @@
     python -m sgmjax.sample --workdir=runs/psld_digits --num=1000
     python -m sgmjax.sample --workdir=runs/psld_cifar --num=50000 --sampler=em --steps=1000 --out=em1000
     python -m sgmjax.sample --workdir=runs/ve_cifar --sampler=pc --steps=2000 --options=snr=0.16,predictor=ancestral
+    python -m sgmjax.sample --workdir=runs/edm_digits --process=psld --process.gamma=0.02 --sampler=sscs
     python -m sgmjax.sample --workdir=runs/psld_digits --classifier=runs/classifier_digits --labels=3 --guidance=2
     python -m sgmjax.sample --workdir=runs/psld_digits --inpaint=half
     python -m sgmjax.sample --workdir=runs/psld_digits --interpolate
     python -m sgmjax.sample --workdir=runs/ncsnv2_digits --interpolate_samples
     python -m sgmjax.sample --workdir=runs/lsgm_digits --reconstruct
 
-Takes the averaged parameters of the newest checkpoint, with --params=raw those being trained. What is not said is as in
-the run's config. Writes
+Takes the averaged parameters of the newest checkpoint, with --params=raw those being trained. --process draws with
+another process than the run's: a network, of whatever process or of none, is a denoiser, and that the score of all. It
+then stops at the noise level at which the run's own process would. What is not said is as in the run's config. Writes
 `<out>.npz` (`samples`: (num, *shape of an example), uint8 or float32 as the data; `nfe`, `step`) and a picture,
 `<out>.png`. With --inpaint, --colorize or --start_time the samples come from eight inputs in turn, which are in the
 .npz too (`inputs`); the picture shows the inputs, what was kept of them, and rows of samples. With --interpolate each
@@ -33,7 +35,7 @@ from sgmjax._ranges import COUNT, NON_NEGATIVE, OPEN_UNIT, SEED, TOLERANCE, chec
 from sgmjax.commands import sampling
 
 RANGES = {"num": COUNT, "steps": COUNT, "batch_size": COUNT, "resample": COUNT, "seed": SEED}
-RANGES |= {"rtol": TOLERANCE, "atol": TOLERANCE, "guidance": NON_NEGATIVE, "start_time": OPEN_UNIT}
+RANGES |= {"rtol": TOLERANCE, "atol": TOLERANCE, "guidance": NON_NEGATIVE, "start_time": OPEN_UNIT, "t_min": OPEN_UNIT}
 
 
 def main(argv: Sequence[str]) -> int:
@@ -42,12 +44,14 @@ def main(argv: Sequence[str]) -> int:
 
 
 def read_flags(argv: Sequence[str]) -> Any:
-    """The parsed flags.
+    """The parsed flags, and the section that --process makes.
 
     Raises:
         UsageError: naming the flag and the fix.
     """
     from absl import flags
+
+    argv, settings = sampling.split_process(argv)
 
     values = flags.FlagValues()
     _cli.define_path(values, "workdir", None, "the run folder")
@@ -55,6 +59,7 @@ def read_flags(argv: Sequence[str]) -> Any:
     sampling.define(values)
     flags.DEFINE_float("rtol", None, "relative tolerance of adaptive samplers", flag_values=values)
     flags.DEFINE_float("atol", None, "absolute tolerance of adaptive samplers", flag_values=values)
+    flags.DEFINE_float("t_min", None, "time where sampling ends", flag_values=values)
     flags.DEFINE_integer("seed", 0, "of the samples", flag_values=values)
     flags.DEFINE_integer("batch_size", None, "samples drawn at a time", flag_values=values)
     flags.DEFINE_list("labels", None, "classes, by number or name, as 3 or cat,dog: used in turn", flag_values=values)
@@ -81,10 +86,10 @@ def read_flags(argv: Sequence[str]) -> Any:
         _cli.show_help(__doc__, values)
     if not values.workdir:
         raise _cli.UsageError("--workdir: which run? give its folder, as --workdir=runs/psld_digits")
-    return values
+    return values, sampling.process(values, settings)
 
 
-def draw(values: Any) -> None:
+def draw(request: Any) -> None:
     """Samples as the flags say, and writes them.
 
     Raises:
@@ -105,8 +110,9 @@ def draw(values: Any) -> None:
     from sgmjax.training import tensors
     from sgmjax.training.load import load_data, load_run
 
+    values, process = request
     path = user_path(values.workdir, "--workdir")
-    given = sampling.given(values)
+    given = sampling.given(values) | ({} if values.t_min is None else {"t_min": values.t_min})
     if values.interpolate:
         given.setdefault("sampler", "ode")  # whose tolerances are those of the flow
     mesh = sh.make_mesh()
@@ -115,7 +121,7 @@ def draw(values: Any) -> None:
         given["num"] = 4 * control.COLUMNS
     if "num" not in given and (values.interpolate or values.interpolate_samples or values.reconstruct):
         given["num"] = control.COLUMNS
-    run = load_run(path, sampling=given, sharding=everywhere, say=say, **sampling.which(values))
+    run = load_run(path, sampling=given, process=process, sharding=everywhere, say=say, **sampling.which(values))
     task, step = run.task, run.step
     if isinstance(task, ClassifierTask | FeatureTask):
         raise _cli.UsageError(f"--workdir: {path} is a classifier's run; give that of a score network")
@@ -172,6 +178,7 @@ def draw(values: Any) -> None:
     drawn = sampler(variables, key, plan.num, labels=labels, inputs=inputs, progress=show)
     assert drawn is not None
     samples = pictures.to_arrays(drawn[0], task.discrete, task.centered)
+    name = "_".join(filter(None, [sampling.process_label(process), name]))
     name = f"{steer.name}{name}{sampling.label(values)}_seed{values.seed}"
     out = user_path(values.out.removesuffix(".npz")) if values.out else tensors.folder_of(path) / "samples" / name
     if jax.process_index() == 0:

@@ -1,7 +1,8 @@
-"""Flags of every command on a run: which of its parameters, and how samples are drawn in place of `sampling`."""
+"""Flags of every command on a run: which of its parameters, which process, and how samples are drawn."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sgmjax import _cli
@@ -10,11 +11,14 @@ NAMES = ("sampler", "steps", "grid", "denoise", "rtol", "atol", "batch_size", "n
 
 
 def define(values: Any) -> None:
-    """Defines --sampler, --steps, --grid, --options, --denoise, --checkpoint and --params.
+    """Defines --process, --sampler, --steps, --grid, --options, --denoise, --checkpoint and --params.
 
     --rtol and --atol are each command's own.
     """
     from absl import flags
+
+    text = "the process to sample with, in place of the run's: psld, cld, vp, ...; its settings as --process.gamma=0.02"
+    flags.DEFINE_string("process", None, text, flag_values=values)
 
     flags.DEFINE_string("sampler", None, "name of the sampler", flag_values=values)
     flags.DEFINE_integer("steps", None, "network evaluations a sample, the denoising one included", flag_values=values)
@@ -25,6 +29,33 @@ def define(values: Any) -> None:
     flags.DEFINE_enum("checkpoint", "newest", kinds, "best: that of train.keep_best", flag_values=values)
     kinds = ["ema", "raw"]
     flags.DEFINE_enum("params", "ema", kinds, "averaged parameters, or those being trained", flag_values=values)
+
+
+def split_process(argv: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+    """Takes `--process.gamma=0.02` out: the other words, and the settings by name."""
+    rest, settings = _cli.split_overrides(argv, "process")
+    return rest, dict(settings)
+
+
+def process(values: Any, settings: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The section `sde` that --process and its settings make; None: the run's.
+
+    Raises:
+        UsageError: settings of no process.
+    """
+    if values.process is None:
+        for name in settings:
+            raise _cli.UsageError(f"--process.{name}: of which process? name it, as --process=psld")
+        return None
+    return {"name": values.process, **settings}
+
+
+def process_label(section: Mapping[str, Any] | None) -> str:
+    """What names of files have of the process, `as_psld_gamma0.02`; empty for the run's own."""
+    if section is None:
+        return ""
+    words = [f"{name}{value}" for name, value in section.items() if name != "name"]
+    return "".join(c if c.isalnum() or c in "._-" else "_" for c in "_".join(["as", section["name"], *words]))
 
 
 def which(values: Any) -> dict[str, Any]:

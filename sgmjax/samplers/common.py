@@ -27,7 +27,7 @@ from sgmjax._types import (
     TimeGrid,
     Times,
 )
-from sgmjax.sdes import SDE, VE, linalg
+from sgmjax.sdes import SDE, VE, estimate, linalg
 
 EARLIEST_SURE = 1e-5  # kernels are right to rounding in float32 from here on, whatever the process
 Denoise = bool | Literal["sde", "ode", "tweedie"]
@@ -63,9 +63,15 @@ def denoise_step(score_fn: ScoreFn, sde: SDE, z: State, t: Times, kind: Denoise)
     """The last step, from t to 0 without noise. z (batch, k, *event), t (batch,).
 
     "sde" (True) is one Euler step of the reverse SDE's drift, as published for CLD and PSLD; "ode" one of the
-    probability flow (PSLD's ODE sampler); "tweedie" the posterior mean of x_0, for processes that noise every variable.
+    probability flow (PSLD's ODE sampler); "tweedie" the posterior mean of x_0, which the noised variables' score tells
+    of every process (`sdes.estimate`), and of the others their share in it.
     """
     check_denoise(sde, kind)
+    if kind == "tweedie" and sde.num_noised < sde.k:
+        look = estimate(sde, t)
+        mean, eps = look.kernel.mean[:, :, 0], look.kernel.restrict(look.kernel.eps(score_fn(z, t)))
+        x0 = look.of(z) - linalg.expand_to(look.sigma, z.ndim - 1) * look.noise(z, eps)
+        return (linalg.expand_to(mean.at[:, 0].set(1.0), z.ndim) * x0[:, None]).astype(z.dtype)
     if kind == "tweedie":
         kernel = sde.transition(t, "hsm")
         posterior = z + linalg.apply(kernel.covariance, score_fn(z, t))
@@ -80,8 +86,6 @@ def check_denoise(sde: SDE, kind: Denoise) -> None:
     """Raise ValueError for an unknown kind of denoising step, or one that the process does not have."""
     if kind not in (True, False, "sde", "ode", "tweedie"):
         raise InputError(f"denoise must be a bool, 'sde', 'ode' or 'tweedie', not {kind!r}.")
-    if kind == "tweedie" and sde.num_noised != sde.k:
-        raise InputError(f"denoise='tweedie' needs the score of all {sde.k} variables: use denoise=True.")
 
 
 def start_state(key: Key, sde: SDE, shape: Shape, initial: State | None, dtype: DType) -> States:

@@ -81,7 +81,7 @@ def time_grid(
     else:  # eq. (5), relative to the highest level, which may be large
         inverse = 1 / _positive("rho", rho)
         log_sigma = high + rho * np.log(1 + u * np.expm1(inverse * (low - high)))
-    times = np.concatenate([[1.0], _on_host(time_at_noise_level, sde, np.exp(log_sigma[1:-1])), [t_min]])
+    times = np.concatenate([[1.0], host_time_at(sde, np.exp(log_sigma[1:-1])), [t_min]])
     if not (np.diff(times) < 0).all():
         raise InputError(f"grid {kind!r} with {steps} steps to t_min = {t_min:g} has equal times: take fewer steps.")
     return times
@@ -93,6 +93,11 @@ _compiled = {f: jax.jit(f) for f in (noise_level, time_at_noise_level)}
 def host_noise_level(sde: SDE, times: TimeGrid) -> HostGrid:
     """`noise_level` in float64, outside of any trace. times: (n,), the parameters of the process known."""
     return _on_host(noise_level, sde, np.asarray(times, np.float64))
+
+
+def host_time_at(sde: SDE, sigma: HostGrid) -> HostGrid:
+    """`time_at_noise_level` likewise. sigma: (n,)."""
+    return _on_host(time_at_noise_level, sde, np.asarray(sigma, np.float64))
 
 
 def _on_host(function, sde: SDE, values: np.ndarray) -> np.ndarray:

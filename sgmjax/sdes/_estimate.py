@@ -43,19 +43,19 @@ class Denoiser:
     """D(y; sigma), the mean of the posterior of x_0 given y = x_0 + sigma n. y (batch, *event), sigma (batch,).
 
     Called, it gives x_0, (batch, *event); `noise` gives the n that is left, (y - D(y; sigma)) / sigma, which a function
-    of x_0 alone cannot give to better than rounding / sigma.
+    of x_0 alone cannot give to better than rounding / sigma, nor one of n alone x_0 to better than rounding * sigma.
 
     Args:
         x0: the function (y, sigma) -> x_0; or
-        noise: the function (y, sigma) -> n.
+        noise: the function (y, sigma) -> n; or both, of one denoiser.
 
     Raises:
-        InputError: both, or neither.
+        InputError: neither.
     """
 
     def __init__(self, x0: Callable[..., Any] | None = None, *, noise: Callable[..., Any] | None = None):
-        if (x0 is None) == (noise is None):
-            raise InputError("Denoiser: give one of x0 and noise, the function of (y, sigma) that there is")
+        if x0 is None and noise is None:
+            raise InputError("Denoiser: give x0 or noise, the function of (y, sigma) that there is, or both")
         self._x0, self._noise = x0, noise
 
     def __call__(self, y: Data, sigma: Times) -> Samples:

@@ -5,14 +5,15 @@ The only place where configs meet the library; everything it returns is a functi
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import jax.numpy as jnp
 
 from sgmjax import models, objectives, sdes
 from sgmjax._inputs import InputError
 from sgmjax.config import Config, ConfigError, ObjectiveConfig
-from sgmjax.model import ScoreModel
+from sgmjax.model import DenoiserModel, NetworkModel, ScoreModel
+from sgmjax.preconditioning import Prediction
 from sgmjax.samplers import plan, registry
 from sgmjax.spec import Section
 from sgmjax.tasks import build_latent
@@ -74,12 +75,12 @@ def phases(
             "data.uniform_dequantization: is of 8-bit data; the data are floats, whose density needs none"
         )
     channels = data_shape[-1]
-    classifies = models.classifies(config.model)
+    classifies, denoises = models.classifies(config.model), _denoises(config.objective)
     try:
         network = models.build(
             config.model,
-            in_channels=(sde.k if models.sees_noise(config.model) else 1) * channels,
-            out_channels=(num_classes or 0) if classifies else sde.num_noised * channels,
+            in_channels=(1 if denoises or not models.sees_noise(config.model) else sde.k) * channels,
+            out_channels=(num_classes or 0) if classifies else (1 if denoises else sde.num_noised) * channels,
             image_size=tuple(data_shape[:-1]),
             resize=resize,
             centered=config.data.centered,
@@ -93,30 +94,50 @@ def phases(
         "discrete": discrete,
         "centered": config.data.centered,
     }
-    network_time = {"time_conditioning": objective.time_conditioning, "num_levels": objective.num_levels}
-    time_law = _time_law(objective, sde)
     if not models.sees_noise(config.model):
         assert num_classes is not None
         learnt = FeatureTask(network=network, num_classes=num_classes, class_names=class_names, **common)
         return [(learnt, config.train.steps)]
+    network_time: dict[str, Any] = {
+        "time_conditioning": objective.time_conditioning, "num_levels": objective.num_levels
+    }  # fmt: skip
     if classifies:
         assert num_classes is not None
         classifier = ClassifierTask(
-            sde=sde, network=network, time_law=time_law, num_classes=num_classes, class_names=class_names,
+            sde=sde, network=network, time_law=_time_law(objective, sde), num_classes=num_classes,
+            class_names=class_names,
             matching=objective.matching, **network_time, **common,
         )  # fmt: skip
         return [(classifier, config.train.steps)]
-    model = ScoreModel(
-        sde, network, parameterization=objective.parameterization, matching=objective.matching,
-        weighting=objective.weighting, reduce=objective.reduce, anneal_power=objective.anneal_power,
-        time_law=time_law, **network_time,
-    )  # fmt: skip
+    model: NetworkModel
+    if denoises:
+        model = DenoiserModel(
+            sde, network, parameterization=objective.parameterization, sigma_data=objective.sigma_data,
+            time_conditioning=objective.time_conditioning, sigma_law=_sigma_law(objective, sde),
+            reduce=objective.reduce,
+        )  # type: ignore[arg-type]  # fmt: skip
+    else:
+        model = ScoreModel(
+            sde, network, parameterization=objective.parameterization, matching=objective.matching,
+            weighting=objective.weighting, reduce=objective.reduce, anneal_power=objective.anneal_power,
+            time_law=_time_law(objective, sde), **network_time,
+        )  # type: ignore[arg-type]  # fmt: skip
     conditional = getattr(config.model, "num_classes", None)
     learnt = ScoreTask(
         model=model, num_classes=conditional, class_names=None if conditional is None else class_names,
         label_dropout=objective.label_dropout, dequantize=config.data.uniform_dequantization, **common,
     )  # fmt: skip
     return [(learnt, config.train.steps)]
+
+
+def _denoises(objective: ObjectiveConfig) -> bool:
+    return objective.parameterization in get_args(Prediction)
+
+
+def _sigma_law(objective: ObjectiveConfig, sde: sdes.SDE) -> objectives.SigmaLaw:
+    if objective.time_sampling == "log_normal":
+        return objectives.log_normal(objective.log_sigma_mean, objective.log_sigma_std)
+    return objectives.of_process(sde, objectives.uniform(objective.t_min))
 
 
 def _time_law(objective: ObjectiveConfig, sde: sdes.SDE) -> Any:
@@ -143,7 +164,8 @@ def _check(config: Config, sde: sdes.SDE, num_classes: int | None) -> None:
             "objective: mixed scores and reweightedv1 need the noised variables to come last in the process; "
             "use parameterization 'eps' and weighting 'simple' or 'likelihood'"
         )
-    if objective.time_conditioning == "sigma" and config.sde.name != "ve":
+    _check_denoiser(config)
+    if objective.time_conditioning == "sigma" and config.sde.name != "ve" and not _denoises(objective):
         raise ConfigError("objective.time_conditioning: 'sigma' is for sde.name 've'; use 't' or 't999'")
     if getattr(config.model, "scale_by_sigma", False) and objective.time_conditioning != "sigma":
         raise ConfigError("model.scale_by_sigma: divides by the network's time input; set time_conditioning 'sigma'")
@@ -161,6 +183,29 @@ def _check(config: Config, sde: sdes.SDE, num_classes: int | None) -> None:
         raise ConfigError("objective.label_dropout: the network knows no classes; set model.num_classes, or leave it 0")
     if models.classifies(config.model) and num_classes is None:
         raise ConfigError("model.name: a classifier needs data with labels; choose data that have classes")
+
+
+def _check_denoiser(config: Config) -> None:
+    """What belongs to a denoiser, and what to a network of one process."""
+    objective, predictions = config.objective, ", ".join(map(repr, get_args(Prediction)))
+    if not _denoises(objective):
+        for key, value in (("time_conditioning", "log_sigma"), ("time_sampling", "log_normal")):
+            if getattr(objective, key) == value:
+                raise ConfigError(
+                    f"objective.{key}: {value!r} is of a denoiser; set parameterization to one of {predictions}"
+                )
+        return
+    if objective.time_conditioning == "level":
+        raise ConfigError(
+            "objective.time_conditioning: a denoiser is told sigma; use 'log_sigma', 't', 't999', 'sigma'"
+        )
+    if objective.time_sampling not in ("uniform", "log_normal"):
+        raise ConfigError(
+            f"objective.time_sampling: {objective.time_sampling!r} is of one process; for a denoiser use 'log_normal' "
+            "or 'uniform'"
+        )
+    if getattr(config.model, "scale_by_sigma", False):
+        raise ConfigError("model.scale_by_sigma: a denoiser is scaled by its parameterization; leave it out")
 
 
 def _check_levels(config: Config, sde: sdes.SDE) -> None:

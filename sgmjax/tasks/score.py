@@ -14,14 +14,14 @@ from sgmjax._inputs import InputError, check_labels
 from sgmjax._types import Key, Labels, Samples
 from sgmjax.data import to_float
 from sgmjax.data.dequantize import dequantize
-from sgmjax.model import ScoreModel
+from sgmjax.model import NetworkModel
 from sgmjax.samplers import plan as plans
 from sgmjax.tasks.base import Batch, Metrics, PyTree, Variables, labelled
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class ScoreTask:
-    """A `ScoreModel` trained on data.
+    """A `ScoreModel` or a `DenoiserModel` trained on data.
 
     Attributes:
         model: process, network, loss.
@@ -35,7 +35,7 @@ class ScoreTask:
         centered: whether the network sees images in [-1, 1], else in [0, 1].
     """
 
-    model: ScoreModel
+    model: NetworkModel
     event_shape: tuple[int, ...]
     num_classes: int | None = None
     class_names: tuple[str, ...] | None = None
@@ -58,12 +58,9 @@ class ScoreTask:
         """Fresh parameters; the network has no state."""
         return Variables(self.model.init(key, self.event_shape, labels=self.num_classes is not None), {})
 
-    def eps_fn(
-        self, variables: Variables, *, labels: Labels | None = None, dropout_key: Key | None = None
-    ) -> score.EpsFn:
-        """`ScoreModel.eps_fn` of labels that are looked at; in training also `num_classes`, for no class."""
-        self._check_labels(labels, hidden=dropout_key is not None)
-        return self.model.eps_fn(variables.params, labels=labels, dropout_key=dropout_key)
+    def as_process(self, sde: sdes.SDE) -> ScoreTask:
+        """The same network, sampling, scoring and measuring likelihoods with another process."""
+        return dataclasses.replace(self, model=self.model.as_process(sde))
 
     def _check_labels(self, labels, length: int | None = None, *, hidden: bool = False) -> None:
         """Raise InputError unless labels are classes that the network knows, or its "no class" where `hidden`."""
@@ -116,4 +113,5 @@ class ScoreTask:
         label_key, key = jax.random.split(key)
         if self.num_classes is not None and labels is None:
             labels = jax.random.randint(label_key, (num,), 0, self.num_classes)
+        self.model.check_range(plan.t_min)
         return plans.draw(plan, key, self.score_fn(variables, labels=labels), self.sde, (num, *self.event_shape))

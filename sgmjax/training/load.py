@@ -16,19 +16,24 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
 import jax
+import numpy as np
 
 from sgmjax._files import user_path
 from sgmjax._inputs import InputError
 from sgmjax._say import say as say_on_stdout
 from sgmjax._types import Key
-from sgmjax.config import Config, from_dict, to_dict
+from sgmjax.config import SDE, Config, from_dict, to_dict
 from sgmjax.data import DataError, Dataset, load, npz
 from sgmjax.data.classes import check_same
 from sgmjax.data.examples import check_values
 from sgmjax.evaluation import features
+from sgmjax.samplers.common import EARLIEST_SURE
+from sgmjax.samplers.grids import host_noise_level, host_time_at
+from sgmjax.samplers.plan import check
 from sgmjax.tasks import build
 from sgmjax.tasks.base import Variables
 from sgmjax.tasks.features import FeatureTask
+from sgmjax.tasks.score import ScoreTask
 from sgmjax.training import tensors, workdir
 from sgmjax.training.checkpoint import Checkpointer
 
@@ -70,6 +75,7 @@ def load_run(
     *,
     task: Callable[[], Any] | None = None,
     sampling: Mapping[str, Any] | None = None,
+    process: Mapping[str, Any] | None = None,
     sharding: jax.sharding.Sharding | None = None,
     say: Callable[[str], None] = say_on_stdout,
     averaged: bool = True,
@@ -83,6 +89,9 @@ def load_run(
         sampling: settings of the `sampling` section to use in place of the run's, as {"steps": 100}; `options` are
             added to the run's, unless the sampler is another one. What the run has set for a sampler of another kind
             is passed over.
+        process: the process to sample, score and measure with in place of the run's, a section `sde` of a config, as
+            {"name": "psld", "gamma": 0.02}: see `ScoreTask.as_process`. `config.sde` is then this one, and sampling
+            ends where it has the noise level of the run's own end, unless `sampling` says where.
         sharding: where the variables shall lie; None: on the first device.
         say: receives a line for every damaged checkpoint that is passed over.
         averaged: False takes the parameters being trained, without their moving average.
@@ -94,8 +103,10 @@ def load_run(
         CheckpointError: there are checkpoints, and none can be read.
     """
     config = None
+    if process is not None and task is not None:
+        raise InputError("process: is of a run with a config; make a task of your own with the process that you want")
     if task is None:
-        config = read_config(path, sampling)
+        config = read_config(path, sampling if process is None else None)
         about = workdir.read_data(path)
         known = {"class_names": about.class_names, "discrete": about.discrete}
         parts = build.phases(config, about.shape, about.num_classes, **known)
@@ -113,7 +124,26 @@ def load_run(
         step, variables = _of_folder(path, shapes, sharding, say, averaged=averaged, best=best)
     ends = itertools.accumulate(steps for _, steps in parts)
     learnt = next((one for (one, _), end in zip(parts, ends, strict=True) if step <= end), parts[-1][0])
+    if process is not None:
+        learnt, config = _as_process(learnt, read_config(path, sampling), process, ends="t_min" in (sampling or {}))
     return LoadedRun(learnt, variables, step, config)
+
+
+def _as_process(task: Any, config: Config, process: Mapping[str, Any], *, ends: bool) -> tuple[Any, Config]:
+    """The task and the config of a run that samples with another process."""
+    section = SDE.read(process, "process")
+    sde = build.process(section)
+    if not isinstance(task, ScoreTask):
+        raise InputError(
+            f"process: {section.name!r} is for a run that has learnt a score of data; a prior of latent variables, or "
+            "a classifier, is of the process that it was trained with; leave it out"
+        )
+    plan = config.sampling
+    if not ends:
+        level = host_noise_level(task.sde, np.asarray([plan.t_min]))
+        plan = dataclasses.replace(plan, t_min=max(EARLIEST_SURE, float(host_time_at(sde, level)[0])))
+    check(plan, sde)
+    return task.as_process(sde), dataclasses.replace(config, sde=section, sampling=plan)
 
 
 def _of_folder(

@@ -280,7 +280,6 @@ BAD = {
     "ode t_min": (lambda: call("ode", t_min=0.0), "t_min = 0"),
     "denoise": (lambda: call(denoise="mean"), "denoise must be"),
     "ode denoise": (lambda: call("ode", denoise="mean"), "denoise must be"),
-    "tweedie": (lambda: call(denoise="tweedie", sde=sdes.cld()), "needs the score of all 2"),
 }
 
 

@@ -76,7 +76,7 @@ def test_labels_reach_a_class_conditional_network():
     leaves, structure = jax.tree.flatten(jax.jit(task.init)(jax.random.key(0)))
     draws = np.random.default_rng(0)
     variables = jax.tree.unflatten(structure, [jnp.asarray(draws.normal(size=p.shape), p.dtype) for p in leaves])
-    predict = jax.jit(lambda labels: task.eps_fn(variables, labels=labels)(jnp.ones((1, 2, 2)), jnp.ones(1)))
+    predict = jax.jit(lambda labels: task.score_fn(variables, labels=labels)(jnp.ones((1, 2, 2)), jnp.ones(1)))
     assert not np.allclose(predict(jnp.asarray([0])), predict(jnp.asarray([1])))
 
 

@@ -15,12 +15,14 @@ import pytest
 import tiers
 from refdata import ROOT
 
-from sgmjax import _cli
+from sgmjax import _cli, sdes
 from sgmjax import sharding as sh
+from sgmjax._inputs import InputError
 from sgmjax.commands import sample, train
 from sgmjax.config import from_dict
 from sgmjax.evaluation import draw
 from sgmjax.tasks import build
+from sgmjax.training.load import load_run
 from sgmjax.training.run import Run
 
 TOY = {
@@ -172,6 +174,29 @@ def test_sampling_from_a_run(finished, capsys):
     assert (finished / "again.png").exists()
 
 
+def test_sampling_with_another_process(finished, capsys):
+    """The run is PSLD's; its network is read as a denoiser, and the files say what was drawn."""
+    command = ["sample", f"--workdir={finished}", "--num=4", "--process=cld", "--process.m_inv=2.0", "--steps=5"]
+    assert sample.main(command) == 0
+    first = finished / "samples" / "as_cld_m_inv2.0_sscs_5_quadratic_seed0.npz"
+    assert sample.main([*command, "--process.m_inv=4", f"--out={finished}/four"]) == 0
+    with np.load(first) as one, np.load(finished / "four.npz") as other:
+        assert one["samples"].shape == (4, 2) and np.isfinite(one["samples"]).all() and one["nfe"] == 5
+        assert not np.allclose(one["samples"], other["samples"])
+    run = load_run(finished, process={"name": "cld", "m_inv": 2.0})
+    assert run.task.sde.k == 2 and run.task.model.trained_as.name == "psld" and run.config.sde.m_inv == 2.0
+    levels = [
+        float(sdes.noise_level(one.task.sde, np.full(1, one.plan.t_min, np.float32))[0])
+        for one in (run, load_run(finished))
+    ]
+    assert run.plan.t_min != load_run(finished).plan.t_min  # sampling ends at the same noise level
+    np.testing.assert_allclose(*levels, rtol=1e-3)
+    assert load_run(finished, process={"name": "cld"}, sampling={"t_min": 0.01}).plan.t_min == 0.01
+    with pytest.raises(InputError, match="process: is of a run with a config"):
+        load_run(finished, process={"name": "cld"}, task=lambda: None)
+    capsys.readouterr()
+
+
 def test_sampling_with_a_samplers_own_settings(finished, capsys):
     """9 evaluations: 3 steps of a predictor and two corrections each."""
     options = "--options=corrector_steps=2,snr=0.1,predictor=ancestral"
@@ -204,6 +229,12 @@ BAD_SAMPLE = [
     (["--workdir=RUN", "--interpolate", "--steps=9"], "sampling.steps: 9 means nothing for sampler 'ode'"),
     (["--workdir=RUN", "--labels=3"], "--labels: the network of this run knows no classes"),
     (["--workdir=RUN", "--steps=few"], "few"),
+    (["--workdir=RUN", "--process=psdl"], "process.name: no sde called 'psdl'; choose one of vp, "),
+    (["--workdir=RUN", "--process=psld", "--process.gama=1"], "process.gama: no such setting of psld; did you mean"),
+    (["--workdir=RUN", "--process=psld", "--process.gamma=-1"], "process.gamma: must be zero or positive, got -1"),
+    (["--workdir=RUN", "--process.gamma=1"], "--process.gamma: of which process? name it, as --process=psld"),
+    (["--workdir=RUN", "--process=cld", "--sampler=edm"], "sampling: edm is written for processes of one variable"),
+    (["--workdir=RUN", "--t_min=2"], "--t_min: must be between 0 and 1, both excluded, got 2"),
 ]
 
 

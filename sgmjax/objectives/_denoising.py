@@ -1,0 +1,69 @@
+"""Learning a denoiser: the squared error of x_0 given y = x_0 + sigma n, for no process or every one.
+
+What a denoiser is for a process is in `sdes.estimate`: y is all that a state of any linear process tells of x_0, so a
+loss over noise levels is the loss of all of them.
+
+Reference: Karras et al. 2022, eq. (2) and sec. 5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from sgmjax._inputs import InputError
+from sgmjax._types import Data, Key, PerExample, Times
+from sgmjax.objectives.sigma_law import SigmaLaw
+from sgmjax.sdes import Denoiser, linalg
+
+
+def denoising_loss(
+    denoiser: Denoiser,
+    x0: Data,
+    sigma: Times,
+    noise: Data,
+    *,
+    weight: Callable[[Any], Any] | None = None,
+    reduce: Literal["mean", "sum", "half_sum"] = "mean",
+) -> PerExample:
+    """weight(sigma) |D(x_0 + sigma n; sigma) - x_0|^2 for given noise: the deterministic part of `denoising`.
+
+    Args:
+        denoiser: D.
+        x0: (batch, *event) data.
+        sigma: (batch,) positive.
+        noise: n, (batch, *event) standard normal.
+        weight: of the noise levels, (batch,) -> (batch,); None: one.
+        reduce: over the event.
+
+    Returns:
+        (batch,) losses.
+
+    Raises:
+        InputError: an unknown reduce.
+    """
+    if reduce not in ("mean", "sum", "half_sum"):
+        raise InputError(f"reduce must be 'mean', 'sum' or 'half_sum', not {reduce!r}.")
+    y = x0 + linalg.expand_to(sigma, noise.ndim) * noise
+    error = (denoiser(y, sigma) - x0) ** 2
+    loss = jnp.sum(error.reshape(error.shape[0], -1), axis=1)
+    if weight is not None:
+        loss = weight(sigma) * loss
+    return loss / (error.size // error.shape[0]) if reduce == "mean" else loss if reduce == "sum" else 0.5 * loss
+
+
+def denoising(key: Key, denoiser: Denoiser, x0: Data, *, sigma_law: SigmaLaw, **kwargs: Any) -> PerExample:
+    """Draw noise levels and noise and return the (batch,) losses, the weights of the levels included.
+
+    Args:
+        key: typed PRNG key.
+        denoiser, x0 and the keyword arguments: see `denoising_loss`.
+        sigma_law: how noise levels are drawn: `log_normal()`, `log_uniform(...)`, `of_process(...)`.
+    """
+    sigma_key, noise_key = jax.random.split(key)
+    sigma, weight = sigma_law.draw(sigma_key, x0.shape[0], x0.dtype)
+    noise = jax.random.normal(noise_key, x0.shape, x0.dtype)
+    return weight * denoising_loss(denoiser, x0, sigma, noise, **kwargs)
