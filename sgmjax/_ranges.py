@@ -17,6 +17,7 @@ from sgmjax._inputs import MAX_SEED, InputError, is_traced, shown
 
 MAX_COUNT = 2**31 - 1  # JAX's integers have 32 bits
 MAX_SIDE = 2**14  # of an image, in pixels
+MAX_ORDER = 12  # of a chain of Langevin variables
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +38,7 @@ SIDE = Range("positive", lambda v: v > 0, MAX_SIDE)
 SEED = Range("zero or positive", lambda v: v >= 0, MAX_SEED)
 FRACTION = Range("at least 0 and below 1", lambda v: 0 <= v < 1)
 OPEN_UNIT = Range("between 0 and 1, both excluded", lambda v: 0 < v < 1)
+ORDER = Range("2 or more", lambda v: v >= 2, MAX_ORDER)
 TOLERANCE = Range("above 0 and at most 1", lambda v: 0 < v <= 1)
 
 # Types of settings, of constructors' parameters first of all: `sgmjax.spec` reads them.

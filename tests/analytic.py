@@ -60,7 +60,7 @@ class Fresh(collections.abc.Mapping):
         return len(self._processes)
 
     def __or__(self, others):
-        return Fresh(self._processes | others)
+        return Fresh({**self._processes, **others})
 
 
 PROCESSES = Fresh(
@@ -75,6 +75,15 @@ PROCESSES = Fresh(
         "oblique": oblique_recipe(),
     }
 )
+
+
+def friction(nu: float = 4.0) -> sdes.Linear:
+    """PSLD with a friction of the data that sets in and one of the momentum that fades."""
+    return sdes.psld_friction(lambda t: 0.3 * t, lambda t: nu - 2 * t)
+
+
+# by tables, and of higher order
+NEW = Fresh({"flow": sdes.flow(), "friction": friction(), "hold4": sdes.hold(order=4), "cosine": sdes.cosine()})
 
 
 def marginal(sde, t, mu, s):

@@ -26,9 +26,13 @@ PROCESSES: dict[str, tuple[sdes.SDE, sdes.SDE]] = {
     "psld": (analytic.PROCESSES["psld"], sdes.psld(gamma=0.02, nu=4.02, beta_min=4.0)),
     "third_order": (analytic.PROCESSES["third_order"], sdes.third_order(beta_max=3.0)),
     "oblique": (analytic.PROCESSES["oblique"], analytic.oblique_recipe(beta=3.0)),
+    "hold4": (analytic.NEW["hold4"], sdes.hold(order=4, beta_max=3.0)),
+    "flow": (analytic.NEW["flow"], sdes.flow(alpha_end=2e-3)),
+    "friction": (analytic.NEW["friction"], analytic.friction(nu=4.5)),
 }
-SCALAR = ("vp", "subvp", "ve")
-PHASE_SPACE = ("cld", "psld", "third_order", "oblique")
+SCALAR = ("vp", "subvp", "ve", "flow")
+RECIPES = ("cld", "psld", "third_order", "oblique", "hold4")  # of several variables
+PHASE_SPACE = (*RECIPES, "friction")
 
 
 class Case(NamedTuple):
@@ -84,7 +88,7 @@ _COARSE = {"t_min": T_MIN, "rtol": 0.05, "atol": 0.05, "brownian_tol": 2.0**-14}
 CASES: dict[str, Case] = {
     "deis": Case("deis", {"times": GRID}, prepare=_exponential("deis")),
     "dpm_solver_pp": Case("dpm_solver_pp", {"times": GRID}, prepare=_exponential("dpm_solver_pp")),
-    "ddim": Case("ddim", {"times": GRID}, ("vp", "subvp", "ve"), prepare=_exponential("ddim")),
+    "ddim": Case("ddim", {"times": GRID}, SCALAR, prepare=_exponential("ddim")),
     "ddim_eta": Case("ddim", {"times": GRID}, ("ve", "psld"), prepare=_exponential("ddim", eta=0.5)),
     "gddim": Case("gddim", {"times": GRID}, PHASE_SPACE[::-1], prepare=_exponential("gddim")),
     "gddim_lam": Case("gddim", {"times": GRID}, ("ve", "psld"), prepare=_exponential("gddim", lam=0.7)),
@@ -111,8 +115,8 @@ CASES: dict[str, Case] = {
         nfe=2 * STEPS + 1,
         prepare=_technique_4,
     ),
-    "splitting": Case("splitting", {"times": GRID}, PHASE_SPACE[::-1], nfe=2 * STEPS - 1),
-    "splitting_oba": Case("splitting", {"times": GRID, "scheme": "reduced_oba"}, PHASE_SPACE[::-1]),
+    "splitting": Case("splitting", {"times": GRID}, RECIPES[::-1], nfe=2 * STEPS - 1),
+    "splitting_oba": Case("splitting", {"times": GRID, "scheme": "reduced_oba"}, RECIPES[::-1]),
     "splitting_naive": Case("splitting", {"times": GRID, "scheme": "naive_obab"}, ("cld", "psld"), nfe=3 * STEPS - 2),
     "exponential_midpoint": Case("exponential_midpoint", {"times": GRID}, prepare=_midpoint),
     "conjugate": Case("conjugate", {"times": GRID}, prepare=_conjugate()),

@@ -12,7 +12,8 @@ from sgmjax import exact, sdes
 from sgmjax._inputs import InputError
 from sgmjax.score import denoiser, from_denoiser
 
-NAMES = ("vp", "subvp", "ve", "cld", "psld", "third_order", "recipe4", "oblique")
+PROCESSES = analytic.PROCESSES | analytic.NEW
+NAMES = ("vp", "subvp", "ve", "cld", "psld", "third_order", "recipe4", "oblique", *analytic.NEW)
 TIMES = (1e-5, 1e-4, 1e-3, 1e-2, 0.1, 0.3, 0.6, 1.0)
 MIXTURES = {
     "ring": exact.ring(),
@@ -31,7 +32,7 @@ def dtype(request):
 def states(name: str, mixture, dtype, num: int = 16):
     """States of the process at all TIMES, rounded to the type, their times, and their exact score in float64."""
     with jax.enable_x64(True):
-        sde = analytic.PROCESSES[name]
+        sde = PROCESSES[name]
         draws = np.random.default_rng(0)
         t = np.repeat(np.asarray(TIMES, dtype), num)
         x0, _ = mixture.sample(jax.random.key(1), len(t), jnp.float64)
@@ -54,7 +55,7 @@ def relative(found, expected, num: int = 16) -> float:
 def test_the_score_of_every_process_is_that_of_one_denoiser(name, mixture, dtype):
     mixture = MIXTURES[mixture]
     z, t, expected = states(name, mixture, dtype)
-    sde = analytic.PROCESSES[name]
+    sde = PROCESSES[name]
     found = jax.jit(from_denoiser(mixture.denoiser(), sde, noised_only=False))(jnp.asarray(z), jnp.asarray(t))
     assert found.dtype == dtype and relative(np.asarray(found, np.float64), expected) < BOUNDS[dtype]
     noised = from_denoiser(mixture.denoiser(), sde)(jnp.asarray(z), jnp.asarray(t))
@@ -67,7 +68,7 @@ def test_a_denoiser_of_data_alone_is_right_to_rounding_over_sigma(name, dtype):
     """As of one that was written without its noise: x_0 (batch, *event) and no more."""
     mixture = MIXTURES["ring"]
     z, t, expected = states(name, mixture, dtype)
-    sde = analytic.PROCESSES[name]
+    sde = PROCESSES[name]
     known = mixture.denoiser()
     found = from_denoiser(lambda y, sigma: known(y, sigma), sde, noised_only=False)(jnp.asarray(z), jnp.asarray(t))
     sigma = np.asarray(sdes.noise_level(sde, jnp.asarray(t)), np.float64)[:: len(t) // len(TIMES)]
@@ -80,10 +81,10 @@ def test_a_denoiser_of_data_alone_is_right_to_rounding_over_sigma(name, dtype):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_score_function_is_a_denoiser(name, noised_only, dtype):
     """Also where it knows the noised variables alone, as a network does."""
-    mixture, sde = MIXTURES["ring"], analytic.PROCESSES[name]
+    mixture, sde = MIXTURES["ring"], PROCESSES[name]
     with jax.enable_x64(True):
         t = jnp.repeat(jnp.asarray(TIMES), 16)
-        sigma = np.asarray(sdes.noise_level(analytic.PROCESSES[name], t), dtype)
+        sigma = np.asarray(sdes.noise_level(PROCESSES[name], t), dtype)
         x0, _ = mixture.sample(jax.random.key(2), len(t), jnp.float64)
         y = np.asarray(x0 + sigma[:, None] * np.random.default_rng(3).standard_normal(x0.shape), dtype)
         expected = np.asarray(mixture.denoiser().noise(jnp.asarray(y, jnp.float64), jnp.asarray(sigma, jnp.float64)))
@@ -104,21 +105,21 @@ def test_a_score_of_one_process_is_one_of_every_other(here, there, x64):
     At noise levels that both have: VP's prior has one of 150, CLD's one of 60.
     """
     mixture = MIXTURES["ring"]
-    known = denoiser(mixture.score_fn(analytic.PROCESSES[here]), analytic.PROCESSES[here])
+    known = denoiser(mixture.score_fn(PROCESSES[here]), PROCESSES[here])
     z, t, expected = states(there, mixture, np.float64)
-    highest = sdes.noise_level(analytic.PROCESSES[here], jnp.ones(1))
-    lowest = sdes.noise_level(analytic.PROCESSES[here], jnp.full(1, 1e-7))
-    sigma = sdes.noise_level(analytic.PROCESSES[there], jnp.asarray(t))
+    highest = sdes.noise_level(PROCESSES[here], jnp.ones(1))
+    lowest = sdes.noise_level(PROCESSES[here], jnp.full(1, 1e-7))
+    sigma = sdes.noise_level(PROCESSES[there], jnp.asarray(t))
     inside = np.asarray((sigma <= highest) & (sigma >= lowest))
     assert inside.sum() >= 48
-    found = from_denoiser(known, analytic.PROCESSES[there], noised_only=False)(jnp.asarray(z), jnp.asarray(t))
+    found = from_denoiser(known, PROCESSES[there], noised_only=False)(jnp.asarray(z), jnp.asarray(t))
     error = np.abs(np.asarray(found) - expected)[inside]
     assert np.max(error / np.sqrt(np.mean(expected[inside] ** 2, axis=(1, 2), keepdims=True))) < 1e-8
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_gradients_are_those_of_the_exact_score(name, x64):
-    mixture, sde = MIXTURES["unequal"], analytic.PROCESSES[name]
+    mixture, sde = MIXTURES["unequal"], PROCESSES[name]
     z, t, _ = states(name, mixture, np.float64, num=2)
     z, t = jnp.asarray(z[4:-2]), jnp.asarray(t[4:-2])  # from t = 1e-3 to 0.6
 
@@ -135,7 +136,7 @@ def test_images_and_their_channels(x64):
     """Any shape of an event: the estimate is element by element."""
     mixture = exact.mixture(np.random.default_rng(0).standard_normal((3, 4, 5, 2)), 0.3)
     for name in ("vp", "psld", "third_order"):
-        sde = analytic.PROCESSES[name]
+        sde = PROCESSES[name]
         z, t = jax.random.normal(jax.random.key(0), (6, sde.k, 4, 5, 2)), jnp.full(6, 0.2)
         found = from_denoiser(mixture.denoiser(), sde, noised_only=False)(z, t)
         np.testing.assert_allclose(found, mixture.score_fn(sde, noised_only=False)(z, t), rtol=1e-9, atol=1e-9)

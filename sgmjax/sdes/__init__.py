@@ -12,9 +12,11 @@ from collections.abc import Callable
 
 from sgmjax.sdes import noise_levels
 from sgmjax.sdes._estimate import Denoiser, Estimate, estimate, noise_level, time_at_noise_level
+from sgmjax.sdes._linear import Linear, linear
 from sgmjax.sdes._recipe import Recipe, recipe
 from sgmjax.sdes.base import SDE, Kernel
 from sgmjax.sdes.noise_levels import geometric_levels, level_times
+from sgmjax.sdes.paths import cosine, edm, flow, gaussian_path, hold, psld_friction
 from sgmjax.sdes.processes import VE, SubVP, cld, geometric_vp, psld, subvp, third_order, ve, vp
 from sgmjax.sdes.schedules import GeometricSchedule, LinearSchedule, Schedule
 
@@ -27,12 +29,17 @@ PROCESSES: dict[str, Callable[..., SDE]] = {
     "cld": cld,
     "psld": psld,
     "third_order": third_order,
+    "flow": flow,
+    "cosine": cosine,
+    "edm": edm,
+    "hold": hold,
     "recipe": recipe,
 }
 GIVEN = frozenset({"schedule", "num_noised", "variables", "name"})  # parameters of theirs for programs alone
 
 __all__ = [
-    "GIVEN", "PROCESSES", "SDE", "VE", "Denoiser", "Estimate", "GeometricSchedule", "Kernel", "LinearSchedule",
-    "Recipe", "Schedule", "SubVP", "cld", "estimate", "geometric_levels", "geometric_vp", "level_times", "noise_level",
-    "noise_levels", "psld", "recipe", "subvp", "third_order", "time_at_noise_level", "ve", "vp",
+    "GIVEN", "PROCESSES", "SDE", "VE", "Denoiser", "Estimate", "GeometricSchedule", "Kernel", "Linear",
+    "LinearSchedule", "Recipe", "Schedule", "SubVP", "cld", "cosine", "edm", "estimate", "flow", "gaussian_path",
+    "geometric_levels", "geometric_vp", "hold", "level_times", "linear", "noise_level", "noise_levels", "psld",
+    "psld_friction", "recipe", "subvp", "third_order", "time_at_noise_level", "ve", "vp",
 ]  # fmt: skip

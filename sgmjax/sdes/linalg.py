@@ -253,8 +253,8 @@ def linear_transition(dynamics: LinearDynamics, B: Times, initial: AnyArray | No
         return mean[:, None, None], std[:, None, None]
 
     step = jnp.asarray(dynamics.step, dtype)
-    last = dynamics.mean.shape[0] - 1
-    index = jax.lax.stop_gradient(jnp.clip(jnp.floor(B / step), 0, last)).astype(jnp.int32)
+    last = dynamics.mean.shape[0] - 2  # the entry before B, so that the rest is above 0: its root has a derivative
+    index = jax.lax.stop_gradient(jnp.clip(jnp.ceil(B / step) - 1, 0, last)).astype(jnp.int32)
     rest = jnp.maximum(B - index.astype(dtype) * step, 0.0) / step
     short = _horner(jnp.asarray(dynamics.powers, dtype), rest)
     mean = matmul(short, jnp.asarray(dynamics.mean, dtype)[index])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import analytic
 import jax
 import jax.numpy as jnp
 import mpmath
@@ -369,3 +370,27 @@ def test_what_a_network_must_predict():
     ]
     assert random_recipe(2, rank=2, aligned=False).num_noised == 2
     assert sdes.psld(gamma=4.0, nu=0.0, factor="lower").num_noised == 2
+
+
+@pytest.mark.parametrize("name", ["cld", "psld", "third_order", "flow", "friction"])
+def test_kernels_have_derivatives_in_time_at_every_time(name, x64):
+    """At t = 1, where samplers start, and where a table has its entries, too; against differences of order 4."""
+    sde = (analytic.PROCESSES | analytic.NEW)[name]
+    t = jnp.asarray([1 / 1024, 0.25, 0.5, 1 - 1e-3, 1.0])
+    edges = getattr(getattr(sde, "forward", None), "pieces", None)
+    if edges is not None:
+        t = jnp.concatenate([t, jnp.asarray(edges.edges[[20, 60, -2]])])
+
+    def covariance(t):
+        return sde.transition(t).covariance
+
+    _, found = jax.jvp(covariance, (t,), (jnp.ones_like(t),))
+    h = 1e-4 * t
+    inside = jnp.minimum(t, 1 - 2 * h)  # the difference stays in [0, 1]
+    _, there = jax.jvp(covariance, (inside,), (jnp.ones_like(t),))
+    a, b, c, d = (covariance(inside + i * h) for i in (-2, -1, 1, 2))
+    expected = (8 * (c - b) - (d - a)) / (12 * h)[:, None, None]
+    scale = np.abs(np.asarray(expected)).max(axis=(1, 2), keepdims=True)
+    assert np.isfinite(found).all()
+    np.testing.assert_allclose(there / scale, expected / scale, rtol=0, atol=1e-5)  # a difference of what hardly grows
+    np.testing.assert_allclose(found / scale, there / scale, rtol=0, atol=0.02)
