@@ -10,45 +10,20 @@ Ours, not published: the network of `configs/digits.py` with the preconditioning
 2022, sampled as there: 18 steps of Heun's method from sigma = 80 to 0.002.
 """
 
-from sgmjax.config import complete
+from sgmjax.config import relative
 
 
 def get_config():
-    return complete(
+    return relative(
+        __file__,
+        "psld_digits",
         {
-            "data": {"name": "digits"},
-            # The process of EDM: sigma(t) is linear in t.
-            "sde": {"name": "ve", "sigma_min": 0.002, "sigma_max": 80.0, "sigma_dist": "uniform"},
-            "model": {
-                "name": "ncsnpp",
-                "nf": 32,
-                "ch_mult": (1, 1),
-                "num_res_blocks": 1,
-                "attn_resolutions": (4,),
-                "dropout": 0.0,
-            },
+            "sde": {"name": "edm", "sigma_max": 80.0},
             "objective": {
                 "parameterization": "edm",
                 "time_conditioning": "log_sigma",
                 "time_sampling": "log_normal",
             },
-            "optimizer": {"learning_rate": 1e-3, "warmup_steps": 200, "ema_decay": 0.999, "ema_warmup": True},
-            "train": {
-                "steps": 2000,
-                "batch_size": 64,
-                "log_every": 50,
-                "eval_every": 500,
-                "sample_every": 500,
-                "checkpoint_every": 500,
-            },
-            "sampling": {
-                "sampler": "edm",
-                "steps": 35,
-                "grid": "rho",
-                "t_min": 1e-6,
-                "denoise": "tweedie",
-                "num": 1000,
-                "batch_size": 500,
-            },
-        }
+            "sampling": {"sampler": "edm", "steps": 35, "grid": "rho", "t_min": 0.002 / 80, "denoise": "tweedie"},
+        },
     )

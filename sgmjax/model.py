@@ -121,6 +121,7 @@ class NetworkModel(abc.ABC):
         dropout_key: Key | None = None,
     ) -> Real[jax.Array, "batch *space out"]:
         """The network's output. A dropout key means training."""
+        labels = None if labels is None else jnp.asarray(labels)
         if not isinstance(self.network, nn.Module):
             return self.network(params, x, cond, **({} if labels is None else {"labels": labels}))
         rngs = {} if dropout_key is None else {"dropout": dropout_key}

@@ -22,7 +22,8 @@ from sgmjax.training import horizon
 
 FILES = sorted((refdata.ROOT / "configs").glob("*.py"))
 NAMES = {
-    "digits", "psld_digits", "psld_toy", "psld_mnist", "psld_cifar", "psld_cifar_ablation", "psld_celeba64",
+    "digits", "edm_digits", "edm_mnist", "edm_cifar",
+    "psld_digits", "psld_toy", "psld_mnist", "psld_cifar", "psld_cifar_ablation", "psld_celeba64",
     "psld_afhqv2",
     "cld_toy", "cld_mnist", "cld_cifar", "cld_celebahq256", "vp_mnist", "vp_cifar", "subvp_cifar", "ve_cifar",
     "ve_celebahq256", "recipe_toy", "classifier_digits", "classifier_mnist", "psld_cifar_classifier",
@@ -47,6 +48,7 @@ OFFICIAL_PARAMETERS = {
     "subvp_cifar": 106_632_579,
     "ve_cifar": 107_586_947,
     "ve_celebahq256": 65_574_421,
+    "edm_cifar": 55_733_891 - 1_152,  # without the embedding of augmentations, 128 x 9, which is not here
     "ncsn_cifar": 30_117_635,
     "ncsnv2_cifar": 29_694_083,
     "ncsnv2_celeba64": 29_694_083,
@@ -75,7 +77,7 @@ ALIKE = {  # another one has nearly the same networks
     "lsgm_celebahq256_qualitative:prior", "lsgm_celebahq256_qualitative", "lsgm_celebahq256", "subvp_cifar",
     "ve_cifar", "vp_cifar", "psld_cifar_classifier", "ncsnv2_tower128", "lsgm_cifar_nll", "psld_celeba64",
     "psld_afhqv2", "ncsnv2_celeba64", "ncsnv2_church96", "ncsnv2_bedroom128", "lsgm_cld_digits", "cld_mnist",
-    "vp_mnist", "ncsnv2_mnist", "classifier_mnist", "features_mnist",
+    "vp_mnist", "ncsnv2_mnist", "classifier_mnist", "features_mnist", "edm_mnist", "edm_cifar",
 }  # fmt: skip
 PROCESSES = {"classifier": "psld", "digits": "psld", "ncsnv2": "ve", "ncsn": "ve"}  # by the first word of the name
 LATENT_PROCESSES = {

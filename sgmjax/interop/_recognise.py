@@ -58,7 +58,7 @@ def recognise(path: str | os.PathLike[str]) -> Recognised:
         return Recognised("scoresde", "jax", "a checkpoint of score_sde, the JAX original", content, file)
     if head[:1] == b"\x80" and not head.startswith(_LEGACY) and edm.is_edm(file):
         raise InputError(
-            f"{shown(file)} is a snapshot of EDM, whose network is not here; sgmjax.interop.read_edm gives its weights"
+            f"{shown(file)} is a snapshot of EDM; sgmjax.interop.read_edm and edm_denoiser make a denoiser of it"
         )
     content = torch_file.load(file)
     found = _of_torch(content)

@@ -6,7 +6,7 @@ its attributes, among them `_parameters`, `_buffers` and `_modules`. So the pick
 no class and no function of the file: modules become objects without behaviour that keep their attributes, and tensors
 are put together by PyTorch's loader of weights alone. The source code stays text.
 
-There is no network of EDM's here to put the weights into; `read_edm` is for who wants to build one.
+`edm_network.edm_denoiser` makes a denoiser of what is read.
 """
 
 from __future__ import annotations

@@ -111,7 +111,9 @@ class _Encoder(nn.Module):
     def _resize(self, x: jax.Array, how: str) -> jax.Array:
         return layers.resize(x, how, self.fir_kernel if self.fir else None)
 
-    def _embed(self, cond: jax.Array, labels: jax.Array | None, num_classes: int | None = None) -> jax.Array | None:
+    def _embed(
+        self, cond: jax.Array, labels: jax.Array | None, num_classes: int | None = None, labels_at: str = "embedding"
+    ) -> jax.Array | None:
         """Embedding of the conditioning and of the class, (batch, 4 nf) or 4 embedding_dim; None: unconditional."""
         act = layers.activation(self.nonlinearity)
         temb, width = None, 4 * (self.embedding_dim or self.nf)
@@ -120,14 +122,17 @@ class _Encoder(nn.Module):
             features = layers.FourierEmbedding(count, self.fourier_scale, log=self.fourier_log, name="fourier")(cond)
         else:
             features = layers.timestep_embedding(self.embedding_scale * cond, self.embedding_dim or self.nf)
+        if num_classes is not None and labels_at == "features":
+            labels, wide = label_or_none(labels, num_classes, cond.shape[0]), features.shape[-1]
+            features = features + nn.Embed(num_classes + 1, wide, dtype=self._wide, name="label_embed")(labels)
         if self.conditional:
             temb = layers.dense(width, name="time_dense_0", dtype=self._wide)(features)
             temb = layers.dense(width, name="time_dense_1", dtype=self._wide)(act(temb))
-        if num_classes is not None:
+        if num_classes is not None and labels_at == "embedding":
             labels = label_or_none(labels, num_classes, cond.shape[0])
             table = nn.Embed(num_classes + 1, width, dtype=self._wide, name="label_embed")
             temb = table(labels) if temb is None else temb + table(labels)
-        elif labels is not None:
+        elif num_classes is None and labels is not None:
             raise InputError("labels were given to a network without classes; set model.num_classes")
         return temb
 
@@ -169,6 +174,7 @@ class NCSNpp(_Encoder):
 
       out_channels: channels of the output (the rows that receive noise times the image channels).
       centered: False if the data are in [0, 1]; they are then mapped to [-1, 1] inside.
+      labels_at: what the class's embedding is added to: the embedding, or the features it is made of, as EDM does.
       dtype: type of the arithmetic; parameters, embeddings, norm statistics, softmax and output are float32.
       sigma_min, sigma_max, num_scales: the table of discrete noise levels in which the integer `cond` is looked up by
         `scale_by_sigma` when the embedding is positional (score-SDE's discrete VE networks). Not used otherwise.
@@ -191,6 +197,7 @@ class NCSNpp(_Encoder):
     progressive: Literal["none", "output_skip", "residual"] = "none"
     scale_by_sigma: bool = False
     num_classes: PositiveInt | None = None
+    labels_at: Literal["embedding", "features"] = "embedding"
     sigma_min: float = 0.01
     sigma_max: float = 50.0
     num_scales: int = 1000
@@ -213,7 +220,7 @@ class NCSNpp(_Encoder):
     ) -> Outputs:
         act = layers.activation(self.nonlinearity)
         cond = cond.astype(self._wide)
-        temb = self._embed(cond, labels, self.num_classes)
+        temb = self._embed(cond, labels, self.num_classes, self.labels_at)
         x = (x if self.centered else 2.0 * x - 1.0).astype(self.dtype)
         h, hs = self._encode(x, temb, train)
 

@@ -237,7 +237,7 @@ def place(pieces: Pieces, t: Times, *, above: bool = False) -> tuple[Computed, C
     n = edges.shape[0] - 1
     side = "right" if above else "left"
     which = jnp.clip(jnp.searchsorted(edges, jax.lax.stop_gradient(t), side=side) - 1, 0, n - 1)
-    return which, 2 * (t - edges[which]) / (edges[which + 1] - edges[which]) - 1
+    return which, jnp.asarray(2 * (t - edges[which]) / (edges[which + 1] - edges[which]) - 1)
 
 
 @jax.jit

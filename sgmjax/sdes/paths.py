@@ -148,6 +148,9 @@ def psld_friction(
     Reference: Pandey & Mandt 2023, eq. (10), with constant frictions.
     """
 
+    _known(beta=beta, m_inv=m_inv, kappa=kappa)
+    beta, m_inv = float(beta), float(m_inv)  # type: ignore[arg-type]
+
     def frictions(t: float) -> tuple[float, float]:
         found = float(gamma(t)), float(nu(t))
         for name, value in zip(("gamma", "nu"), found):

@@ -110,18 +110,17 @@ def phases(
         )  # fmt: skip
         return [(classifier, config.train.steps)]
     model: NetworkModel
+    output: dict[str, Any] = {"parameterization": objective.parameterization, "reduce": objective.reduce}
     if denoises:
+        output["time_conditioning"] = objective.time_conditioning
         model = DenoiserModel(
-            sde, network, parameterization=objective.parameterization, sigma_data=objective.sigma_data,
-            time_conditioning=objective.time_conditioning, sigma_law=_sigma_law(objective, sde),
-            reduce=objective.reduce,
-        )  # type: ignore[arg-type]  # fmt: skip
+            sde, network, sigma_data=objective.sigma_data, sigma_law=_sigma_law(objective, sde), **output
+        )  # fmt: skip
     else:
         model = ScoreModel(
-            sde, network, parameterization=objective.parameterization, matching=objective.matching,
-            weighting=objective.weighting, reduce=objective.reduce, anneal_power=objective.anneal_power,
-            time_law=_time_law(objective, sde), **network_time,
-        )  # type: ignore[arg-type]  # fmt: skip
+            sde, network, matching=objective.matching, weighting=objective.weighting,
+            anneal_power=objective.anneal_power, time_law=_time_law(objective, sde), **output, **network_time,
+        )  # fmt: skip
     conditional = getattr(config.model, "num_classes", None)
     learnt = ScoreTask(
         model=model, num_classes=conditional, class_names=None if conditional is None else class_names,

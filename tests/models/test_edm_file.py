@@ -161,5 +161,5 @@ def test_what_is_no_snapshot(official, tmp_path, capsys):
     words = ["import", f"--checkpoint={file}", f"--workdir={tmp_path / 'run'}"]
     assert import_checkpoint.main(words) == 2
     err = capsys.readouterr().err
-    assert "is a snapshot of EDM, whose network is not here; sgmjax.interop.read_edm gives its weights" in err
+    assert "is a snapshot of EDM; sgmjax.interop.read_edm and edm_denoiser make a denoiser of it" in err
     assert err.count("\n") == 1 and not (tmp_path / "run").exists() and not (tmp_path / "mark").exists()

@@ -1,0 +1,164 @@
+"""EDM's snapshots as denoisers: SongUNet (DDPM++ and NCSN++) and its preconditioning, as our network and parameters.
+
+SongUNet is the U-Net of score-SDE in other words, so it becomes `models.NCSNpp`: its blocks are taken by their names,
+`16x16_block0` of the encoder, and its attention, which stands inside of a block, becomes a layer of its own. Class
+labels enter where they do there, before the embedding's first layer (`labels_at="features"`). Augmentation labels are
+zero when sampling, so their weights are passed over.
+
+    official = read_edm("edm-cifar10-32x32-uncond-vp.pkl")
+    model, params = edm_denoiser(official, sdes.psld())
+
+Not here: DhariwalUNet (ADM), other preconditionings than EDM's, and the decoder with skips.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+import numpy as np
+
+from sgmjax import models, sdes
+from sgmjax._inputs import InputError, shown
+from sgmjax.interop.configs import OfficialNetwork
+from sgmjax.interop.edm import OfficialEDM
+from sgmjax.interop.weights import finish, leaf, place, record_calls
+from sgmjax.model import DenoiserModel
+
+_BLOCK = {
+    "norm0": "norm_0", "conv0": "conv_0", "affine": "time_dense", "norm1": "norm_1", "conv1": "conv_1",
+    "skip": "shortcut",
+}  # fmt: skip
+_NAME = re.compile(r"(enc|dec)\.(\d+)x\d+_([a-z]+)(\d*|_[a-z]+)\.(.+)\.(weight|bias)")
+_DEFAULTS = {
+    "label_dim": 0, "augment_dim": 0, "model_channels": 128, "channel_mult": [1, 2, 2, 2], "channel_mult_emb": 4,
+    "num_blocks": 4, "attn_resolutions": [16], "dropout": 0.1, "embedding_type": "positional", "channel_mult_noise": 1,
+    "encoder_type": "standard", "decoder_type": "standard", "resample_filter": [1, 1], "sigma_data": 0.5,
+}  # fmt: skip
+
+
+def edm_denoiser(official: OfficialEDM, sde: sdes.SDE) -> tuple[DenoiserModel, dict[str, Any]]:
+    """The denoiser of a snapshot, which samples with `sde`, and its parameters.
+
+    Args:
+        official: from `read_edm`.
+        sde: any process.
+
+    Returns:
+        The model, and the parameters for it, float32.
+
+    Raises:
+        InputError: a network or a preconditioning that is not here, weights that do not fit.
+    """
+    told = official.init_kwargs
+    if official.class_name != "EDMPrecond":
+        raise InputError(f"the snapshot's network is a {shown(official.class_name)}; only EDMPrecond is known here")
+    if told.get("model_type") != "SongUNet":
+        raise InputError(f"model_type is {shown(told.get('model_type'))}; only SongUNet (DDPM++, NCSN++) is known here")
+    settings = {key: told.get(key, value) for key, value in _DEFAULTS.items()}
+    network = _network(settings, int(told["img_resolution"]), int(told["img_channels"]))
+    params = _convert(network, settings, official.state_dict)
+    model = DenoiserModel(sde, network.module, parameterization="edm", sigma_data=float(settings["sigma_data"]))
+    return model, params
+
+
+def _network(told: dict[str, Any], side: int, channels: int) -> OfficialNetwork:
+    """Our module for SongUNet's arguments."""
+    encoder, decoder = told["encoder_type"], told["decoder_type"]
+    if encoder not in ("standard", "residual") or decoder != "standard" or told["channel_mult_emb"] != 4:
+        raise InputError(
+            f"SongUNet with encoder_type={encoder!r}, decoder_type={decoder!r}, channel_mult_emb="
+            f"{told['channel_mult_emb']}: known are 'standard' or 'residual', 'standard', 4"
+        )
+    filters = tuple(told["resample_filter"])
+    fourier = told["embedding_type"] == "fourier"
+    if told["channel_mult_noise"] != 1 + fourier:
+        raise InputError("SongUNet's channel_mult_noise: known are 1 with positional and 2 with Fourier embeddings")
+    module = models.NCSNpp(
+        nf=told["model_channels"],
+        ch_mult=tuple(told["channel_mult"]),
+        num_res_blocks=told["num_blocks"],
+        attn_resolutions=tuple(told["attn_resolutions"]),
+        dropout=told["dropout"],
+        fir=filters != (1, 1),
+        fir_kernel=filters if filters != (1, 1) else (1, 3, 3, 1),
+        progressive_input="residual" if encoder == "residual" else "none",
+        embedding_type=told["embedding_type"],
+        fourier_log=False,
+        num_classes=told["label_dim"] or None,
+        labels_at="features",
+        out_channels=channels,
+    )
+    return OfficialNetwork(module, (side, side, channels))
+
+
+def _convert(network: OfficialNetwork, told: dict[str, Any], state_dict: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Our parameters from the official ones; every key is used, every parameter filled."""
+    _, shapes = record_calls(network)
+    side, levels = network.event_shape[0], len(told["channel_mult"])
+    params: dict[tuple[str, ...], np.ndarray] = {}
+    plain = {"map_layer0": "time_dense_0", "map_layer1": "time_dense_1"}
+    for key, value in state_dict.items():
+        if not key.startswith("model."):
+            raise InputError(f"state dict key '{key}' is not used by this network")
+        name = key.removeprefix("model.")
+        root = name.split(".")[0]
+        if name.endswith("resample_filter") or root in ("map_augment", "map_label"):
+            continue
+        if name == "map_noise.freqs":
+            place(params, shapes, key, ("fourier", "frequencies"), value)
+        elif root in plain:
+            path, array = leaf(name, value, (plain[root],))
+            place(params, shapes, key, path, array)
+        else:
+            for path, array in _block(name, value, side, levels, told["num_blocks"]):
+                place(params, shapes, key, path, array)
+    if told["label_dim"]:
+        weight, bias = state_dict["model.map_label.weight"], state_dict["model.map_label.bias"]
+        rows = math.sqrt(told["label_dim"]) * weight.T + bias
+        table = np.concatenate([rows, bias[None]])  # the last: no class
+        place(params, shapes, "model.map_label.weight", ("label_embed", "embedding"), table)
+    return finish(params, shapes)
+
+
+def _block(
+    name: str, value: np.ndarray, side: int, levels: int, count: int
+) -> list[tuple[tuple[str, ...], np.ndarray]]:
+    """Paths and arrays of one official weight of the encoder or the decoder."""
+    match = _NAME.fullmatch(name)
+    if match is None:
+        match = re.fullmatch(r"(enc|dec)\.(\d+)x\d+_([a-z]+)(\d*|_[a-z]+)()\.(weight|bias)", name)
+    if match is None:
+        raise InputError(f"state dict key '{name}' is not used by this network")
+    half, resolution, kind, index, inner, _ = match.groups()
+    level = int(math.log2(side // int(resolution)))
+    ours = {
+        ("enc", "conv", ""): "conv_in",
+        ("enc", "down", ""): f"down_{level - 1}_resample",
+        ("enc", "block", index): f"down_{level}_block_{index}",
+        ("enc", "aux", "_residual"): f"down_{level - 1}_pyramid",
+        ("dec", "in", "0"): "mid_block_0",
+        ("dec", "in", "1"): "mid_block_1",
+        ("dec", "up", ""): f"up_{level + 1}_resample",
+        ("dec", "block", index): f"up_{level}_block_{index}",
+        ("dec", "aux", "_norm"): "out_norm",
+        ("dec", "aux", "_conv"): "out_conv",
+    }.get((half, kind, index))
+    if ours is None:
+        raise InputError(f"state dict key '{name}' is not used by this network")
+    if not inner:
+        return [leaf(name, value, (ours, "conv") if kind == "aux" and half == "enc" else (ours,))]
+    if inner in _BLOCK:
+        return [leaf(name, value, (ours, _BLOCK[inner]))]
+    attention = "mid_attn" if kind == "in" else f"up_{level}_attn" if half == "dec" else f"down_{level}_attn_{index}"
+    if inner == "norm2":
+        return [leaf(name, value, (attention, "norm"))]
+    if value.ndim == 4:
+        value = value[:, :, 0, 0]
+    if inner == "proj":
+        return [leaf(name, value, (attention, "out"))]
+    if inner != "qkv":
+        raise InputError(f"state dict key '{name}' is not used by this network")
+    parts = zip(("query", "key", "value"), (value[i::3] for i in range(3)))
+    return [leaf(name, part, (attention, which)) for which, part in parts]
