@@ -20,7 +20,8 @@ from jaxtyping import Float, Real, Shaped
 from sgmjax._inputs import InputError
 from sgmjax._kinds import check_kind, says
 from sgmjax._types import AnyArray, EpsFn, Network, ScoreFn, Times
-from sgmjax.sdes import SDE, Denoiser, estimate, linalg, time_at_noise_level
+from sgmjax.sdes import SDE, Denoiser, estimate, linalg, noise_level, time_at_noise_level
+from sgmjax.sdes._estimate import BLIND
 from sgmjax.sdes.base import Matching, check_time
 
 Parameterization = Literal["eps", "mixed", "score"]
@@ -259,8 +260,10 @@ def from_denoiser(denoiser: Any, sde: SDE, *, noised_only: bool = True) -> Score
         noised_only: zero for variables without noise, as samplers want it; False: of all variables.
 
     Raises:
-        InputError: when the score is computed, if the denoiser returns another shape than that of y.
+        InputError: a process whose state knows nothing of the data at t = 1; when the score is computed, if the
+            denoiser returns another shape than that of y.
     """
+    _check_sees_data(sde)
     known = denoiser if isinstance(denoiser, Denoiser) else Denoiser(denoiser)
 
     @says(kind="score")
@@ -270,6 +273,19 @@ def from_denoiser(denoiser: Any, sde: SDE, *, noised_only: bool = True) -> Score
         return sde.expand(sde.restrict(score)) if noised_only else score
 
     return score_fn
+
+
+def _check_sees_data(sde: SDE) -> None:
+    """Raise for a process whose data column vanishes: then there is no y. Traced ones pass."""
+    if not linalg.is_concrete(sde):
+        return
+    with jax.ensure_compile_time_eval():
+        level = float(noise_level(sde, jnp.ones(1))[0])
+    if not level < BLIND:
+        raise InputError(
+            f"the data column of the process's mean vanishes at t = 1 (noise level {level:.3g}): the state knows "
+            "nothing of the data there, and a denoiser nothing of the score; end it before, by stretching its time"
+        )
 
 
 def denoiser(score_fn: ScoreFn, sde: SDE) -> Denoiser:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import analytic
 import jax
 import jax.numpy as jnp
@@ -157,3 +159,16 @@ def test_what_cannot_be():
 
         eps_fn.kind = "eps"
         denoiser(eps_fn, sdes.vp())
+
+
+def test_a_process_that_forgets_the_data_has_no_denoiser():
+    """Its own exact kernel, but for a mean that ends at zero: x_0 cos(pi t / 2)."""
+
+    class Ends(sdes.VE):
+        def transition(self, t, matching="hsm"):
+            kernel = super().transition(t, matching)
+            fall = jnp.where(t < 1, jnp.cos(0.5 * jnp.pi * t), 0.0)
+            return dataclasses.replace(kernel, mean=kernel.mean * fall[:, None, None])
+
+    with pytest.raises(InputError, match=r"data column of the process's mean vanishes at t = 1 \(noise level inf\)"):
+        from_denoiser(exact.ring().denoiser(), Ends(sigma_min=0.01, sigma_max=50.0))

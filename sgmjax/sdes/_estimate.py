@@ -35,6 +35,7 @@ from sgmjax._types import Data, Matrices, Noise, PerExample, Samples, State, Sta
 from sgmjax.sdes import linalg
 from sgmjax.sdes.base import SDE, Kernel
 
+BLIND = 1e8  # noise level from which a state knows nothing of the data
 EARLIEST = 1e-7  # times are looked for from here on
 _BISECTIONS = {"float32": 40, "float64": 70}  # halvings of log t down to rounding
 

@@ -23,6 +23,7 @@ import numpy as np
 from sgmjax._inputs import InputError
 from sgmjax._types import Matrices, Scalar, Square, Times
 from sgmjax.sdes import _table, linalg
+from sgmjax.sdes._estimate import BLIND
 from sgmjax.sdes._recipe import _frame
 from sgmjax.sdes._table import Table
 from sgmjax.sdes._types import Matrix
@@ -31,7 +32,6 @@ from sgmjax.sdes.base import SDE, Kernel, Matching
 FORGOTTEN = (
     10.0  # noise level at t = 1 from which data of unit variance count as forgotten: a hundredth of the variance
 )
-BLIND = 1e8  # and above which the state knows nothing of them
 
 _DATA = ["forward", "backward", "starts", "spread", "initial", "initial_in_frame", "prior", "frame", "sigma2_0"]
 

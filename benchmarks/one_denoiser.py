@@ -1,0 +1,168 @@
+"""Processes at an equal network: one denoiser sampled with each, and networks of one process sampled with others.
+
+    python benchmarks/one_denoiser.py --denoisers runs/edm_0 runs/edm_1 runs/edm_2   # seven processes, few evaluations
+    python benchmarks/one_denoiser.py --own runs/vp_0 runs/psld_0 runs/cld_0 ...     # each with its own process
+    python benchmarks/one_denoiser.py --across runs/vp_0 runs/psld_0 runs/cld_0 ...  # each with all of theirs, 200
+    python benchmarks/one_denoiser.py --report                                       # the tables again
+
+Runs that differ in nothing but their seed are taken together: tables give the mean over them and its standard error.
+All processes step through the same kind of grid, in their noise levels (Karras et al. 2022, rho = 7), end at the same
+level (--end) and take Tweedie's step from there. The error is the pixel-space Frechet distance to the training data, in
+floors: that of as many of its images (at most half) to the others. Every measurement is kept in --out as soon as it is
+made, and none is made twice.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from sgmjax import load_run, sdes
+from sgmjax._files import replacing
+from sgmjax.evaluation.pictures import to_arrays
+from sgmjax.metrics import pixel_frechet
+from sgmjax.samplers.grids import host_time_at
+from sgmjax.samplers.plan import Plan
+from sgmjax.training.load import load_data
+
+HERE = Path(__file__).resolve().parent
+BUDGETS = (5, 10, 20, 50)
+MANY = 200
+SAMPLERS = ("exponential_midpoint", "dpm_solver_pp")
+PROCESSES: dict[str, sdes.SDE] = {
+    "vp": sdes.vp(),
+    "edm": sdes.edm(sigma_max=80.0),
+    "flow": sdes.flow(alpha_end=1 / 80),
+    "cld": sdes.cld(),
+    "psld": sdes.psld(),
+    "third_order": sdes.third_order(),
+    "hold4": sdes.hold(order=4),
+}
+
+
+class Bench:
+    """Measures, and remembers what was measured."""
+
+    def __init__(self, out: Path, num: int, end: float):
+        self.out, self.num, self.end = out, num, end
+        self.found: dict[str, Any] = json.loads(out.read_text()) if out.is_file() else {}
+        self._floors: dict[Any, tuple[float, np.ndarray]] = {}
+
+    def _data(self, path: str, run: Any) -> tuple[float, np.ndarray]:
+        name = run.config.data.name
+        if name not in self._floors:
+            images = load_data(path, run, "train", None).arrays()["x"]
+            order = np.random.default_rng(0).permutation(len(images))
+            count = min(self.num, len(images) // 2)
+            floors = [
+                pixel_frechet(images[part[:count]], images[part[count:]])
+                for part in (np.random.default_rng(seed).permutation(order) for seed in range(5))
+            ]
+            self._floors[name] = float(np.mean(floors)), images
+        return self._floors[name]
+
+    def measure(self, kind: str, path: str, names: list[str], samplers: Any, budgets: Any) -> None:
+        """The errors of one run with some processes; kind: the part of the tables that they are for."""
+        run = load_run(path)
+        assert run.config is not None
+        floor, images = self._data(path, run)
+        settings = {"data": run.config.data.name, "trained": run.config.sde.name, "seed": run.config.seed}
+        settings["parameterization"] = run.config.objective.parameterization
+        for name in names:
+            sde = PROCESSES[name] if kind != "own" else run.task.sde
+            task = run.task if kind == "own" or name == run.config.sde.name else run.task.as_process(sde)
+            t_min = max(1e-5, float(host_time_at(sde, np.asarray([self.end]))[0]))
+            for sampler in samplers:
+                for steps in budgets:
+                    key = f"{kind}/{settings['data']}/{settings['trained']}/{settings['seed']}/{name}/{sampler}/{steps}"
+                    if key in self.found:
+                        continue
+                    plan = Plan(sampler=sampler, steps=steps, grid="rho", t_min=t_min, denoise="tweedie")
+                    draw = jax.jit(lambda v, key, task=task, plan=plan: task.sample(v, key, self.num, plan)[0])
+                    start = time.perf_counter()
+                    samples = np.asarray(draw(run.variables, jax.random.key(1)))
+                    error = pixel_frechet(to_arrays(samples, task.discrete, task.centered), images)
+                    self.found[key] = {
+                        "kind": kind, **settings, "process": name, "sampler": sampler, "steps": steps,
+                        "num": self.num, "end": self.end, "frechet": error, "floor": floor,
+                        "floors": error / floor, "seconds": round(time.perf_counter() - start, 2),
+                    }  # fmt: skip
+                    _write(self.out, json.dumps(self.found, indent=1))
+                    print(key, f"{error / floor:.2f} floors", flush=True)
+
+
+def table(found: dict[str, Any], kind: str) -> list[str]:
+    """Markdown lines: mean over seeds +- its standard error, in floors."""
+    rows: dict[tuple, dict[int, list[float]]] = {}
+    for one in found.values():
+        if one["kind"] == kind:
+            row = (one["data"], one["trained"], one["parameterization"], one["process"], one["sampler"])
+            rows.setdefault(row, {}).setdefault(one["steps"], []).append(one["floors"])
+    if not rows:
+        return []
+    budgets = sorted({steps for row in rows.values() for steps in row})
+    lines = [
+        "| data | network of | predicts | sampled as | sampler | " + " | ".join(f"{n} NFE" for n in budgets) + " |"
+    ]
+    lines.append("|---|---|---|---|---|" + "--:|" * len(budgets))
+    for row, each in rows.items():
+        cells = []
+        for n in budgets:
+            values = np.asarray(each.get(n, []))
+            error = f" ± {values.std(ddof=1) / len(values) ** 0.5:.2f}" if len(values) > 1 else ""
+            cells.append(f"{values.mean():.2f}{error}" if len(values) else "")
+        lines.append("| " + " | ".join([*row, *cells]) + " |")
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--denoisers", nargs="*", default=[], help="runs of one denoiser")
+    parser.add_argument("--own", nargs="*", default=[], help="runs to sample with their own process")
+    parser.add_argument("--across", nargs="*", default=[], help="runs to sample with the processes of all of them")
+    parser.add_argument("--num", type=int, default=500, help="samples")
+    parser.add_argument("--end", type=float, default=0.02, help="noise level at which sampling ends")
+    parser.add_argument("--out", type=Path, default=HERE / "one_denoiser.json")
+    parser.add_argument("--report", action="store_true", help="only the tables")
+    flags = parser.parse_args()
+    bench = Bench(flags.out, flags.num, flags.end)
+    if not flags.report:
+        for path in flags.denoisers:
+            bench.measure("denoiser", path, list(PROCESSES), SAMPLERS, BUDGETS)
+        for path in flags.own:
+            bench.measure("own", path, [_process(path)], SAMPLERS, BUDGETS)
+        names = list(dict.fromkeys(map(_process, flags.across)))
+        for path in flags.across:
+            bench.measure("across", path, names, ("sscs",), (MANY,))
+    titles = {
+        "denoiser": "One denoiser, sampled with each process",
+        "own": "Networks of each process, sampled with their own",
+        "across": f"Networks of one process, sampled with others by {MANY} steps of SSCS",
+    }
+    lines = ["# One denoiser, every process", ""]
+    for kind, title in titles.items():
+        if rows := table(bench.found, kind):
+            lines += [f"## {title}", "", *rows, ""]
+    _write(flags.out.with_suffix(".md"), "\n".join(lines))
+    print("\n".join(lines))
+
+
+def _write(path: Path, text: str) -> None:
+    with replacing(path) as partial:
+        partial.write_text(text)
+
+
+def _process(path: str) -> str:
+    config = load_run(path).config
+    assert config is not None
+    return config.sde.name
+
+
+if __name__ == "__main__":
+    main()
