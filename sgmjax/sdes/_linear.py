@@ -79,24 +79,22 @@ class Linear(SDE):
         return linalg.matmul(jnp.asarray(self.frame, t.dtype).T[None], noise)
 
     def diffusion_between(self, s: Times, t: Times) -> Matrices:
-        first, then = self._spread(s), self._spread(t)
-        inside = _table.place(self.forward.pieces, s)[0] == _table.place(self.forward.pieces, t)[0]
-        nodes, weights = (jnp.asarray(v, t.dtype) for v in (_table.UNIT_NODES, _table.UNIT_WEIGHTS))
-        at = (s[:, None] + (t - s)[:, None] * nodes[None]).ravel()
-        each = self.diffusion_squared(at).reshape(len(s), len(nodes), self.k, self.k)
-        direct = (t - s)[:, None, None] * jnp.sum(weights[None, :, None, None] * each, axis=1)
-        return jnp.where(inside[:, None, None], direct, then - first)
+        pieces = self.forward.pieces
+        inside = _table.place(pieces, s)[0] == _table.place(pieces, t)[0]
+        return jnp.where(inside[:, None, None], self._noise_over(s, t), self._spread(t) - self._spread(s))
 
     def _spread(self, t: Times) -> Any:
         """The integral of g g^T from 0 to t."""
         which, _ = _table.place(self.forward.pieces, t)
         edges = jnp.asarray(self.forward.pieces.edges, t.dtype)
+        return jnp.asarray(self.spread, t.dtype)[which] + self._noise_over(edges[which], t)
+
+    def _noise_over(self, s: Times, t: Times) -> Any:
+        """The integral of g g^T from s to t, within one piece."""
         nodes, weights = (jnp.asarray(v, t.dtype) for v in (_table.UNIT_NODES, _table.UNIT_WEIGHTS))
-        rest = t - edges[which]
-        each = self.diffusion_squared((edges[which][:, None] + rest[:, None] * nodes[None]).ravel())
+        each = self.diffusion_squared((s[:, None] + (t - s)[:, None] * nodes[None]).ravel())
         each = each.reshape(len(t), len(nodes), self.k, self.k)
-        part = rest[:, None, None] * jnp.sum(weights[None, :, None, None] * each, axis=1)
-        return jnp.asarray(self.spread, t.dtype)[which] + part
+        return (t - s)[:, None, None] * jnp.sum(weights[None, :, None, None] * each, axis=1)
 
     def _kernel(self, mean: Any, inner: Any) -> Kernel:
         return Kernel(mean=self._turn_back(mean), inner=inner, frame=self.frame, num_noised=self.num_noised)
