@@ -128,6 +128,7 @@ def evaluate(request: Any) -> None:
     from sgmjax.evaluation import metrics
     from sgmjax.evaluation.report import write_report
     from sgmjax.samplers import registry
+    from sgmjax.samplers.plan import check as check_plan
     from sgmjax.tasks import ClassifierTask, FeatureTask
     from sgmjax.training import tensors
     from sgmjax.training.load import load_data, load_run, read_config
@@ -153,6 +154,8 @@ def evaluate(request: Any) -> None:
     assert config is not None
     if isinstance(task, ClassifierTask | FeatureTask):
         raise _cli.UsageError(f"--workdir: {shown(path)} is a classifier's run; give that of a score network")
+    if drawing:
+        check_plan(run.plan, task.sde)
     if values.out and jax.process_index() == 0:
         check_writable(user_path(values.out), "--out")
     settings = _settings(values, task)

@@ -106,6 +106,7 @@ def draw(request: Any) -> None:
     from sgmjax.evaluation import pictures
     from sgmjax.evaluation.draw import Sampler
     from sgmjax.samplers import registry
+    from sgmjax.samplers.plan import check as check_plan
     from sgmjax.tasks import ClassifierTask, FeatureTask
     from sgmjax.training import tensors
     from sgmjax.training.load import load_data, load_run
@@ -126,6 +127,7 @@ def draw(request: Any) -> None:
     if isinstance(task, ClassifierTask | FeatureTask):
         raise _cli.UsageError(f"--workdir: {path} is a classifier's run; give that of a score network")
     plan = run.plan
+    check_plan(plan, task.sde)
     for name, count in (("num", plan.num), ("batch_size", plan.batch_size)):
         fix = "give fewer, and draw the others with another --seed" if name == "num" else "give fewer"
         check_memory(f"--{name}", min(count, plan.num), task.event_shape, fix=fix)

@@ -29,7 +29,6 @@ from sgmjax.data.examples import check_values
 from sgmjax.evaluation import features
 from sgmjax.samplers.common import EARLIEST_SURE
 from sgmjax.samplers.grids import host_noise_level, host_time_at
-from sgmjax.samplers.plan import check
 from sgmjax.tasks import build
 from sgmjax.tasks.base import Variables
 from sgmjax.tasks.features import FeatureTask
@@ -142,7 +141,6 @@ def _as_process(task: Any, config: Config, process: Mapping[str, Any], *, ends: 
     if not ends:
         level = host_noise_level(task.sde, np.asarray([plan.t_min]))
         plan = dataclasses.replace(plan, t_min=max(EARLIEST_SURE, float(host_time_at(sde, level)[0])))
-    check(plan, sde)
     return task.as_process(sde), dataclasses.replace(config, sde=section, sampling=plan)
 
 
