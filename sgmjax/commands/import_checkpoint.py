@@ -4,7 +4,8 @@
     python -m sgmjax.sample --workdir=runs/psld_cifar_imported --num=64
 
 Sources: scoresde (score_sde_pytorch, and the JAX original), cld (CLD-SGM), psld (PSLD, score networks and classifiers),
-ncsnv2 (NCSN, NCSNv2) and lsgm (LSGM, both stages), told apart by what is in the file; --source says what it must be.
+ncsnv2 (NCSN, NCSNv2), lsgm (LSGM, both stages) and edm (EDM's snapshots, DDPM++ and NCSN++), told apart by what is in
+the file; --source says what it must be.
 The config must describe the network: each weight must find its place, or the first that does not is named, and nothing
 is written. Without --config the one that comes with sgmjax and has the network of the file is taken, if it is the only
 one. What the file does not say (the process, the range of times, the sampler) is the config's; the settings in a
@@ -30,7 +31,7 @@ from sgmjax._files import AnyPath, overwrite, remove_folder, user_path
 from sgmjax._inputs import shown
 from sgmjax._ranges import COUNT, MAX_SIDE
 
-SOURCES = ("scoresde", "cld", "psld", "ncsnv2", "lsgm")
+SOURCES = ("scoresde", "cld", "psld", "ncsnv2", "lsgm", "edm")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -115,7 +116,7 @@ def _config_for(found: Any, values: Any, named: Any, shape: Any) -> tuple[str, A
     from sgmjax._say import say
     from sgmjax.commands import published
     from sgmjax.config import from_dict
-    from sgmjax.interop import lsgm, lsgm_settings
+    from sgmjax.interop import edm_network, lsgm, lsgm_settings
 
     if named is not None:
         config, name = named
@@ -126,6 +127,10 @@ def _config_for(found: Any, values: Any, named: Any, shape: Any) -> tuple[str, A
                 f"--image_shape: of data {config.data.name!r} the config does not say; give it, as 64,64,3"
             )
         return name, config, published.convert(found, config, here, values.num_classes)
+    if found.source == "edm":
+        config = from_dict(edm_network.edm_settings(found.content))
+        say("its own settings make the config; the process and the sampler are EDM's")
+        return "edm", config, published.convert(found, config, edm_network.edm_shape(found.content), values.num_classes)
     fit, kin = published.fitting(found, shape, values.num_classes)
     if len(fit) == 1:
         name, (config, converted) = next(iter(fit.items()))

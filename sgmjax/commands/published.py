@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 from sgmjax import _cli
 from sgmjax._inputs import InputError, shown
 from sgmjax.config import Config, from_dict, to_dict
-from sgmjax.interop import checkpoints, lsgm, lsgm_settings, ncsnv2, scoresde_jax
+from sgmjax.interop import checkpoints, edm_network, lsgm, lsgm_settings, ncsnv2, scoresde_jax
 from sgmjax.interop._recognise import Recognised
 from sgmjax.interop.configs import OfficialNetwork
 from sgmjax.models.nvae import regularization
@@ -31,6 +32,7 @@ PROCESSES = {
     "psld": ("psld", "vp"),
     "ncsnv2": ("ve",),
     "lsgm": ("vp", "subvp", "ve", "geometric_vp"),
+    "edm": (),  # a denoiser has none
 }
 
 
@@ -87,7 +89,12 @@ def check_source(found: Recognised, config: Config) -> None:
     names, what = PROCESSES[found.source], f"{shown(found.path)} is {found.what}"
     if (config.vae is not None) != (found.source == "lsgm"):
         raise _cli.UsageError(f"--config: {'has a' if config.vae is not None else 'has no'} VAE, and {what}")
-    if config.sde.name not in names:
+    denoises = config.objective.parameterization == "edm"
+    if denoises != (found.source == "edm"):
+        fix = "set it to 'edm'" if found.source == "edm" else "which is of EDM"
+        value = config.objective.parameterization
+        raise _cli.UsageError(f"--config: objective.parameterization is {value!r}, and {what}: {fix}")
+    if names and config.sde.name not in names:
         raise _cli.UsageError(f"--config: sde.name is {config.sde.name!r}, and {what}: use {' or '.join(names)}")
     if found.source == "ncsnv2" and config.objective.num_levels is None:
         raise _cli.UsageError("--config: NCSN and NCSNv2 are trained at noise levels; set sde.name 've' and num_levels")
@@ -103,8 +110,12 @@ def convert(found: Recognised, config: Config, shape: tuple[int, ...], num_class
     """
     if num_classes is None and found.kind == "classifier":
         num_classes = CLASSES.get(config.data.name)
+    if num_classes is None and found.source == "edm":
+        num_classes = found.content.init_kwargs.get("label_dim") or None
     parts = build.phases(config, shape, num_classes)
     task = parts[-1][0]
+    if found.source == "edm":
+        return _edm(found, config, parts)
     if found.source == "lsgm":
         return _lsgm(found, config, parts)
     if found.source == "ncsnv2":
@@ -137,6 +148,17 @@ def _with_table(network: OfficialNetwork, config: Config, found: Recognised) -> 
     if config.sde.name != "ve":
         levels |= {"sigma_min": float(table[-1]), "sigma_max": float(table[0])}  # type: ignore[index]
     return dataclasses.replace(network, module=network.module.clone(**levels))
+
+
+def _edm(found: Recognised, config: Config, parts: Any) -> Converted:
+    """EDM's snapshot, which has the averages alone; by its name, network-snapshot-010000.pkl, after so many kimg."""
+    told, here = found.content.init_kwargs.get("sigma_data", 0.5), config.objective.sigma_data
+    if told != here:
+        raise InputError(f"objective.sigma_data: {here}, and {shown(found.path)} was trained with {told}; set that")
+    variables = Variables(edm_network.edm_params(found.content, parts[-1][0].network), {})
+    number = re.fullmatch(r"network-snapshot-(\d+)", found.path.stem)
+    images = int(number[1]) * 1000 if number else config.train.steps * config.train.batch_size
+    return Converted(parts, variables, variables, min(images // config.train.batch_size, config.train.steps), True)
 
 
 def _lsgm(found: Recognised, config: Config, parts: Any) -> Converted:

@@ -4,7 +4,7 @@ from sgmjax.interop._recognise import Recognised, recognise
 from sgmjax.interop.checkpoints import OfficialCheckpoint, read_cld, read_psld, read_scoresde
 from sgmjax.interop.configs import OfficialNetwork, from_cld_config, from_psld_config, from_scoresde_config
 from sgmjax.interop.edm import OfficialEDM, read_edm
-from sgmjax.interop.edm_network import edm_denoiser
+from sgmjax.interop.edm_network import edm_denoiser, edm_params, edm_settings
 from sgmjax.interop.export import check_exportable, official_weights
 from sgmjax.interop.lsgm import OfficialLSGM, convert_lsgm_vae, from_lsgm_vae_config, read_lsgm
 from sgmjax.interop.lsgm_prior import convert_lsgm_prior, from_lsgm_prior_config
@@ -23,6 +23,8 @@ __all__ = [
     "convert_lsgm_vae",
     "convert_weights",
     "edm_denoiser",
+    "edm_params",
+    "edm_settings",
     "from_cld_config",
     "from_lsgm_prior_config",
     "from_lsgm_vae_config",

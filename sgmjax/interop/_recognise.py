@@ -12,7 +12,7 @@ from sgmjax._files import regular_file
 from sgmjax._inputs import InputError, shown
 from sgmjax.interop import edm, scoresde_jax, torch_file
 
-SOURCES = ("scoresde", "cld", "psld", "ncsnv2", "lsgm")
+SOURCES = ("scoresde", "cld", "psld", "ncsnv2", "lsgm", "edm")
 _MSGPACK_MAPS = (*range(0x81, 0x90), 0xDE, 0xDF)  # first byte of a dict that is not empty
 _LEGACY = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9"  # of PyTorch's files from before 1.6
 
@@ -57,15 +57,13 @@ def recognise(path: str | os.PathLike[str]) -> Recognised:
             )
         return Recognised("scoresde", "jax", "a checkpoint of score_sde, the JAX original", content, file)
     if head[:1] == b"\x80" and not head.startswith(_LEGACY) and edm.is_edm(file):
-        raise InputError(
-            f"{shown(file)} is a snapshot of EDM; sgmjax.interop.read_edm and edm_denoiser make a denoiser of it"
-        )
+        return Recognised("edm", "", "a snapshot of EDM", edm.read_edm(file), file)
     content = torch_file.load(file)
     found = _of_torch(content)
     if found is None:
         have = ", ".join(shown(key, 40) for key in list(content)[:8]) if isinstance(content, Mapping) else ""
         raise InputError(
-            f"{shown(file)} is no checkpoint of score_sde, CLD-SGM, PSLD, ncsnv2 or LSGM: it holds a "
+            f"{shown(file)} is no checkpoint of score_sde, CLD-SGM, PSLD, ncsnv2, LSGM or EDM: it holds a "
             f"{type(content).__name__}{f' of {have}' if have else ''}"
         )
     return Recognised(*found, content, file)

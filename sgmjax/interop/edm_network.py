@@ -51,46 +51,99 @@ def edm_denoiser(official: OfficialEDM, sde: sdes.SDE) -> tuple[DenoiserModel, d
     Raises:
         InputError: a network or a preconditioning that is not here, weights that do not fit.
     """
+    told = _told(official)
+    network = models.NCSNpp(**network_settings(official), out_channels=told["img_channels"])
+    params = edm_params(official, network)
+    return DenoiserModel(sde, network, parameterization="edm", sigma_data=float(told["sigma_data"])), params
+
+
+def edm_params(official: OfficialEDM, network: models.NCSNpp) -> dict[str, Any]:
+    """Our parameters of a snapshot, for a network of `network_settings`.
+
+    Raises:
+        InputError: the first weight that does not fit.
+    """
+    return _convert(OfficialNetwork(network, edm_shape(official)), _told(official), official.state_dict)
+
+
+def edm_shape(official: OfficialEDM) -> tuple[int, int, int]:
+    """The shape of an image, (H, W, C)."""
+    told = _told(official)
+    return told["img_resolution"], told["img_resolution"], told["img_channels"]
+
+
+def edm_settings(official: OfficialEDM) -> dict[str, Any]:
+    """The configuration of a run that has learnt this denoiser, for `config.from_dict`: sampled as published.
+
+    Raises:
+        InputError: as `network_settings`.
+    """
+    told = _told(official)
+    side, _, channels = edm_shape(official)
+    known = {(32, 3): {"name": "cifar10", "flip": True}}
+    return {
+        "data": known.get((side, channels), {"name": "image_folder", "image_size": side}),
+        "sde": {"name": "edm", "sigma_max": 80.0},
+        "model": {"name": "ncsnpp", **network_settings(official)},
+        "objective": {
+            "parameterization": "edm",
+            "time_conditioning": "log_sigma",
+            "time_sampling": "log_normal",
+            "sigma_data": float(told["sigma_data"]),
+        },
+        "sampling": {
+            "sampler": "edm", "steps": 35 if side < 64 else 79, "grid": "rho", "t_min": 0.002 / 80,
+            "denoise": "tweedie",
+        },
+    }  # fmt: skip
+
+
+def _told(official: OfficialEDM) -> dict[str, Any]:
+    """What the network of a snapshot was made with.
+
+    Raises:
+        InputError: a network or a preconditioning that is not here.
+    """
     told = official.init_kwargs
     if official.class_name != "EDMPrecond":
         raise InputError(f"the snapshot's network is a {shown(official.class_name)}; only EDMPrecond is known here")
     if told.get("model_type") != "SongUNet":
         raise InputError(f"model_type is {shown(told.get('model_type'))}; only SongUNet (DDPM++, NCSN++) is known here")
-    settings = {key: told.get(key, value) for key, value in _DEFAULTS.items()}
-    network = _network(settings, int(told["img_resolution"]), int(told["img_channels"]))
-    params = _convert(network, settings, official.state_dict)
-    model = DenoiserModel(sde, network.module, parameterization="edm", sigma_data=float(settings["sigma_data"]))
-    return model, params
+    for key in ("img_resolution", "img_channels"):
+        if not isinstance(told.get(key), int):
+            raise InputError(f"the snapshot does not say its network's {key}")
+    return {**_DEFAULTS, **told}
 
 
-def _network(told: dict[str, Any], side: int, channels: int) -> OfficialNetwork:
-    """Our module for SongUNet's arguments."""
+def network_settings(official: OfficialEDM) -> dict[str, Any]:
+    """The fields of `models.NCSNpp` for a snapshot's network, but for the channels.
+
+    Raises:
+        InputError: a network or a preconditioning that is not here.
+    """
+    told = _told(official)
     encoder, decoder = told["encoder_type"], told["decoder_type"]
     if encoder not in ("standard", "residual") or decoder != "standard" or told["channel_mult_emb"] != 4:
         raise InputError(
             f"SongUNet with encoder_type={encoder!r}, decoder_type={decoder!r}, channel_mult_emb="
             f"{told['channel_mult_emb']}: known are 'standard' or 'residual', 'standard', 4"
         )
-    filters = tuple(told["resample_filter"])
     fourier = told["embedding_type"] == "fourier"
     if told["channel_mult_noise"] != 1 + fourier:
         raise InputError("SongUNet's channel_mult_noise: known are 1 with positional and 2 with Fourier embeddings")
-    module = models.NCSNpp(
-        nf=told["model_channels"],
-        ch_mult=tuple(told["channel_mult"]),
-        num_res_blocks=told["num_blocks"],
-        attn_resolutions=tuple(told["attn_resolutions"]),
-        dropout=told["dropout"],
-        fir=filters != (1, 1),
-        fir_kernel=filters if filters != (1, 1) else (1, 3, 3, 1),
-        progressive_input="residual" if encoder == "residual" else "none",
-        embedding_type=told["embedding_type"],
-        fourier_log=False,
-        num_classes=told["label_dim"] or None,
-        labels_at="features",
-        out_channels=channels,
-    )
-    return OfficialNetwork(module, (side, side, channels))
+    settings = {
+        "nf": told["model_channels"],
+        "ch_mult": tuple(told["channel_mult"]),
+        "num_res_blocks": told["num_blocks"],
+        "attn_resolutions": tuple(told["attn_resolutions"]),
+        "dropout": told["dropout"],
+        "progressive_input": "residual" if encoder == "residual" else "none",
+        "embedding_type": told["embedding_type"],
+    }
+    filters = tuple(told["resample_filter"])
+    settings |= {"fir": True, "fir_kernel": filters} if filters != (1, 1) else {}
+    settings |= {"fourier_log": False} if fourier else {}
+    return settings | ({"num_classes": told["label_dim"], "labels_at": "features"} if told["label_dim"] else {})
 
 
 def _convert(network: OfficialNetwork, told: dict[str, Any], state_dict: dict[str, np.ndarray]) -> dict[str, Any]:

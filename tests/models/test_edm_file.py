@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import sys
 import types
+from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
-from sgmjax import interop
+from sgmjax import interop, load_run
 from sgmjax._inputs import InputError
 from sgmjax.commands import import_checkpoint
 from sgmjax.interop import edm
+from sgmjax.samplers.plan import Plan
 
 torch = pytest.importorskip("torch")
 
@@ -161,5 +165,45 @@ def test_what_is_no_snapshot(official, tmp_path, capsys):
     words = ["import", f"--checkpoint={file}", f"--workdir={tmp_path / 'run'}"]
     assert import_checkpoint.main(words) == 2
     err = capsys.readouterr().err
-    assert "is a snapshot of EDM; sgmjax.interop.read_edm and edm_denoiser make a denoiser of it" in err
+    assert "the snapshot does not say its network's img_channels" in err
     assert err.count("\n") == 1 and not (tmp_path / "run").exists() and not (tmp_path / "mark").exists()
+
+
+@pytest.mark.parametrize("name", ["ddpmpp", "ddpmpp_labels"])
+def test_a_snapshot_as_a_run(official, tmp_path, capsys, name):
+    """The networks of `edm_song.npz` in a file of the official form, imported, and sampled with PSLD."""
+    with np.load(Path(__file__).with_name("edm_song.npz")) as archive:
+        recorded = {key.removeprefix(f"{name}/"): archive[key] for key in archive if key.startswith(f"{name}/")}
+    network = _Network(**json.loads(str(recorded["kwargs"])))
+    for key, value in recorded.items():
+        if key.startswith("state/"):
+            *path, last = key.removeprefix("state/").split(".")
+            place = network
+            for part in path:
+                if part not in place._modules:
+                    place.add_module(part, torch.nn.Module())
+                place = place._modules[part]
+            place.register_parameter(last, torch.nn.Parameter(torch.tensor(value)))
+    type(network).__name__ = "EDMPrecond"
+    file = tmp_path / "network-snapshot-000128.pkl"
+    file.write_bytes(pickle.dumps({"ema": network, "dataset_kwargs": EasyDict(path="data.zip")}, 4))
+    for module in (edm.MODULE, "torch_utils", "dnnlib.util", "dnnlib"):
+        del sys.modules[module]
+    run = tmp_path / "run"
+    assert import_checkpoint.main(["import", f"--checkpoint={file}", f"--workdir={run}"]) == 0
+    out = capsys.readouterr().out
+    assert "is a snapshot of EDM" in out and "its own settings make the config" in out and "step 1000" in out
+    loaded = load_run(run, process={"name": "psld", "beta_min": 6.0, "beta_max": 6.0})
+    assert loaded.task.event_shape == (8, 8, 3) and loaded.task.sde.name == "psld"
+    labels = None if name == "ddpmpp" else np.asarray([2, 0, 1], np.int32)
+    x, sigma = np.moveaxis(recorded["x"], 1, -1).astype(np.float32), recorded["sigma"].astype(np.float32)
+    found = loaded.task.model.denoiser(loaded.variables.params, labels=labels)(x, sigma)
+    if labels is None:  # of the others one has no class
+        expected = np.moveaxis(recorded["D"], 1, -1)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+    samples, info = loaded.sample(jax.random.key(0), 2, Plan(steps=4))
+    assert samples.shape == (2, 8, 8, 3) and np.isfinite(samples).all() and info.nfe == 4
+
+
+class _Network(Network):
+    """As `EDMPrecond`, filled by names."""
