@@ -1,4 +1,4 @@
-"""EDM's snapshots as denoisers: SongUNet (DDPM++ and NCSN++) and its preconditioning, as our network and parameters.
+"""EDM's snapshots as denoisers: SongUNet (DDPM++ and NCSN++) and DhariwalUNet (ADM), as our networks and parameters.
 
 SongUNet is the U-Net of score-SDE in other words, so it becomes `models.NCSNpp`: its blocks are taken by their names,
 `16x16_block0` of the encoder, and its attention, which stands inside of a block, becomes a layer of its own. Class
@@ -8,7 +8,7 @@ zero when sampling, so their weights are passed over.
     official = read_edm("edm-cifar10-32x32-uncond-vp.pkl")
     model, params = edm_denoiser(official, sdes.psld())
 
-Not here: DhariwalUNet (ADM), other preconditionings than EDM's, and the decoder with skips.
+DhariwalUNet is `models.ADM`. Not here: other preconditionings than EDM's, and SongUNet's decoder with skips.
 """
 
 from __future__ import annotations
@@ -35,7 +35,15 @@ _DEFAULTS = {
     "label_dim": 0, "augment_dim": 0, "model_channels": 128, "channel_mult": [1, 2, 2, 2], "channel_mult_emb": 4,
     "num_blocks": 4, "attn_resolutions": [16], "dropout": 0.1, "embedding_type": "positional", "channel_mult_noise": 1,
     "encoder_type": "standard", "decoder_type": "standard", "resample_filter": [1, 1], "sigma_data": 0.5,
+    "model_type": "DhariwalUNet",
 }  # fmt: skip
+
+
+_ADM_DEFAULTS = {
+    "model_channels": 192, "channel_mult": [1, 2, 3, 4], "num_blocks": 3, "attn_resolutions": [32, 16, 8]
+}  # fmt: skip
+_NAMES = {"SongUNet": "ncsnpp", "DhariwalUNet": "adm"}
+NETWORKS: dict[str, Any] = {"ncsnpp": models.NCSNpp, "adm": models.ADM}
 
 
 def edm_denoiser(official: OfficialEDM, sde: sdes.SDE) -> tuple[DenoiserModel, dict[str, Any]]:
@@ -52,12 +60,12 @@ def edm_denoiser(official: OfficialEDM, sde: sdes.SDE) -> tuple[DenoiserModel, d
         InputError: a network or a preconditioning that is not here, weights that do not fit.
     """
     told = _told(official)
-    network = models.NCSNpp(**network_settings(official), out_channels=told["img_channels"])
+    network = NETWORKS[_name(told)](**network_settings(official), out_channels=told["img_channels"])
     params = edm_params(official, network)
     return DenoiserModel(sde, network, parameterization="edm", sigma_data=float(told["sigma_data"])), params
 
 
-def edm_params(official: OfficialEDM, network: models.NCSNpp) -> dict[str, Any]:
+def edm_params(official: OfficialEDM, network: Any) -> dict[str, Any]:
     """Our parameters of a snapshot, for a network of `network_settings`.
 
     Raises:
@@ -84,7 +92,7 @@ def edm_settings(official: OfficialEDM) -> dict[str, Any]:
     return {
         "data": known.get((side, channels), {"name": "image_folder", "image_size": side}),
         "sde": {"name": "edm", "sigma_max": 80.0},
-        "model": {"name": "ncsnpp", **network_settings(official)},
+        "model": {"name": _name(told), **network_settings(official)},
         "objective": {
             "parameterization": "edm",
             "time_conditioning": "log_sigma",
@@ -107,49 +115,62 @@ def _told(official: OfficialEDM) -> dict[str, Any]:
     told = official.init_kwargs
     if official.class_name != "EDMPrecond":
         raise InputError(f"the snapshot's network is a {shown(official.class_name)}; only EDMPrecond is known here")
-    if told.get("model_type") != "SongUNet":
-        raise InputError(f"model_type is {shown(told.get('model_type'))}; only SongUNet (DDPM++, NCSN++) is known here")
+    if told.get("model_type", "DhariwalUNet") not in _NAMES:
+        raise InputError(f"model_type is {shown(told['model_type'])}; known are {' and '.join(_NAMES)}")
     for key in ("img_resolution", "img_channels"):
         if not isinstance(told.get(key), int):
             raise InputError(f"the snapshot does not say its network's {key}")
-    return {**_DEFAULTS, **told}
+    defaults = _DEFAULTS if told.get("model_type") == "SongUNet" else _DEFAULTS | _ADM_DEFAULTS
+    return {**defaults, **told}
+
+
+def _name(told: dict[str, Any]) -> str:
+    """Of our network, in `models.NETWORKS`."""
+    return _NAMES[told["model_type"]]
 
 
 def network_settings(official: OfficialEDM) -> dict[str, Any]:
-    """The fields of `models.NCSNpp` for a snapshot's network, but for the channels.
+    """The fields of our network for a snapshot's, but for the channels.
 
     Raises:
         InputError: a network or a preconditioning that is not here.
     """
     told = _told(official)
-    encoder, decoder = told["encoder_type"], told["decoder_type"]
-    if encoder not in ("standard", "residual") or decoder != "standard" or told["channel_mult_emb"] != 4:
-        raise InputError(
-            f"SongUNet with encoder_type={encoder!r}, decoder_type={decoder!r}, channel_mult_emb="
-            f"{told['channel_mult_emb']}: known are 'standard' or 'residual', 'standard', 4"
-        )
-    fourier = told["embedding_type"] == "fourier"
-    if told["channel_mult_noise"] != 1 + fourier:
-        raise InputError("SongUNet's channel_mult_noise: known are 1 with positional and 2 with Fourier embeddings")
-    settings = {
+    common = {
         "nf": told["model_channels"],
         "ch_mult": tuple(told["channel_mult"]),
         "num_res_blocks": told["num_blocks"],
         "attn_resolutions": tuple(told["attn_resolutions"]),
         "dropout": told["dropout"],
+    }
+    common |= {"num_classes": told["label_dim"]} if told["label_dim"] else {}
+    if told["channel_mult_emb"] != 4:
+        raise InputError(f"channel_mult_emb is {told['channel_mult_emb']}; only 4 is known here")
+    if _name(told) == "adm":
+        return common
+    encoder, decoder = told["encoder_type"], told["decoder_type"]
+    if encoder not in ("standard", "residual") or decoder != "standard":
+        raise InputError(
+            f"SongUNet with encoder_type={encoder!r}, decoder_type={decoder!r}: known are 'standard' or 'residual', "
+            "and 'standard'"
+        )
+    fourier = told["embedding_type"] == "fourier"
+    if told["channel_mult_noise"] != 1 + fourier:
+        raise InputError("SongUNet's channel_mult_noise: known are 1 with positional and 2 with Fourier embeddings")
+    settings = common | {
         "progressive_input": "residual" if encoder == "residual" else "none",
         "embedding_type": told["embedding_type"],
     }
     filters = tuple(told["resample_filter"])
     settings |= {"fir": True, "fir_kernel": filters} if filters != (1, 1) else {}
     settings |= {"fourier_log": False} if fourier else {}
-    return settings | ({"num_classes": told["label_dim"], "labels_at": "features"} if told["label_dim"] else {})
+    return settings | ({"labels_at": "features"} if told["label_dim"] else {})
 
 
 def _convert(network: OfficialNetwork, told: dict[str, Any], state_dict: dict[str, np.ndarray]) -> dict[str, Any]:
     """Our parameters from the official ones; every key is used, every parameter filled."""
     _, shapes = record_calls(network)
-    side, levels = network.event_shape[0], len(told["channel_mult"])
+    side = network.event_shape[0]
     params: dict[tuple[str, ...], np.ndarray] = {}
     plain = {"map_layer0": "time_dense_0", "map_layer1": "time_dense_1"}
     for key, value in state_dict.items():
@@ -165,9 +186,13 @@ def _convert(network: OfficialNetwork, told: dict[str, Any], state_dict: dict[st
             path, array = leaf(name, value, (plain[root],))
             place(params, shapes, key, path, array)
         else:
-            for path, array in _block(name, value, side, levels, told["num_blocks"]):
+            for path, array in _block(name, value, side, adm=_name(told) == "adm"):
                 place(params, shapes, key, path, array)
-    if told["label_dim"]:
+    if told["label_dim"] and _name(told) == "adm":
+        weight = state_dict["model.map_label.weight"]
+        table = np.concatenate([weight.T, np.zeros_like(weight.T[:1])])  # the last: no class
+        place(params, shapes, "model.map_label.weight", ("label_embed", "embedding"), table)
+    elif told["label_dim"]:
         weight, bias = state_dict["model.map_label.weight"], state_dict["model.map_label.bias"]
         rows = math.sqrt(told["label_dim"]) * weight.T + bias
         table = np.concatenate([rows, bias[None]])  # the last: no class
@@ -175,10 +200,10 @@ def _convert(network: OfficialNetwork, told: dict[str, Any], state_dict: dict[st
     return finish(params, shapes)
 
 
-def _block(
-    name: str, value: np.ndarray, side: int, levels: int, count: int
-) -> list[tuple[tuple[str, ...], np.ndarray]]:
+def _block(name: str, value: np.ndarray, side: int, *, adm: bool) -> list[tuple[tuple[str, ...], np.ndarray]]:
     """Paths and arrays of one official weight of the encoder or the decoder."""
+    if adm and name.partition(".")[0] in ("out_norm", "out_conv"):
+        return [leaf(name, value, (name.partition(".")[0],))]
     match = _NAME.fullmatch(name)
     if match is None:
         match = re.fullmatch(r"(enc|dec)\.(\d+)x\d+_([a-z]+)(\d*|_[a-z]+)()\.(weight|bias)", name)
@@ -186,7 +211,7 @@ def _block(
         raise InputError(f"state dict key '{name}' is not used by this network")
     half, resolution, kind, index, inner, _ = match.groups()
     level = int(math.log2(side // int(resolution)))
-    ours = {
+    layer = {
         ("enc", "conv", ""): "conv_in",
         ("enc", "down", ""): f"down_{level - 1}_resample",
         ("enc", "block", index): f"down_{level}_block_{index}",
@@ -198,20 +223,22 @@ def _block(
         ("dec", "aux", "_norm"): "out_norm",
         ("dec", "aux", "_conv"): "out_conv",
     }.get((half, kind, index))
-    if ours is None:
+    if layer is None:
         raise InputError(f"state dict key '{name}' is not used by this network")
     if not inner:
-        return [leaf(name, value, (ours, "conv") if kind == "aux" and half == "enc" else (ours,))]
+        return [leaf(name, value, (layer, "conv") if kind == "aux" and half == "enc" else (layer,))]
     if inner in _BLOCK:
-        return [leaf(name, value, (ours, _BLOCK[inner]))]
+        return [leaf(name, value, (layer, _BLOCK[inner]))]
     attention = "mid_attn" if kind == "in" else f"up_{level}_attn" if half == "dec" else f"down_{level}_attn_{index}"
+    attention = layer if adm else attention
     if inner == "norm2":
-        return [leaf(name, value, (attention, "norm"))]
+        return [leaf(name, value, (attention, "attn_norm" if adm else "norm"))]
     if value.ndim == 4:
         value = value[:, :, 0, 0]
     if inner == "proj":
         return [leaf(name, value, (attention, "out"))]
     if inner != "qkv":
         raise InputError(f"state dict key '{name}' is not used by this network")
+    # The rows are, head by head, (channel, which of the three): the three alternate whatever the number of heads.
     parts = zip(("query", "key", "value"), (value[i::3] for i in range(3)))
     return [leaf(name, part, (attention, which)) for which, part in parts]

@@ -1,6 +1,7 @@
 """Networks (Flax Linen) and `build`, which makes one from the model section of a configuration."""
 
 from sgmjax.models._build import GIVEN, NETWORKS, build, classifies, count_parameters, sees_noise, trainable_mask
+from sgmjax.models.adm import ADM
 from sgmjax.models.ddpm import DDPM
 from sgmjax.models.feature_net import FeatureNet
 from sgmjax.models.mlp import MLP, CLDToyMLP, CLDToyResNet, MLPClassifier
@@ -10,6 +11,7 @@ from sgmjax.models.nvae import NVAE, NVAEOutput, build_nvae
 from sgmjax.models.unet1d import UNet1d
 
 __all__ = [
+    "ADM",
     "DDPM",
     "GIVEN",
     "MLP",

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from sgmjax._inputs import InputError
+from sgmjax.models.adm import ADM
 from sgmjax.models.ddpm import DDPM
 from sgmjax.models.feature_net import FeatureNet
 from sgmjax.models.fir import normalized_kernel
@@ -27,6 +28,7 @@ from sgmjax.spec import Section
 NETWORKS: dict[str, type[nn.Module]] = {
     "ncsnpp": NCSNpp,
     "ddpm": DDPM,
+    "adm": ADM,
     "ncsn": NCSN,
     "ncsnv2": NCSNv2,
     "mlp": MLP,
@@ -50,6 +52,8 @@ def _check_fields(settings: Mapping[str, Any]) -> None:
         raise InputError("model.embedding_scale: is of the positional embedding; fourier has model.fourier_scale")
     if not fourier and not settings.get("fourier_log", True):
         raise InputError("model.fourier_log: the positional embedding has no Fourier features; leave it True")
+    if settings.get("labels_at", "embedding") != "embedding" and settings.get("num_classes") is None:
+        raise InputError("model.labels_at: is of classes; set model.num_classes too, or leave it out")
     if not settings.get("ch_mult", (1,)):
         raise InputError("model.ch_mult: () must be one positive integer for each resolution")
     if settings.get("fir"):

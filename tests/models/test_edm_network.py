@@ -1,8 +1,9 @@
 """EDM's networks, sampler and loss against what the official program gave on fixed inputs, in float64.
 
 `edm_song.npz` holds random networks of NVlabs/edm (training/networks.py) with its outputs: `EDMPrecond` around SongUNet
-as DDPM++, DDPM++ with classes, NCSN++; `edm_sampler` of 9 steps without and with churn; `EDMLoss`. Its casts to float32
-were taken out.
+as DDPM++, DDPM++ with classes, NCSN++, and around DhariwalUNet (ADM) with classes; `edm_sampler` of 9 steps without and
+with churn; `EDMLoss`. Its casts to float32 were taken out, and the heads of ADM have 4 channels, not 64, so that small
+networks have several.
 """
 
 from __future__ import annotations
@@ -16,12 +17,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sgmjax import objectives, preconditioning, samplers, sdes
+from sgmjax import DenoiserModel, models, objectives, preconditioning, samplers, sdes
 from sgmjax._inputs import InputError
-from sgmjax.interop import OfficialEDM, edm_denoiser
+from sgmjax.config import MODEL
+from sgmjax.interop import OfficialEDM, edm_denoiser, edm_params, edm_settings
+from sgmjax.interop.edm_network import network_settings
 
 FILE = Path(__file__).with_name("edm_song.npz")
-NAMES = ("ddpmpp", "ddpmpp_labels", "ncsnpp")
+NAMES = ("ddpmpp", "ddpmpp_labels", "ncsnpp", "adm")
 SAMPLER = {"sampled": {}, "churned": {"S_churn": 5.0, "S_min": 0.05, "S_max": 50.0, "S_noise": 1.003}}
 
 
@@ -39,7 +42,12 @@ def snapshot(recorded, name: str) -> OfficialEDM:
 
 def denoiser(recorded, name: str):
     """The model and its parameters in float64."""
-    model, params = edm_denoiser(snapshot(recorded, name), sdes.edm())
+    official = snapshot(recorded, name)
+    if name == "adm":
+        network = models.ADM(**network_settings(official), channels_per_head=4, out_channels=3)
+        model, params = DenoiserModel(sdes.edm(), network), edm_params(official, network)
+    else:
+        model, params = edm_denoiser(official, sdes.edm())
     network = model.network.clone(dtype=jnp.float64)
     return dataclasses.replace(model, network=network), jax.tree.map(lambda p: jnp.asarray(p, jnp.float64), params)
 
@@ -98,9 +106,11 @@ def test_what_is_not_here_is_named(recorded):
     for change, message in (
         ({"class_name": "VPPrecond"}, "is a VPPrecond; only EDMPrecond is known here"),
         (
-            {"init_kwargs": known.init_kwargs | {"model_type": "DhariwalUNet"}},
-            "model_type is DhariwalUNet; only SongUNet",
+            {"init_kwargs": known.init_kwargs | {"model_type": "UViT"}},
+            "model_type is UViT; known are SongUNet",
         ),
+        ({"init_kwargs": known.init_kwargs | {"channel_mult_emb": 2}}, "channel_mult_emb is 2; only 4 is known here"),
+        ({"init_kwargs": {"model_type": "SongUNet"}}, "does not say its network's img_resolution"),
         ({"init_kwargs": known.init_kwargs | {"decoder_type": "skip"}}, "decoder_type='skip'"),
         ({"init_kwargs": known.init_kwargs | {"channel_mult_noise": 2}}, "channel_mult_noise: known are 1"),
         ({"state_dict": known.state_dict | {"model.enc.8x8_odd.weight": np.ones(3)}}, "is not used by this network"),
@@ -109,3 +119,24 @@ def test_what_is_not_here_is_named(recorded):
         with pytest.raises(InputError, match=message) as caught:
             edm_denoiser(dataclasses.replace(known, **change), sdes.vp())
         assert "\n" not in str(caught.value)
+
+
+def test_the_published_networks_have_as_many_parameters():
+    """Counted by building them in the official program: DDPM++, NCSN++ of CIFAR-10, ADM of ImageNet 64 x 64.
+
+    Without the embedding of augmentations, 9 features; ours of ADM has a row more, for no class.
+    """
+    cifar = {"model_channels": 128, "channel_mult": [2, 2, 2], "num_blocks": 4, "attn_resolutions": [16]}
+    ncsnpp = {"embedding_type": "fourier", "channel_mult_noise": 2, "encoder_type": "residual"}
+    for kwargs, expected in (
+        ({"model_type": "SongUNet", "img_resolution": 32, **cifar}, 55_733_891 - 9 * 128),
+        ({"model_type": "SongUNet", "img_resolution": 32, "resample_filter": [1, 3, 3, 1], **cifar, **ncsnpp},
+         56_397_827 - 9 * 256),
+        ({"model_type": "DhariwalUNet", "img_resolution": 64, "label_dim": 1000}, 295_899_267 + 768),
+    ):  # fmt: skip
+        official = OfficialEDM("EDMPrecond", {"img_channels": 3, **kwargs}, {}, {})
+        section = MODEL.read(edm_settings(official)["model"])
+        network = models.build(section, in_channels=3, out_channels=3, image_size=kwargs["img_resolution"])
+        x = jax.ShapeDtypeStruct((1, kwargs["img_resolution"], kwargs["img_resolution"], 3), jnp.float32)
+        shapes = jax.eval_shape(network.init, jax.random.key(0), x, jnp.ones((1,)))
+        assert models.count_parameters(shapes["params"]) == expected
