@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sgmjax import exact, sdes
+from sgmjax import exact, sdes, sharding
 from sgmjax._inputs import InputError
 from sgmjax.score import denoiser, from_denoiser
 
@@ -172,3 +172,20 @@ def test_a_process_that_forgets_the_data_has_no_denoiser():
 
     with pytest.raises(InputError, match=r"data column of the process's mean vanishes at t = 1 \(noise level inf\)"):
         from_denoiser(exact.ring().denoiser(), Ends(sigma_min=0.01, sigma_max=50.0))
+
+
+@pytest.mark.parametrize("name", ["psld", "friction"])
+def test_the_score_is_the_same_on_many_devices(name):
+    """The batch split over all of them, and no number sent from one to another."""
+    mixture, sde = MIXTURES["ring"], PROCESSES[name]
+    z, t, _ = states(name, mixture, np.float32)
+    mesh = sharding.make_mesh()
+    place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(sharding.BATCH_AXES))
+    score_fn = jax.jit(from_denoiser(mixture.denoiser(), sde, noised_only=False))
+    alone = score_fn(jnp.asarray(z), jnp.asarray(t))
+    compiled = score_fn.lower(jax.device_put(z, place), jax.device_put(t, place)).compile()
+    split = compiled(jax.device_put(z, place), jax.device_put(t, place))
+    assert len(mesh.devices.ravel()) > 1 and split.sharding.is_equivalent_to(place, split.ndim)
+    assert not any(word in compiled.as_text() for word in ("all-reduce", "all-gather", "collective-permute"))
+    scale = np.abs(np.asarray(alone)).max(axis=(1, 2), keepdims=True)
+    np.testing.assert_allclose(np.asarray(split) / scale, np.asarray(alone) / scale, rtol=0, atol=1e-6)
