@@ -23,6 +23,7 @@ from sgmjax.samplers._predictor_corrector import pc, score_sde_times
 from sgmjax.samplers._probability_flow import ode
 from sgmjax.samplers._splitting import splitting
 from sgmjax.samplers._sscs import sscs
+from sgmjax.samplers._unipc import unipc
 from sgmjax.samplers._variational_bound import BoundInfo, variational_bound
 from sgmjax.samplers.common import SampleInfo, reverse_drift
 from sgmjax.samplers.editing import encode, interpolate, noised, slerp, start_at
@@ -39,5 +40,5 @@ __all__ = [
     "conjugate_coefficients", "ddim", "deis", "dpm_solver_pp", "edm", "em", "encode", "exponential_coefficients",
     "exponential_midpoint", "gddim", "ggf", "guided_score", "inpaint", "interpolate", "likelihood",
     "midpoint_coefficients", "noised", "ode", "pc", "reverse_drift", "score_sde_times", "slerp", "splitting", "sscs",
-    "start_at", "technique_4", "time_grid", "variational_bound",
+    "start_at", "technique_4", "time_grid", "unipc", "variational_bound",
 ]  # fmt: skip

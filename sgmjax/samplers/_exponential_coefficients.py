@@ -9,16 +9,18 @@ from sgmjax._types import TimeGrid
 from sgmjax.samplers._ddim import ddim_coefficients, gddim_coefficients
 from sgmjax.samplers._deis import deis_coefficients
 from sgmjax.samplers._dpm_solver import dpm_solver_pp_coefficients
+from sgmjax.samplers._unipc import unipc_coefficients
 from sgmjax.samplers.exponential import ExponentialCoefficients
 from sgmjax.sdes import SDE
 
-Method = Literal["ddim", "gddim", "deis", "dpm_solver_pp"]
+Method = Literal["ddim", "gddim", "deis", "dpm_solver_pp", "unipc"]
 
 _METHODS = {
     "ddim": ddim_coefficients,
     "gddim": gddim_coefficients,
     "deis": deis_coefficients,
     "dpm_solver_pp": dpm_solver_pp_coefficients,
+    "unipc": unipc_coefficients,
 }
 
 

@@ -1,6 +1,6 @@
 """Exponential integrators: the linear part of the reverse process exactly, what the network predicts extrapolated.
 
-Every one of them here (`ddim`, `gddim`, `deis`, `dpm_solver_pp`) makes the same step with other matrices,
+Every one of them here (`ddim`, `gddim`, `deis`, `dpm_solver_pp`, `unipc`) makes the same step with other matrices,
 
     z_s = A z_t + sum_j W_j e_j + noise xi,      e_0 = Mz z_t + Ms score(z_t, t),
 

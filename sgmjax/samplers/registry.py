@@ -23,6 +23,7 @@ from sgmjax.samplers._predictor_corrector import pc
 from sgmjax.samplers._probability_flow import ode
 from sgmjax.samplers._splitting import splitting
 from sgmjax.samplers._sscs import sscs
+from sgmjax.samplers._unipc import unipc
 from sgmjax.samplers.declaration import declaration
 
 SAMPLERS: dict[str, Callable[..., Any]] = {
@@ -35,6 +36,7 @@ SAMPLERS: dict[str, Callable[..., Any]] = {
     "gddim": gddim,
     "deis": deis,
     "dpm_solver_pp": dpm_solver_pp,
+    "unipc": unipc,
     "edm": edm,
     "splitting": splitting,
     "conjugate": conjugate,

@@ -226,6 +226,8 @@ EXACT = {
     "deis": {"method": "deis", "order": 3},
     "deis in t": {"method": "deis", "order": 2, "variable": "t"},
     "dpm_solver_pp": {"method": "dpm_solver_pp"},
+    "unipc": {"method": "unipc", "order": 3},
+    "unipc bh1": {"method": "unipc", "order": 2, "variant": "bh2"},
 }
 
 
@@ -413,6 +415,10 @@ ORDERS = {
     "deis 3 in rho": ({"order": 3, "variable": "rho"}, 3),
     "deis 3 L": ({"order": 3, "parameterization": "L"}, 3),
     "dpm_solver_pp": ({"method": "dpm_solver_pp"}, 2),
+    "unipc 1": ({"method": "unipc", "order": 1}, 2),  # the corrector gives one more
+    "unipc 2": ({"method": "unipc", "order": 2}, 3),
+    "unipc 2 in bh2": ({"method": "unipc", "order": 2, "variant": "bh2"}, 3),
+    "unipc 3 without": ({"method": "unipc", "order": 3, "corrector": False}, 3),
 }
 
 
@@ -505,3 +511,126 @@ def test_bad_input_is_refused_in_one_line(label: str):
     with pytest.raises(ValueError, match=message) as caught:
         make()
     assert "\n" not in str(caught.value)
+
+
+# ---- UniPC
+
+
+def scalar_run(c, data, a, sigma, x: float) -> float:
+    """A run on numbers (k = 1) with a data prediction data(i, x)."""
+    older: list[float] = []
+    for i in range(len(c.transition)):
+        score = (a[i] * data(i, x) - x) / sigma[i] ** 2
+        e = float(np.squeeze(c.from_state[i] * x + c.from_score[i] * score))
+        x = float(np.squeeze(c.transition[i] * x + c.push[i] * score))
+        x += float(np.sum([np.squeeze(w) * (o - e) for w, o in zip(c.weights[i], older)]))
+        older.insert(0, e)
+    return x
+
+
+def moment(h: float, k: int) -> float:
+    """h int_0^1 e^{-h (1 - u)} u^k du, by quadrature."""
+    return h * scipy.integrate.quad(lambda u: np.exp(-h * (1 - u)) * u**k, 0, 1, epsabs=1e-14, epsrel=1e-13)[0]
+
+
+def papers_unipc(times, name, data, x, *, order, variant, lower_order_final=False, corrector=True):
+    """Zhao et al. 2023, multistep UniPC for data prediction, from its order conditions, in numpy on the log-SNR.
+
+    x_s = sigma_s / sigma_t x + alpha_s (1 - e^-h) D_0 + alpha_s B sum_m a_m (D_m - D_0) / r_m,
+    sum_m a_m r_m^(k-1) = moment(h, k) / B for k = 1 ... as many as there are differences, but a = 1/2 for one of them.
+    """
+    a, sigma = a_and_sigma(name, times)
+    lam, steps = np.log(a / sigma), len(times) - 1
+
+    def weights(r, h, halved):
+        B = h if variant == "bh1" else -np.expm1(-h)
+        if halved:
+            return B, np.array([0.5])
+        rows = np.array([np.power(r, k) for k in range(len(r))])
+        return B, np.linalg.solve(rows, [moment(h, k) / B for k in range(1, len(r) + 1)])
+
+    def update(i, x, r, values, halved):
+        """The step to i + 1 from the corrected x at i; values: D_0, then those at the r."""
+        h = lam[i + 1] - lam[i]
+        out = sigma[i + 1] / sigma[i] * x - a[i + 1] * np.expm1(-h) * values[0]
+        if len(r):
+            B, weight = weights(np.array(r), h, halved)
+            out += a[i + 1] * B * np.sum(weight * (np.array(values[1:]) - values[0]) / np.array(r))
+        return out
+
+    predicted, corrected, known = x, x, []
+    for i in range(steps):
+        known.insert(0, data(i, predicted))
+        if corrector and i:
+            corrected = update(i - 1, corrected, [*before[1], 1.0], [*before[0], known[0]], before[2] == 1)  # noqa: F821
+        else:
+            corrected = predicted
+        now = min(order, i + 1, steps - i if lower_order_final else order)
+        r = [(lam[i - m] - lam[i]) / (lam[i + 1] - lam[i]) for m in range(1, now)]
+        before = known[:now], r, now  # noqa: F841
+        predicted = update(i, corrected, r, known[:now], now == 2)
+    return predicted
+
+
+@pytest.mark.parametrize("variant", ["bh1", "bh2"])
+@pytest.mark.parametrize("order", [1, 2, 3])
+@pytest.mark.parametrize("name", tiers.alike(["vp", "ve"], ["vp"]))
+def test_unipc_by_its_order_conditions(name: str, order: int, variant: str):
+    times = np.array([1.0, 0.8, 0.6, 0.45, 0.3, 0.2, 0.1, 0.05])
+    a, sigma = a_and_sigma(name, times)
+
+    def data(i, x):
+        return np.tanh(x + 0.3 * i)
+
+    for options in ({}, {"lower_order_final": True}, {"corrector": False}):
+        options = {"order": order, "variant": variant, **options}
+        c = exponential_coefficients(SCALAR[name], times, method="unipc", **options)
+        expected = papers_unipc(times, name, data, 1.3, **options)
+        np.testing.assert_allclose(scalar_run(c, data, a, sigma, 1.3), expected, rtol=1e-8, err_msg=str(options))
+
+
+UNIPC = [
+    (name, order, c) for name in ("psld", "third_order", "friction") for order in (1, 2, 3, 4) for c in (False, True)
+]
+
+
+@pytest.mark.parametrize("name, order, corrector", tiers.alike(UNIPC, [("psld", 3, True), ("third_order", 2, True)]))
+def test_unipc_is_exact_for_polynomial_estimates(x64, name: str, order: int, corrector: bool):
+    """D a polynomial in lambda of the degree that the order has; the flow of its score by an integrator of order 8.
+
+    Once the first steps, which have fewer estimates, are over: they are given D constant.
+    """
+    sde = (analytic.PROCESSES | analytic.NEW)[name]
+    times = np.array([0.9, 0.75, 0.6, 0.48, 0.36, 0.25])
+    c = exponential_coefficients(sde, times, method="unipc", order=order, corrector=corrector)
+    degree = order - 1  # of the corrector one more, which the predictor does not see
+    level = lambda t: -np.log(np.asarray(sdes.noise_level(sde, jnp.asarray(np.atleast_1d(t)))))  # noqa: E731
+    first = order + corrector - 1
+    start = level(times[first])[0]
+
+    def estimate(t):
+        return (0.3 + level(t) - start) ** degree if degree else np.ones_like(np.atleast_1d(t))
+
+    @jax.jit
+    def coefficients(t):
+        kernel = sde.transition(t)
+        return sde.drift_matrix(t)[0], sde.diffusion_squared(t)[0], kernel.mean[0, :, 0], kernel.covariance[0]
+
+    def slope(t, z):
+        f, ggT, mean, covariance = (np.asarray(v) for v in coefficients(jnp.asarray([t])))
+        return f @ z - 0.5 * ggT @ np.linalg.solve(covariance, mean * estimate(t)[0] - z)
+
+    z = np.random.default_rng(0).normal(size=sde.k)
+    expected = scipy.integrate.solve_ivp(slope, (times[first], times[-1]), z, method="DOP853", rtol=1e-11, atol=1e-13)
+    values = [estimate(t)[0] for t in times]
+    for i in range(first, len(times) - 1):
+        z = c.transition[i] @ z + c.push[i] @ _score_of(coefficients, times[i], z, values[i])
+        z = z + sum(w[:, 0] * (values[i - 1 - j] - values[i]) for j, w in enumerate(c.weights[i]))
+    np.testing.assert_allclose(z, expected.y[:, -1], rtol=0, atol=1e-7 * np.abs(expected.y).max())
+
+
+def _score_of(coefficients, t, z, value):
+    """The score whose data estimate is `value`; the variables without noise have none."""
+    _, ggT, mean, covariance = (np.asarray(v) for v in coefficients(jnp.asarray([t])))
+    score = np.linalg.solve(covariance, mean * value - z)
+    return np.where(np.diag(ggT) > 0, score, 0.0)
