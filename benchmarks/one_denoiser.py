@@ -34,7 +34,7 @@ from sgmjax.training.load import load_data
 HERE = Path(__file__).resolve().parent
 BUDGETS = (5, 10, 20, 50)
 MANY = 200
-SAMPLERS = ("exponential_midpoint", "dpm_solver_pp")
+SAMPLERS = ("exponential_midpoint", "unipc")
 PROCESSES: dict[str, sdes.SDE] = {
     "vp": sdes.vp(),
     "edm": sdes.edm(sigma_max=80.0),

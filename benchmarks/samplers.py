@@ -111,6 +111,8 @@ ENTRIES: dict[str, Entry] = {
     "deis 2": Entry("deis", {"order": 2}, order=2),
     "deis 3": Entry("deis", {"order": 3}, order=3),
     "dpm-solver++ 2M": Entry("dpm_solver_pp", order=2),
+    "unipc 2": Entry("unipc", order=3),
+    "unipc 3": Entry("unipc", {"order": 3}, order=4),
     "splitting verlet": Entry("splitting", processes=PHASE_SPACE, evaluations=2),
     "conjugate heun": Entry("conjugate", {"scheme": "heun"}, evaluations=2, order=2),
     # adaptive
