@@ -316,4 +316,7 @@ def _check_classifier(run: LoadedRun, guide: LoadedRun) -> None:
     ignored = ("numerical_eps", "factor")  # not the law of the process
     changed = [f"{key} {a} here, {b} there" for key, a, b in differences(ours, theirs) if key not in ignored]
     if changed:
-        raise ConfigError(f"--classifier: it was trained on another process: sde {', '.join(changed[:3])}")
+        raise ConfigError(
+            f"--classifier: it was trained on another process: sde {', '.join(changed[:3])}; --process and its "
+            "settings sample this run with that one"
+        )

@@ -65,6 +65,7 @@ def export(values: Any) -> None:
     from sgmjax._say import say
     from sgmjax.commands.published import PROCESSES, official_network
     from sgmjax.interop import check_exportable, export
+    from sgmjax.model import DenoiserModel
     from sgmjax.tasks import ClassifierTask, ScoreTask
     from sgmjax.training import tensors, workdir
     from sgmjax.training.load import load_run
@@ -83,6 +84,11 @@ def export(values: Any) -> None:
     if not isinstance(task, ScoreTask | ClassifierTask):
         kind = type(task).__name__
         raise _cli.UsageError(f"--format: {values.format} has no counterpart of a {kind}; use safetensors")
+    if isinstance(task, ScoreTask) and isinstance(task.model, DenoiserModel):
+        raise _cli.UsageError(
+            f"--format: the networks of {values.format} predict the noise of a process, and this run's is a denoiser "
+            f"(objective.parameterization {config.objective.parameterization!r}); use safetensors"
+        )
     if config.sde.name not in PROCESSES[values.format]:
         raise _cli.UsageError(
             f"--format: {values.format} has no process {config.sde.name!r}, which this run has; it has "

@@ -15,7 +15,7 @@ import pytest
 
 from sgmjax import interop, load_run
 from sgmjax._inputs import InputError
-from sgmjax.commands import import_checkpoint
+from sgmjax.commands import export_checkpoint, import_checkpoint
 from sgmjax.interop import edm
 from sgmjax.samplers.plan import Plan
 
@@ -193,6 +193,9 @@ def test_a_snapshot_as_a_run(official, tmp_path, capsys, name):
     assert import_checkpoint.main(["import", f"--checkpoint={file}", f"--workdir={run}"]) == 0
     out = capsys.readouterr().out
     assert "is a snapshot of EDM" in out and "its own settings make the config" in out and "step 1000" in out
+    words = ["export", f"--workdir={run}", "--format=scoresde", f"--out={tmp_path / 'a.pth'}"]
+    assert export_checkpoint.main(words) == 2
+    assert "scoresde predict the noise of a process, and this run's is a denoiser" in capsys.readouterr().err
     loaded = load_run(run, process={"name": "psld", "beta_min": 6.0, "beta_max": 6.0})
     assert loaded.task.event_shape == (8, 8, 3) and loaded.task.sde.name == "psld"
     labels = None if name == "ddpmpp" else np.asarray([2, 0, 1], np.int32)
