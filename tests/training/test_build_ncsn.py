@@ -100,8 +100,8 @@ def test_loss_of_a_run_is_annealed_dsm():
     none = Variables({}, {})
     loss, *_ = probe.loss(none, key, {"x": x}, train=False)
     theirs = objectives.annealed_dsm(
-        jax.random.split(jax.random.key(3))[0], probe.model.eps_fn(none.params), task.sde, data.to_float(jnp.asarray(x), False),
-        num_levels=6, anneal_power=1.0,
+        jax.random.split(jax.random.key(3))[0], probe.model.eps_fn(none.params), task.sde,
+        data.to_float(jnp.asarray(x), False), num_levels=6, anneal_power=1.0,
     )  # fmt: skip
     np.testing.assert_allclose(loss, jnp.mean(theirs), rtol=1e-5)
 
