@@ -31,7 +31,7 @@ from sgmjax.evaluation.pictures import to_arrays
 from sgmjax.metrics import pixel_frechet
 from sgmjax.samplers.grids import Grid, host_time_at
 from sgmjax.samplers.plan import Plan
-from sgmjax.training.load import load_data
+from sgmjax.training.load import load_data, read_config
 
 HERE = Path(__file__).resolve().parent
 BUDGETS = (5, 10, 20, 50)
@@ -172,9 +172,7 @@ def _write(path: Path, text: str) -> None:
 
 
 def _process(path: str) -> str:
-    config = load_run(path).config
-    assert config is not None
-    return config.sde.name
+    return read_config(path).sde.name
 
 
 if __name__ == "__main__":

@@ -37,7 +37,6 @@ from sgmjax.sdes.base import Matching
 from sgmjax.spec import Settings
 
 PyTree = Any
-LAST = np.nextafter(np.float32(1), np.float32(0))  # the largest of the uniform numbers that times are made of
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -247,10 +246,7 @@ class ScoreModel(NetworkModel):
     def sigma_range(self) -> tuple[float, float] | None:
         if self.trained_as is None:
             return None
-        with jax.ensure_compile_time_eval():
-            ends = np.asarray(self.time_law.sample(jnp.asarray([0.0, LAST])).t, np.float64)
-        low, high = host_noise_level(self.trained_as, np.sort(ends))
-        return float(low), float(high)
+        return objectives.of_process(self.trained_as, self.time_law).range
 
     def as_process(self, sde: sdes.SDE) -> ScoreModel:
         return dataclasses.replace(self, sde=sde, trained_as=self._own)

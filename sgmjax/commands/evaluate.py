@@ -170,8 +170,8 @@ def evaluate(request: Any) -> None:
     if {"frechet", "neighbours"} & set(values.metrics):
         check_memory("--num", values.num or 1, task.event_shape, fix="give fewer")
     check_memory("--batch_size", min(values.batch_size or 1, largest), task.event_shape, fix="give fewer")
-    raw = "_".join(filter(None, [sampling.label(values), sampling.process_label(process)]))
-    raw = raw if not raw or raw.startswith("_") else f"_{raw}"
+    as_other = sampling.process_label(process)
+    raw = sampling.label(values) + (f"_{as_other}" if as_other else "")
     about = {"workdir": str(path), "step": run.step, "checkpoint": values.checkpoint, "parameters": values.params}
     about |= {} if process is None else {"process": process}
     about |= {"split": values.split, "data": dataset.name, "seed": values.seed}

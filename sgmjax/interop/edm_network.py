@@ -30,9 +30,9 @@ _BLOCK = {
     "norm0": "norm_0", "conv0": "conv_0", "affine": "time_dense", "norm1": "norm_1", "conv1": "conv_1",
     "skip": "shortcut",
 }  # fmt: skip
-_NAME = re.compile(r"(enc|dec)\.(\d+)x\d+_([a-z]+)(\d*|_[a-z]+)\.(.+)\.(weight|bias)")
+_NAME = re.compile(r"(enc|dec)\.(\d+)x\d+_([a-z]+)(\d*|_[a-z]+)(?:\.(.+))?\.(weight|bias)")
 _DEFAULTS = {
-    "label_dim": 0, "augment_dim": 0, "model_channels": 128, "channel_mult": [1, 2, 2, 2], "channel_mult_emb": 4,
+    "label_dim": 0, "model_channels": 128, "channel_mult": [1, 2, 2, 2], "channel_mult_emb": 4,
     "num_blocks": 4, "attn_resolutions": [16], "dropout": 0.1, "embedding_type": "positional", "channel_mult_noise": 1,
     "encoder_type": "standard", "decoder_type": "standard", "resample_filter": [1, 1], "sigma_data": 0.5,
     "model_type": "DhariwalUNet",
@@ -188,14 +188,11 @@ def _convert(network: OfficialNetwork, told: dict[str, Any], state_dict: dict[st
         else:
             for path, array in _block(name, value, side, adm=_name(told) == "adm"):
                 place(params, shapes, key, path, array)
-    if told["label_dim"] and _name(told) == "adm":
-        weight = state_dict["model.map_label.weight"]
-        table = np.concatenate([weight.T, np.zeros_like(weight.T[:1])])  # the last: no class
-        place(params, shapes, "model.map_label.weight", ("label_embed", "embedding"), table)
-    elif told["label_dim"]:
-        weight, bias = state_dict["model.map_label.weight"], state_dict["model.map_label.bias"]
-        rows = math.sqrt(told["label_dim"]) * weight.T + bias
-        table = np.concatenate([rows, bias[None]])  # the last: no class
+    if told["label_dim"]:
+        weight, bias = state_dict["model.map_label.weight"], state_dict.get("model.map_label.bias", 0.0)  # ADM has none
+        scale = 1.0 if _name(told) == "adm" else math.sqrt(told["label_dim"])
+        classes = scale * np.eye(told["label_dim"] + 1, told["label_dim"], dtype=np.float32)  # the last: no class
+        table = classes @ weight.T + bias
         place(params, shapes, "model.map_label.weight", ("label_embed", "embedding"), table)
     return finish(params, shapes)
 
@@ -205,8 +202,6 @@ def _block(name: str, value: np.ndarray, side: int, *, adm: bool) -> list[tuple[
     if adm and name.partition(".")[0] in ("out_norm", "out_conv"):
         return [leaf(name, value, (name.partition(".")[0],))]
     match = _NAME.fullmatch(name)
-    if match is None:
-        match = re.fullmatch(r"(enc|dec)\.(\d+)x\d+_([a-z]+)(\d*|_[a-z]+)()\.(weight|bias)", name)
     if match is None:
         raise InputError(f"state dict key '{name}' is not used by this network")
     half, resolution, kind, index, inner, _ = match.groups()

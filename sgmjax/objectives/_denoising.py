@@ -9,14 +9,14 @@ Reference: Karras et al. 2022, eq. (2) and sec. 5.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from sgmjax._inputs import InputError
 from sgmjax._types import Data, Key, PerExample, Times
 from sgmjax.objectives.sigma_law import SigmaLaw
+from sgmjax.objectives.weighting import Reduce, reduced
 from sgmjax.sdes import Denoiser, linalg
 
 
@@ -27,7 +27,7 @@ def denoising_loss(
     noise: Data,
     *,
     weight: Callable[[Any], Any] | None = None,
-    reduce: Literal["mean", "sum", "half_sum"] = "mean",
+    reduce: Reduce = "mean",
 ) -> PerExample:
     """weight(sigma) |D(x_0 + sigma n; sigma) - x_0|^2 for given noise: the deterministic part of `denoising`.
 
@@ -45,14 +45,12 @@ def denoising_loss(
     Raises:
         InputError: an unknown reduce.
     """
-    if reduce not in ("mean", "sum", "half_sum"):
-        raise InputError(f"reduce must be 'mean', 'sum' or 'half_sum', not {reduce!r}.")
     y = x0 + linalg.expand_to(sigma, noise.ndim) * noise
     error = (denoiser(y, sigma) - x0) ** 2
     loss = jnp.sum(error.reshape(error.shape[0], -1), axis=1)
     if weight is not None:
         loss = weight(sigma) * loss
-    return loss / (error.size // error.shape[0]) if reduce == "mean" else loss if reduce == "sum" else 0.5 * loss
+    return reduced(loss, error.size // error.shape[0], reduce)
 
 
 def denoising(key: Key, denoiser: Denoiser, x0: Data, *, sigma_law: SigmaLaw, **kwargs: Any) -> PerExample:

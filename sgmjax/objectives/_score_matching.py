@@ -19,11 +19,10 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from sgmjax._inputs import InputError
 from sgmjax._kinds import check_kind, check_matching
 from sgmjax._types import Data, EpsFn, Key, PerExample, State, Times
 from sgmjax.objectives.time_law import TimeLaw
-from sgmjax.objectives.weighting import Options, Reduce, weigh
+from sgmjax.objectives.weighting import Options, Reduce, reduced, weigh
 from sgmjax.sdes import SDE
 from sgmjax.sdes.base import Matching
 
@@ -70,11 +69,7 @@ def score_matching_loss(
     weighted = weigh(weighting, sde, t, error, Options(matching=matching, anneal_power=anneal_power))
     loss = jnp.abs(weighted.error) if norm == "l1" else weighted.error**2
     loss = jnp.sum(loss.reshape(loss.shape[0], -1), axis=1) / weighted.divisor
-    if reduce == "mean":
-        return loss / size
-    if reduce in ("sum", "half_sum"):
-        return loss if reduce == "sum" else 0.5 * loss
-    raise InputError(f"reduce must be 'mean', 'sum' or 'half_sum', not {reduce!r}.")
+    return reduced(loss, size, reduce)
 
 
 def score_matching(

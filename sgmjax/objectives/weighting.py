@@ -22,11 +22,24 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import jax.numpy as jnp
 
 from sgmjax._inputs import InputError
-from sgmjax._types import Noise, Samples, Times
+from sgmjax._types import Noise, PerExample, Samples, Times
 from sgmjax.sdes import SDE, VE, linalg
 from sgmjax.sdes.base import Matching
 
 Reduce = Literal["mean", "sum", "half_sum"]
+
+
+def reduced(total: PerExample, size: int, reduce: Reduce) -> PerExample:
+    """The sums of `size` numbers, (batch,), as they are, halved, or as means.
+
+    Raises:
+        InputError: an unknown reduce.
+    """
+    if reduce == "mean":
+        return total / size
+    if reduce in ("sum", "half_sum"):
+        return total if reduce == "sum" else 0.5 * total
+    raise InputError(f"reduce must be 'mean', 'sum' or 'half_sum', not {reduce!r}.")
 
 
 class Options(NamedTuple):

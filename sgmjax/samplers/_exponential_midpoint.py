@@ -120,7 +120,7 @@ def midpoint_coefficients(sde: SDE, times: TimeGrid, *, data_std: float = 0.3) -
 
 def _joint(*columns: np.ndarray) -> np.ndarray:
     """Triangular factor of the sum of the covariances of factors (n, k, m)."""
-    return linear_flow.triangular(np.concatenate(columns, axis=-1))
+    return linalg.triangular_on_host(np.concatenate(columns, axis=-1))
 
 
 def _regression(sde: SDE, s, t, K_s, e_s, e_t) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -129,7 +129,7 @@ def _regression(sde: SDE, s, t, K_s, e_s, e_t) -> tuple[np.ndarray, np.ndarray, 
     k = sde.k
     # (z_t, z_s) = [E K_s, noise; K_s, 0] (independent normals)
     rows = np.concatenate([E @ K_s, noise], axis=-1), np.concatenate([K_s, np.zeros_like(K_s)], axis=-1)
-    factor = linear_flow.triangular(np.concatenate(rows, axis=-2))
+    factor = linalg.triangular_on_host(np.concatenate(rows, axis=-2))
     mean = factor[:, k:, :k] @ linear_flow.inverse_lower(factor[:, :k, :k])
     return mean, e_s[..., None] - mean @ e_t[..., None], factor[:, k:, k:]
 

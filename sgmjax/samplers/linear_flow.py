@@ -205,12 +205,6 @@ def _double(sde: SDE, method: str, value) -> Any:
     return value
 
 
-def triangular(a: np.ndarray) -> np.ndarray:
-    """Lower triangular L with a positive diagonal and L L^T = A A^T, (n, k, m) -> (n, k, k)."""
-    factor = np.swapaxes(np.linalg.qr(np.swapaxes(a, -1, -2), mode="r"), -1, -2)
-    return factor * np.where(np.diagonal(factor, axis1=-2, axis2=-1) < 0, -1.0, 1.0)[:, None, :]
-
-
 def inverse_lower(L: np.ndarray) -> np.ndarray:
     """L^-1 by substitution, which keeps every entry's relative accuracy however the rows are scaled."""
     k = L.shape[-1]

@@ -260,7 +260,7 @@ def _end(forward: Table, starts: Any, initial: np.ndarray, turn: Any) -> tuple[n
     n = len(forward.pieces.edges) - 1
     mean = forward.mean[n - 1] @ starts[0][-1]
     columns = [forward.mean[n - 1] @ starts[1][-1], forward.factor[n - 1], mean @ initial]
-    factor = _table._host_factor(np.concatenate(columns, axis=1)[None])[0]
+    factor = linalg.triangular_on_host(np.concatenate(columns, axis=1))
     if turn is None:
         return mean, factor
     T = np.asarray(turn)
@@ -272,7 +272,7 @@ def _check_kernels(forward: Table, starts: Any, initial: np.ndarray, turn: Any, 
     means, factors = starts
     edges, T = forward.pieces.edges[:-1], np.eye(len(initial)) if turn is None else np.asarray(turn)
     columns = np.concatenate([factors, means @ initial], axis=2)
-    inner = _table._host_factor(columns)
+    inner = linalg.triangular_on_host(columns)
     half = len(edges) * 3 // 4
     scale = np.sqrt(np.sum((T.T @ inner[half]) ** 2, axis=1))
     size = np.sqrt(np.sum((T.T @ means[half] @ T) ** 2, axis=1))

@@ -162,20 +162,14 @@ def tabulate(pieces: Pieces, drift: np.ndarray | None = None, *, down: bool = Fa
     series = Table(pieces, fundamental, None, None, down)
     low, high = -np.ones(n), np.ones(n)
     mean, columns = _part(np, series, np.arange(n), *((high, low) if down else (low, high)))
-    means, factors = [mean], [_host_factor(columns)]
+    means, factors = [mean], [linalg.triangular_on_host(columns)]
     while len(means[-1]) > 1:
         E, L = means[-1], factors[-1]
         first, then = (1, 0) if down else (0, 1)
         E, L = [v.reshape(-1, 2, k, k) for v in (E, L)]
         means.append(E[:, then] @ E[:, first])
-        factors.append(_host_factor(np.concatenate([E[:, then] @ L[:, first], L[:, then]], axis=2)))
+        factors.append(linalg.triangular_on_host(np.concatenate([E[:, then] @ L[:, first], L[:, then]], axis=2)))
     return Table(pieces, fundamental, np.concatenate(means), np.concatenate(factors), down)
-
-
-def _host_factor(columns: np.ndarray) -> np.ndarray:
-    """Lower triangular L with L L^T = C C^T, (n, k, m) -> (n, k, k)."""
-    factor = np.swapaxes(np.linalg.qr(np.swapaxes(columns, 1, 2), mode="r"), 1, 2)
-    return factor * np.where(np.diagonal(factor, axis1=1, axis2=2) < 0, -1.0, 1.0)[:, None, :]
 
 
 # ------------------------------------------------------------------------------------------------------- of both kinds
@@ -273,7 +267,7 @@ def starts(table: Table) -> tuple[np.ndarray, np.ndarray]:
     means, factors = [np.eye(k)], [np.zeros((k, k))]
     for E, L in zip(table.mean[: n - 1], table.factor[: n - 1]):
         means.append(E @ means[-1])
-        factors.append(_host_factor(np.concatenate([E @ factors[-1], L], axis=1)[None])[0])
+        factors.append(linalg.triangular_on_host(np.concatenate([E @ factors[-1], L], axis=1)))
     return np.stack(means), np.stack(factors)
 
 

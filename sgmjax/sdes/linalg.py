@@ -179,6 +179,12 @@ def _host_triangular_factor(a: np.ndarray) -> np.ndarray:
     return np.asarray(np.linalg.qr(a.T, mode="r")).T
 
 
+def triangular_on_host(a: np.ndarray) -> np.ndarray:
+    """Lower triangular L with a positive diagonal and L L^T = A A^T, (..., k, m) -> (..., k, k)."""
+    factor = np.swapaxes(np.linalg.qr(np.swapaxes(a, -1, -2), mode="r"), -1, -2)
+    return factor * np.where(np.diagonal(factor, axis1=-2, axis2=-1) < 0, -1.0, 1.0)[..., None, :]
+
+
 def is_concrete(*values: Any) -> bool:
     """Whether no value is a JAX tracer, so that numpy may look at it."""
     return not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(values))

@@ -62,13 +62,13 @@ class ScoreTask:
         """The same network, sampling, scoring and measuring likelihoods with another process."""
         return dataclasses.replace(self, model=self.model.as_process(sde))
 
-    def _check_labels(self, labels, length: int | None = None, *, hidden: bool = False) -> None:
-        """Raise InputError unless labels are classes that the network knows, or its "no class" where `hidden`."""
+    def _check_labels(self, labels, length: int | None = None) -> None:
+        """Raise InputError unless labels are classes that the network knows."""
         if labels is not None and self.num_classes is None:
             raise InputError("labels were given to a network without classes; set model.num_classes")
         if labels is not None:
             assert self.num_classes is not None
-            check_labels(labels, self.num_classes + hidden, length=length)
+            check_labels(labels, self.num_classes, length=length)
 
     def score_fn(self, variables: Variables, *, labels: Labels | None = None, guidance: float = 1.0) -> score.ScoreFn:
         """`ScoreModel.score_fn` of labels that are looked at."""
