@@ -15,23 +15,24 @@ if sys.argv[1] == "keep":
 import jax, jax.numpy as jnp
 
 @jax.jit
-def step(x):  # 300 MB of intermediate results
-    y = jnp.cumsum(x[None] * jnp.arange(1.0, 41)[:, None], axis=1)
-    return (jnp.sort(y, axis=0) * y).sum()
+def step(x):  # 320 MB of intermediate results
+    y = jax.lax.optimization_barrier(x[None] * jnp.arange(1.0, 41)[:, None])
+    return (jax.lax.optimization_barrier(jnp.sin(y)) * y).sum()
 
 x = jnp.ones(1_000_000)
-for _ in range(4):
+def faults_of_a_step():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     step(x).block_until_ready()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(5):
-    step(x).block_until_ready()
-faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+faults = sorted(faults_of_a_step() for _ in range(13))
 pages = step.lower(x).compile().memory_analysis().temp_size_in_bytes / resource.getpagesize()
-print(faults / 5 / pages)
+print(faults[6] / pages)
 """
 
 
 def share_of_pages_asked_for(mode, **environment):
+    """In the median step: the heap grows in the first, and in a few that find a small array in the place of theirs."""
     plain = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_TUNABLES"))}
     command = [sys.executable, "-c", PROGRAM, mode]
     environment = {**plain, "JAX_PLATFORMS": "cpu", **environment}
@@ -41,7 +42,7 @@ def share_of_pages_asked_for(mode, **environment):
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="tunes glibc's allocator")
 def test_freed_memory_is_used_again():
     assert share_of_pages_asked_for("leave") > 0.9  # or there is nothing to mend
-    assert share_of_pages_asked_for("keep") < 0.3
+    assert share_of_pages_asked_for("keep") < 0.01
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="tunes glibc's allocator")
