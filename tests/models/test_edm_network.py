@@ -9,6 +9,7 @@ networks have several.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiers
 
 from sgmjax import DenoiserModel, models, objectives, preconditioning, samplers, sdes
 from sgmjax._inputs import InputError
@@ -67,8 +69,10 @@ def test_the_denoiser_is_the_official_one(recorded, name, x64):
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-7 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("how", SAMPLER)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name, how",
+    tiers.alike(itertools.product(NAMES, SAMPLER), [*zip(NAMES, itertools.cycle(SAMPLER))]),
+)
 def test_the_sampler_is_the_official_one(recorded, name, how, x64):
     model, params = denoiser(recorded, name)
     labels = recorded.get(f"{name}/labels")

@@ -594,7 +594,7 @@ UNIPC = [
 ]
 
 
-@pytest.mark.parametrize("name, order, corrector", tiers.alike(UNIPC, [("psld", 3, True), ("third_order", 2, True)]))
+@pytest.mark.parametrize("name, order, corrector", tiers.alike(UNIPC, [("psld", 3, True)]))
 def test_unipc_is_exact_for_polynomial_estimates(x64, name: str, order: int, corrector: bool):
     """D a polynomial in lambda of the degree that the order has; the flow of its score by an integrator of order 8.
 
