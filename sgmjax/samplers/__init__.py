@@ -18,9 +18,11 @@ from sgmjax.samplers._euler_maruyama import em
 from sgmjax.samplers._exponential_coefficients import exponential_coefficients
 from sgmjax.samplers._exponential_midpoint import MidpointCoefficients, exponential_midpoint, midpoint_coefficients
 from sgmjax.samplers._ggf import ggf
+from sgmjax.samplers._ipndm import ipndm
 from sgmjax.samplers._likelihood import LikelihoodInfo, likelihood
 from sgmjax.samplers._predictor_corrector import pc, score_sde_times
 from sgmjax.samplers._probability_flow import ode
+from sgmjax.samplers._sa_solver import sa_solver
 from sgmjax.samplers._splitting import splitting
 from sgmjax.samplers._sscs import sscs
 from sgmjax.samplers._unipc import unipc
@@ -38,7 +40,7 @@ __all__ = [
     "MidpointCoefficients", "SampleInfo", "adaptive_sde", "annealed_langevin",
     "annealed_langevin_interpolation", "cfg_score", "colorize", "conjugate",
     "conjugate_coefficients", "ddim", "deis", "dpm_solver_pp", "edm", "em", "encode", "exponential_coefficients",
-    "exponential_midpoint", "gddim", "ggf", "guided_score", "inpaint", "interpolate", "likelihood",
-    "midpoint_coefficients", "noised", "ode", "pc", "reverse_drift", "score_sde_times", "slerp", "splitting", "sscs",
-    "start_at", "technique_4", "time_grid", "unipc", "variational_bound",
+    "exponential_midpoint", "gddim", "ggf", "guided_score", "inpaint", "interpolate", "ipndm", "likelihood",
+    "midpoint_coefficients", "noised", "ode", "pc", "reverse_drift", "sa_solver", "score_sde_times", "slerp",
+    "splitting", "sscs", "start_at", "technique_4", "time_grid", "unipc", "variational_bound",
 ]  # fmt: skip

@@ -76,7 +76,8 @@ def check_parameterization(parameterization: str) -> None:
 
 def contraction(path: Flow, lam: float) -> np.ndarray:
     """C of eq. (3) for every step, (steps, k, k)."""
-    return np.swapaxes(path.rotation[1:], 1, 2) @ damped(path, lam) @ path.rotation[:-1]
+    whole, _ = damped(path, lam)
+    return np.swapaxes(path.rotation[1:], 1, 2) @ whole @ path.rotation[:-1]
 
 
 def complement(C: np.ndarray) -> np.ndarray:
@@ -87,13 +88,18 @@ def complement(C: np.ndarray) -> np.ndarray:
 
 def _contracted(path: Flow, C: np.ndarray | None) -> ExponentialCoefficients:
     """The step of eq. (2); None is C = 1."""
-    R, O_T = path.R, np.swapaxes(path.rotation, 1, 2)
-    from_state, from_score = (O_T @ m for m in eps_matrices(path.sde, path.at))
-    end = R[1:] if C is None else R[1:] @ C
-    weights, noise = end - path.psi @ R[:-1], None
+    from_state, from_score, weights = frozen_eps(path)
+    noise = None
     if C is not None:
-        noise = R[1:] @ complement(C)
+        end = path.R[1:]
+        weights, noise = weights + end @ (C - np.eye(path.sde.k)), end @ complement(C)
     return assemble(path, path.psi, from_state, from_score, weights[:, None], noise)
+
+
+def frozen_eps(path: Flow) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """eps_R = Mz z + Ms score, (steps + 1, k, k) each, and its weight in the step of eq. (1), (steps, k, k)."""
+    from_state, from_score = (np.swapaxes(path.rotation, 1, 2) @ m for m in eps_matrices(path.sde, path.at))
+    return from_state, from_score, path.R[1:] - path.psi @ path.R[:-1]
 
 
 def _share_of_posterior(C: np.ndarray, eta: float) -> np.ndarray:

@@ -1,9 +1,13 @@
-"""DEIS: multistep exponential integrators of the probability flow, orders 1 to 3, for any linear process.
+"""DEIS: multistep exponential integrators of the probability flow, orders 1 to 4, for any linear process.
 
 eps_K is replaced by the polynomial through its values at the last `order` grid points (Adams-Bashforth in the
 exponential frame), which the linear part then carries exactly:
 
     z_s = Psi(s, t) z_t + sum_j C_j eps_K(t_j),   C_j = int_t^s Psi(s, tau) 1/2 g g^T K^-T l_j(tau) dtau.
+
+With `corrector` every step is made again through one point more, eps where it ended, at no cost of its own
+(`exponential.multistep`): gDDIM's predictor-corrector. What that adds is carried on by Psi, which in phase space grows
+exponentially over long steps backwards; the data estimate's (`unipc`) does not.
 
 The first steps have fewer points and take a lower order: an error of h^2 once, small since eps hardly changes near the
 prior.
@@ -38,44 +42,50 @@ def deis_coefficients(
     times: TimeGrid,
     *,
     order: int = 3,
+    corrector: bool = False,
     parameterization: Parameterization = "R",
     variable: Variable = "log_snr",
 ) -> ExponentialCoefficients:
     """See `deis`."""
-    if order not in (1, 2, 3):
-        raise InputError(f"order = {order}: must be 1, 2 or 3.")
+    if order not in (1, 2, 3, 4):
+        raise InputError(f"order = {order}: must be 1 to 4.")
     if variable not in ("log_snr", "t", "rho"):
         raise InputError(f"variable must be 'log_snr', 't' or 'rho', not {variable!r}.")
     check_parameterization(parameterization)
     path = host_flow(sde, times)
-    steps = len(path.times) - 1
-    weights = np.zeros((steps, order, sde.k, sde.k))
-    for i in range(steps):
-        newest = min(order, i + 1)
-        weights[i, :newest] = _step_weights(path, i, newest, parameterization, variable)
+    points, _ = _variable(variable, path.times, path.at)
+    weights = exponential.multistep(
+        len(path.times) - 1,
+        path.psi,
+        lambda i, p: _step_weights(path, i, points[i::-1][:p], parameterization, variable),
+        lambda i, p: _step_weights(path, i, np.append(points[i + 1], points[i::-1][:p]), parameterization, variable),
+        order=order,
+        corrector_order=corrector * order,
+    )
     from_state, from_score = eps_matrices(path.sde, path.at)
     if parameterization == "R":
         from_state, from_score = (np.swapaxes(path.rotation, 1, 2) @ m for m in (from_state, from_score))
     return assemble(path, path.psi, from_state, from_score, weights)
 
 
-def _step_weights(path: Flow, i: int, order: int, parameterization: Parameterization, variable: Variable) -> np.ndarray:
-    """C_j of the step from t_i, (order, k, k)."""
+def _step_weights(
+    path: Flow, i: int, points: np.ndarray, parameterization: Parameterization, variable: Variable
+) -> np.ndarray:
+    """C_j of the step from t_i for eps at the points, in the variable, (points, k, k)."""
     panels = path.step == i
     tau, weight, inside = path.tau[panels], path.weight[panels], HostProcess(*(v[panels] for v in path.inside))
-    points, _ = _variable(variable, path.times, path.at)
     inner, rate = _variable(variable, tau, inside)
-    value, slope = lagrange(points[i::-1][:order], inner)
+    value, slope = lagrange(points, inner)
     psi = path.to_end_of_step[panels]
     if parameterization == "L":
         integrand = 0.5 * psi @ inside.ggT @ np.swapaxes(inside.inverse, -1, -2)
         return -np.einsum("pn,pnj,pnab->jab", weight, value, integrand)
-    # linear_flow eq. (4); l_j is 0 or 1 at t_i
+    # linear_flow eq. (4)
     carried = psi @ inside.factor @ path.inner_rotation[panels]
-    ends, _ = lagrange(points[i::-1][:order], points[i + 1])
-    out = ends[:, None, None] * path.R[i + 1] + np.einsum("pn,pnj,pnab->jab", weight * rate, slope, carried)
-    out[0] -= path.psi[i] @ path.R[i]
-    return out
+    ends, _ = _variable(variable, path.times[i : i + 2], HostProcess(*(v[i : i + 2] for v in path.at)))
+    at_start, at_end = lagrange(points, ends)[0][:, :, None, None]
+    out = at_end * path.R[i + 1] - at_start * (path.psi[i] @ path.R[i])
+    return out + np.einsum("pn,pnj,pnab->jab", weight * rate, slope, carried)
 
 
 def _variable(kind: Variable, t: np.ndarray, at: HostProcess) -> tuple[np.ndarray, np.ndarray]:
@@ -109,6 +119,7 @@ def deis(
     *,
     times: TimeGrid,
     order: int = 3,
+    corrector: bool = False,
     parameterization: Parameterization = "R",
     variable: Variable = "log_snr",
     coefficients: ExponentialCoefficients | None = None,
@@ -119,7 +130,8 @@ def deis(
 
     Args:
         key, score_fn, sde, shape, times, denoise: as `em`; times must end above 0.
-        order: 1 (gDDIM, DDIM for k = 1), 2 or 3.
+        order: 1 (gDDIM, DDIM for k = 1) to 4.
+        corrector: correct every step through one point more; the order rises by one.
         parameterization: see `gddim`.
         variable: in which the polynomials are: "log_snr", half the log of the information z_t has on x_0
             (log alpha / sigma for k = 1); "t", the paper's tAB; "rho" = e^-log_snr (sigma / alpha), its rhoAB.
@@ -133,8 +145,8 @@ def deis(
     """
     if coefficients is None:
         coefficients = deis_coefficients(
-            sde, times, order=order, parameterization=parameterization, variable=variable
-        )  # fmt: skip
+            sde, times, order=order, corrector=corrector, parameterization=parameterization, variable=variable
+        )
     return exponential.sample(
         key, score_fn, sde, shape, times=times, coefficients=coefficients, denoise=denoise, options=options
     )

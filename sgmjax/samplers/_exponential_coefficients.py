@@ -9,18 +9,22 @@ from sgmjax._types import TimeGrid
 from sgmjax.samplers._ddim import ddim_coefficients, gddim_coefficients
 from sgmjax.samplers._deis import deis_coefficients
 from sgmjax.samplers._dpm_solver import dpm_solver_pp_coefficients
+from sgmjax.samplers._ipndm import ipndm_coefficients
+from sgmjax.samplers._sa_solver import sa_solver_coefficients
 from sgmjax.samplers._unipc import unipc_coefficients
 from sgmjax.samplers.exponential import ExponentialCoefficients
 from sgmjax.sdes import SDE
 
-Method = Literal["ddim", "gddim", "deis", "dpm_solver_pp", "unipc"]
+Method = Literal["ddim", "gddim", "deis", "ipndm", "dpm_solver_pp", "unipc", "sa_solver"]
 
 _METHODS = {
     "ddim": ddim_coefficients,
     "gddim": gddim_coefficients,
     "deis": deis_coefficients,
+    "ipndm": ipndm_coefficients,
     "dpm_solver_pp": dpm_solver_pp_coefficients,
     "unipc": unipc_coefficients,
+    "sa_solver": sa_solver_coefficients,
 }
 
 

@@ -1,6 +1,6 @@
 """Exponential integrators: the linear part of the reverse process exactly, what the network predicts extrapolated.
 
-Every one of them here (`ddim`, `gddim`, `deis`, `dpm_solver_pp`, `unipc`) makes the same step with other matrices,
+Every one of them here (`ddim`, `gddim`, `deis`, `ipndm`, `dpm_solver_pp`, `unipc`, `sa_solver`) makes the same step,
 
     z_s = A z_t + sum_j W_j e_j + noise xi,      e_0 = Mz z_t + Ms score(z_t, t),
 
@@ -22,6 +22,7 @@ and the compiled function serves processes of all parameters.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -79,6 +80,53 @@ def assemble(
         transition=T.T @ (A + total @ Mz) @ T, push=T.T @ (total @ Ms) @ T, from_state=Mz @ T, from_score=Ms @ T,
         weights=T.T @ W[:, 1:], noise=None if noise is None else T.T @ noise,
     )  # fmt: skip
+
+
+def multistep(
+    steps: int,
+    carry: np.ndarray,
+    predictor: Callable[[int, int], np.ndarray],
+    corrector: Callable[[int, int], np.ndarray] | None = None,
+    *,
+    order: int,
+    corrector_order: int = 0,
+    lower_order_final: bool = False,
+) -> np.ndarray:
+    """The W of every step of a method that predicts, and corrects without an evaluation of its own (UniC).
+
+    Once the prediction e is known where a step has ended, the step is made again through one point more, and the next
+    starts from there. What that adds to z is a combination of predictions which the next step has too, as both take
+    the same share of z_t: so predictor and corrector together are one multistep method, with the weights of the
+    predictor and, carried through the next step, the difference of the two.
+
+    Args:
+        steps: how many.
+        carry: the predictor's share of z_t, (steps, k, k): the A of `assemble`.
+        predictor: predictor(i, p) -> weights of e at t_i, t_{i-1}, ..., (p, k, m).
+        corrector: corrector(i, p) -> weights of e at t_{i+1}, t_i, t_{i-1}, ..., (p + 1, k, m).
+        order, corrector_order: of both; the first steps, which know fewer points, have less. No corrector if 0.
+        lower_order_final: fall to order 1 towards the last step.
+
+    Returns:
+        (steps, points, k, m), the newest first.
+    """
+    out, correction = [], np.zeros((0, *predictor(0, 1).shape[1:]))
+    for i in range(steps):
+        here = min(i + 1, steps - i if lower_order_final else i + 1)
+        predicted = predictor(i, min(order, here))
+        out.append(_sum(predicted, carry[i] @ correction))
+        if corrector_order and corrector is not None:
+            correction = _sum(corrector(i, min(corrector_order, here)), np.insert(-predicted, 0, 0.0, axis=0))
+    points = max(order, corrector_order) + 1 if corrector_order else order
+    return np.stack([_sum(w, np.zeros((points, *w.shape[1:]))) for w in out])
+
+
+def _sum(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Of two arrays of unequal length."""
+    out = np.zeros((max(len(a), len(b)), *np.broadcast_shapes(a.shape[1:], b.shape[1:])))
+    out[: len(a)] += a
+    out[: len(b)] += b
+    return out
 
 
 def sample(

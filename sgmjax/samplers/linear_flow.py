@@ -55,6 +55,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sgmjax._inputs import InputError
+from sgmjax._types import Numbers
 from sgmjax.sdes import SDE, linalg
 
 NODES = 10  # Gauss-Legendre nodes of a panel
@@ -347,15 +348,26 @@ def propagate(rate: np.ndarray, width: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return np.eye(k) + np.einsum("j,pjab,pjbc->pac", _WEIGHTS, rate, inner), inner
 
 
-def damped(flow: Flow, lam: float) -> np.ndarray:
-    """W(t_{i+1}, t_i), (n, k, k), with dW/dtau = (A + lam^2 / 2 H) W: see `gddim`. Orthogonal for lam = 0."""
-    rate = (rotation_rate(flow.inside) + 0.5 * lam**2 * whitened_noise(flow.inside)) * flow.tau[..., None, None]
+def damped(flow: Flow, lam: Numbers) -> tuple[np.ndarray, np.ndarray]:
+    """W(t_{i+1}, tau) with dW/ds = (A + lam^2 / 2 H) W: see `gddim`. Orthogonal for lam = 0.
+
+    Args:
+        lam: a number, or one for each step (n,).
+
+    Returns:
+        W at the start of every step, (n, k, k), and at the nodes, (P, NODES, k, k).
+    """
+    strength = np.broadcast_to(lam, len(flow.times) - 1)[flow.step, None, None, None] ** 2
+    rate = (rotation_rate(flow.inside) + 0.5 * strength * whitened_noise(flow.inside)) * flow.tau[..., None, None]
     widths = flow.weight[:, 0] / (_WEIGHTS[0] * flow.tau[:, 0])
-    downwards, _ = propagate(-rate[:, ::-1], widths)
-    out = np.tile(np.eye(flow.sde.k), (len(flow.times) - 1, 1, 1))
-    for p, i in enumerate(flow.step):
-        out[i] = downwards[p] @ out[i]
-    return out
+    # the transpose, from 1 at the lower end upwards: it shrinks
+    ends, nodes = propagate(-np.swapaxes(rate, -1, -2), widths)
+    whole = np.tile(np.eye(flow.sde.k), (len(flow.times) - 1, 1, 1))
+    for p in range(len(flow.step) - 1, -1, -1):
+        i = flow.step[p]
+        nodes[p] = nodes[p] @ whole[i]
+        whole[i] = ends[p] @ whole[i]
+    return np.swapaxes(whole, -1, -2), np.swapaxes(nodes, -1, -2)
 
 
 # ---- what is read off a state and its score

@@ -19,8 +19,10 @@ from sgmjax.samplers._edm import edm
 from sgmjax.samplers._euler_maruyama import em
 from sgmjax.samplers._exponential_midpoint import exponential_midpoint
 from sgmjax.samplers._ggf import ggf
+from sgmjax.samplers._ipndm import ipndm
 from sgmjax.samplers._predictor_corrector import pc
 from sgmjax.samplers._probability_flow import ode
+from sgmjax.samplers._sa_solver import sa_solver
 from sgmjax.samplers._splitting import splitting
 from sgmjax.samplers._sscs import sscs
 from sgmjax.samplers._unipc import unipc
@@ -35,8 +37,10 @@ SAMPLERS: dict[str, Callable[..., Any]] = {
     "ddim": ddim,
     "gddim": gddim,
     "deis": deis,
+    "ipndm": ipndm,
     "dpm_solver_pp": dpm_solver_pp,
     "unipc": unipc,
+    "sa_solver": sa_solver,
     "edm": edm,
     "splitting": splitting,
     "conjugate": conjugate,

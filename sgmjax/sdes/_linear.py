@@ -64,6 +64,9 @@ class Linear(SDE):
     num_noised: int
     name: str = "linear"
 
+    def __repr__(self) -> str:
+        return f"<{self.name}: a linear process of {self.k} variables, {self.num_noised} of them with noise>"
+
     def _turn_back(self, matrix: Any) -> Any:
         return matrix if self.frame is None else linalg.conjugate(jnp.transpose(self.frame), matrix)
 

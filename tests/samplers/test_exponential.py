@@ -225,7 +225,10 @@ EXACT = {
     "ddim": {"method": "ddim"},
     "deis": {"method": "deis", "order": 3},
     "deis in t": {"method": "deis", "order": 2, "variable": "t"},
+    "ipndm": {"method": "ipndm"},
     "dpm_solver_pp": {"method": "dpm_solver_pp"},
+    "dpm_solver_pp 3M": {"method": "dpm_solver_pp", "order": 3},
+    "sa_solver": {"method": "sa_solver", "tau": 0.0},
     "unipc": {"method": "unipc", "order": 3},
     "unipc bh1": {"method": "unipc", "order": 2, "variant": "bh2"},
 }
@@ -299,6 +302,8 @@ STOCHASTIC = {
     "lam 3": {"method": "gddim", "lam": 3.0},
     "dpm lam 0.5": {"method": "dpm_solver_pp", "lam": 0.5},
     "dpm lam 1": {"method": "dpm_solver_pp", "lam": 1.0},
+    "sa 1": {"method": "sa_solver"},
+    "sa 0.5": {"method": "sa_solver", "tau": 0.5},
 }
 
 
@@ -319,7 +324,7 @@ def test_noise_leaves_the_law_of_point_data_exact(x64, name: str):
         np.testing.assert_allclose(A @ top.mean + run[:, -1], end.mean, atol=1e-8, err_msg=label)
         covariance = A @ top.covariance @ A.T + noise
         np.testing.assert_allclose(covariance, end.covariance, atol=1e-9, err_msg=label)
-        if label in ("eta 1", "lam 1", "dpm lam 1"):
+        if label in ("eta 1", "lam 1", "dpm lam 1", "sa 1"):
             Psi = top.E @ np.linalg.inv(end.E)
             regression = end.covariance @ Psi.T @ np.linalg.inv(top.covariance)
             np.testing.assert_allclose(A, regression, atol=2e-7, err_msg=label)
@@ -414,7 +419,10 @@ ORDERS = {
     "deis 3 in t": ({"order": 3, "variable": "t"}, 3),
     "deis 3 in rho": ({"order": 3, "variable": "rho"}, 3),
     "deis 3 L": ({"order": 3, "parameterization": "L"}, 3),
+    "deis 2 corrected": ({"order": 2, "corrector": True}, 3),
+    "ipndm 4": ({"method": "ipndm"}, 2),  # its weights are those of equal steps
     "dpm_solver_pp": ({"method": "dpm_solver_pp"}, 2),
+    "dpm_solver_pp 3M": ({"method": "dpm_solver_pp", "order": 3}, 3),
     "unipc 1": ({"method": "unipc", "order": 1}, 2),  # the corrector gives one more
     "unipc 2": ({"method": "unipc", "order": 2}, 3),
     "unipc 2 in bh2": ({"method": "unipc", "order": 2, "variant": "bh2"}, 3),
@@ -494,8 +502,19 @@ BAD = {
     "zero": (lambda: exponential_coefficients(sdes.psld(), [1.0, 0.0]), "times must end above 0"),
     "grid": (lambda: exponential_coefficients(sdes.psld(), [0.5, 1.0]), "times must be"),
     "method": (lambda: exponential_coefficients(sdes.psld(), [1.0, 0.5], method="plms"), "method must be one of"),
-    "order": (lambda: exponential_coefficients(sdes.psld(), [1.0, 0.5], order=4), "order = 4: must be 1, 2 or 3"),
-    "2M": (lambda: exponential_coefficients(sdes.psld(), [1.0, 0.5], method="dpm_solver_pp", order=3), "order = 3"),
+    "order": (lambda: exponential_coefficients(sdes.psld(), [1.0, 0.5], order=5), "order = 5: must be 1 to 4"),
+    "2M": (lambda: exponential_coefficients(sdes.psld(), [1.0, 0.5], method="dpm_solver_pp", order=4), "order = 4"),
+    "ipndm": (lambda: exponential_coefficients(sdes.psld(), [1.0, 0.5], method="ipndm", order=0), "order = 0"),
+    "tau": (lambda: exponential_coefficients(sdes.psld(), [1.0, 0.5], method="sa_solver", tau=-1.0), "tau = -1"),
+    "levels": (
+        lambda: exponential_coefficients(sdes.psld(), [1.0, 0.5], method="sa_solver", S_min=2.0, S_max=1.0),
+        "S_min = 2, S_max = 1: must be noise levels",
+    ),
+    "corrector": (
+        lambda: exponential_coefficients(sdes.psld(), [1.0, 0.5], method="sa_solver", corrector=5),
+        "corrector = 5",
+    ),
+    "variant": (lambda: exponential_coefficients(sdes.vp(), [1.0, 0.5], method="unipc", variant="bh3"), "'bh1'"),
     "eta": (lambda: exponential_coefficients(sdes.psld(), [1.0, 0.5], method="ddim", eta=1.5), "eta = 1.5"),
     "lam": (lambda: exponential_coefficients(sdes.psld(), [1.0, 0.5], method="gddim", lam=-1.0), "lam = -1"),
     "factor": (lambda: exponential_coefficients(sdes.psld(), [1.0, 0.5], parameterization="S"), "'R' or 'L'"),
@@ -589,23 +608,30 @@ def test_unipc_by_its_order_conditions(name: str, order: int, variant: str):
         np.testing.assert_allclose(scalar_run(c, data, a, sigma, 1.3), expected, rtol=1e-8, err_msg=str(options))
 
 
-UNIPC = [
-    (name, order, c) for name in ("psld", "third_order", "friction") for order in (1, 2, 3, 4) for c in (False, True)
+POLYNOMIAL = [
+    (name, order, corrector, tau)
+    for name in ("psld", "third_order", "friction")
+    for order in (1, 2, 3, 4)
+    for corrector in (0, order)
+    for tau in (0.0, 0.8)
 ]
 
 
-@pytest.mark.parametrize("name, order, corrector", tiers.alike(UNIPC, [("psld", 3, True)]))
-def test_unipc_is_exact_for_polynomial_estimates(x64, name: str, order: int, corrector: bool):
-    """D a polynomial in lambda of the degree that the order has; the flow of its score by an integrator of order 8.
+@pytest.mark.parametrize("name, order, corrector, tau", tiers.alike(POLYNOMIAL, [("psld", 3, 3, 0.8)]))
+def test_exact_for_polynomial_estimates(x64, name: str, order: int, corrector: int, tau: float):
+    """D a polynomial in lambda of the degree that the order has; the mean of its process by an integrator of order 8.
 
     Once the first steps, which have fewer estimates, are over: they are given D constant.
     """
     sde = (analytic.PROCESSES | analytic.NEW)[name]
     times = np.array([0.9, 0.75, 0.6, 0.48, 0.36, 0.25])
-    c = exponential_coefficients(sde, times, method="unipc", order=order, corrector=corrector)
+    c = exponential_coefficients(sde, times, method="sa_solver", order=order, corrector=corrector, tau=tau)
+    if not tau:
+        unipc = exponential_coefficients(sde, times, method="unipc", order=order, corrector=corrector > 0)
+        jax.tree.map(np.testing.assert_array_equal, c, unipc)
     degree = order - 1  # of the corrector one more, which the predictor does not see
     level = lambda t: -np.log(np.asarray(sdes.noise_level(sde, jnp.asarray(np.atleast_1d(t)))))  # noqa: E731
-    first = order + corrector - 1
+    first = order + (corrector > 0) - 1
     start = level(times[first])[0]
 
     def estimate(t):
@@ -618,7 +644,7 @@ def test_unipc_is_exact_for_polynomial_estimates(x64, name: str, order: int, cor
 
     def slope(t, z):
         f, ggT, mean, covariance = (np.asarray(v) for v in coefficients(jnp.asarray([t])))
-        return f @ z - 0.5 * ggT @ np.linalg.solve(covariance, mean * estimate(t)[0] - z)
+        return f @ z - 0.5 * (1 + tau**2) * ggT @ np.linalg.solve(covariance, mean * estimate(t)[0] - z)
 
     z = np.random.default_rng(0).normal(size=sde.k)
     expected = scipy.integrate.solve_ivp(slope, (times[first], times[-1]), z, method="DOP853", rtol=1e-11, atol=1e-13)
