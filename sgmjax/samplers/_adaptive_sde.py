@@ -142,8 +142,10 @@ def adaptive_sde(
             max_steps=max_steps,
             throw=False,  # its check would bring the whole batch to the host and back
         )
-        assert solution.ys is not None  # saved at the end point
-        return solution.ys[0], solution.stats["num_steps"], diffrax.is_successful(solution.result)
+        assert solution.ys is not None and solution.ts is not None  # saved where it stopped
+        # what was left for the last step may have been so short that a next one, which is not taken, would be too short
+        done = diffrax.is_successful(solution.result) | (solution.ts[0] >= finish)
+        return solution.ys[0], solution.stats["num_steps"], done
 
     if per_sample:
         final, steps, success = jax.vmap(lambda one, seed: solve(one[None], seed[None]))(z, seeds)

@@ -278,3 +278,13 @@ def test_unsolved_is_an_error(options):
         jax.block_until_ready(
             samplers.adaptive_sde(jax.random.key(0), analytic.gaussian_score(sde, MU, S), sde, (2, 3), **options)
         )
+
+
+def test_a_last_step_may_be_as_short_as_what_is_left():
+    """Of 256 paths some come within a tenth of `brownian_tol` of the end before their last step."""
+    sde = analytic.PROCESSES["vp"]
+    options = {"per_sample": True, "t_min": 0.1, "rtol": 0.3, "atol": 0.3, "brownian_tol": 2.0**-7}
+    x, _ = samplers.adaptive_sde(
+        jax.random.key(0), analytic.gaussian_score(sde, MU, S), sde, (256, 1), **options
+    )  # fmt: skip
+    assert np.isfinite(x).all()
