@@ -10,10 +10,10 @@ from sgmjax import _cli
 NAMES = ("sampler", "steps", "grid", "denoise", "rtol", "atol", "batch_size", "num")
 
 
-def define(values: Any) -> None:
+def define(values: Any, *, grid: bool = True) -> None:
     """Defines --process, --sampler, --steps, --grid, --options, --denoise, --checkpoint and --params.
 
-    --rtol and --atol are each command's own.
+    --rtol and --atol are each command's own. Without --grid if not `grid`.
     """
     from absl import flags
 
@@ -22,7 +22,8 @@ def define(values: Any) -> None:
 
     flags.DEFINE_string("sampler", None, "name of the sampler", flag_values=values)
     flags.DEFINE_integer("steps", None, "network evaluations a sample, the denoising one included", flag_values=values)
-    flags.DEFINE_string("grid", None, "time grid: uniform, quadratic, rho, ...", flag_values=values)
+    if grid:
+        flags.DEFINE_string("grid", None, "time grid: uniform, quadratic, rho, ..., tuned", flag_values=values)
     flags.DEFINE_list("options", None, "the sampler's own settings, as snr=0.2,corrector=none", flag_values=values)
     flags.DEFINE_string("denoise", None, "last step: True, False, tweedie, ode, x_mean", flag_values=values)
     kinds = ["newest", "best"]
@@ -80,7 +81,7 @@ def given(values: Any) -> dict[str, Any]:
     Raises:
         UsageError: options that are not name=value.
     """
-    found = {name: value for name in NAMES if (value := getattr(values, name)) is not None}
+    found = {name: value for name in NAMES if (value := getattr(values, name, None)) is not None}
     if "denoise" in found:
         found["denoise"] = _cli.literal(found["denoise"])
     if values.options:

@@ -34,13 +34,14 @@ from sgmjax.samplers.grids import time_grid
 from sgmjax.samplers.guidance import cfg_score, guided_score
 from sgmjax.samplers.inpainting import colorize, inpaint
 from sgmjax.samplers.registry import SAMPLERS
+from sgmjax.samplers.tuning import TunedGrid, tune_grid
 
 __all__ = [
     "SAMPLERS", "BoundInfo", "ConjugateCoefficients", "ExponentialCoefficients", "LikelihoodInfo",
-    "MidpointCoefficients", "SampleInfo", "adaptive_sde", "annealed_langevin",
+    "MidpointCoefficients", "SampleInfo", "TunedGrid", "adaptive_sde", "annealed_langevin",
     "annealed_langevin_interpolation", "cfg_score", "colorize", "conjugate",
     "conjugate_coefficients", "ddim", "deis", "dpm_solver_pp", "edm", "em", "encode", "exponential_coefficients",
     "exponential_midpoint", "gddim", "ggf", "guided_score", "inpaint", "interpolate", "ipndm", "likelihood",
     "midpoint_coefficients", "noised", "ode", "pc", "reverse_drift", "sa_solver", "score_sde_times", "slerp",
-    "splitting", "sscs", "start_at", "technique_4", "time_grid", "unipc", "variational_bound",
+    "splitting", "sscs", "start_at", "technique_4", "time_grid", "tune_grid", "unipc", "variational_bound",
 ]  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 from sgmjax._inputs import InputError
@@ -17,7 +18,7 @@ from sgmjax.sdes import SDE
 
 Method = Literal["ddim", "gddim", "deis", "ipndm", "dpm_solver_pp", "unipc", "sa_solver"]
 
-_METHODS = {
+METHODS: dict[str, Callable[..., ExponentialCoefficients]] = {
     "ddim": ddim_coefficients,
     "gddim": gddim_coefficients,
     "deis": deis_coefficients,
@@ -45,6 +46,6 @@ def exponential_coefficients(
     Raises:
         ValueError: for an unknown method, a bad option or grid, a traced process.
     """
-    if method not in _METHODS:
-        raise InputError(f"method must be one of {', '.join(repr(m) for m in _METHODS)}, not {method!r}.")
-    return _METHODS[method](sde, times, **options)
+    if method not in METHODS:
+        raise InputError(f"method must be one of {', '.join(repr(m) for m in METHODS)}, not {method!r}.")
+    return METHODS[method](sde, times, **options)

@@ -22,6 +22,7 @@ and the compiled function serves processes of all parameters.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -30,7 +31,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sgmjax._inputs import InputError
-from sgmjax._types import Key, Samples, ScoreFn, Shape, TimeGrid
+from sgmjax._types import Key, Samples, ScoreFn, Shape, State, TimeGrid
 from sgmjax.samplers.common import Denoise, SampleInfo, batch_time, check_end, check_times, scan_grid
 from sgmjax.samplers.linear_flow import Flow, float64_process, flow
 from sgmjax.sdes import SDE, linalg
@@ -146,7 +147,7 @@ def sample(
         ValueError: for coefficients of another grid or another number of variables.
     """
     check_end(check_times(times)[-1], sde, in_log_t=True)
-    steps, older, k, m = np.shape(coefficients.weights)
+    steps, _, k, _ = np.shape(coefficients.weights)
     if steps != len(times) - 1 or k != sde.k:
         raise InputError(
             f"coefficients are for {steps} steps of {k} variables, but times has {len(times) - 1} steps and the "
@@ -154,25 +155,40 @@ def sample(
         )
     dtype = options.get("dtype", jnp.float32)
 
-    def step(z, memory, node):
-        c = node.extra
-        score = score_fn(z, batch_time(node.t, z))
-        out = linalg.apply(c.transition, z) + linalg.apply(c.push, score)
-        if older:
-            newest = linalg.apply(c.from_state, z) + linalg.apply(c.from_score, score)
-            for j in range(older):
-                out = out + linalg.apply(c.weights[j], memory[j] - newest)
-            memory = (newest, *memory)[:older]
-        if c.noise is not None:
-            out = out + linalg.apply(c.noise, node.noises[0])
+    def take(z, memory, node):
+        out, _, memory = step(score_fn(z, batch_time(node.t, z)), node.extra, z, memory)
+        if node.extra.noise is not None:
+            out = out + linalg.apply(node.extra.noise, node.noises[0])
         return out, memory
-
-    def no_memory(z):
-        return tuple(jnp.zeros_like(z[:, :m]) for _ in range(older))
 
     per_step = jax.tree.map(lambda v: jnp.asarray(v, dtype), coefficients)
     draws = 0 if coefficients.noise is None else 1
     return scan_grid(
-        step, key, score_fn, sde, shape, times=times, draws=draws, denoise=denoise, memory=no_memory, per_step=per_step,
-        **options,
+        take, key, score_fn, sde, shape, times=times, draws=draws, denoise=denoise,
+        memory=functools.partial(no_memory, coefficients), per_step=per_step, **options,
     )  # fmt: skip
+
+
+def step(
+    score: State, c: ExponentialCoefficients, z: State, memory: tuple[State, ...]
+) -> tuple[State, State, tuple[State, ...]]:
+    """The step of the module's docstring, without its noise.
+
+    Args:
+        score: at z. c: the matrices of this step. z: (batch, k, *event).
+        memory: e_1, e_2, ..., (batch, m, *event) each.
+
+    Returns:
+        z_s, e_0, and the memory of the next step.
+    """
+    out = linalg.apply(c.transition, z) + linalg.apply(c.push, score)
+    newest = linalg.apply(c.from_state, z) + linalg.apply(c.from_score, score)
+    for weight, older in zip(c.weights, memory, strict=True):
+        out = out + linalg.apply(weight, older - newest)
+    return out, newest, (newest, *memory)[: len(memory)]
+
+
+def no_memory(coefficients: ExponentialCoefficients, z: State) -> tuple[State, ...]:
+    """What the first step remembers. coefficients: of all steps."""
+    _, older, _, m = np.shape(coefficients.weights)
+    return tuple(jnp.zeros_like(z[:, :m]) for _ in range(older))

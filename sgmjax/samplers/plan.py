@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import PartitionSpec
 
 from sgmjax import sdes
@@ -22,7 +23,7 @@ from sgmjax._ranges import COUNT, OPEN_UNIT, POSITIVE, TOLERANCE
 from sgmjax._types import HostGrid, Key, Samples, Shape
 from sgmjax.samplers import registry
 from sgmjax.samplers._predictor_corrector import score_sde_times
-from sgmjax.samplers.common import SampleInfo
+from sgmjax.samplers.common import SampleInfo, check_times
 from sgmjax.samplers.editing import start_at
 from sgmjax.samplers.grids import time_grid
 from sgmjax.score import ScoreFn
@@ -38,7 +39,9 @@ class Plan:
         sampler: a name of `sgmjax.samplers.SAMPLERS`.
         options: the sampler's own settings, its function's keyword arguments, {"snr": 0.16}.
         steps: network evaluations, the denoising one included; of samplers on a grid.
-        grid: a name of `samplers.time_grid`; "score_sde" with `pc`, "levels" with VE, see `times`.
+        grid: a name of `samplers.time_grid`; "score_sde" with `pc`, "levels" with VE, see `times`; "tuned": that of
+            the setting `times`, or of a run folder, where `python -m sgmjax.tune_grid` has left it.
+        times: of grid "tuned", from 1 down to where sampling ends.
         rho, power: of the grids of these names.
         t_min: time where sampling ends.
         denoise: see `samplers.common.denoise_step`; "x_mean": pc's last step without its noise.
@@ -48,7 +51,8 @@ class Plan:
     sampler: str = "sscs"
     options: Settings = Settings()
     steps: Annotated[int, COUNT] = 50
-    grid: Literal["uniform", "quadratic", "power", "rho", "logsnr", "score_sde", "levels"] = "quadratic"
+    grid: Literal["uniform", "quadratic", "power", "rho", "logsnr", "score_sde", "levels", "tuned"] = "quadratic"
+    times: tuple[float, ...] = ()
     rho: Annotated[float, POSITIVE] = 7.0
     power: Annotated[float, POSITIVE] = 2.0
     t_min: Annotated[float, OPEN_UNIT] = 1e-3
@@ -106,12 +110,20 @@ def times(plan: Plan, sde: sdes.SDE) -> tuple[HostGrid, dict[str, Any]]:
         ValueError: a grid that cannot be.
     """
     evaluations = registry.evaluations_per_step(plan.sampler, plan.options)
+    last = bool(plan.denoise) and plan.denoise != "x_mean"  # which takes no evaluation of its own
+    if plan.grid == "tuned":
+        steps = grid_steps(plan)
+        if len(plan.times) != steps + 1:
+            raise InputError(
+                f"grid 'tuned' takes `times`, {steps + 1} of them for steps = {plan.steps}, and has {len(plan.times)}: "
+                "make them by python -m sgmjax.tune_grid for a run, or by samplers.tune_grid"
+            )
+        return check_times(np.asarray(plan.times, np.float64)), {}
     if plan.grid == "score_sde":
         if plan.sampler != "pc":
             raise InputError("grid 'score_sde' is for sampler 'pc'")
         num_scales = plan.options.get("num_scales") or plan.steps // evaluations
         return score_sde_times(num_scales, t_min=plan.t_min), {"num_scales": num_scales}
-    last = bool(plan.denoise) and plan.denoise != "x_mean"  # which takes no evaluation of its own
     annealed = plan.sampler == "annealed_langevin"  # which takes its steps at the last time too
     nfe = plan.steps
     if annealed or plan.grid == "levels":
@@ -129,6 +141,12 @@ def times(plan: Plan, sde: sdes.SDE) -> tuple[HostGrid, dict[str, Any]]:
         power=plan.power,
     )  # fmt: skip
     return grid, {}
+
+
+def grid_steps(plan: Plan) -> int:
+    """How many steps of the sampler the budget of `plan.steps` evaluations allows."""
+    last = bool(plan.denoise) and plan.denoise != "x_mean"
+    return (plan.steps - last) // registry.evaluations_per_step(plan.sampler, plan.options)
 
 
 def check(plan: Plan, sde: sdes.SDE, where: str = "sampling") -> None:

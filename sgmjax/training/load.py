@@ -33,7 +33,7 @@ from sgmjax.tasks import build
 from sgmjax.tasks.base import Variables
 from sgmjax.tasks.features import FeatureTask
 from sgmjax.tasks.score import ScoreTask
-from sgmjax.training import tensors, workdir
+from sgmjax.training import tensors, tuned, workdir
 from sgmjax.training.checkpoint import Checkpointer
 
 
@@ -106,6 +106,8 @@ def load_run(
         raise InputError("process: is of a run with a config; make a task of your own with the process that you want")
     if task is None:
         config = read_config(path, sampling if process is None else None)
+        if process is None:
+            config = _with_tuned_grid(path, config, None)
         about = workdir.read_data(path)
         known = {"class_names": about.class_names, "discrete": about.discrete}
         parts = build.phases(config, about.shape, about.num_classes, **known)
@@ -125,6 +127,7 @@ def load_run(
     learnt = next((one for (one, _), end in zip(parts, ends, strict=True) if step <= end), parts[-1][0])
     if process is not None:
         learnt, config = _as_process(learnt, read_config(path, sampling), process, ends="t_min" in (sampling or {}))
+        config = _with_tuned_grid(path, config, process)
     return LoadedRun(learnt, variables, step, config)
 
 
@@ -142,6 +145,13 @@ def _as_process(task: Any, config: Config, process: Mapping[str, Any], *, ends: 
         level = host_noise_level(task.sde, np.asarray([plan.t_min]))
         plan = dataclasses.replace(plan, t_min=max(EARLIEST_SURE, float(host_time_at(sde, level)[0])))
     return task.as_process(sde), dataclasses.replace(config, sde=section, sampling=plan)
+
+
+def _with_tuned_grid(path: str | os.PathLike, config: Config, process: Mapping[str, Any] | None) -> Config:
+    """The config with the times of grid "tuned", where they are not in it, from the run's folder."""
+    if config.sampling.grid != "tuned" or config.sampling.times:
+        return config
+    return dataclasses.replace(config, sampling=tuned.fill(path, config.sampling, process))
 
 
 def _of_folder(
