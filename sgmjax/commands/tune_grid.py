@@ -75,6 +75,7 @@ def tune(request: Any) -> None:
     from sgmjax._say import say
     from sgmjax.samplers import plan as plans
     from sgmjax.samplers import registry
+    from sgmjax.samplers.grids import host_noise_level
     from sgmjax.tasks import ClassifierTask, FeatureTask
     from sgmjax.training import tuned
     from sgmjax.training.load import load_run
@@ -108,5 +109,5 @@ def tune(request: Any) -> None:
         variables=run.variables, progress=say,
     )  # fmt: skip
     file = tuned.write(path, plan, process, found, step=run.step, seed=values.seed, num=values.num)
-    levels = samplers.grids.host_noise_level(task.sde, found.times)
+    levels = host_noise_level(task.sde, found.times)
     say(f"noise levels {', '.join(f'{level:.3g}' for level in levels)}; {time.perf_counter() - start:.1f} s, {file}")

@@ -31,7 +31,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sgmjax._inputs import InputError
-from sgmjax._types import Key, Samples, ScoreFn, Shape, State, TimeGrid
+from sgmjax._types import AnyArray, Key, Samples, ScoreFn, Shape, State, TimeGrid
 from sgmjax.samplers.common import Denoise, SampleInfo, batch_time, check_end, check_times, scan_grid
 from sgmjax.samplers.linear_flow import Flow, float64_process, flow
 from sgmjax.sdes import SDE, linalg
@@ -170,8 +170,8 @@ def sample(
 
 
 def step(
-    score: State, c: ExponentialCoefficients, z: State, memory: tuple[State, ...]
-) -> tuple[State, State, tuple[State, ...]]:
+    score: State, c: ExponentialCoefficients, z: State, memory: tuple[AnyArray, ...]
+) -> tuple[State, AnyArray, tuple[AnyArray, ...]]:
     """The step of the module's docstring, without its noise.
 
     Args:
@@ -188,7 +188,7 @@ def step(
     return out, newest, (newest, *memory)[: len(memory)]
 
 
-def no_memory(coefficients: ExponentialCoefficients, z: State) -> tuple[State, ...]:
+def no_memory(coefficients: ExponentialCoefficients, z: State) -> tuple[AnyArray, ...]:
     """What the first step remembers. coefficients: of all steps."""
     _, older, _, m = np.shape(coefficients.weights)
     return tuple(jnp.zeros_like(z[:, :m]) for _ in range(older))
