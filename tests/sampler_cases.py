@@ -88,7 +88,10 @@ _COARSE = {"t_min": T_MIN, "rtol": 0.05, "atol": 0.05, "brownian_tol": 2.0**-14}
 CASES: dict[str, Case] = {
     "deis": Case("deis", {"times": GRID}, prepare=_exponential("deis")),
     "unipc": Case("unipc", {"times": GRID}, prepare=_exponential("unipc")),
-    "ipndm": Case("ipndm", {"times": GRID}, prepare=_exponential("ipndm")),
+    # of fourth order it diverges, see its docstring
+    "ipndm": Case(
+        "ipndm", {"times": GRID}, tuple(name for name in PROCESSES if name != "hold4"), prepare=_exponential("ipndm")
+    ),
     "sa_solver": Case("sa_solver", {"times": GRID}, prepare=_exponential("sa_solver")),
     "dpm_solver_pp": Case("dpm_solver_pp", {"times": GRID}, prepare=_exponential("dpm_solver_pp")),
     "ddim": Case("ddim", {"times": GRID}, SCALAR, prepare=_exponential("ddim")),

@@ -7,6 +7,10 @@ In DDIM's step (`ddim` eq. (1)) eps is replaced by
 
 e_j the predictions of this and the last points, whatever the steps' lengths are. `deis` has in the place of these the
 weights that belong to the grid.
+
+What that misses is carried on by Psi, which in phase space grows exponentially backwards: there order 2 is the highest
+to take with few steps. Third-order Langevin on a ring of Gaussians, quadratic grid of 50 steps, sliced W2 (two sets of
+true draws: 0.03): order 2 0.03, order 3 0.11, order 4 diverges; with four variables order 4 diverges at 200 steps too.
 """
 
 from __future__ import annotations

@@ -129,9 +129,9 @@ def test_resampling_tends_to_the_conditional_law(name: str):
     """The other pixel is N(1.35, 0.19). Replacing depends too little on the known one; repeating helps.
 
     4,000 samples: standard errors 0.01 of the mean, 2% of the variance. What noise reaches through two integrations
-    moves little in a stretch, so third order takes more repetitions.
+    moves little in a stretch, so third and fourth order take more repetitions.
     """
-    many = 24 if name == "third_order" else 8
+    many = 24 if name in ("third_order", "hold4") else 8
     sde = PROCESSES[name][0]
     right = 1.5 * CORRELATION, 1 - CORRELATION**2
     off = {}
