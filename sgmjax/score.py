@@ -15,11 +15,12 @@ from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Float, Real, Shaped
 
 from sgmjax._inputs import InputError
 from sgmjax._kinds import check_kind, says
-from sgmjax._types import AnyArray, EpsFn, Network, ScoreFn, Times
+from sgmjax._types import AnyArray, EpsFn, Network, Numbers, ScoreFn, Times
 from sgmjax.sdes import SDE, Denoiser, estimate, linalg, noise_level, time_at_noise_level
 from sgmjax.sdes._estimate import BLIND
 from sgmjax.sdes.base import Matching, check_time
@@ -308,3 +309,38 @@ def denoiser(score_fn: ScoreFn, sde: SDE) -> Denoiser:
         return look.noise(z, look.kernel.restrict(look.kernel.eps(score_fn(z, t))))
 
     return Denoiser(noise=noise)
+
+
+def analytic_start(score_fn: ScoreFn, sde: SDE, mean: Numbers, std: Numbers) -> ScoreFn:
+    """The score function, but at t = 1 that of normal data, which is known: a sampler's first evaluation is free.
+
+    At t = 1 a state knows next to nothing of its own x_0, and of the data only mean and variance matter. So a grid may
+    have one step more for the same number of evaluations of the network (`SampleInfo.nfe` counts the free one too).
+
+    Args:
+        score_fn: of the process, for a batch that shares its times or starts at 1 together.
+        sde: the process.
+        mean: of the data, in the network's range: a number, or an array of the shape of an event.
+        std: its standard deviation, likewise.
+
+    Raises:
+        InputError: a standard deviation that is not positive.
+
+    Reference: Dockhorn, Vahdat & Kreis 2022 (GENIE), "analytical first step", for VP and a standard normal.
+    """
+    check_kind(score_fn, "score")
+    if not np.all(np.asarray(std) > 0):
+        raise InputError(f"std = {std}: must be positive")
+
+    def noise(y, sigma):
+        sigma = linalg.expand_to(sigma, y.ndim)
+        mu, s = (jnp.broadcast_to(jnp.asarray(v, y.dtype), y.shape) for v in (mean, std))
+        return sigma * (y - mu) / (s**2 + sigma**2)
+
+    known = from_denoiser(Denoiser(noise=noise), sde)
+
+    @says(kind="score")
+    def started(z, t):
+        return jax.lax.cond(jnp.all(t >= 1), known, score_fn, z, t)
+
+    return started

@@ -201,3 +201,30 @@ def test_hybrid_and_denoising_score_matching_are_not_mixed_up(ours, theirs):
     np.testing.assert_array_equal(score.score_from_eps(_eps_fn(ours), sde)(z, t), kernel.score(_eps_fn(ours)(z, t)))
     other = score.score_from_eps(_eps_fn(ours), sde, matching=theirs)  # as official codes do, when it is said
     np.testing.assert_array_equal(other(z, t), sde.transition(t, theirs).score(_eps_fn(ours)(z, t)))
+
+
+@pytest.mark.parametrize("name", ["vp", "cld", "psld", "friction"])
+def test_the_first_evaluation_is_known(name: str, x64):
+    """At t = 1 the exact score of normal data, by a mean and a deviation of each element, without the network."""
+    sde = (analytic.PROCESSES | analytic.NEW)[name]
+    called: list = []
+
+    def network(z, t):
+        jax.debug.callback(lambda: called.append(1))
+        return sde.expand(sde.restrict(jnp.tanh(z)))
+
+    mean, std = np.array([0.3, -1.0]), np.array([0.5, 2.0])
+    started = jax.jit(score.analytic_start(network, sde, mean, std))
+    z = jax.random.normal(jax.random.key(0), (3, sde.k, 2), jnp.float64)
+    parts = [
+        analytic.gaussian_score(sde, m, s)(z[..., i : i + 1], jnp.ones(3)) for i, (m, s) in enumerate(zip(mean, std))
+    ]
+    np.testing.assert_allclose(started(z, jnp.ones(3)), jnp.concatenate(parts, axis=-1), rtol=1e-9, atol=1e-12)
+    jax.effects_barrier()
+    assert not called
+    np.testing.assert_array_equal(started(z, jnp.full(3, 0.999)), network(z, None))
+    samplers.unipc(jax.random.key(0), started, sde, (3, 2), times=np.array([1.0, 0.6, 0.3, 0.1]), denoise=False)
+    jax.effects_barrier()
+    assert len(called) == 2 + 2  # of three steps two ask the network
+    with pytest.raises(InputError, match="std = 0"):
+        score.analytic_start(network, sde, 0.0, 0.0)
