@@ -6,9 +6,9 @@
 
 The problems and the measure are those of `samplers.py`: sliced 2-Wasserstein distances to as many true draws, in
 floors, mean and standard error over ten seeds. Grids are tuned on other data of the same kind (a ring of seven, sixteen
-other centres) and other starts, by the distance to a teacher's path alone; among UniPC of order 2 and 3, with and without its corrector, the one that
-comes nearest there is taken. In the columns "+ start" the first evaluation is `score.analytic_start`'s, of the mean and
-deviation of the mixture that the grid was tuned on, and the grid has a step more.
+other centres) and other starts, by the distance to a teacher's path alone; of UniPC of order 2 and 3, with and without
+its corrector, the one that comes nearest there is taken. In the columns "+ start" the first evaluation is
+`score.analytic_start`'s, by mean and deviation of the data that the grid was tuned on, and the grid has a step more.
 
 Writes `tuned_grids.json`, a row a line, and `tuned_grids.md`.
 """
@@ -58,7 +58,7 @@ def tuned(mixture: exact.GaussianMixture, sde: Any, steps: int, start: bool, ref
         )
         for options in VARIANTS
     ]  # fmt: skip
-    best = int(np.argmin([one.error for one in found]))
+    best = int(np.argmin([np.inf if one.error is None else one.error for one in found]))
     return found[best], VARIANTS[best]
 
 

@@ -21,7 +21,7 @@ from test_inputs import BROKEN
 
 from sgmjax import _cli
 from sgmjax import config as settings
-from sgmjax.commands import evaluate, export_checkpoint, import_checkpoint, noise_levels, sample, train
+from sgmjax.commands import evaluate, export_checkpoint, import_checkpoint, noise_levels, sample, train, tune_grid
 
 pytestmark = pytest.mark.slow
 
@@ -30,6 +30,7 @@ COMMANDS = {
     "sample": sample.main,
     "evaluate": evaluate.main,
     "noise_levels": noise_levels.main,
+    "tune_grid": tune_grid.main,
     "import_checkpoint": import_checkpoint.main,
     "export_checkpoint": export_checkpoint.main,
 }
@@ -148,6 +149,7 @@ def test_numbers_of_flags(finished, capfd, command, name, value):
         "sample": [f"--workdir={finished}"],
         "evaluate": [f"--workdir={finished}", "--metrics=bpd"],
         "noise_levels": ["--data=digits"],
+        "tune_grid": [f"--workdir={finished}", "--sampler=unipc"],
         "import_checkpoint": ["--source=psld", "--config=psld_digits", "--checkpoint=none.ckpt"],
         "export_checkpoint": [f"--workdir={finished}", "--format=psld", f"--out={finished}/none.ckpt"],
     }[command]
@@ -342,6 +344,14 @@ WORDS = [
     ("evaluate", ["--workdir=RUN", "--metrics=bpd,bpd", "--out=/tmp/x"]),
     ("evaluate", ["--workdir=RUN", "--out=RUN"]),
     ("evaluate", ["--workdir=RUN", "--t_min=1.5"]),
+    ("sample", ["--workdir=RUN", "--sampler=unipc", "--grid=tuned"]),
+    ("tune_grid", []),
+    ("tune_grid", ["--workdir=RUN", "--sampler=ode"]),
+    ("tune_grid", ["--workdir=RUN", "--sampler=em", "--refine=5"]),
+    ("tune_grid", ["--workdir=RUN", "--sampler=unipc", "--steps=70"]),
+    ("tune_grid", ["--workdir=RUN", "--sampler=unipc", "--steps=1"]),
+    ("tune_grid", ["--workdir=RUN", "--sampler=unipc", "--options=order=9"]),
+    ("tune_grid", ["--workdir=RUN", "--sampler=unipc", "--process=cld", "--process.gama=1"]),
     ("noise_levels", []),
     ("noise_levels", ["--data=digits", "--config=ncsnv2_digits"]),
     ("noise_levels", ["--data=folder"]),

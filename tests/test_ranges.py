@@ -12,7 +12,17 @@ import pytest
 from sgmjax import _cli, _ranges, samplers, sdes
 from sgmjax._inputs import InputError
 from sgmjax._ranges import check_memory, check_range
-from sgmjax.commands import control, evaluate, export_checkpoint, import_checkpoint, inputs, noise_levels, sample, train
+from sgmjax.commands import (
+    control,
+    evaluate,
+    export_checkpoint,
+    import_checkpoint,
+    inputs,
+    noise_levels,
+    sample,
+    train,
+    tune_grid,
+)
 from sgmjax.config import ConfigError, from_dict
 from sgmjax.data import arrays
 from sgmjax.training import train as training
@@ -68,7 +78,12 @@ def test_arrays_and_traced_numbers():
 
 def test_every_number_of_every_command_has_a_range():
     """`parse_flags` looks the range of each number up; a flag without one would be a KeyError here."""
-    commands = {sample: sample.RANGES, evaluate: evaluate.RANGES, noise_levels: noise_levels.RANGES}
+    commands = {
+        sample: sample.RANGES,
+        evaluate: evaluate.RANGES,
+        noise_levels: noise_levels.RANGES,
+        tune_grid: tune_grid.RANGES,
+    }
     for command, ranges in commands.items():
         assert command.main(["x", *(f"--{name}=-1" for name in list(ranges)[:1])]) == 2
     for command in (train, import_checkpoint, export_checkpoint):
@@ -128,7 +143,7 @@ GIANTS = [
 @pytest.mark.parametrize(("command", "words", "message"), GIANTS, ids=[f"{c} {w[-40:]}" for c, w, _ in GIANTS])
 def test_giants(finished, tmp_path, monkeypatch, capsys, command, words, message):
     monkeypatch.setattr(_ranges, "memory", lambda: 10**10)
-    commands = (train, sample, evaluate, noise_levels, import_checkpoint)
+    commands = (train, sample, evaluate, noise_levels, tune_grid, import_checkpoint)
     main = {module.__name__.split(".")[-1]: module for module in commands}[command].main
     folders = {
         "train": f"--workdir={tmp_path}/new",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +19,7 @@ from refdata import ROOT
 from sgmjax import _cli, sdes
 from sgmjax import sharding as sh
 from sgmjax._inputs import InputError
-from sgmjax.commands import sample, train
+from sgmjax.commands import sample, train, tune_grid
 from sgmjax.config import from_dict
 from sgmjax.evaluation import draw
 from sgmjax.tasks import build
@@ -195,6 +196,39 @@ def test_sampling_with_another_process(finished, capsys):
     with pytest.raises(InputError, match="process: is of a run with a config"):
         load_run(finished, process={"name": "cld"}, task=lambda: None)
     capsys.readouterr()
+
+
+def test_a_tuned_grid_is_found(finished, capsys):
+    """By what it was tuned for, and by nothing else; nearer to the teacher than the plain grids."""
+    how = ["--sampler=unipc", "--steps=6", "--denoise=tweedie", "--options=order=3"]
+    tune = ["tune_grid", f"--workdir={finished}", *how, "--num=16", "--levels=20", "--refine=5"]
+    assert tune_grid.main(tune) == 0
+    file = finished / "grids" / "unipc_6_order3.json"
+    content = json.loads(file.read_text())
+    assert content["error"] < min(content["plain"].values()) and len(content["times"]) == 6
+    assert "noise levels 258, " in (out := capsys.readouterr().out) and str(file) in out
+    run = load_run(finished, sampling={"sampler": "unipc", "steps": 6, "denoise": "tweedie", "grid": "tuned",
+                                       "options": {"order": 3}})  # fmt: skip
+    assert list(run.plan.times) == content["times"] and run.plan.t_min == content["times"][-1]
+    draw = ["sample", f"--workdir={finished}", "--num=4", "--grid=tuned"]
+    assert sample.main([*draw, *how]) == 0
+    with np.load(finished / "samples" / "unipc_6_tuned_seed0.npz") as drawn:
+        assert drawn["nfe"] == 6 and np.isfinite(drawn["samples"]).all()
+    assert sample.main([*draw, *how[:1], "--steps=7"]) == 2
+    error = capsys.readouterr().err
+    assert (
+        "none for unipc, 7 steps" in error and "there: unipc, 6 steps, options {'order': 3}, denoise tweedie" in error
+    )
+    assert "python -m sgmjax.tune_grid" in error
+    # another process has another grid, and the same one is written again
+    assert tune_grid.main([*tune, "--process=cld"]) == 0 and tune_grid.main([*tune, "--seed=1"]) == 0
+    assert sorted(path.name for path in file.parent.iterdir()) == ["as_cld_unipc_6_order3.json", file.name]
+    assert json.loads(file.read_text())["seed"] == 1
+    assert sample.main([*draw, *how, "--process=cld"]) == 0
+    file.write_text("{}")
+    assert sample.main([*draw, *how]) == 2
+    assert "is no tuned grid: delete it" in capsys.readouterr().err
+    shutil.rmtree(file.parent)
 
 
 def test_sampling_with_a_samplers_own_settings(finished, capsys):
