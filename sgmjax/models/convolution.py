@@ -21,6 +21,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
+from sgmjax._types import AnyArray
+
 # Multiplications below which a 3 x 3 convolution stays as it is: Winograd's sixteen products take a second to compile.
 WORTHWHILE = 1e8
 
@@ -50,7 +52,7 @@ def mapped(count: int) -> contextlib.AbstractContextManager[None]:
 
 
 def convolve(
-    x: jax.Array, kernel: jax.Array, strides: Sequence[int], padding: str | Sequence[tuple[int, int]], **options: Any
+    x: AnyArray, kernel: AnyArray, strides: Sequence[int], padding: str | Sequence[tuple[int, int]], **options: Any
 ) -> jax.Array:
     """`lax.conv_general_dilated` of the same arguments, channels last.
 
