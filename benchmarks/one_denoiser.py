@@ -7,15 +7,17 @@
 
 Runs that differ in nothing but their seed are taken together: tables give the mean over them and its standard error.
 All processes step through the same kinds of grids (--grids): "rho" in their noise levels (Karras et al. 2022),
-"quadratic" in their times; end at the same level (--end) and take Tweedie's step from there. Where there are several
-grids, the first of the runs chooses, for each process, sampler and budget, and the others are what the tables show. The
-error is the pixel-space Frechet distance to the training data, in floors: that of as many of its images (at most half)
-to the others. Every measurement is kept in --out as soon as it is made, and none is made twice.
+"quadratic" in their times; end at the same level (--end) and take Tweedie's step from there. "tuned" is UniPC on the
+grid that `tune_grid` finds for each run, which may end earlier, and has rows of its own. Of several other grids the
+first of the runs chooses, for each process, sampler and budget, and the others are what the tables show. The error is
+the pixel-space Frechet distance to the training data, in floors: that of as many of its images (at most half) to the
+others. Every measurement is kept in --out as soon as it is made, and none is made twice.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import itertools
 import json
 import time
@@ -29,13 +31,15 @@ from sgmjax import load_run, sdes
 from sgmjax._files import replacing
 from sgmjax.evaluation.pictures import to_arrays
 from sgmjax.metrics import pixel_frechet
-from sgmjax.samplers.grids import Grid, host_time_at
+from sgmjax.samplers.grids import host_time_at
 from sgmjax.samplers.plan import Plan
+from sgmjax.samplers.tuning import tune_grid
 from sgmjax.training.load import load_data, read_config
 
 HERE = Path(__file__).resolve().parent
 BUDGETS = (5, 10, 20, 50)
 MANY = 200
+TUNED_UP_TO = 20  # evaluations
 SAMPLERS = ("exponential_midpoint", "unipc")
 PROCESSES: dict[str, sdes.SDE] = {
     "vp": sdes.vp(),
@@ -51,7 +55,7 @@ PROCESSES: dict[str, sdes.SDE] = {
 class Bench:
     """Measures, and remembers what was measured."""
 
-    def __init__(self, out: Path, num: int, end: float, grids: list[Grid]):
+    def __init__(self, out: Path, num: int, end: float, grids: list[str]):
         self.out, self.num, self.end, self.grids = out, num, end, grids
         self.found: dict[str, Any] = json.loads(out.read_text()) if out.is_file() else {}
         self._floors: dict[Any, tuple[float, np.ndarray]] = {}
@@ -84,9 +88,13 @@ class Bench:
                 for steps, grid in itertools.product(budgets, self.grids):
                     whose = f"{kind}/{settings['data']}/{settings['trained']}/{settings['seed']}"
                     key = f"{whose}/{name}/{sampler}/{steps}/{grid}"
-                    if key in self.found:
+                    if key in self.found or (grid == "tuned" and (sampler != "unipc" or steps > TUNED_UP_TO)):
                         continue
-                    plan = Plan(sampler=sampler, steps=steps, grid=grid, t_min=t_min, denoise="tweedie")
+                    plan = Plan(sampler=sampler, steps=steps, t_min=t_min, denoise="tweedie")
+                    if grid == "tuned":
+                        plan = self._tuned(plan, task, sde, run.variables)
+                    else:
+                        plan = dataclasses.replace(plan, grid=grid)
                     draw = jax.jit(lambda v, key, task=task, plan=plan: task.sample(v, key, self.num, plan)[0])
                     start = time.perf_counter()
                     samples = np.asarray(draw(run.variables, jax.random.key(1)))
@@ -99,13 +107,24 @@ class Bench:
                     _write(self.out, json.dumps(self.found, indent=1))
                     print(key, f"{error / floor:.2f} floors", flush=True)
 
+    def _tuned(self, plan: Plan, task: Any, sde: Any, variables: Any) -> Plan:
+        """On the grid that is tuned to this network, by 64 paths of other starts."""
+        found = tune_grid(
+            jax.random.key(2), task.score_fn, sde, (64, *task.event_shape), steps=plan.steps - 1, sampler=plan.sampler,
+            denoise="tweedie", t_min=plan.t_min, refine=100, variables=variables,
+        )  # fmt: skip
+        return dataclasses.replace(
+            plan, grid="tuned", times=tuple(map(float, found.times)), t_min=float(found.times[-1])
+        )
+
 
 def table(found: dict[str, Any], kind: str) -> list[str]:
     """Markdown lines: mean over seeds +- its standard error, in floors."""
     every: dict[tuple, dict[int, dict[str, dict[int, float]]]] = {}
     for one in found.values():
         if one["kind"] == kind:
-            row = (one["data"], one["trained"], one["parameterization"], one["process"], one["sampler"])
+            sampler = one["sampler"] + ", tuned" * (one["grid"] == "tuned")
+            row = (one["data"], one["trained"], one["parameterization"], one["process"], sampler)
             by_grid = every.setdefault(row, {}).setdefault(one["steps"], {})
             by_grid.setdefault(one["grid"], {})[one["seed"]] = one["floors"]
     if not every:
@@ -140,7 +159,7 @@ def main() -> None:
     parser.add_argument("--across", nargs="*", default=[], help="runs to sample with the processes of all of them")
     parser.add_argument("--num", type=int, default=500, help="samples")
     parser.add_argument("--end", type=float, default=0.02, help="noise level at which sampling ends")
-    parser.add_argument("--grids", nargs="*", default=["rho", "quadratic"], help="kinds of samplers.time_grid")
+    parser.add_argument("--grids", nargs="*", default=["rho", "quadratic"], help="kinds of samplers.time_grid, tuned")
     parser.add_argument("--out", type=Path, default=HERE / "one_denoiser.json")
     parser.add_argument("--report", action="store_true", help="only the tables")
     flags = parser.parse_args()

@@ -277,7 +277,7 @@ class Training:
 
 
 class Evaluations:
-    """The network's prediction of the noise, a call each."""
+    """The score, a call each: the network, and the k x k matrices that make a score of its output."""
 
     unit, settle = "evaluation", 1
 
@@ -291,8 +291,8 @@ class Evaluations:
         self.weights = model.state.averaged
         z = jax.random.normal(model.key, (batch, task.sde.k, *model.event_shape))
         self.z, self.t = run._place(z), run._place(jnp.linspace(0.01, 1.0, batch))
-        known = {} if task.num_classes is None else {"labels": jnp.zeros(batch, jnp.int32)}
-        self.call = jax.jit(lambda weights, z, t: task.eps_fn(weights, **known)(z, t))
+        known: dict[str, Any] = {} if task.num_classes is None else {"labels": jnp.zeros(batch, jnp.int32)}
+        self.call = jax.jit(lambda weights, z, t: task.score_fn(weights, **known)(z, t))
         _, facts = _compiled(self.call, self.weights, self.z, self.t)
         self.time(1)
         return facts | {"parameters": model.num_parameters}
