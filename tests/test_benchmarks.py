@@ -211,7 +211,8 @@ def test_sampling_cost_runs_and_its_lines_are_those_of_its_points(tmp_path):
     points = found["points"]
     assert [(p["num"], p["steps"]) for p in points] == [(8, 4), (16, 4), (32, 4), (8, 8), (8, 16)]
     assert all(p["nfe"] == p["steps"] and p["seconds"] > 0 and p["peak_bytes"] > 2**20 for p in points)
-    assert all(p["peak_bytes"] <= p["maxrss_bytes"] for p in points)
+    # one is the kernel's exact sum of its counters on all processors, the other an estimate of it: 0.1% apart
+    assert all(p["peak_bytes"] <= 1.01 * p["maxrss_bytes"] for p in points)
     by_num, by_steps = found["lines"]
     assert (by_num["by"], by_steps["by"]) == ("num", "steps")
     # Least squares through (8, a), (16, b), (32, c) by hand.
