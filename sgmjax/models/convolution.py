@@ -66,6 +66,7 @@ def convolve(
     Returns:
       (batch, *space', F).
     """
+    x, kernel = jnp.asarray(x), jnp.asarray(kernel)
     form = None if _native.get() or jax.default_backend() != "cpu" else _form(x, kernel, tuple(strides), options)
     if form is None:
         return checkpoint_name(lax.conv_general_dilated(x, kernel, strides, padding, **options), CONVOLVED)
