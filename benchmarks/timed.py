@@ -330,7 +330,8 @@ class Sampling:
         _, self.nfe = self.time(1)
         sampling = model.config.sampling
         published = self.nfe if registry.is_adaptive(sampling.sampler) else self._steps
-        return facts | {"sampler": sampling.sampler, "nfe": self.nfe, "nfe_of_config": published}
+        known = {"sampler": sampling.sampler, "nfe": self.nfe, "nfe_of_config": published}
+        return facts | known | {"parameters": model.num_parameters}
 
     def time(self, count: int) -> tuple[float, int]:
         """Seconds of as many draws of a batch as make `count` evaluations, at least one, and the evaluations."""
