@@ -161,6 +161,7 @@ def tune_grid(
             low = float(np.clip(host_time_at(sde, np.array([end]))[0], t_min, 0.5))
             times = time_grid(kind, steps, t_min=low, denoise=False, sde=sde)
             plain[f"{kind} to {end:g}"] = error(times)
+            found.append(times)  # from which refinement may start
     best, times = min(((error(times), times) for times in found), key=lambda pair: pair[0])
     progress(f"{steps} steps of {sampler}: {best:.3g}; the best of time_grid's {min(plain.values()):.3g}")
     if refine:
