@@ -48,8 +48,7 @@ def to_tune_on(name: str) -> exact.GaussianMixture:
 
 def tuned(mixture: exact.GaussianMixture, sde: Any, steps: int, start: bool, refine: int) -> tuple[Any, dict[str, Any]]:
     """The grid, and the variant of UniPC, that come nearest to the teacher."""
-    known = batch_score(mixture, sde)
-    score_fn = score.analytic_start(known, sde, *moments(mixture)) if start else known
+    score_fn = score_of(mixture, sde, mixture if start else None)
     batch = 2000 if mixture.means.shape[1] == 2 else 256
     found = [
         samplers.tune_grid(
@@ -62,18 +61,21 @@ def tuned(mixture: exact.GaussianMixture, sde: Any, steps: int, start: bool, ref
     return found[best], VARIANTS[best]
 
 
-def moments(mixture: exact.GaussianMixture) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of every element."""
-    means = np.asarray(mixture.means)
-    return means.mean(axis=0), np.sqrt(means.var(axis=0) + np.asarray(mixture.stds)[0] ** 2)
+def score_of(mixture: exact.GaussianMixture, sde: Any, start: exact.GaussianMixture | None) -> Any:
+    """The exact score, but at t = 1 what mean and deviation of `start` say."""
+    known = batch_score(mixture, sde)
+    if start is None:
+        return known
+    means = np.asarray(start.means)
+    std = np.sqrt(means.var(axis=0) + np.asarray(start.stds)[0] ** 2)
+    return score.analytic_start(known, sde, means.mean(axis=0), std)
 
 
 def measure(name: str, process: str, budget: int, start: bool, refine: int) -> dict[str, Any]:
     problem, sde = problem_of(name), PROCESSES[process]
     mixture, other = (exact.ring() if name == "ring" else mixture64()), to_tune_on(name)
     found, options = tuned(other, sde, budget - 1 + start, start, refine)
-    known = batch_score(mixture, sde)
-    score_fn = score.analytic_start(known, sde, *moments(other)) if start else known
+    score_fn = score_of(mixture, sde, other if start else None)
     draw = jax.jit(
         lambda key: samplers.unipc(
             key, score_fn, sde, problem.shape, times=found.times, denoise="tweedie", **options

@@ -17,7 +17,7 @@ import stat
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -195,6 +195,11 @@ def free_space(path: AnyPath) -> int | None:
 
 
 # -------------------------------------------------------------------------------------------------------------- writing
+def file_name(words: Iterable[str]) -> str:
+    """The words, joined by _, as a name that every file system takes: _ for all but letters, digits, . and -."""
+    return "".join(c if c.isalnum() or c in "._-" else "_" for c in "_".join(words))
+
+
 def check_writable(path: AnyPath, what: str) -> None:
     """Checks before the work that a file can be written afterwards; makes its folder.
 

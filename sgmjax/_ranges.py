@@ -40,7 +40,7 @@ FRACTION = Range("at least 0 and below 1", lambda v: 0 <= v < 1)
 OPEN_UNIT = Range("between 0 and 1, both excluded", lambda v: 0 < v < 1)
 ORDER = Range("2 or more", lambda v: v >= 2, MAX_ORDER)
 TOLERANCE = Range("above 0 and at most 1", lambda v: 0 < v <= 1)
-TIME = Range("above 0 and at most 1", lambda v: 0 < v <= 1)
+TIME = TOLERANCE
 
 # Types of settings, of constructors' parameters first of all: `sgmjax.spec` reads them.
 PositiveInt = Annotated[int, COUNT]

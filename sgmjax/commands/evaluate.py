@@ -41,7 +41,7 @@ from typing import Any
 
 from sgmjax import _cli
 from sgmjax._files import check_writable, user_path
-from sgmjax._inputs import InputError, shown
+from sgmjax._inputs import InputError
 from sgmjax._ranges import COUNT, OPEN_UNIT, SEED, TOLERANCE, check_memory
 from sgmjax.commands import sampling
 
@@ -100,12 +100,7 @@ def read_flags(argv: Sequence[str]) -> Any:
     flags.DEFINE_integer("posterior_samples", 1, "draws of an image's latent variables, of nelbo", flag_values=values)
     flags.DEFINE_integer("nearest", 8, "neighbours of a sample to show", flag_values=values)
     _cli.define_path(values, "out", None, "file of the result; for one metric only")
-    flags.DEFINE_bool("help", False, "show this help", flag_values=values, short_name="h")
-    _cli.parse_flags(values, argv, RANGES)
-    if values.help:
-        _cli.show_help(__doc__, values)
-    if not values.workdir:
-        raise _cli.UsageError("--workdir: which run? give its folder, as --workdir=runs/psld_digits")
+    sampling.parse(values, argv, RANGES, __doc__)
     if not values.metrics:
         raise _cli.UsageError("--metrics: which? give some, as --metrics=bpd,fid")
     if values.out and len(values.metrics) > 1:
@@ -129,7 +124,6 @@ def evaluate(request: Any) -> None:
     from sgmjax.evaluation.report import write_report
     from sgmjax.samplers import registry
     from sgmjax.samplers.plan import check as check_plan
-    from sgmjax.tasks import ClassifierTask, FeatureTask
     from sgmjax.training import tensors
     from sgmjax.training.load import load_data, load_run, read_config
 
@@ -152,8 +146,7 @@ def evaluate(request: Any) -> None:
     )
     task, config = run.task, run.config
     assert config is not None
-    if isinstance(task, ClassifierTask | FeatureTask):
-        raise _cli.UsageError(f"--workdir: {shown(path)} is a classifier's run; give that of a score network")
+    sampling.refuse_classifier(task, path)
     if drawing:
         check_plan(run.plan, task.sde)
     if values.out and jax.process_index() == 0:

@@ -80,12 +80,7 @@ def read_flags(argv: Sequence[str]) -> Any:
     _cli.define_path(values, "input", "test", "test (held-out data), or an .npz of examples")
     _cli.define_path(values, "data", None, "an .npz with the held-out data of --input=test, as x_test or x")
     _cli.define_path(values, "out", None, "path without ending; default <workdir>/samples/...")
-    flags.DEFINE_bool("help", False, "show this help", flag_values=values, short_name="h")
-    _cli.parse_flags(values, argv, RANGES)
-    if values.help:
-        _cli.show_help(__doc__, values)
-    if not values.workdir:
-        raise _cli.UsageError("--workdir: which run? give its folder, as --workdir=runs/psld_digits")
+    sampling.parse(values, argv, RANGES, __doc__)
     return values, sampling.process(values, settings)
 
 
@@ -107,7 +102,6 @@ def draw(request: Any) -> None:
     from sgmjax.evaluation.draw import Sampler
     from sgmjax.samplers import registry
     from sgmjax.samplers.plan import check as check_plan
-    from sgmjax.tasks import ClassifierTask, FeatureTask
     from sgmjax.training import tensors
     from sgmjax.training.load import load_data, load_run
 
@@ -124,8 +118,7 @@ def draw(request: Any) -> None:
         given["num"] = control.COLUMNS
     run = load_run(path, sampling=given, process=process, sharding=everywhere, say=say, **sampling.which(values))
     task, step = run.task, run.step
-    if isinstance(task, ClassifierTask | FeatureTask):
-        raise _cli.UsageError(f"--workdir: {path} is a classifier's run; give that of a score network")
+    sampling.refuse_classifier(task, path)
     plan = run.plan
     check_plan(plan, task.sde)
     for name, count in (("num", plan.num), ("batch_size", plan.batch_size)):

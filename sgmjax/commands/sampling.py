@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sgmjax import _cli
+from sgmjax._files import file_name
+from sgmjax._inputs import shown
 
 NAMES = ("sampler", "steps", "grid", "denoise", "rtol", "atol", "batch_size", "num")
 
@@ -32,6 +34,30 @@ def define(values: Any, *, grid: bool = True) -> None:
     flags.DEFINE_enum("params", "ema", kinds, "averaged parameters, or those being trained", flag_values=values)
 
 
+def parse(values: Any, argv: Sequence[str], ranges: Mapping[str, Any], text: str | None) -> None:
+    """Defines --help and parses; shows `text` and the flags if it is asked for.
+
+    Raises:
+        UsageError: naming the flag and the fix; no run is named.
+    """
+    from absl import flags
+
+    flags.DEFINE_bool("help", False, "show this help", flag_values=values, short_name="h")
+    _cli.parse_flags(values, argv, ranges)
+    if values.help:
+        _cli.show_help(text, values)
+    if not values.workdir:
+        raise _cli.UsageError("--workdir: which run? give its folder, as --workdir=runs/psld_digits")
+
+
+def refuse_classifier(task: Any, path: Any) -> None:
+    """Raise UsageError for the task of a classifier's run. path: of the run."""
+    from sgmjax.tasks import ClassifierTask, FeatureTask
+
+    if isinstance(task, ClassifierTask | FeatureTask):
+        raise _cli.UsageError(f"--workdir: {shown(path)} is a classifier's run; give that of a score network")
+
+
 def split_process(argv: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
     """Takes `--process.gamma=0.02` out: the other words, and the settings by name."""
     rest, settings = _cli.split_overrides(argv, "process")
@@ -56,7 +82,7 @@ def process_label(section: Mapping[str, Any] | None) -> str:
     if section is None:
         return ""
     words = [f"{name}{value}" for name, value in section.items() if name != "name"]
-    return "".join(c if c.isalnum() or c in "._-" else "_" for c in "_".join(["as", section["name"], *words]))
+    return file_name(["as", section["name"], *words])
 
 
 def which(values: Any) -> dict[str, Any]:

@@ -16,6 +16,7 @@ It costs about 5 --levels + (16 + --refine) --steps evaluations of --num example
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -52,12 +53,7 @@ def read_flags(argv: Sequence[str]) -> Any:
     flags.DEFINE_integer("refine", 100, "runs of the sampler in which the levels are moved", flag_values=values)
     flags.DEFINE_float("t_min", None, "where the teacher ends; the grid may end before", flag_values=values)
     flags.DEFINE_integer("seed", 0, "of the starts", flag_values=values)
-    flags.DEFINE_bool("help", False, "show this help", flag_values=values, short_name="h")
-    _cli.parse_flags(values, argv, RANGES)
-    if values.help:
-        _cli.show_help(__doc__, values)
-    if not values.workdir:
-        raise _cli.UsageError("--workdir: which run? give its folder, as --workdir=runs/psld_digits")
+    sampling.parse(values, argv, RANGES, __doc__)
     return values, sampling.process(values, settings)
 
 
@@ -76,7 +72,6 @@ def tune(request: Any) -> None:
     from sgmjax.samplers import plan as plans
     from sgmjax.samplers import registry
     from sgmjax.samplers.grids import host_noise_level
-    from sgmjax.tasks import ClassifierTask, FeatureTask
     from sgmjax.training import tuned
     from sgmjax.training.load import load_run
 
@@ -85,8 +80,7 @@ def tune(request: Any) -> None:
     given = sampling.given(values) | ({} if values.t_min is None else {"t_min": values.t_min})
     run = load_run(path, sampling=given | {"grid": "quadratic"}, process=process, say=say, **sampling.which(values))
     task, plan = run.task, run.plan
-    if isinstance(task, ClassifierTask | FeatureTask):
-        raise _cli.UsageError(f"--workdir: {path} is a classifier's run; give that of a score network")
+    sampling.refuse_classifier(task, path)
     if registry.is_adaptive(plan.sampler):
         raise _cli.UsageError(f"--sampler: {plan.sampler!r} chooses its own steps; name one that steps on a grid")
     if plan.denoise == "x_mean":
@@ -94,19 +88,14 @@ def tune(request: Any) -> None:
     plans.check(plan, task.sde)
     shape = (values.num, *getattr(task, "latent_shape", task.event_shape))
     check_memory("--num", values.num, shape[1:], fix="give fewer")
-    labels = None
-    if task.num_classes is not None:
-        labels = np.arange(values.num) % task.num_classes
-
-    def make(variables):
-        return task.score_fn(variables, **({} if labels is None else {"labels": labels}))
+    labels = None if task.num_classes is None else np.arange(values.num) % task.num_classes
 
     say(f"following {values.num} paths of {shown(path)} at step {run.step} ...")
     start = time.perf_counter()
     found = samplers.tune_grid(
-        jax.random.key(values.seed), make, task.sde, shape, steps=plans.grid_steps(plan), sampler=plan.sampler,
-        options=plan.options, denoise=plan.denoise, t_min=plan.t_min, levels=values.levels, refine=values.refine,
-        variables=run.variables, progress=say,
+        jax.random.key(values.seed), functools.partial(task.score_fn, labels=labels), task.sde, shape,
+        steps=plans.grid_steps(plan), sampler=plan.sampler, options=plan.options, denoise=plan.denoise,
+        t_min=plan.t_min, levels=values.levels, refine=values.refine, variables=run.variables, progress=say,
     )  # fmt: skip
     file = tuned.write(path, plan, process, found, step=run.step, seed=values.seed, num=values.num)
     levels = host_noise_level(task.sde, found.times)

@@ -37,7 +37,6 @@ from sgmjax.samplers.exponential import ExponentialCoefficients, assemble
 from sgmjax.samplers.linear_flow import Flow, damped, data_matrices, log_snr, log_snr_rate
 
 Variant = Literal["exact", "bh1", "bh2"]
-HIGHEST = 4  # order
 
 
 class DataPrediction:
@@ -67,7 +66,8 @@ class DataPrediction:
         self._column = path.at.data_mean[:, :, None]
         self.pull = self._column[1:] - self.transition @ self._column[:-1]
         first_order = self._column[1:] * np.diff(self.level)[:, None, None]
-        self._half = 0.5 * (self.pull if variant == "bh2" else (1 + self._of_steps(lam) ** 2) * first_order)
+        strength = np.broadcast_to(lam, len(self.pull))[:, None, None]
+        self._half = 0.5 * (self.pull if variant == "bh2" else (1 + strength**2) * first_order)
         self.noise = end @ complement(whole) if np.any(lam) else None
         self._carried = inner @ (path.inside.inverse @ path.inside.data_mean[..., None])  # W L^-1 E_0
 
@@ -88,9 +88,6 @@ class DataPrediction:
         if order == 1 and self._variant != "exact":
             return np.stack([self._half[i], self.pull[i] - self._half[i]])
         return self._weights(i, np.concatenate([self.level[i + 1 : i + 2], self.level[i::-1][:order]]))
-
-    def _of_steps(self, lam: Numbers) -> np.ndarray:
-        return np.broadcast_to(lam, len(self.pull))[:, None, None]
 
     def _weights(self, i: int, points: np.ndarray) -> np.ndarray:
         panels = self._path.step == i

@@ -47,8 +47,7 @@ def deis_coefficients(
     variable: Variable = "log_snr",
 ) -> ExponentialCoefficients:
     """See `deis`."""
-    if order not in (1, 2, 3, 4):
-        raise InputError(f"order = {order}: must be 1 to 4.")
+    exponential.check_order(order)
     if variable not in ("log_snr", "t", "rho"):
         raise InputError(f"variable must be 'log_snr', 't' or 'rho', not {variable!r}.")
     check_parameterization(parameterization)

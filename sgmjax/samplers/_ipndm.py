@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 
-from sgmjax._inputs import InputError
 from sgmjax._types import Key, Samples, ScoreFn, Shape, TimeGrid
 from sgmjax.samplers import exponential
 from sgmjax.samplers._ddim import frozen_eps
@@ -38,8 +37,7 @@ ADAMS_BASHFORTH = (
 
 def ipndm_coefficients(sde: SDE, times: TimeGrid, *, order: int = 4) -> ExponentialCoefficients:
     """See `ipndm`."""
-    if order not in (1, 2, 3, 4):
-        raise InputError(f"order = {order}: must be 1 to 4.")
+    exponential.check_order(order)
     path = host_flow(sde, times)
     from_state, from_score, step = frozen_eps(path)
 

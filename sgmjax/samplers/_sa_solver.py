@@ -14,10 +14,10 @@ import numpy as np
 from sgmjax._inputs import InputError
 from sgmjax._types import Key, Samples, ScoreFn, Shape, TimeGrid
 from sgmjax.samplers import exponential
-from sgmjax.samplers._data_prediction import HIGHEST, DataPrediction, Variant
+from sgmjax.samplers._data_prediction import DataPrediction, Variant
 from sgmjax.samplers.common import Denoise, SampleInfo
 from sgmjax.samplers.declaration import on_grid
-from sgmjax.samplers.exponential import ExponentialCoefficients, host_flow
+from sgmjax.samplers.exponential import HIGHEST, ExponentialCoefficients, host_flow
 from sgmjax.samplers.grids import host_noise_level
 from sgmjax.sdes import SDE
 
@@ -35,8 +35,7 @@ def sa_solver_coefficients(
     lower_order_final: bool = False,
 ) -> ExponentialCoefficients:
     """See `sa_solver`."""
-    if order not in range(1, HIGHEST + 1):
-        raise InputError(f"order = {order}: must be 1 to {HIGHEST}.")
+    exponential.check_order(order)
     if corrector not in range(HIGHEST + 1):
         raise InputError(f"corrector = {corrector}: must be its order, 1 to {HIGHEST}, or 0 for none.")
     if not 0 <= tau < np.inf:

@@ -12,10 +12,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from sgmjax._inputs import InputError
 from sgmjax._types import Key, Samples, ScoreFn, Shape, TimeGrid
 from sgmjax.samplers import exponential
-from sgmjax.samplers._data_prediction import HIGHEST, DataPrediction, Variant
+from sgmjax.samplers._data_prediction import DataPrediction, Variant
 from sgmjax.samplers.common import Denoise, SampleInfo
 from sgmjax.samplers.declaration import on_grid
 from sgmjax.samplers.exponential import ExponentialCoefficients, host_flow
@@ -32,8 +31,7 @@ def unipc_coefficients(
     lower_order_final: bool = False,
 ) -> ExponentialCoefficients:
     """See `unipc`."""
-    if order not in range(1, HIGHEST + 1):
-        raise InputError(f"order = {order}: must be 1 to {HIGHEST}.")
+    exponential.check_order(order)
     data = DataPrediction(host_flow(sde, times), variant=variant)
     return data.steps(
         exponential.multistep(

@@ -36,6 +36,8 @@ from sgmjax.samplers.common import Denoise, SampleInfo, batch_time, check_end, c
 from sgmjax.samplers.linear_flow import Flow, float64_process, flow
 from sgmjax.sdes import SDE, linalg
 
+HIGHEST = 4  # order of a multistep method
+
 
 class ExponentialCoefficients(NamedTuple):
     """The matrices of every step; a pytree of float64 numpy arrays.
@@ -81,6 +83,12 @@ def assemble(
         transition=T.T @ (A + total @ Mz) @ T, push=T.T @ (total @ Ms) @ T, from_state=Mz @ T, from_score=Ms @ T,
         weights=T.T @ W[:, 1:], noise=None if noise is None else T.T @ noise,
     )  # fmt: skip
+
+
+def check_order(order: int) -> None:
+    """Raise ValueError for an order of a multistep method that there is not."""
+    if order not in range(1, HIGHEST + 1):
+        raise InputError(f"order = {order}: must be 1 to {HIGHEST}.")
 
 
 def multistep(

@@ -110,7 +110,7 @@ def times(plan: Plan, sde: sdes.SDE) -> tuple[HostGrid, dict[str, Any]]:
         ValueError: a grid that cannot be.
     """
     evaluations = registry.evaluations_per_step(plan.sampler, plan.options)
-    last = bool(plan.denoise) and plan.denoise != "x_mean"  # which takes no evaluation of its own
+    last = _evaluates_last(plan)
     if plan.grid == "tuned":
         steps = grid_steps(plan)
         if len(plan.times) != steps + 1:
@@ -127,7 +127,7 @@ def times(plan: Plan, sde: sdes.SDE) -> tuple[HostGrid, dict[str, Any]]:
     annealed = plan.sampler == "annealed_langevin"  # which takes its steps at the last time too
     nfe = plan.steps
     if annealed or plan.grid == "levels":
-        spans = (plan.steps - last) // evaluations - annealed
+        spans = grid_steps(plan) - annealed
         if spans < 1:
             least = (1 + annealed) * evaluations + last
             raise InputError(f"steps = {plan.steps}: at least {least} evaluations are needed for two noise levels")
@@ -145,8 +145,12 @@ def times(plan: Plan, sde: sdes.SDE) -> tuple[HostGrid, dict[str, Any]]:
 
 def grid_steps(plan: Plan) -> int:
     """How many steps of the sampler the budget of `plan.steps` evaluations allows."""
-    last = bool(plan.denoise) and plan.denoise != "x_mean"
-    return (plan.steps - last) // registry.evaluations_per_step(plan.sampler, plan.options)
+    return (plan.steps - _evaluates_last(plan)) // registry.evaluations_per_step(plan.sampler, plan.options)
+
+
+def _evaluates_last(plan: Plan) -> bool:
+    """Whether a denoising step takes an evaluation of its own."""
+    return bool(plan.denoise) and plan.denoise != "x_mean"
 
 
 def check(plan: Plan, sde: sdes.SDE, where: str = "sampling") -> None:

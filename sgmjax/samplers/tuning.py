@@ -19,7 +19,6 @@ Inner products of all eta and D are all that the errors ask for, so thousands of
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -155,14 +154,15 @@ def tune_grid(
         value = float(np.sqrt(np.mean((np.asarray(x, np.float64) - teacher.samples) ** 2))) / size
         return value if np.isfinite(value) else np.inf
 
+    candidates = [(error(times), times) for times in found]
     plain = {}
     for kind in PLAIN:
         for end in ENDS:
             low = float(np.clip(host_time_at(sde, np.array([end]))[0], t_min, 0.5))
             times = time_grid(kind, steps, t_min=low, denoise=False, sde=sde)
             plain[f"{kind} to {end:g}"] = error(times)
-            found.append(times)  # from which refinement may start
-    best, times = min(((error(times), times) for times in found), key=lambda pair: pair[0])
+            candidates.append((plain[f"{kind} to {end:g}"], times))  # from which refinement may start
+    best, times = min(candidates, key=lambda pair: pair[0])
     progress(f"{steps} steps of {sampler}: {best:.3g}; the best of time_grid's {min(plain.values()):.3g}")
     if refine:
         best, times = _refined(error, sde, times, best, refine)
@@ -179,12 +179,12 @@ class _Run:
     def __init__(self, make: Callable[[Any], ScoreFn], variables: Any, sde: SDE, denoise: Denoise):
         self._make, self._variables, self._sde = make, variables, sde
         self._denoise: Denoise = denoise
-        self._compiled = {keep: jax.jit(functools.partial(self._run, keep)) for keep in (False, True)}
+        self._compiled = jax.jit(self._run, static_argnums=0)
 
     def __call__(self, start: State, coefficients: Any, times: HostGrid, keep: bool = False) -> Any:
         """Samples (batch, *event); with `keep` also all states (steps, batch, k, *event) and estimates."""
         single = jax.tree.map(lambda v: jnp.asarray(v, jnp.float32), coefficients)
-        return self._compiled[keep](self._variables, start, single, jnp.asarray(times, jnp.float32))
+        return self._compiled(keep, self._variables, start, single, jnp.asarray(times, jnp.float32))
 
     def _run(self, keep: bool, variables: Any, start: State, coefficients: Any, times: Any) -> Any:
         score_fn = self._make(variables)
