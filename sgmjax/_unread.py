@@ -81,12 +81,16 @@ def _sampling(sampling: Any) -> Iterator[Rule]:
         return
     if registry.is_adaptive(name):
         why = f"<value> means nothing for sampler {name!r}, which chooses its own steps; set rtol and atol"
-        yield "sampling", ["steps", "grid", "times", "rho", "power"], why
+        yield "sampling", ["steps", "grid", "times", "weights", "rho", "power"], why
         return
     why = f"<value> means nothing for sampler {name!r}, which steps on a grid; set steps, or take sampler 'ode'"
     yield "sampling", ["rtol", "atol"], why
     if sampling.grid != "tuned":
-        yield "sampling", ["times"], f"are of grid 'tuned', and sampling.grid is {sampling.grid!r}; set that too"
+        yield (
+            "sampling",
+            ["times", "weights"],
+            f"are of grid 'tuned', and sampling.grid is {sampling.grid!r}; set that too",
+        )
     for key in {"rho", "power"} - {sampling.grid}:
         yield "sampling", [key], f"is of grid {key!r}, and sampling.grid is {sampling.grid!r}; set that too"
 

@@ -1,17 +1,18 @@
 """Finds the time grid with which a sampler does best on a run, for a number of evaluations.
 
     python -m sgmjax.tune_grid --workdir=runs/psld_digits --sampler=unipc --steps=10
-    python -m sgmjax.tune_grid --workdir=runs/psld_digits --sampler=unipc --steps=5 --refine=300
+    python -m sgmjax.tune_grid --workdir=runs/psld_digits --sampler=unipc --steps=5 --refine=80 --weights
     python -m sgmjax.tune_grid --workdir=runs/edm_digits --process=cld --sampler=unipc --options=order=3 --steps=10
     python -m sgmjax.sample --workdir=runs/psld_digits --sampler=unipc --steps=10 --grid=tuned
 
 A teacher follows --num paths in many small steps; the grid is chosen among --levels noise levels so that what its steps
-miss of these paths is least, and then moved in --refine runs of the sampler. It is written into the run's folder, as
+miss of these paths is least, and then moved downhill in --refine iterations; with --weights the weights that the method
+gives to its predictions are learned as well. All is written into the run's folder, as
 `grids/<sampler>_<steps>.json`, where --grid=tuned of `sample` and `evaluate` (and `load_run`) finds it: by the sampler,
 its options, the number of evaluations, the last step and --process. Printed is how far the samples are from those of
 the same starts in many steps, in standard deviations of the data, beside the best of the plain grids.
 
-It costs about 5 --levels + (16 + --refine) --steps evaluations of --num examples.
+It costs about 5 --levels + (16 + 20 --refine) --steps evaluations of --num examples.
 """
 
 from __future__ import annotations
@@ -50,7 +51,10 @@ def read_flags(argv: Sequence[str]) -> Any:
     sampling.define(values, grid=False)
     flags.DEFINE_integer("num", 64, "paths that are followed", flag_values=values)
     flags.DEFINE_integer("levels", 60, "noise levels from which the grid is chosen", flag_values=values)
-    flags.DEFINE_integer("refine", 100, "runs of the sampler in which the levels are moved", flag_values=values)
+    flags.DEFINE_integer("refine", 30, "iterations in which the levels are moved", flag_values=values)
+    flags.DEFINE_bool(
+        "weights", False, "also learn the method's weights, in as many iterations more", flag_values=values
+    )
     flags.DEFINE_float("t_min", None, "where the teacher ends; the grid may end before", flag_values=values)
     flags.DEFINE_integer("seed", 0, "of the starts", flag_values=values)
     sampling.parse(values, argv, RANGES, __doc__)
@@ -95,7 +99,8 @@ def tune(request: Any) -> None:
     found = samplers.tune_grid(
         jax.random.key(values.seed), functools.partial(task.score_fn, labels=labels), task.sde, shape,
         steps=plans.grid_steps(plan), sampler=plan.sampler, options=plan.options, denoise=plan.denoise,
-        t_min=plan.t_min, levels=values.levels, refine=values.refine, variables=run.variables, progress=say,
+        t_min=plan.t_min, levels=values.levels, refine=values.refine, weights=values.weights,
+        variables=run.variables, progress=say,
     )  # fmt: skip
     file = tuned.write(path, plan, process, found, step=run.step, seed=values.seed, num=values.num)
     levels = host_noise_level(task.sde, found.times)

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from sgmjax._inputs import InputError
 from sgmjax._types import TimeGrid
+from sgmjax.samplers import exponential
 from sgmjax.samplers._ddim import ddim_coefficients, gddim_coefficients
 from sgmjax.samplers._deis import deis_coefficients
 from sgmjax.samplers._dpm_solver import dpm_solver_pp_coefficients
@@ -30,7 +31,7 @@ METHODS: dict[str, Callable[..., ExponentialCoefficients]] = {
 
 
 def exponential_coefficients(
-    sde: SDE, times: TimeGrid, *, method: Method = "deis", **options: Any
+    sde: SDE, times: TimeGrid, *, method: Method = "deis", weights: Any = None, **options: Any
 ) -> ExponentialCoefficients:
     """What the sampler `method` computes on the host before it starts; give it back to it as `coefficients=`.
 
@@ -38,14 +39,16 @@ def exponential_coefficients(
         sde: the process; its parameters must be known, so not those of a function being jitted.
         times: the grid of the run.
         method: name of the sampler.
+        weights: None, or what was learned to add to the method's, (steps, order, k, m): `TunedGrid.weights`.
         options: that sampler's own (`eta`, `lam`, `order`, `parameterization`, ...).
 
     Returns:
         A pytree of float64 arrays (steps, ...), which may pass through jit.
 
     Raises:
-        ValueError: for an unknown method, a bad option or grid, a traced process.
+        ValueError: for an unknown method, a bad option or grid, a traced process, weights of another method or grid.
     """
     if method not in METHODS:
         raise InputError(f"method must be one of {', '.join(repr(m) for m in METHODS)}, not {method!r}.")
-    return METHODS[method](sde, times, **options)
+    coefficients = METHODS[method](sde, times, **options)
+    return coefficients if weights is None else exponential.with_weights(coefficients, weights)

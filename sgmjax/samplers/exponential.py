@@ -85,6 +85,37 @@ def assemble(
     )  # fmt: skip
 
 
+def with_weights(coefficients: ExponentialCoefficients, weights: Any) -> ExponentialCoefficients:
+    """A method whose weights differ from the known ones by V_j: W_j + V_j of the module's docstring, on the host.
+
+    Args:
+        coefficients: in float64.
+        weights: V_0, V_1, ..., (steps, order, k, m), the newest first, or flat; in the order of the state's variables.
+
+    Raises:
+        ValueError: weights of another size.
+    """
+    c, V = coefficients, np.asarray(weights, np.float64)
+    steps, older, k, m = c.weights.shape
+    shape = (steps, 1 + older, k, m)
+    if V.size != np.prod(shape) or V.shape not in (shape, (V.size,)):
+        raise InputError(f"weights have shape {V.shape}: those of this method on this grid have {shape}.")
+    V = V.reshape(shape)
+    total = V.sum(axis=1)
+    return c._replace(
+        transition=c.transition + total @ c.from_state, push=c.push + total @ c.from_score, weights=c.weights + V[:, 1:]
+    )  # fmt: skip
+
+
+def slope_by_weights(coefficients: ExponentialCoefficients, slope: ExponentialCoefficients) -> np.ndarray:
+    """The derivative by the V of `with_weights` of what has the derivative `slope` by the coefficients."""
+    c = coefficients
+    total = slope.transition @ np.swapaxes(c.from_state, 1, 2) + slope.push @ np.swapaxes(c.from_score, 1, 2)
+    out = np.repeat(total[:, None], 1 + c.weights.shape[1], axis=1)
+    out[:, 1:] += slope.weights
+    return out
+
+
 def check_order(order: int) -> None:
     """Raise ValueError for an order of a multistep method that there is not."""
     if order not in range(1, HIGHEST + 1):

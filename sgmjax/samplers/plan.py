@@ -22,6 +22,7 @@ from sgmjax._inputs import InputError
 from sgmjax._ranges import COUNT, OPEN_UNIT, POSITIVE, TIME, TOLERANCE
 from sgmjax._types import HostGrid, Key, Samples, Shape
 from sgmjax.samplers import registry
+from sgmjax.samplers._exponential_coefficients import exponential_coefficients
 from sgmjax.samplers._predictor_corrector import score_sde_times
 from sgmjax.samplers.common import SampleInfo, check_times
 from sgmjax.samplers.editing import start_at
@@ -42,6 +43,8 @@ class Plan:
         grid: a name of `samplers.time_grid`; "score_sde" with `pc`, "levels" with VE, see `times`; "tuned": that of
             the setting `times`, or of a run folder, where `python -m sgmjax.tune_grid` has left it.
         times: of grid "tuned", from 1 down to where sampling ends.
+        weights: of grid "tuned", what was learned to add to the method's weights, `TunedGrid.weights` number by number;
+            empty if nothing was.
         rho, power: of the grids of these names.
         t_min: time where sampling ends.
         denoise: see `samplers.common.denoise_step`; "x_mean": pc's last step without its noise.
@@ -53,6 +56,7 @@ class Plan:
     steps: Annotated[int, COUNT] = 50
     grid: Literal["uniform", "quadratic", "power", "rho", "logsnr", "score_sde", "levels", "tuned"] = "quadratic"
     times: tuple[Annotated[float, TIME], ...] = ()
+    weights: tuple[float, ...] = ()
     rho: Annotated[float, POSITIVE] = 7.0
     power: Annotated[float, POSITIVE] = 2.0
     t_min: Annotated[float, OPEN_UNIT] = 1e-3
@@ -90,6 +94,11 @@ def draw(
         options |= {"t_min": plan.t_min, **{k: v for k, v in tolerances.items() if v is not None}}
     else:
         grid, more = times(plan, sde)
+        if start != 1.0 and plan.weights:
+            raise InputError(
+                f"start = {start:g}: the learned weights of a tuned grid are for the whole way from t = 1; tune "
+                "without --weights for this"
+            )
         options |= {"times": grid if start == 1.0 else start_at(grid, start), **more}
     if not jax.sharding.get_abstract_mesh().empty:
         options["sharding"] = PartitionSpec(
@@ -118,7 +127,13 @@ def times(plan: Plan, sde: sdes.SDE) -> tuple[HostGrid, dict[str, Any]]:
                 f"grid 'tuned' takes `times`, {steps + 1} of them for steps = {plan.steps}, and has {len(plan.times)}: "
                 "make them by python -m sgmjax.tune_grid for a run, or by samplers.tune_grid"
             )
-        return check_times(np.asarray(plan.times, np.float64)), {}
+        grid = check_times(np.asarray(plan.times, np.float64))
+        if not plan.weights:
+            return grid, {}
+        options = dict(plan.options)
+        return grid, {
+            "coefficients": exponential_coefficients(sde, grid, method=plan.sampler, weights=plan.weights, **options)  # pyright: ignore[reportArgumentType]
+        }
     if plan.grid == "score_sde":
         if plan.sampler != "pc":
             raise InputError("grid 'score_sde' is for sampler 'pc'")

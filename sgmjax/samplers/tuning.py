@@ -12,30 +12,31 @@ l the log-SNR (DPM-Solver++ 2M; r = 0 is DDIM). What it misses the teacher's eta
 sigma_k^2 / s^2)^-1/2 times in the samples, sigma the noise level and s the standard deviation of the data: so does the
 flow of normal data carry an error on. The grid with the least sum of errors is found by dynamic programming over pairs
 of levels. GITS (Chen et al. 2024) does so with Euler's steps, whose error depends on one level before; that of a
-multistep method depends on two, and its best grids are others.
+multistep method depends on two, and its best grids are others. Inner products of all eta and D are all that the
+errors ask for, so thousands of steps are judged in a second.
 
-Inner products of all eta and D are all that the errors ask for, so thousands of steps are judged in a second.
+What is found is then tried out by its distance to where the teacher ends (`refinement.miss`), and moved downhill: the
+levels, and the method's weights if they are to be learned.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.optimize
 
 from sgmjax._inputs import InputError
 from sgmjax._kinds import check_kind
-from sgmjax._types import HostGrid, Key, ScoreFn, Shape, State
-from sgmjax.samplers import exponential
+from sgmjax._types import HostGrid, Key, Shape, State, TimeGrid
 from sgmjax.samplers._exponential_coefficients import METHODS, exponential_coefficients
-from sgmjax.samplers.common import Denoise, batch_time, check_denoise, check_t_min, denoise_step, start_state
+from sgmjax.samplers.common import Denoise, check_denoise, check_t_min, check_times, start_state
 from sgmjax.samplers.exponential import host_flow
 from sgmjax.samplers.grids import Grid, host_noise_level, host_time_at, time_grid
 from sgmjax.samplers.linear_flow import Flow
+from sgmjax.samplers.refinement import Descent, Run
 from sgmjax.sdes import SDE
 
 POWERS = (1.0, 1.5, 2.0, 3.0)  # of the errors that are summed; which is best is seen by sampling
@@ -49,14 +50,17 @@ class TunedGrid(NamedTuple):
 
     Attributes:
         times: the grid, (steps + 1,), decreasing from 1.
-        error: root mean square distance of a number of the sampler's samples to the teacher's from the same start, in
-            standard deviations of the data; None for samplers for which it is not known.
+        error: distance of the sampler's samples to the teacher's from the same starts in standard deviations of the
+            data, as `refinement.miss` has it; None for samplers for which it is not known.
         plain: the same for the grids that `time_grid` has: {"logsnr to 0.03": 0.2, ...}.
+        weights: what was learned to add to the method's weights, (steps, order, k, m), or None: for
+            `exponential_coefficients(sde, times, method=sampler, weights=weights)`.
     """
 
     times: HostGrid
     error: float | None
     plain: dict[str, float]
+    weights: np.ndarray | None = None
 
 
 class Teacher(NamedTuple):
@@ -92,6 +96,8 @@ def tune_grid(
     t_min: float = 1e-3,
     levels: int = 60,
     refine: int = 0,
+    weights: bool = False,
+    times: TimeGrid | None = None,
     variables: Any = None,
     progress: Callable[[str], None] = lambda text: None,
 ) -> TunedGrid:
@@ -110,7 +116,12 @@ def tune_grid(
         denoise: see `denoise_step`.
         t_min: where the teacher ends; the grid may end before.
         levels: of the ladder from which the grid is chosen.
-        refine: runs of the sampler to spend on moving the grid's levels (Nelder and Mead) once they are chosen.
+        refine: iterations of L-BFGS in which the grid's levels are moved downhill: those of two selections (by sums
+            of other powers of the errors), of the best plain grid, and of what is best then. An iteration asks for
+            about four times the evaluations of a run, and for derivatives of score_fn.
+        weights: also learn the weights that the method gives to its predictions (k x m numbers for each), in as many
+            iterations more (S4S, Frankel et al. 2025, learns those of one variable).
+        times: a grid of `steps` steps to begin with, in place of the search.
         variables: see `score_fn`.
         progress: called with a line about what was found.
 
@@ -124,6 +135,12 @@ def tune_grid(
     options = dict(options or {})
     coefficients_of = METHODS.get(sampler)
     tried = coefficients_of is not None and coefficients_of(sde, [1.0, 0.5], **options).noise is None
+    if times is not None and len(check_times(times)) != steps + 1:
+        raise InputError(f"times has {len(times) - 1} steps, and steps = {steps}.")
+    if times is not None and not tried:
+        raise InputError(f"times: {sampler!r} is not tried out, so there is nothing to begin with a grid.")
+    if weights and not refine:
+        raise InputError("weights: they are learned in the iterations of `refine`, and refine = 0.")
     if refine and not tried:
         raise InputError(
             f"refine = {refine}: {sampler!r} (options {options}) is no exponential integrator without noise."
@@ -134,82 +151,50 @@ def tune_grid(
         make = lambda _: given  # noqa: E731
     else:
         make = score_fn
-    run = _Run(make, variables, sde, denoise)
+    run = Run(make, variables, sde, denoise)
     teacher = follow(key, run, sde, shape, t_min=t_min, levels=levels)
-    of_order = 1 if sampler in ("ddim", "gddim") or options.get("order") == 1 or not tried else 2
-    cost = step_errors(teacher, order=of_order)
-    last = end_errors(teacher)
-    size = float(np.std(teacher.samples))
-    found = [teacher.times[cheapest(cost**power, last**power, steps)] for power in (POWERS if tried else (2.0,))]
-    if not tried:
-        return TunedGrid(found[0], None, {})
+    if coefficients_of is None or not tried:
+        return TunedGrid(selections(teacher, steps, (2.0,), order=1)[0], None, {})
 
-    def error(times: HostGrid) -> float:
-        assert coefficients_of is not None
-        try:
-            coefficients = coefficients_of(sde, times, **options)
-        except ValueError:  # two times that are one
-            return np.inf
-        x = run(teacher.start, coefficients, times)
-        value = float(np.sqrt(np.mean((np.asarray(x, np.float64) - teacher.samples) ** 2))) / size
-        return value if np.isfinite(value) else np.inf
-
-    candidates = [(error(times), times) for times in found]
+    descent = Descent(run, teacher.start, teacher.samples, sde, functools.partial(coefficients_of, sde, **options))
     plain = {}
     for kind in PLAIN:
         for end in ENDS:
             low = float(np.clip(host_time_at(sde, np.array([end]))[0], t_min, 0.5))
-            times = time_grid(kind, steps, t_min=low, denoise=False, sde=sde)
-            plain[f"{kind} to {end:g}"] = error(times)
-            candidates.append((plain[f"{kind} to {end:g}"], times))  # from which refinement may start
-    best, times = min(candidates, key=lambda pair: pair[0])
-    progress(f"{steps} steps of {sampler}: {best:.3g}; the best of time_grid's {min(plain.values()):.3g}")
+            grid = time_grid(kind, steps, t_min=low, denoise=False, sde=sde)
+            plain[f"{kind} to {end:g}"] = descent.error(grid), grid
+    common = min(plain.values(), key=lambda pair: pair[0])
+    if times is None:
+        order = 1 if sampler in ("ddim", "gddim") or options.get("order") == 1 else 2
+        found = [(descent.error(grid), grid) for grid in selections(teacher, steps, POWERS, order=order)]
+        starts = [*sorted(found, key=lambda pair: pair[0])[:2], common]
+    else:
+        starts = [(descent.error(np.asarray(times)), np.asarray(times, np.float64))]
+    best, grid = min(starts, key=lambda pair: pair[0])
+    progress(f"{steps} steps of {sampler}: {best:.3g}; the best of time_grid's {common[0]:.3g}")
+    learned = None
     if refine:
-        best, times = _refined(error, sde, times, best, refine)
-        progress(f"refined: {best:.3g}")
-    return TunedGrid(times, best, plain)
+        best, grid, _ = min((descent(grid, refine) for _, grid in starts), key=lambda one: one[0])
+        if len(starts) > 1:
+            best, grid, _ = descent(grid, refine)
+        progress(f"levels moved: {best:.3g}")
+    if weights:
+        best, grid, learned = descent(grid, refine, weights=True)
+        progress(f"weights learned: {best:.3g}")
+    return TunedGrid(grid, best, {name: value for name, (value, _) in plain.items()}, learned)
 
 
-# ---- running
+# ---- the teacher
 
 
-class _Run:
-    """A sampler on a grid from given states, compiled once for each number of steps: (start, coefficients, times)."""
-
-    def __init__(self, make: Callable[[Any], ScoreFn], variables: Any, sde: SDE, denoise: Denoise):
-        self._make, self._variables, self._sde = make, variables, sde
-        self._denoise: Denoise = denoise
-        self._compiled = jax.jit(self._run, static_argnums=0)
-
-    def __call__(self, start: State, coefficients: Any, times: HostGrid, keep: bool = False) -> Any:
-        """Samples (batch, *event); with `keep` also all states (steps, batch, k, *event) and estimates."""
-        single = jax.tree.map(lambda v: jnp.asarray(v, jnp.float32), coefficients)
-        return self._compiled(keep, self._variables, start, single, jnp.asarray(times, jnp.float32))
-
-    def _run(self, keep: bool, variables: Any, start: State, coefficients: Any, times: Any) -> Any:
-        score_fn = self._make(variables)
-
-        def body(carry, xs):
-            z, memory = carry
-            t, c = xs
-            out, newest, memory = exponential.step(score_fn(z, batch_time(t, z)), c, z, memory)
-            return (out, memory), (z, newest) if keep else None
-
-        memory = exponential.no_memory(coefficients, start)
-        (z, _), path = jax.lax.scan(body, (start, memory), (times[:-1], coefficients))
-        if self._denoise:
-            z = denoise_step(score_fn, self._sde, z, batch_time(times[-1], z), self._denoise)
-        return (z[:, 0], path) if keep else z[:, 0]
-
-
-def follow(key: Key, run: _Run, sde: SDE, shape: Shape, *, t_min: float, levels: int) -> Teacher:
+def follow(key: Key, run: Run, sde: SDE, shape: Shape, *, t_min: float, levels: int) -> Teacher:
     """The teacher: DPM-Solver++ 3M with steps that are equal in the log-SNR."""
     start = start_state(key, sde, shape, None, jnp.float32)
     high, low = np.log(host_noise_level(sde, np.array([1.0, t_min])))
     fine = np.linspace(high, low, BETWEEN * levels + 1)
     times = np.concatenate([[1.0], host_time_at(sde, np.exp(fine[1:-1])), [t_min]])
     coefficients = exponential_coefficients(sde, times, method="dpm_solver_pp", order=3)
-    samples, (states, data) = run(start, coefficients, times, keep=True)
+    samples, (states, data) = run.path(start, coefficients, times)
     kept = slice(None, None, BETWEEN)
     states, data = (np.asarray(v[kept], np.float64) for v in (states, data))
     n, batch = data.shape[:2]
@@ -268,6 +253,13 @@ def end_errors(teacher: Teacher) -> np.ndarray:
     return np.sqrt(np.mean((teacher.data - samples) ** 2, axis=(1, 2)))
 
 
+def selections(teacher: Teacher, steps: int, powers: tuple[float, ...], *, order: int) -> list[HostGrid]:
+    """The grids of the least sums of powers of the errors, each once."""
+    cost, last = step_errors(teacher, order=order), end_errors(teacher)
+    chosen = {tuple(cheapest(cost**power, last**power, steps)) for power in powers}
+    return [teacher.times[list(levels)] for levels in sorted(chosen)]
+
+
 def cheapest(cost: np.ndarray, last: np.ndarray, steps: int) -> np.ndarray:
     """The levels 0 = l_0 < l_1 < ... < l_steps of least total cost, (steps + 1,).
 
@@ -288,26 +280,3 @@ def cheapest(cost: np.ndarray, last: np.ndarray, steps: int) -> np.ndarray:
     for before in reversed(back):
         chosen.append(int(before[chosen[-1], chosen[-2]]))
     return np.array(chosen[::-1])
-
-
-def _refined(
-    error: Callable[[HostGrid], float], sde: SDE, times: HostGrid, known: float, runs: int
-) -> tuple[float, HostGrid]:
-    """The grid with its levels moved, by the logarithms of their distances."""
-    log_levels = np.log(host_noise_level(sde, times))
-    widths = -np.diff(log_levels)
-
-    def grid(x: np.ndarray) -> HostGrid:
-        inner = log_levels[0] - np.cumsum(np.exp(np.clip(x, -10.0, 5.0)) * widths)
-        return np.concatenate([[1.0], host_time_at(sde, np.exp(inner))])
-
-    def objective(x: np.ndarray) -> float:
-        value = error(grid(x))
-        return value if np.isfinite(value) else 1e6
-
-    start = np.zeros(len(widths))
-    simplex = np.concatenate([start[None], 0.25 * np.eye(len(widths))])
-    found = scipy.optimize.minimize(
-        objective, start, method="Nelder-Mead", options={"maxfev": runs, "initial_simplex": simplex, "adaptive": True}
-    )
-    return (float(found.fun), grid(found.x)) if found.fun < known else (known, times)

@@ -52,14 +52,16 @@ def write(
     while not same and file.exists():  # of another last step
         number += 1
         file = folder / f"{name}_{number}.json"
-    content = {**known, "times": [float(t) for t in found.times], "error": found.error, "plain": found.plain, **about}
+    weights = [] if found.weights is None else [float(w) for w in found.weights.ravel()]
+    content = {**known, "times": [float(t) for t in found.times], "weights": weights}
+    content |= {"error": found.error, "plain": found.plain, **about}
     with replacing(file) as partial:
         partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     return file
 
 
 def fill(path: str | os.PathLike, plan: Plan, process: Mapping[str, Any] | None) -> Plan:
-    """The plan with the times that were tuned to it.
+    """The plan with the times that were tuned to it, and the weights if they were.
 
     Raises:
         InputError: there are none; it names those that there are, and the command that makes them.
@@ -68,8 +70,8 @@ def fill(path: str | os.PathLike, plan: Plan, process: Mapping[str, Any] | None)
     there = [content for _, content in _contents(_folder(path))]
     for content in there:
         if _identity_of(content) == known:
-            times = tuple(content["times"])
-            return dataclasses.replace(plan, times=times, t_min=times[-1])
+            times, weights = tuple(content["times"]), tuple(content.get("weights", ()))
+            return dataclasses.replace(plan, times=times, weights=weights, t_min=times[-1])
     words = [f"--workdir={shown(path)}", f"--sampler={plan.sampler}", f"--steps={plan.steps}"]
     others = "; ".join(_words(content) for content in there) or "none"
     raise InputError(
@@ -103,9 +105,10 @@ def _contents(folder: AnyPath) -> list[tuple[AnyPath, dict[str, Any]]]:
     for file in sorted(folder.glob("*.json")) if folder.is_dir() else []:
         try:
             content = json.loads(file.read_text())
-            if not (isinstance(content, dict) and all(isinstance(t, float) for t in content["times"])):
+            numbers = [*content["times"], *content.get("weights", ())]
+            if not (isinstance(content, dict) and all(isinstance(number, float) for number in numbers)):
                 raise ValueError
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, AttributeError):
             raise InputError(f"{shown(file)} is no tuned grid: delete it, and run python -m sgmjax.tune_grid") from None
         found.append((file, content))
     return found

@@ -13,7 +13,7 @@ import tiers
 
 from sgmjax import exact, samplers, sdes
 from sgmjax._inputs import InputError
-from sgmjax.samplers import tuning
+from sgmjax.samplers import refinement, tuning
 
 RING = exact.ring()
 PROCESSES = analytic.PROCESSES | analytic.NEW
@@ -40,7 +40,7 @@ def test_the_cheapest_of_all_selections(seed):
 def test_errors_of_steps_are_those_of_the_sampler(name):
     """From the teacher's own states, DPM-Solver++ 2M with the level before, and gDDIM without: where they end."""
     sde = PROCESSES[name]
-    run = tuning._Run(lambda _: RING.score_fn(sde), (), sde, True)
+    run = refinement.Run(lambda _: RING.score_fn(sde), (), sde, True)
     teacher = tuning.follow(jax.random.key(0), run, sde, (64, 2), t_min=1e-3, levels=12)
     errors = tuning.step_errors(teacher)
     flow = samplers.exponential.host_flow(sde, np.append(teacher.times, 1e-3))  # which fixes the rotation in R
@@ -66,7 +66,7 @@ def test_errors_of_steps_are_those_of_the_sampler(name):
 def test_a_tuned_grid_is_nearer_than_the_plain_ones(name):
     sde, lines = PROCESSES[name], []
     found = samplers.tune_grid(
-        jax.random.key(0), RING.score_fn(sde), sde, (64, 2), steps=6, denoise="tweedie", levels=40, refine=30,
+        jax.random.key(0), RING.score_fn(sde), sde, (64, 2), steps=6, denoise="tweedie", levels=40, refine=3,
         progress=lines.append,
     )  # fmt: skip
     assert found.times.shape == (7,) and found.times[0] == 1.0 and (np.diff(found.times) < 0).all()
@@ -84,6 +84,98 @@ def test_a_tuned_grid_is_nearer_than_the_plain_ones(name):
     many = draw(samplers.time_grid("logsnr", 200, sde=sde), "dpm_solver_pp", order=3)
     error = np.sqrt(np.mean((draw(found.times, "unipc") - many) ** 2)) / np.std(many)
     assert error < 2 * found.error
+
+
+@pytest.mark.parametrize("name", tiers.alike(["vp", "cld", "psld", "third_order"], ["cld"]))
+@pytest.mark.parametrize("method, options", [("unipc", {"order": 2}), ("deis", {"order": 2})])
+def test_slopes_are_those_of_what_is_missed(name, method, options):
+    """By levels and by weights, against differences of `miss` along the slope."""
+    sde = PROCESSES[name]
+    run = refinement.Run(lambda _: RING.score_fn(sde), (), sde, True)
+    teacher = tuning.follow(jax.random.key(0), run, sde, (64, 2), t_min=1e-3, levels=12)
+    times = samplers.time_grid("rho", 6, t_min=1e-2, sde=sde)
+    known = samplers.exponential_coefficients(sde, times, method=method, **options)
+    size = float(np.std(teacher.samples))
+
+    def missed(weights, times=times):
+        c = samplers.exponential_coefficients(sde, times, method=method, weights=weights, **options)
+        return run.miss(teacher.start, teacher.samples, size, c, times)
+
+    value, by_matrix, by_time = run.slope(teacher.start, teacher.samples, size, known, times)
+    by_weight = samplers.exponential.slope_by_weights(known, by_matrix)
+    unit = refinement._unit(known)
+    assert value == pytest.approx(missed(0 * by_weight), rel=1e-5)
+    assert np.all(unit[0, 1:] == 0.0) and np.all(unit[2:].max(axis=(2, 3)) > 0.0)
+    way = unit**2 * by_weight
+    size_of_step = 0.02 * value / np.sum(way * by_weight)
+    change = missed(size_of_step * way) - missed(-size_of_step * way)
+    assert change == pytest.approx(0.04 * value, rel=0.05)
+    for i in range(1, len(times)):
+        moved = [times.copy(), times.copy()]
+        for one, sign in zip(moved, (1, -1)):
+            one[i] *= 1 + sign * 1e-3
+        ends = [samplers.exponential_coefficients(sde, one, method=method, **options) for one in moved]
+        slope = by_time[i] * (moved[0][i] - moved[1][i])
+        slope += sum(np.sum(d * (b - a)) for d, b, a in zip(by_matrix, *ends) if d is not None)
+        change = missed(0 * by_weight, moved[0]) - missed(0 * by_weight, moved[1])
+        assert change == pytest.approx(slope, rel=0.05, abs=2e-5 * value)
+
+
+def test_weights_turn_one_method_into_another():
+    """UniPC with one of its variants is that without, and the difference of their weights."""
+    sde = PROCESSES["psld"]
+    times = samplers.time_grid("rho", 8, sde=sde)
+    one, other = (samplers.exponential_coefficients(sde, times, method="unipc", variant=v) for v in ("exact", "bh2"))
+    toward = np.swapaxes(one.from_score, 1, 2)
+    total = (other.push - one.push) @ toward / np.sum(toward**2, axis=1, keepdims=True)
+    older = other.weights - one.weights
+    weights = np.concatenate([(total - older.sum(axis=1))[:, None], older], axis=1)
+    for given in (weights, weights.ravel(), tuple(weights.ravel())):
+        found = samplers.exponential_coefficients(sde, times, method="unipc", weights=given)
+        for a, b in zip(found, other):
+            np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12) if a is not None else None
+    with pytest.raises(InputError, match=r"weights have shape \(7, 3, 2, 1\): .* have \(8, 3, 2, 1\)"):
+        samplers.exponential_coefficients(sde, np.append(times, 1e-4), method="unipc", weights=weights)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["vp", "cld", "psld"])
+def test_learned_weights_are_nearer_still(name):
+    """To the teacher, and in law: of four evaluations and the last step, on starts that they have not seen."""
+    sde = PROCESSES[name]
+    score_fn, options = RING.score_fn(sde), {"order": 3}
+    found = [
+        samplers.tune_grid(
+            jax.random.key(0), score_fn, sde, (256, 2), steps=4, options=options, denoise="tweedie", levels=40,
+            refine=8, weights=weights,
+        )
+        for weights in (False, True)
+    ]  # fmt: skip
+    assert found[0].weights is None and found[1].weights.shape == (4, 4, sde.k, 1)
+    assert found[1].error < 0.95 * found[0].error
+
+    def missed(one):
+        c = samplers.exponential_coefficients(sde, one.times, method="unipc", weights=one.weights, **options)
+        draw = {"times": one.times, "coefficients": c, "denoise": "tweedie", "initial": start}
+        x = samplers.unipc(jax.random.key(0), score_fn, sde, (2000, 2), **draw)[0]
+        return float(refinement.miss(x, many, float(np.std(many))))
+
+    start = samplers.common.start_state(jax.random.key(5), sde, (2000, 2), None, jnp.float32)
+    grid = samplers.time_grid("logsnr", 200, sde=sde)
+    many = samplers.dpm_solver_pp(jax.random.key(0), score_fn, sde, (2000, 2), times=grid, order=3, initial=start)[0]
+    assert missed(found[1]) < missed(found[0]) < 2 * found[0].error
+
+
+def test_a_given_grid_is_where_it_begins():
+    sde = sdes.vp()
+    low = float(samplers.grids.host_time_at(sde, np.array([0.03]))[0])
+    times = samplers.time_grid("rho", 4, t_min=low, denoise=False, sde=sde)
+    tune = {"steps": 4, "levels": 20, "times": times}
+    found = samplers.tune_grid(jax.random.key(0), RING.score_fn(sde), sde, (32, 2), **tune)
+    np.testing.assert_array_equal(found.times, times)
+    assert found.error == found.plain["rho to 0.03"] and found.weights is None
+    moved = samplers.tune_grid(jax.random.key(0), RING.score_fn(sde), sde, (32, 2), refine=2, **tune)
+    assert moved.error < found.error and moved.plain == found.plain
 
 
 def test_of_a_sampler_that_is_not_tried():
@@ -112,6 +204,9 @@ BAD = {
     "steps": ({"steps": 20}, "steps = 20: must be from 1 to levels - 1 = 19"),
     "refine": ({"sampler": "em", "refine": 5}, "refine = 5: 'em' .* is no exponential integrator without noise"),
     "noise": ({"sampler": "sa_solver", "refine": 5}, "refine = 5: 'sa_solver'"),
+    "other times": ({"times": [1.0, 0.5]}, "times has 1 steps, and steps = 3"),
+    "times": ({"times": [1.0, 0.5, 0.3, 0.1], "sampler": "em"}, "times: 'em' is not tried out"),
+    "weights": ({"weights": True}, "weights: they are learned in the iterations of `refine`, and refine = 0"),
     "t_min": ({"t_min": 0.0}, "t_min = 0"),
     "option": ({"options": {"order": 9}}, "order = 9"),
 }

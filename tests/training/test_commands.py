@@ -201,7 +201,7 @@ def test_sampling_with_another_process(finished, capsys):
 def test_a_tuned_grid_is_found(finished, capsys):
     """By what it was tuned for, and by nothing else; nearer to the teacher than the plain grids."""
     how = ["--sampler=unipc", "--steps=6", "--denoise=tweedie", "--options=order=3"]
-    tune = ["tune_grid", f"--workdir={finished}", *how, "--num=16", "--levels=20", "--refine=5"]
+    tune = ["tune_grid", f"--workdir={finished}", *how, "--num=16", "--levels=20", "--refine=0"]
     assert tune_grid.main(tune) == 0
     file = finished / "grids" / "unipc_6_order3.json"
     content = json.loads(file.read_text())
@@ -210,10 +210,12 @@ def test_a_tuned_grid_is_found(finished, capsys):
     run = load_run(finished, sampling={"sampler": "unipc", "steps": 6, "denoise": "tweedie", "grid": "tuned",
                                        "options": {"order": 3}})  # fmt: skip
     assert list(run.plan.times) == content["times"] and run.plan.t_min == content["times"][-1]
+    assert run.plan.weights == ()
     draw = ["sample", f"--workdir={finished}", "--num=4", "--grid=tuned"]
     assert sample.main([*draw, *how]) == 0
     with np.load(finished / "samples" / "unipc_6_tuned_seed0.npz") as drawn:
-        assert drawn["nfe"] == 6 and np.isfinite(drawn["samples"]).all()
+        first = drawn["samples"]
+        assert drawn["nfe"] == 6 and np.isfinite(first).all()
     assert sample.main([*draw, *how[:1], "--steps=7"]) == 2
     error = capsys.readouterr().err
     assert (
@@ -223,8 +225,17 @@ def test_a_tuned_grid_is_found(finished, capsys):
     # another process has another grid, and the same one is written again
     assert tune_grid.main([*tune, "--process=cld"]) == 0 and tune_grid.main([*tune, "--seed=1"]) == 0
     assert sorted(path.name for path in file.parent.iterdir()) == ["as_cld_unipc_6_order3.json", file.name]
-    assert json.loads(file.read_text())["seed"] == 1
+    assert json.loads(file.read_text())["seed"] == 1 and json.loads(file.read_text())["weights"] == []
     assert sample.main([*draw, *how, "--process=cld"]) == 0
+    # learned weights go with it, and make other samples; not from a later start
+    assert tune_grid.main([*tune[:-1], "--refine=2", "--seed=1", "--weights"]) == 0
+    learned = json.loads(file.read_text())
+    assert len(learned["weights"]) == 5 * 4 * 2 and learned["error"] < content["error"]
+    assert sample.main([*draw, *how]) == 0
+    with np.load(finished / "samples" / "unipc_6_tuned_seed0.npz") as again:
+        assert again["nfe"] == 6 and not np.array_equal(again["samples"], first)
+    assert sample.main([*draw, *how, "--start_time=0.5"]) == 2
+    assert "tune without --weights for this" in capsys.readouterr().err
     file.write_text("{}")
     assert sample.main([*draw, *how]) == 2
     assert "is no tuned grid: delete it" in capsys.readouterr().err
