@@ -1,13 +1,13 @@
 """Tuned grids at few evaluations: error of UniPC on the grids of `samplers.tune_grid`, for data whose score is known.
 
-    python benchmarks/tuned_grids.py                       # about a quarter of an hour on two cores
+    python benchmarks/tuned_grids.py                       # about two hours on two cores
     python benchmarks/tuned_grids.py --problems ring --processes vp psld --budgets 5 10
     python benchmarks/tuned_grids.py --report              # only the table
 
 The problems and the measure are those of `samplers.py`: sliced 2-Wasserstein distances to as many true draws, in
-floors, mean and standard error over ten seeds. Grids are tuned on other data of the same kind (a ring of seven, sixteen
-other centres) and other starts, by the distance to a teacher's path alone; of UniPC of order 2 and 3, with and without
-its corrector, the one that comes nearest there is taken. In the columns "+ start" the first evaluation is
+floors, mean and standard error over ten seeds. Grids of UniPC of order 3 are tuned on other data of the same kind (a
+ring of seven, sixteen other centres) and other starts, by the distance to where a teacher's paths end alone. In the
+columns "weights" its weights are learned there too. In the columns "+ start" the first evaluation is
 `score.analytic_start`'s, by mean and deviation of the data that the grid was tuned on, and the grid has a step more.
 
 Writes `tuned_grids.json`, a row a line, and `tuned_grids.md`.
@@ -31,9 +31,7 @@ from sgmjax.samplers.grids import host_noise_level
 HERE = Path(__file__).resolve().parent
 BUDGETS = (5, 8, 10, 20)
 SEEDS = 10
-VARIANTS: tuple[dict[str, Any], ...] = tuple(
-    {"order": order, "corrector": corrector} for order in (2, 3) for corrector in (True, False)
-)
+OPTIONS: dict[str, Any] = {"order": 3, "corrector": True}
 
 
 problem_of = functools.cache(lambda name: PROBLEMS[name]())
@@ -46,21 +44,6 @@ def to_tune_on(name: str) -> exact.GaussianMixture:
     return exact.mixture(np.random.default_rng(1).standard_normal((16, 64)), 0.2)
 
 
-def tuned(mixture: exact.GaussianMixture, sde: Any, steps: int, start: bool, refine: int) -> tuple[Any, dict[str, Any]]:
-    """The grid, and the variant of UniPC, that come nearest to the teacher."""
-    score_fn = score_of(mixture, sde, mixture if start else None)
-    batch = 2000 if mixture.means.shape[1] == 2 else 256
-    found = [
-        samplers.tune_grid(
-            jax.random.key(1000), score_fn, sde, (batch, mixture.means.shape[1]), steps=steps, sampler="unipc",
-            options=options, denoise="tweedie", refine=refine,
-        )
-        for options in VARIANTS
-    ]  # fmt: skip
-    best = int(np.argmin([np.inf if one.error is None else one.error for one in found]))
-    return found[best], VARIANTS[best]
-
-
 def score_of(mixture: exact.GaussianMixture, sde: Any, start: exact.GaussianMixture | None) -> Any:
     """The exact score, but at t = 1 what mean and deviation of `start` say."""
     known = batch_score(mixture, sde)
@@ -71,32 +54,47 @@ def score_of(mixture: exact.GaussianMixture, sde: Any, start: exact.GaussianMixt
     return score.analytic_start(known, sde, means.mean(axis=0), std)
 
 
-def measure(name: str, process: str, budget: int, start: bool, refine: int) -> dict[str, Any]:
+def measure(name: str, process: str, budget: int, start: bool, refine: int) -> list[dict[str, Any]]:
+    """Rows of a tuned grid, without and with learned weights."""
     problem, sde = problem_of(name), PROCESSES[process]
     mixture, other = (exact.ring() if name == "ring" else mixture64()), to_tune_on(name)
-    found, options = tuned(other, sde, budget - 1 + start, start, refine)
-    score_fn = score_of(mixture, sde, other if start else None)
-    draw = jax.jit(
-        lambda key: samplers.unipc(
-            key, score_fn, sde, problem.shape, times=found.times, denoise="tweedie", **options
-        )[0]
+    size = mixture.means.shape[1]
+    tune = functools.partial(
+        samplers.tune_grid, jax.random.key(1000), score_of(other, sde, other if start else None), sde,
+        (2000 if size == 2 else 256, size), steps=budget - 1 + start, sampler="unipc", options=OPTIONS,
+        denoise="tweedie", refine=refine,
     )  # fmt: skip
-    errors = [problem.error(np.asarray(draw(jax.random.key(seed)))) / problem.floor[0] for seed in range(1, SEEDS + 1)]
-    return {
-        "problem": name, "process": process, "nfe": budget, "start": start, **options, "teacher": found.error,
-        "plain": min(found.plain.values()), "floors": [round(float(e), 4) for e in errors],
-        "levels": [round(float(v), 4) for v in host_noise_level(sde, found.times)],
-    }  # fmt: skip
+    grid = tune()
+    score_fn, rows = score_of(mixture, sde, other if start else None), []
+    for found in (grid, tune(times=grid.times, weights=True)):
+        c = samplers.exponential_coefficients(sde, found.times, method="unipc", weights=found.weights, **OPTIONS)
+
+        def draw(key, found=found, c=c):
+            return samplers.unipc(
+                key, score_fn, sde, problem.shape, times=found.times, coefficients=c, denoise="tweedie"
+            )[0]
+
+        draw = jax.jit(draw)
+        errors = [problem.error(np.asarray(draw(jax.random.key(seed)))) for seed in range(1, SEEDS + 1)]
+        rows.append({
+            "problem": name, "process": process, "nfe": budget, "start": start, "weights": found.weights is not None,
+            "teacher": found.error, "plain": min(found.plain.values()),
+            "floors": [round(float(error / problem.floor[0]), 4) for error in errors],
+            "levels": [round(float(level), 4) for level in host_noise_level(sde, found.times)],
+        })  # fmt: skip
+    return rows
 
 
 def table(rows: list[dict[str, Any]]) -> list[str]:
     """Markdown lines."""
     budgets = sorted({row["nfe"] for row in rows})
-    heads = [f"{budget} NFE{start}" for budget in budgets for start in ("", " + start")]
+    kinds = [(weights, start) for weights in (False, True) for start in (False, True)]
+    words = [("weights" if weights else "grid") + " + start" * start for weights, start in kinds]
+    heads = [f"{budget} NFE: {word}" for budget in budgets for word in words]
     lines = ["| problem | process | " + " | ".join(heads) + " |", "|---|---|" + "--:|" * len(heads)]
-    found = {(r["problem"], r["process"], r["nfe"], r["start"]): np.asarray(r["floors"]) for r in rows}
+    found = {(r["problem"], r["process"], r["nfe"], r["weights"], r["start"]): np.asarray(r["floors"]) for r in rows}
     for problem, process in dict.fromkeys((row["problem"], row["process"]) for row in rows):
-        cells = [found.get((problem, process, budget, start)) for budget in budgets for start in (False, True)]
+        cells = [found.get((problem, process, budget, *kind)) for budget in budgets for kind in kinds]
         words = ["" if v is None else f"{v.mean():.2f} ± {v.std(ddof=1) / len(v) ** 0.5:.2f}" for v in cells]
         lines.append(f"| {problem} | {process} | " + " | ".join(words) + " |")
     return lines
@@ -107,7 +105,7 @@ def main() -> None:
     parser.add_argument("--problems", nargs="*", default=["ring", "mixture64"])
     parser.add_argument("--processes", nargs="*", default=["vp", "ve", "cld", "psld", "third_order"])
     parser.add_argument("--budgets", nargs="*", type=int, default=list(BUDGETS))
-    parser.add_argument("--refine", type=int, default=150, help="runs in which the levels are moved")
+    parser.add_argument("--refine", type=int, default=40, help="iterations in which the levels are moved")
     parser.add_argument("--out", type=Path, default=HERE / "tuned_grids.json")
     parser.add_argument("--report", action="store_true", help="only the table")
     flags = parser.parse_args()
@@ -120,9 +118,9 @@ def main() -> None:
     for point in points:
         if flags.report or point in done:
             continue
-        rows.append(measure(*point, flags.refine))
+        rows += measure(*point, flags.refine)
         flags.out.write_text("[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n")
-        print(*point, f"{np.mean(rows[-1]['floors']):.3f} floors", flush=True)
+        print(*point, *(f"{np.mean(row['floors']):.3f}" for row in rows[-2:]), "floors", flush=True)
     order = {name: i for i, name in enumerate([*PROBLEMS, *PROCESSES])}
     rows.sort(key=lambda row: (order[row["problem"]], order[row["process"]]))
     lines = ["# UniPC on tuned grids, in floors", "", *table(rows), ""]

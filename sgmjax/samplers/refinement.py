@@ -17,6 +17,7 @@ their order; weights relative to the entries of sum_j W_j; L-BFGS moves both.
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -49,53 +50,77 @@ def miss(samples: Any, truth: Any, size: Scalar) -> Any:
 
 
 class Run:
-    """A sampler from given states, compiled once for each number of steps."""
+    """A sampler from given states, a step at a time: so one step is compiled, whatever the grid, and one backwards.
+
+    (As a loop of XLA's, the derivatives of a network take five times as long on CPUs.)
+    """
 
     def __init__(self, make: Callable[[Any], ScoreFn], variables: Any, sde: SDE, denoise: Denoise):
         """make: the score function, of the variables."""
         self._make, self._variables, self._sde = make, variables, sde
         self._denoise: Denoise = denoise
-        self._path = jax.jit(functools.partial(self._run, keep=True))
-        self._miss = jax.jit(self._missed)
-        self._slope = jax.jit(jax.value_and_grad(self._missed, argnums=(2, 3)))
+        self._step, self._back = jax.jit(self._one), jax.jit(self._one_back)
+        self._end, self._miss = jax.jit(self._finish), jax.jit(self._missed)
+        self._slope = jax.jit(jax.value_and_grad(self._missed, argnums=(1, 2)))
 
     def path(self, start: State, coefficients: ExponentialCoefficients, times: HostGrid) -> tuple[Samples, Any]:
         """Samples (batch, *event), and states (steps, batch, k, *event) with the predictions made of them."""
-        return self._path(self._variables, start, *_single(coefficients, times))
+        end, states = self._walk(start, coefficients, times, keep=True)
+        samples = self._end(self._variables, end, np.float32(times[-1]))
+        return samples, tuple(np.stack(values) for values in zip(*((z, newest) for z, _, newest in states)))
 
     def miss(self, start: State, truth: np.ndarray, size: float, coefficients: Any, times: HostGrid) -> float:
         """`miss` of the samples."""
-        return float(self._miss(self._variables, start, *_single(coefficients, times), truth, size))
+        end, _ = self._walk(start, coefficients, times)
+        return float(self._miss(self._variables, end, np.float32(times[-1]), truth, size))
 
     def slope(
         self, start: State, truth: np.ndarray, size: float, coefficients: Any, times: HostGrid
     ) -> tuple[float, ExponentialCoefficients, np.ndarray]:
         """`miss`, and its derivatives by the coefficients and by the times, float64."""
-        value, slopes = self._slope(self._variables, start, *_single(coefficients, times), truth, size)
-        return float(value), *jax.tree.map(lambda v: np.asarray(v, np.float64), slopes)
+        end, states = self._walk(start, coefficients, times, keep=True)
+        value, (by_z, by_last) = self._slope(self._variables, end, np.float32(times[-1]), truth, size)
+        by_memory = jax.tree.map(jnp.zeros_like, states[-1][1])
+        by_time, by_matrix = [by_last], []
+        for (z, memory, _), (t, c) in zip(reversed(states), reversed(_steps(coefficients, times))):
+            by_z, by_memory, by_t, by_c = self._back(self._variables, z, memory, t, c, (by_z, by_memory))
+            by_time.append(by_t)
+            by_matrix.append(by_c)
+        double = functools.partial(np.asarray, dtype=np.float64)
+        matrices = jax.tree.map(lambda *each: np.stack([double(v) for v in each]), *reversed(by_matrix))
+        return float(value), matrices, np.stack([double(v) for v in reversed(by_time)])
 
-    def _run(self, variables: Any, start: State, coefficients: Any, times: Any, *, keep: bool = False) -> Any:
-        score_fn = self._make(variables)
+    def _walk(self, z: State, coefficients: Any, times: HostGrid, *, keep: bool = False) -> tuple[State, list]:
+        """Where the steps end, and with `keep` the state, the memory and the prediction at the start of each."""
+        memory, states = exponential.no_memory(coefficients, z), []
+        for t, c in _steps(coefficients, times):
+            (out, after), newest = self._step(self._variables, z, memory, t, c)
+            if keep:
+                states.append((z, memory, newest))
+            z, memory = out, after
+        return z, states
 
-        @jax.checkpoint  # backwards it needs the states, and one step's activations
-        def body(carry, xs):
-            z, memory = carry
-            t, c = xs
-            out, newest, memory = exponential.step(score_fn(z, batch_time(t, z)), c, z, memory)
-            return (out, memory), (z, newest) if keep else None
+    def _one(self, variables: Any, z: State, memory: Any, t: Any, c: ExponentialCoefficients) -> Any:
+        score = self._make(variables)(z, batch_time(t, z))
+        out, newest, memory = exponential.step(score, c, z, memory)
+        return (out, memory), newest
 
-        memory = exponential.no_memory(coefficients, start)
-        (z, _), path = jax.lax.scan(body, (start, memory), (times[:-1], coefficients))
+    def _one_back(self, variables: Any, z: State, memory: Any, t: Any, c: Any, slopes: Any) -> Any:
+        return jax.vjp(lambda *given: self._one(variables, *given)[0], z, memory, t, c)[1](slopes)
+
+    def _finish(self, variables: Any, z: State, t: Any) -> Samples:
         if self._denoise:
-            z = denoise_step(score_fn, self._sde, z, batch_time(times[-1], z), self._denoise)
-        return (z[:, 0], path) if keep else z[:, 0]
+            z = denoise_step(self._make(variables), self._sde, z, batch_time(t, z), self._denoise)
+        return z[:, 0]
 
-    def _missed(self, variables: Any, start: State, coefficients: Any, times: Any, truth: Any, size: Any) -> Any:
-        return miss(self._run(variables, start, coefficients, times), truth, size)
+    def _missed(self, variables: Any, z: State, t: Any, truth: Any, size: Any) -> Any:
+        return miss(self._finish(variables, z, t), truth, size)
 
 
-def _single(coefficients: Any, times: HostGrid) -> Any:
-    return jax.tree.map(lambda v: jnp.asarray(v, jnp.float32), (coefficients, times))
+def _steps(coefficients: Any, times: HostGrid) -> list[tuple[Any, Any]]:
+    """The time and the matrices of every step, float32."""
+    single = jax.tree.map(lambda v: np.asarray(v, np.float32), (np.asarray(times)[:-1], coefficients))
+    return [jax.tree.map(operator.itemgetter(i), single) for i in range(len(times) - 1)]
 
 
 class Descent:
