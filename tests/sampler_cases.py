@@ -93,6 +93,7 @@ CASES: dict[str, Case] = {
         "ipndm", {"times": GRID}, tuple(name for name in PROCESSES if name != "hold4"), prepare=_exponential("ipndm")
     ),
     "sa_solver": Case("sa_solver", {"times": GRID}, prepare=_exponential("sa_solver")),
+    "er_sde": Case("er_sde", {"times": GRID}, prepare=_exponential("er_sde")),
     "dpm_solver_pp": Case("dpm_solver_pp", {"times": GRID}, prepare=_exponential("dpm_solver_pp")),
     "ddim": Case("ddim", {"times": GRID}, SCALAR, prepare=_exponential("ddim")),
     "ddim_eta": Case("ddim", {"times": GRID}, ("ve", "psld"), prepare=_exponential("ddim", eta=0.5)),

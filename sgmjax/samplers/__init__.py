@@ -14,6 +14,7 @@ from sgmjax.samplers._ddim import ddim, gddim
 from sgmjax.samplers._deis import deis
 from sgmjax.samplers._dpm_solver import dpm_solver_pp
 from sgmjax.samplers._edm import edm
+from sgmjax.samplers._er_sde import er_sde
 from sgmjax.samplers._euler_maruyama import em
 from sgmjax.samplers._exponential_coefficients import exponential_coefficients
 from sgmjax.samplers._exponential_midpoint import MidpointCoefficients, exponential_midpoint, midpoint_coefficients
@@ -40,7 +41,8 @@ __all__ = [
     "SAMPLERS", "BoundInfo", "ConjugateCoefficients", "ExponentialCoefficients", "LikelihoodInfo",
     "MidpointCoefficients", "SampleInfo", "TunedGrid", "adaptive_sde", "annealed_langevin",
     "annealed_langevin_interpolation", "cfg_score", "colorize", "conjugate",
-    "conjugate_coefficients", "ddim", "deis", "dpm_solver_pp", "edm", "em", "encode", "exponential_coefficients",
+    "conjugate_coefficients", "ddim", "deis", "dpm_solver_pp", "edm", "em", "encode", "er_sde",
+    "exponential_coefficients",
     "exponential_midpoint", "gddim", "ggf", "guided_score", "inpaint", "interpolate", "ipndm", "likelihood",
     "midpoint_coefficients", "noised", "ode", "pc", "reverse_drift", "sa_solver", "score_sde_times", "slerp",
     "splitting", "sscs", "start_at", "technique_4", "time_grid", "tune_grid", "unipc", "variational_bound",

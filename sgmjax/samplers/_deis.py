@@ -52,7 +52,7 @@ def deis_coefficients(
         raise InputError(f"variable must be 'log_snr', 't' or 'rho', not {variable!r}.")
     check_parameterization(parameterization)
     path = host_flow(sde, times)
-    points, _ = _variable(variable, path.times, path.at)
+    points, _ = variable_of(variable, path.times, path.at)
     weights = exponential.multistep(
         len(path.times) - 1,
         path.psi,
@@ -73,7 +73,7 @@ def _step_weights(
     """C_j of the step from t_i for eps at the points, in the variable, (points, k, k)."""
     panels = path.step == i
     tau, weight, inside = path.tau[panels], path.weight[panels], HostProcess(*(v[panels] for v in path.inside))
-    inner, rate = _variable(variable, tau, inside)
+    inner, rate = variable_of(variable, tau, inside)
     value, slope = lagrange(points, inner)
     psi = path.to_end_of_step[panels]
     if parameterization == "L":
@@ -81,13 +81,13 @@ def _step_weights(
         return -np.einsum("pn,pnj,pnab->jab", weight, value, integrand)
     # linear_flow eq. (4)
     carried = psi @ inside.factor @ path.inner_rotation[panels]
-    ends, _ = _variable(variable, path.times[i : i + 2], HostProcess(*(v[i : i + 2] for v in path.at)))
+    ends, _ = variable_of(variable, path.times[i : i + 2], HostProcess(*(v[i : i + 2] for v in path.at)))
     at_start, at_end = lagrange(points, ends)[0][:, :, None, None]
     out = at_end * path.R[i + 1] - at_start * (path.psi[i] @ path.R[i])
     return out + np.einsum("pn,pnj,pnab->jab", weight * rate, slope, carried)
 
 
-def _variable(kind: Variable, t: np.ndarray, at: HostProcess) -> tuple[np.ndarray, np.ndarray]:
+def variable_of(kind: Variable, t: np.ndarray, at: HostProcess) -> tuple[np.ndarray, np.ndarray]:
     """The variable of the polynomials at t, and its rate of change."""
     if kind == "t":
         return t, np.ones_like(t)

@@ -11,13 +11,14 @@ from sgmjax.samplers import exponential
 from sgmjax.samplers._ddim import ddim_coefficients, gddim_coefficients
 from sgmjax.samplers._deis import deis_coefficients
 from sgmjax.samplers._dpm_solver import dpm_solver_pp_coefficients
+from sgmjax.samplers._er_sde import er_sde_coefficients
 from sgmjax.samplers._ipndm import ipndm_coefficients
 from sgmjax.samplers._sa_solver import sa_solver_coefficients
 from sgmjax.samplers._unipc import unipc_coefficients
 from sgmjax.samplers.exponential import ExponentialCoefficients
 from sgmjax.sdes import SDE
 
-Method = Literal["ddim", "gddim", "deis", "ipndm", "dpm_solver_pp", "unipc", "sa_solver"]
+Method = Literal["ddim", "gddim", "deis", "ipndm", "dpm_solver_pp", "unipc", "sa_solver", "er_sde"]
 
 METHODS: dict[str, Callable[..., ExponentialCoefficients]] = {
     "ddim": ddim_coefficients,
@@ -27,6 +28,7 @@ METHODS: dict[str, Callable[..., ExponentialCoefficients]] = {
     "dpm_solver_pp": dpm_solver_pp_coefficients,
     "unipc": unipc_coefficients,
     "sa_solver": sa_solver_coefficients,
+    "er_sde": er_sde_coefficients,
 }
 
 

@@ -1,6 +1,7 @@
 """Exponential integrators: the linear part of the reverse process exactly, what the network predicts extrapolated.
 
-Every one of them here (`ddim`, `gddim`, `deis`, `ipndm`, `dpm_solver_pp`, `unipc`, `sa_solver`) makes the same step,
+Every one of them here (`ddim`, `gddim`, `deis`, `ipndm`, `dpm_solver_pp`, `unipc`, `sa_solver`, `er_sde`) makes the
+same step,
 
     z_s = A z_t + sum_j W_j e_j + noise xi,      e_0 = Mz z_t + Ms score(z_t, t),
 

@@ -352,12 +352,14 @@ def damped(flow: Flow, lam: Numbers) -> tuple[np.ndarray, np.ndarray]:
     """W(t_{i+1}, tau) with dW/ds = (A + lam^2 / 2 H) W: see `gddim`. Orthogonal for lam = 0.
 
     Args:
-        lam: a number, or one for each step (n,).
+        lam: a number, one for each step (n,), or one for each node (P, NODES).
 
     Returns:
         W at the start of every step, (n, k, k), and at the nodes, (P, NODES, k, k).
     """
-    strength = np.broadcast_to(lam, len(flow.times) - 1)[flow.step, None, None, None] ** 2
+    if np.ndim(lam) < 2:
+        lam = np.broadcast_to(lam, len(flow.times) - 1)[flow.step, None]
+    strength = np.asarray(lam)[..., None, None] ** 2
     rate = (rotation_rate(flow.inside) + 0.5 * strength * whitened_noise(flow.inside)) * flow.tau[..., None, None]
     widths = flow.weight[:, 0] / (_WEIGHTS[0] * flow.tau[:, 0])
     # the transpose, from 1 at the lower end upwards: it shrinks

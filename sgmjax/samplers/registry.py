@@ -16,6 +16,7 @@ from sgmjax.samplers._ddim import ddim, gddim
 from sgmjax.samplers._deis import deis
 from sgmjax.samplers._dpm_solver import dpm_solver_pp
 from sgmjax.samplers._edm import edm
+from sgmjax.samplers._er_sde import er_sde
 from sgmjax.samplers._euler_maruyama import em
 from sgmjax.samplers._exponential_midpoint import exponential_midpoint
 from sgmjax.samplers._ggf import ggf
@@ -41,6 +42,7 @@ SAMPLERS: dict[str, Callable[..., Any]] = {
     "dpm_solver_pp": dpm_solver_pp,
     "unipc": unipc,
     "sa_solver": sa_solver,
+    "er_sde": er_sde,
     "edm": edm,
     "splitting": splitting,
     "conjugate": conjugate,

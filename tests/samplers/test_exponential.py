@@ -229,6 +229,7 @@ EXACT = {
     "dpm_solver_pp": {"method": "dpm_solver_pp"},
     "dpm_solver_pp 3M": {"method": "dpm_solver_pp", "order": 3},
     "sa_solver": {"method": "sa_solver", "tau": 0.0},
+    "er_sde": {"method": "er_sde", "noise_scale": "ode"},
     "unipc": {"method": "unipc", "order": 3},
     "unipc bh1": {"method": "unipc", "order": 2, "variant": "bh2"},
 }
@@ -304,6 +305,8 @@ STOCHASTIC = {
     "dpm lam 1": {"method": "dpm_solver_pp", "lam": 1.0},
     "sa 1": {"method": "sa_solver"},
     "sa 0.5": {"method": "sa_solver", "tau": 0.5},
+    "er_sde": {"method": "er_sde"},
+    "er_sde sde": {"method": "er_sde", "noise_scale": "sde"},
 }
 
 
@@ -324,7 +327,7 @@ def test_noise_leaves_the_law_of_point_data_exact(x64, name: str):
         np.testing.assert_allclose(A @ top.mean + run[:, -1], end.mean, atol=1e-8, err_msg=label)
         covariance = A @ top.covariance @ A.T + noise
         np.testing.assert_allclose(covariance, end.covariance, atol=1e-9, err_msg=label)
-        if label in ("eta 1", "lam 1", "dpm lam 1", "sa 1"):
+        if label in ("eta 1", "lam 1", "dpm lam 1", "sa 1", "er_sde sde"):
             Psi = top.E @ np.linalg.inv(end.E)
             regression = end.covariance @ Psi.T @ np.linalg.inv(top.covariance)
             np.testing.assert_allclose(A, regression, atol=2e-7, err_msg=label)
@@ -506,6 +509,15 @@ BAD = {
     "2M": (lambda: exponential_coefficients(sdes.psld(), [1.0, 0.5], method="dpm_solver_pp", order=4), "order = 4"),
     "ipndm": (lambda: exponential_coefficients(sdes.psld(), [1.0, 0.5], method="ipndm", order=0), "order = 0"),
     "tau": (lambda: exponential_coefficients(sdes.psld(), [1.0, 0.5], method="sa_solver", tau=-1.0), "tau = -1"),
+    "er_sde": (lambda: exponential_coefficients(sdes.psld(), [1.0, 0.5], method="er_sde", order=4), "order = 4"),
+    "noise_scale": (
+        lambda: exponential_coefficients(sdes.psld(), [1.0, 0.5], method="er_sde", noise_scale="er_sde_6"),
+        "noise_scale must be one of 'ode', .*'er_sde_5', not 'er_sde_6'",
+    ),
+    "taylor": (
+        lambda: exponential_coefficients(sdes.psld(), [1.0, 0.5], method="er_sde", variant="bh1"),
+        "variant must be 'exact' or 'taylor', not 'bh1'",
+    ),
     "levels": (
         lambda: exponential_coefficients(sdes.psld(), [1.0, 0.5], method="sa_solver", S_min=2.0, S_max=1.0),
         "S_min = 2, S_max = 1: must be noise levels",
@@ -606,6 +618,55 @@ def test_unipc_by_its_order_conditions(name: str, order: int, variant: str):
         c = exponential_coefficients(SCALAR[name], times, method="unipc", **options)
         expected = papers_unipc(times, name, data, 1.3, **options)
         np.testing.assert_allclose(scalar_run(c, data, a, sigma, 1.3), expected, rtol=1e-8, err_msg=str(options))
+
+
+# phi of the official program, as it stands there
+NOISE_SCALES = {
+    "ode": lambda s: s,
+    "sde": lambda s: s**2,
+    "er_sde_1": lambda s: s * (np.exp(-1 / s) + 10),
+    "er_sde_2": lambda s: s**1.5,
+    "er_sde_3": lambda s: s**2.5,
+    "er_sde_4": lambda s: s**0.9 * np.log10(1 + 100 * s**1.5),
+    "er_sde_5": lambda s: s * (np.exp(s**0.3) + 10),
+}
+
+
+@pytest.mark.parametrize("noise_scale", NOISE_SCALES)
+@pytest.mark.parametrize("name", ["vp", "ve"])
+def test_er_sde_is_the_papers(x64, name: str, noise_scale: str):
+    """Alg. 1 to 3 of Cui et al. 2023, their integrals of 1 / phi by quadrature; and the noise's variance."""
+    phi = NOISE_SCALES[noise_scale]
+    times = np.array([0.9, 0.8, 0.66, 0.5, 0.3, 0.1])
+    kernel = SCALAR[name].transition(jnp.asarray(times))
+    mean, std = np.asarray(kernel.mean[:, 0, 0]), np.asarray(kernel.factor[:, 0, 0])
+    level = std / mean
+
+    def data(i, x):
+        return np.tanh(x / mean[i] + 0.3 * i)
+
+    for order in (1, 2, 3):
+        x, D = 1.3, []
+        for i in range(len(times) - 1):
+            t, s = level[i], level[i + 1]
+            D.insert(0, data(i, x))
+            ratio = phi(s) / phi(t)
+            out = ratio * x / mean[i] + (1 - ratio) * D[0]
+            if order > 1 and i > 0:
+                d = (D[0] - D[1]) / (t - level[i - 1])
+                out += (s - t + phi(s) * scipy.integrate.quad(lambda u: 1 / phi(u), s, t, epsabs=1e-13)[0]) * d
+            if order > 2 and i > 1:
+                dd = 2 * (d - (D[1] - D[2]) / (level[i - 1] - level[i - 2])) / (t - level[i - 2])
+                rest = scipy.integrate.quad(lambda u, t=t: (u - t) / phi(u), s, t, epsabs=1e-13)[0]
+                out += ((s - t) ** 2 / 2 + phi(s) * rest) * dd
+            x = mean[i + 1] * out
+        options = {"order": order, "noise_scale": noise_scale, "variant": "taylor"}
+        c = exponential_coefficients(SCALAR[name], times, method="er_sde", **options)
+        np.testing.assert_allclose(scalar_run(c, data, mean, std, 1.3), x, rtol=1e-7, err_msg=str(order))
+        ratio = phi(level[1:]) / phi(level[:-1])
+        variance = mean[1:] ** 2 * (level[1:] ** 2 - (level[:-1] * ratio) ** 2)
+        found = np.zeros(len(variance)) if c.noise is None else c.noise[:, 0, 0] ** 2
+        np.testing.assert_allclose(found, variance, rtol=1e-7, atol=1e-12)
 
 
 POLYNOMIAL = [
