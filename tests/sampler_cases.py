@@ -102,6 +102,7 @@ CASES: dict[str, Case] = {
     "gddim_L": Case("gddim", {"times": GRID}, ("psld",), prepare=_exponential("gddim", lam=0.7, parameterization="L")),
     "em": Case("em", {"times": GRID}),
     "sscs": Case("sscs", {"times": GRID}),
+    "sscs without prior": Case("sscs", {"times": GRID, "precision": "none"}),
     "ode": Case("ode", _ADAPTIVE, nfe=None),
     "ode_fixed": Case("ode", {"times": GRID, "solver": "Heun"}, ("ve", "psld"), nfe=None),
     "edm": Case("edm", {"times": GRID}, SCALAR, nfe=2 * STEPS - 1),

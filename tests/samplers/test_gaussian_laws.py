@@ -17,7 +17,7 @@ import tiers
 
 from sgmjax import samplers, sdes
 from sgmjax.samplers._euler_maruyama import em_step
-from sgmjax.samplers._sscs import sscs_step
+from sgmjax.samplers._sscs import free_step, sscs_step
 from sgmjax.samplers.common import denoise_step
 
 MU, S, T_MIN = 0.7, 0.5, 1e-3
@@ -31,16 +31,16 @@ def _official_sscs(*args):
     return sscs_step(*args, official=True)
 
 
-STEP = {"em": (_em, 1), "sscs": (sscs_step, 2)}
+STEP = {"em": (_em, 1), "sscs": (sscs_step, 2), "sscs without prior": (free_step, 2)}
 
 
 GRIDS = [samplers.time_grid("quadratic", n, t_min=T_MIN, denoise=False) for n in (512, 1024, 2048)]
 
 
-@pytest.mark.parametrize("kind", ["em", "sscs"])
+@pytest.mark.parametrize("kind", ["em", "sscs", "sscs without prior"])
 @pytest.mark.parametrize("name", tiers.alike(analytic.PROCESSES, ("vp", "ve", "psld", "oblique")))
 def test_order_of_the_law(x64, name: str, kind: str):
-    """Both are of weak order 1.
+    """EM and SSCS are of weak order 1, SSCS without the prior of order 2.
 
     EM: the classical result. SSCS: A/2, S, A/2 would be of order 2 were S exact. Its one Euler step, with the score
     held at the time the step starts from, replaces e^{h M} by 1 + h M with M = g g^T (grad score + P) at the start. In
@@ -49,14 +49,15 @@ def test_order_of_the_law(x64, name: str, kind: str):
 
     One exception: VE, where P = 0 and M = -1 / C in the clock of the variance, dC = -1: M^2 + M' = 0. Indeed z +
     (sigma_t^2 - sigma_s^2) score is the exact conditional mean of z_s (Tweedie's formula). So the mean is exact, and
-    the covariance, A^2 v_1 + v_2 for A (v_1 + v_2), of order 2.
+    the covariance, A^2 v_1 + v_2 for A (v_1 + v_2), of order 2. Without the prior every process is as VE
+    there: the mean of the whole step is E[z_s | z_t].
     """
     sde = analytic.PROCESSES[name]
     score_fn = analytic.tabulated_score(sde, MU, S, T_MIN)
     mean, covariance = analytic.errors(
         analytic.laws(*STEP[kind], sde, score_fn, GRIDS), analytic.true_law(sde, MU, S, T_MIN)
     )
-    if (name, kind) == ("ve", "sscs"):
+    if (name, kind) == ("ve", "sscs") or kind == "sscs without prior":
         assert mean.max() < 1e-9
         analytic.check_order(covariance, 2, tolerance=0.02)
         return
