@@ -39,6 +39,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sgmjax import exact, samplers, sdes
+from sgmjax._files import replacing
 from sgmjax.metrics.sliced import directions
 from sgmjax.samplers.grids import Grid
 from sgmjax.sdes import linalg
@@ -99,6 +100,9 @@ ENTRIES: dict[str, Entry] = {
     "ancestral": Entry("pc", {"predictor": "ancestral", "corrector": "none"}, ALL_NOISED),
     "predictor-corrector": Entry("pc", evaluations=2),
     "sscs": Entry("sscs"),
+    "sscs without prior": Entry("sscs", {"precision": "none"}, grid="logsnr"),
+    "sa-solver": Entry("sa_solver", grid="logsnr"),
+    "er-sde 3": Entry("er_sde", grid="logsnr"),
     "ddim eta=1": Entry("ddim", {"eta": 1.0}),
     "exponential midpoint": Entry("exponential_midpoint", order=2, midpoints=True),
     "splitting obab": Entry("splitting", {"scheme": "reduced_obab"}, PHASE_SPACE, evaluations=2),
@@ -111,6 +115,7 @@ ENTRIES: dict[str, Entry] = {
     "deis 2": Entry("deis", {"order": 2}, order=2),
     "deis 3": Entry("deis", {"order": 3}, order=3),
     "dpm-solver++ 2M": Entry("dpm_solver_pp", order=2),
+    "ipndm 4": Entry("ipndm", order=4, grid="logsnr"),
     "unipc 2": Entry("unipc", order=3),
     "unipc 3": Entry("unipc", {"order": 3}, order=4),
     "splitting verlet": Entry("splitting", processes=PHASE_SPACE, evaluations=2),
@@ -149,7 +154,7 @@ GRIDS: tuple[Grid, ...] = ("quadratic", "rho", "logsnr")  # uniform ones lost by
 
 def candidates(entry: Entry, sde: sdes.SDE, t_min: float) -> list[Layout]:
     """Grids and denoising steps worth a try: the posterior mean where the process has it."""
-    last = "tweedie" if sde.num_noised == sde.k else "sde"
+    last = "tweedie"
     return [Layout(grid, d, t_min) for d in (last, False)[: 1 + entry.midpoints] for grid in GRIDS]
 
 
@@ -553,6 +558,19 @@ def plot(rows: list[dict[str, Any]], floor: float, name: str, measure_name: str,
     plt.close(figure)
 
 
+def write(results: dict[str, Any], path: Path) -> None:
+    """As JSON, a row a line."""
+    lines = []
+    for name, value in results.items():
+        if isinstance(value, list):
+            rows = ",\n".join(f"  {json.dumps(row)}" for row in value)
+            lines.append(f' "{name}": [\n{rows}\n ]')
+        else:
+            lines.append(f' "{name}": {json.dumps(value)}')
+    with replacing(path) as partial:
+        partial.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+
+
 def report(results: dict[str, Any], out: Path, images: Path) -> None:
     """Tables, checks and plots from the measurements."""
     text = [f"Measured on {results['device']}. Errors in units of the floor.", ""]
@@ -584,6 +602,9 @@ def flags(argv) -> argparse.Namespace:
     parser.add_argument("--processes", default="", help="of " + ", ".join(PROCESSES) + "; empty: all")
     parser.add_argument("--budgets", default=",".join(map(str, BUDGETS)))
     parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument(
+        "--add", action="store_true", help="to the samplers.json that is there, in place of the same rows"
+    )
     parser.add_argument("--quick", action="store_true", help="two seeds, budgets up to 20")
     parser.add_argument("--tune", action="store_true", help="look for the grids of the samplers on the first problem")
     parser.add_argument("--report", help="a samplers.json to make tables and plots of")
@@ -624,6 +645,9 @@ def main(argv) -> int:
         "again": [],
         "same_grid": [],
     }
+    file = given.out / "samplers.json"
+    if given.add and file.is_file():
+        results = json.loads(file.read_text())
     start = time.perf_counter()
     for problem in problems:
         floor, _ = problem.floor
@@ -641,8 +665,9 @@ def main(argv) -> int:
                 plain = plain_layout(problem.processes[point["process"]])  # noqa: B023
                 other = measure(problem, seeds=[first_seed], chosen=plain, **point)  # noqa: B023
                 row = min(row, other, key=mean)
-            results[where].append(row)
-            (given.out / "samplers.json").write_text(json.dumps(results, indent=1) + "\n")  # nothing is lost on the way
+            same = ("problem", "process", "sampler", "budget", "setting")
+            results[where] = [r for r in results[where] if any(r[k] != row[k] for k in same)] + [row]
+            write(results, given.out / "samplers.json")  # nothing is lost on the way
             print(
                 f"{time.perf_counter() - start:7.0f} s  {row['problem']:10} {row['process']:12} {row['sampler']:24} "
                 f"{row['grid']:22} NFE {row['nfe']:6.1f}  {mean(row):.4f} +- {standard_error(row):.4f} "
@@ -652,6 +677,8 @@ def main(argv) -> int:
 
         for point in points(problem, given.samplers, processes, given.budgets):
             take("rows", 1, **point)
+        if given.add:
+            continue
         for point in winners(results, problem.name, given.budgets) if known else []:
             take("again", 101, **point)
         for process in processes if known and 10 in given.budgets else []:

@@ -273,6 +273,11 @@ BAD = {
     "noise batch": (lambda: call(noise=np.zeros((STEPS - 1, 1, 1, *SHAPE[1:]))), "noise has shape"),
     "initial": (lambda: call(initial=np.zeros((BATCH, *EVENT))), "initial has shape"),
     "ode initial": (lambda: call("ode", initial=np.zeros((1, 2, *EVENT))), "initial has shape"),
+    "precision": (lambda: call("sscs", precision="data"), "precision must be 'prior' or 'none', not 'data'"),
+    "precision of the official": (
+        lambda: call("sscs", precision="none", official=True),
+        "'none' is not in the official programs: leave official",
+    ),
     "unknown solver": (lambda: call("ode", solver="RK45"), "solver 'RK45' is not .* try 'Dopri5'"),
     "not a solver": (lambda: call("ode", solver="ODETerm"), "solver 'ODETerm' is not"),
     "implicit solver": (lambda: call("ode", solver="Kvaerno5"), "solver 'Kvaerno5' is implicit"),
