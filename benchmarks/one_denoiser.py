@@ -7,11 +7,11 @@
 
 Runs that differ in nothing but their seed are taken together: tables give the mean over them and its standard error.
 All processes step through the same kinds of grids (--grids): "rho" in their noise levels (Karras et al. 2022),
-"quadratic" in their times; end at the same level (--end) and take Tweedie's step from there. "tuned" is UniPC on the
-grid that `tune_grid` finds for each run, which may end earlier, and has rows of its own. Of several other grids the
-first of the runs chooses, for each process, sampler and budget, and the others are what the tables show. The error is
-the pixel-space Frechet distance to the training data, in floors: that of as many of its images (at most half) to the
-others. Every measurement is kept in --out as soon as it is made, and none is made twice.
+"quadratic" in their times; end at the same level (--end) and take Tweedie's step from there. "tuned" is UniPC of order
+3 on the grid that `tune_grid` finds for the first of the runs, which may end earlier, and has rows of its own. Of
+several other grids the first of the runs chooses, for each process, sampler and budget, and the others are what the
+tables show. The error is the pixel-space Frechet distance to the training data, in floors: that of as many of its
+images (at most half) to the others. Every measurement is kept in --out as soon as it is made, and none is made twice.
 """
 
 from __future__ import annotations
@@ -34,12 +34,13 @@ from sgmjax.metrics import pixel_frechet
 from sgmjax.samplers.grids import host_time_at
 from sgmjax.samplers.plan import Plan
 from sgmjax.samplers.tuning import tune_grid
+from sgmjax.spec import Settings
 from sgmjax.training.load import load_data, read_config
 
 HERE = Path(__file__).resolve().parent
 BUDGETS = (5, 10, 20, 50)
 MANY = 200
-TUNED_UP_TO = 20  # evaluations
+TUNED_UP_TO = 10  # evaluations
 SAMPLERS = ("exponential_midpoint", "unipc")
 PROCESSES: dict[str, sdes.SDE] = {
     "vp": sdes.vp(),
@@ -92,7 +93,7 @@ class Bench:
                         continue
                     plan = Plan(sampler=sampler, steps=steps, t_min=t_min, denoise="tweedie")
                     if grid == "tuned":
-                        plan = self._tuned(plan, task, sde, run.variables)
+                        plan = self._tuned(key.replace(f"/{settings['seed']}/", "/", 1), plan, task, sde, run.variables)
                     else:
                         plan = dataclasses.replace(plan, grid=grid)
                     draw = jax.jit(lambda v, key, task=task, plan=plan: task.sample(v, key, self.num, plan)[0])
@@ -103,19 +104,24 @@ class Bench:
                         "kind": kind, **settings, "process": name, "sampler": sampler, "steps": steps, "grid": grid,
                         "num": self.num, "end": self.end, "frechet": error, "floor": floor,
                         "floors": error / floor, "seconds": round(time.perf_counter() - start, 2),
+                        **({"times": plan.times} if grid == "tuned" else {}),
                     }  # fmt: skip
                     _write(self.out, json.dumps(self.found, indent=1))
                     print(key, f"{error / floor:.2f} floors", flush=True)
 
-    def _tuned(self, plan: Plan, task: Any, sde: Any, variables: Any) -> Plan:
-        """On the grid that is tuned to this network, by 64 paths of other starts."""
-        found = tune_grid(
-            jax.random.key(2), task.score_fn, sde, (64, *task.event_shape), steps=plan.steps - 1, sampler=plan.sampler,
-            denoise="tweedie", t_min=plan.t_min, refine=100, variables=variables,
-        )  # fmt: skip
-        return dataclasses.replace(
-            plan, grid="tuned", times=tuple(map(float, found.times)), t_min=float(found.times[-1])
-        )
+    def _tuned(self, whose: str, plan: Plan, task: Any, sde: Any, variables: Any) -> Plan:
+        """On the grid that is tuned to the first of the networks, by 64 paths of other starts. whose: but its seed."""
+        known = [one["times"] for key, one in self.found.items() if key.replace(f"/{one['seed']}/", "/", 1) == whose]
+        if known:
+            times = tuple(known[0])
+        else:
+            found = tune_grid(
+                jax.random.key(2), task.score_fn, sde, (64, *task.event_shape), steps=plan.steps - 1,
+                sampler=plan.sampler, options={"order": 3}, denoise="tweedie", t_min=plan.t_min, refine=20,
+                variables=variables,
+            )  # fmt: skip
+            times = tuple(map(float, found.times))
+        return dataclasses.replace(plan, grid="tuned", options=Settings(order=3), times=times, t_min=times[-1])
 
 
 def table(found: dict[str, Any], kind: str) -> list[str]:
@@ -157,6 +163,7 @@ def main() -> None:
     parser.add_argument("--denoisers", nargs="*", default=[], help="runs of one denoiser")
     parser.add_argument("--own", nargs="*", default=[], help="runs to sample with their own process")
     parser.add_argument("--across", nargs="*", default=[], help="runs to sample with the processes of all of them")
+    parser.add_argument("--budgets", nargs="*", type=int, default=BUDGETS, help="evaluations")
     parser.add_argument("--num", type=int, default=500, help="samples")
     parser.add_argument("--end", type=float, default=0.02, help="noise level at which sampling ends")
     parser.add_argument("--grids", nargs="*", default=["rho", "quadratic"], help="kinds of samplers.time_grid, tuned")
@@ -166,9 +173,9 @@ def main() -> None:
     bench = Bench(flags.out, flags.num, flags.end, flags.grids)
     if not flags.report:
         for path in flags.denoisers:
-            bench.measure("denoiser", path, list(PROCESSES), SAMPLERS, BUDGETS)
+            bench.measure("denoiser", path, list(PROCESSES), SAMPLERS, flags.budgets)
         for path in flags.own:
-            bench.measure("own", path, [_process(path)], SAMPLERS, BUDGETS)
+            bench.measure("own", path, [_process(path)], SAMPLERS, flags.budgets)
         names = list(dict.fromkeys(map(_process, flags.across)))
         for path in flags.across:
             bench.measure("across", path, names, ("sscs",), (MANY,))

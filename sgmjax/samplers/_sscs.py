@@ -32,7 +32,7 @@ from jaxtyping import Float
 
 from sgmjax._inputs import InputError
 from sgmjax._types import AnyArray, Key, Samples, Scalar, ScoreFn, Shape, State, States, TimeGrid
-from sgmjax.samplers.common import Denoise, SampleInfo, batch_time, scan_grid
+from sgmjax.samplers.common import Denoise, SampleInfo, batch_time, check_end, check_times, scan_grid
 from sgmjax.samplers.declaration import on_grid
 from sgmjax.sdes import SDE, estimate, linalg, noise_level, time_at_noise_level
 
@@ -106,7 +106,7 @@ def sscs(
     Args:
         key, score_fn, sde, shape, times, denoise: as `em`.
         precision: P of the splitting: "prior", as published, or "none", which is better in many dimensions (VP, CLD and
-            PSLD; third order is unstable with few steps). VE has none.
+            PSLD; third order is unstable with few steps); times must then end above 0. VE has none.
         official: as in the CLD and PSLD codes, use the first half step's coefficients for the second and beta at the
             start for the whole step. Differs only for a beta that changes, where the second half step then integrates
             the wrong interval. For published numbers.
@@ -123,6 +123,8 @@ def sscs(
         raise InputError(f"precision must be 'prior' or 'none', not {precision!r}.")
     if precision == "none" and (official or numerical_eps):
         raise InputError("precision 'none' is not in the official programs: leave official and numerical_eps out.")
+    if precision == "none":
+        check_end(check_times(times)[-1], sde, in_log_t=True)
 
     def step(z, memory, node):
         if precision == "none":

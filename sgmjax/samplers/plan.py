@@ -19,7 +19,7 @@ from jax.sharding import PartitionSpec
 
 from sgmjax import sdes
 from sgmjax._inputs import InputError
-from sgmjax._ranges import COUNT, OPEN_UNIT, POSITIVE, TIME, TOLERANCE
+from sgmjax._ranges import COUNT, FINITE, OPEN_UNIT, POSITIVE, TIME, TOLERANCE
 from sgmjax._types import HostGrid, Key, Samples, Shape
 from sgmjax.samplers import registry
 from sgmjax.samplers._exponential_coefficients import exponential_coefficients
@@ -56,7 +56,7 @@ class Plan:
     steps: Annotated[int, COUNT] = 50
     grid: Literal["uniform", "quadratic", "power", "rho", "logsnr", "score_sde", "levels", "tuned"] = "quadratic"
     times: tuple[Annotated[float, TIME], ...] = ()
-    weights: tuple[float, ...] = ()
+    weights: tuple[Annotated[float, FINITE], ...] = ()
     rho: Annotated[float, POSITIVE] = 7.0
     power: Annotated[float, POSITIVE] = 2.0
     t_min: Annotated[float, OPEN_UNIT] = 1e-3
