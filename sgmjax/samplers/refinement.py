@@ -108,7 +108,7 @@ class Run:
     def _one_back(self, variables: Any, z: State, memory: Any, t: Any, c: Any, slopes: Any) -> Any:
         return jax.vjp(lambda *given: self._one(variables, *given)[0], z, memory, t, c)[1](slopes)
 
-    def _finish(self, variables: Any, z: State, t: Any) -> Samples:
+    def _finish(self, variables: Any, z: State, t: Any) -> Any:
         if self._denoise:
             z = denoise_step(self._make(variables), self._sde, z, batch_time(t, z), self._denoise)
         return z[:, 0]
