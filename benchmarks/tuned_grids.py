@@ -66,7 +66,7 @@ def measure(name: str, process: str, budget: int, start: bool, refine: int) -> l
     )  # fmt: skip
     grid = tune()
     score_fn, rows = score_of(mixture, sde, other if start else None), []
-    for found in (grid, tune(times=grid.times, weights=True)):
+    for learned, found in ((False, grid), (True, tune(times=grid.times, weights=True))):
         c = samplers.exponential_coefficients(sde, found.times, method="unipc", weights=found.weights, **OPTIONS)
 
         def draw(key, found=found, c=c):
@@ -77,7 +77,7 @@ def measure(name: str, process: str, budget: int, start: bool, refine: int) -> l
         draw = jax.jit(draw)
         errors = [problem.error(np.asarray(draw(jax.random.key(seed)))) for seed in range(1, SEEDS + 1)]
         rows.append({
-            "problem": name, "process": process, "nfe": budget, "start": start, "weights": found.weights is not None,
+            "problem": name, "process": process, "nfe": budget, "start": start, "weights": learned,
             "teacher": found.error, "plain": min(found.plain.values()),
             "floors": [round(float(error / problem.floor[0]), 4) for error in errors],
             "levels": [round(float(level), 4) for level in host_noise_level(sde, found.times)],
