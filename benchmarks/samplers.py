@@ -152,10 +152,9 @@ TUNED_BUDGETS = (5, 10, 20)
 GRIDS: tuple[Grid, ...] = ("quadratic", "rho", "logsnr")  # uniform ones lost by far wherever they were tried
 
 
-def candidates(entry: Entry, sde: sdes.SDE, t_min: float) -> list[Layout]:
-    """Grids and denoising steps worth a try: the posterior mean where the process has it."""
-    last = "tweedie"
-    return [Layout(grid, d, t_min) for d in (last, False)[: 1 + entry.midpoints] for grid in GRIDS]
+def candidates(entry: Entry, t_min: float) -> list[Layout]:
+    """Grids and denoising steps worth a try."""
+    return [Layout(grid, d, t_min) for d in ("tweedie", False)[: 1 + entry.midpoints] for grid in GRIDS]
 
 
 def plain_layout(sde: sdes.SDE) -> Layout:
@@ -163,7 +162,7 @@ def plain_layout(sde: sdes.SDE) -> Layout:
     return Layout("quadratic", "tweedie" if sde.num_noised == sde.k else "sde", T_MIN)
 
 
-def layout(label: str, process: str, sde: sdes.SDE, nfe: int) -> Layout:
+def layout(label: str, process: str, nfe: int) -> Layout:
     """The layout that `--tune` found for the next lower budget; with many steps, down to T_MIN.
 
     With few steps, a grid does best to stop early and to leave the rest to the denoising step.
@@ -172,7 +171,7 @@ def layout(label: str, process: str, sde: sdes.SDE, nfe: int) -> Layout:
     tuned = found.get(label, {}).get(process, {})
     if not tuned:
         end = 0.03 if nfe < 10 else 0.01 if nfe <= TUNED_BUDGETS[-1] else T_MIN
-        return dataclasses.replace(candidates(ENTRIES[label], sde, end)[0], grid=ENTRIES[label].grid)
+        return dataclasses.replace(candidates(ENTRIES[label], end)[0], grid=ENTRIES[label].grid)
     budget = max([int(b) for b in tuned if int(b) <= nfe] or [min(int(b) for b in tuned)])
     chosen = Layout(*tuned[str(budget)])
     return chosen if nfe <= TUNED_BUDGETS[-1] else dataclasses.replace(chosen, t_min=T_MIN)
@@ -324,7 +323,7 @@ def measure(
     if entry.settings:
         options, grid = entry.options | {"t_min": T_MIN} | entry.settings[setting], "adaptive"
     else:
-        chosen = chosen or layout(label, process, sde, nfe)
+        chosen = chosen or layout(label, process, nfe)
         times = chosen.times(sde, nfe, entry.evaluations)
         options = entry.options | {"times": times, "denoise": chosen.denoise}
         options |= entry.prepare(sde, times) if entry.prepare else {}
@@ -381,7 +380,7 @@ def tune(problem: Problem, labels, processes) -> None:
                 continue
             chosen = {}
             for nfe in [n for n in TUNED_BUDGETS if n > entry.evaluations]:
-                best = tried(candidates(entry, problem.processes[process], 1e-2), label, process, nfe)
+                best = tried(candidates(entry, 1e-2), label, process, nfe)
                 ends = [dataclasses.replace(best, t_min=t) for t in (3e-3, 1e-2, 2e-2, 4e-2)]
                 c = tried(ends, label, process, nfe)
                 chosen[str(nfe)] = [c.grid, c.denoise, c.t_min]
@@ -684,7 +683,7 @@ def main(argv) -> int:
         for process in processes if known and 10 in given.budgets else []:
             row = second_order([r for r in results["rows"] if r["problem"] == problem.name], process)
             if row is not None:
-                chosen = layout(row["sampler"], process, problem.processes[process], 10)
+                chosen = layout(row["sampler"], process, 10)
                 take("same_grid", 1, label="em", process=process, nfe=10, chosen=chosen)
     report(results, given.out, given.images)
     return 0

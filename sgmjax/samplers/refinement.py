@@ -65,24 +65,25 @@ class Run:
 
     def path(self, start: State, coefficients: ExponentialCoefficients, times: HostGrid) -> tuple[Samples, Any]:
         """Samples (batch, *event), and states (steps, batch, k, *event) with the predictions made of them."""
-        end, states = self._walk(start, coefficients, times, keep=True)
+        end, states = self._walk(start, _steps(coefficients, times), keep=True)
         samples = self._end(self._variables, end, np.float32(times[-1]))
         return samples, tuple(np.stack(values) for values in zip(*((z, newest) for z, _, newest in states)))
 
     def miss(self, start: State, truth: np.ndarray, size: float, coefficients: Any, times: HostGrid) -> float:
         """`miss` of the samples."""
-        end, _ = self._walk(start, coefficients, times)
+        end, _ = self._walk(start, _steps(coefficients, times))
         return float(self._miss(self._variables, end, np.float32(times[-1]), truth, size))
 
     def slope(
         self, start: State, truth: np.ndarray, size: float, coefficients: Any, times: HostGrid
     ) -> tuple[float, ExponentialCoefficients, np.ndarray]:
         """`miss`, and its derivatives by the coefficients and by the times, float64."""
-        end, states = self._walk(start, coefficients, times, keep=True)
+        steps = _steps(coefficients, times)
+        end, states = self._walk(start, steps, keep=True)
         value, (by_z, by_last) = self._slope(self._variables, end, np.float32(times[-1]), truth, size)
         by_memory = jax.tree.map(jnp.zeros_like, states[-1][1])
         by_time, by_matrix = [by_last], []
-        for (z, memory, _), (t, c) in zip(reversed(states), reversed(_steps(coefficients, times))):
+        for (z, memory, _), (t, c) in zip(reversed(states), reversed(steps)):
             by_z, by_memory, by_t, by_c = self._back(self._variables, z, memory, t, c, (by_z, by_memory))
             by_time.append(by_t)
             by_matrix.append(by_c)
@@ -90,10 +91,10 @@ class Run:
         matrices = jax.tree.map(lambda *each: np.stack([double(v) for v in each]), *reversed(by_matrix))
         return float(value), matrices, np.stack([double(v) for v in reversed(by_time)])
 
-    def _walk(self, z: State, coefficients: Any, times: HostGrid, *, keep: bool = False) -> tuple[State, list]:
+    def _walk(self, z: State, steps: list[tuple[Any, Any]], *, keep: bool = False) -> tuple[State, list]:
         """Where the steps end, and with `keep` the state, the memory and the prediction at the start of each."""
-        memory, states = exponential.no_memory(coefficients, z), []
-        for t, c in _steps(coefficients, times):
+        memory, states = exponential.no_memory(jax.tree.map(lambda v: v[None], steps[0][1]), z), []
+        for t, c in steps:
             (out, after), newest = self._step(self._variables, z, memory, t, c)
             if keep:
                 states.append((z, memory, newest))

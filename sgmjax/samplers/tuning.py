@@ -135,10 +135,12 @@ def tune_grid(
     options = dict(options or {})
     coefficients_of = METHODS.get(sampler)
     tried = coefficients_of is not None and coefficients_of(sde, [1.0, 0.5], **options).noise is None
-    if times is not None and len(check_times(times)) != steps + 1:
-        raise InputError(f"times has {len(times) - 1} steps, and steps = {steps}.")
-    if times is not None and not tried:
-        raise InputError(f"times: {sampler!r} is not tried out, so there is nothing to begin with a grid.")
+    if times is not None:
+        times = check_times(times)
+        if len(times) != steps + 1:
+            raise InputError(f"times has {len(times) - 1} steps, and steps = {steps}.")
+        if not tried:
+            raise InputError(f"times: {sampler!r} is not tried out, so there is nothing to begin with a grid.")
     if weights and not refine:
         raise InputError("weights: they are learned in the iterations of `refine`, and refine = 0.")
     if refine and not tried:
@@ -169,7 +171,7 @@ def tune_grid(
         found = [(descent.error(grid), grid) for grid in selections(teacher, steps, POWERS, order=order)]
         starts = [*sorted(found, key=lambda pair: pair[0])[:2], common]
     else:
-        starts = [(descent.error(np.asarray(times)), np.asarray(times, np.float64))]
+        starts = [(descent.error(times), times)]
     best, grid = min(starts, key=lambda pair: pair[0])
     progress(f"{steps} steps of {sampler}: {best:.3g}; the best of time_grid's {common[0]:.3g}")
     learned = None
