@@ -115,7 +115,7 @@ BAD = [
     ({"sampling": {"sampler": "leapfrog"}}, "sampling.sampler: 'leapfrog' is unknown; choose one of adaptive_sde, "),
     (
         {"sampling": {"options": {"snr": 0.2}}},
-        "sampling.options.snr: sampler 'sscs' has no such setting; there are off",
+        "sampling.options.snr: sampler 'sscs' has no such setting; there are precision, ",
     ),
     ({"sampling": {"sampler": "pc", "options": {"snr": -1.0}}}, "sampling: snr = -1: must be positive"),
     ({"sampling": {"sampler": "pc", "options": {"predictor": "euler"}}}, "sampling: predictor must be one of"),
