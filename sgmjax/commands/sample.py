@@ -4,6 +4,7 @@
     python -m sgmjax.sample --workdir=runs/psld_cifar --num=50000 --sampler=em --steps=1000 --out=em1000
     python -m sgmjax.sample --workdir=runs/ve_cifar --sampler=pc --steps=2000 --options=snr=0.16,predictor=ancestral
     python -m sgmjax.sample --workdir=runs/edm_digits --process=psld --process.gamma=0.02 --sampler=sscs
+    python -m sgmjax.sample --workdir=runs/edm_cifar --sampler=edm --grid=rho --steps=43 --restarts=3,2,0.14,0.3
     python -m sgmjax.sample --workdir=runs/psld_digits --classifier=runs/classifier_digits --labels=3 --guidance=2
     python -m sgmjax.sample --workdir=runs/psld_digits --inpaint=half
     python -m sgmjax.sample --workdir=runs/psld_digits --interpolate
@@ -158,8 +159,8 @@ def draw(request: Any) -> None:
         how = f"tolerances {rtol} and {atol}"
         name = plan.sampler + ("" if plan.rtol is None else f"_{rtol}")
     else:
-        how = f"{plan.steps} steps, {plan.grid} grid"
-        name = f"{plan.sampler}_{plan.steps}_{plan.grid}"
+        how = f"{plan.steps} steps, {plan.grid} grid" + ", restarts" * bool(plan.restarts)
+        name = f"{plan.sampler}_{plan.steps}_{plan.grid}" + "_restarts" * bool(plan.restarts)
     if values.interpolate:
         how, name = "the probability flow, there and back", "ode"
     elif values.reconstruct:

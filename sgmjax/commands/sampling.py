@@ -13,9 +13,9 @@ NAMES = ("sampler", "steps", "grid", "denoise", "rtol", "atol", "batch_size", "n
 
 
 def define(values: Any, *, grid: bool = True) -> None:
-    """Defines --process, --sampler, --steps, --grid, --options, --denoise, --checkpoint and --params.
+    """Defines --process, --sampler, --steps, --grid, --restarts, --options, --denoise, --checkpoint and --params.
 
-    --rtol and --atol are each command's own. Without --grid if not `grid`.
+    --rtol and --atol are each command's own. Without --grid and --restarts if not `grid`.
     """
     from absl import flags
 
@@ -26,6 +26,8 @@ def define(values: Any, *, grid: bool = True) -> None:
     flags.DEFINE_integer("steps", None, "network evaluations a sample, the denoising one included", flag_values=values)
     if grid:
         flags.DEFINE_string("grid", None, "time grid: uniform, quadratic, rho, ..., tuned", flag_values=values)
+        text = "levels, repeats, low and high of each restart, as 3,2,0.06,0.3 or '3,1,19,40;3,2,0.06,0.3'"
+        flags.DEFINE_string("restarts", None, text, flag_values=values)
     flags.DEFINE_list("options", None, "the sampler's own settings, as snr=0.2,corrector=none", flag_values=values)
     flags.DEFINE_string("denoise", None, "last step: True, False, tweedie, ode, x_mean", flag_values=values)
     kinds = ["newest", "best"]
@@ -110,8 +112,25 @@ def given(values: Any) -> dict[str, Any]:
     found = {name: value for name in NAMES if (value := getattr(values, name, None)) is not None}
     if "denoise" in found:
         found["denoise"] = _cli.literal(found["denoise"])
+    if getattr(values, "restarts", None) is not None:
+        found["restarts"] = read_restarts(values.restarts)
     if values.options:
         found["options"] = read_options(values.options)
+    return found
+
+
+def read_restarts(text: str) -> tuple[tuple[Any, ...], ...]:
+    """What --restarts says: "3,1,19,40;3,2,0.06,0.3" -> ((3, 1, 19, 40), (3, 2, 0.06, 0.3)); "" is none.
+
+    Raises:
+        UsageError: what are no numbers.
+    """
+    found = tuple(tuple(map(_cli.literal, one.split(","))) for one in text.split(";") if one.strip())
+    for one in found:
+        if len(one) != 4 or not all(isinstance(number, int | float) for number in one):
+            raise _cli.UsageError(
+                f"--restarts: {text!r} is none; write levels,repeats,low,high, as 3,2,0.06,0.3, and ; between several"
+            )
     return found
 
 

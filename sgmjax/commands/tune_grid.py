@@ -82,7 +82,9 @@ def tune(request: Any) -> None:
     values, process = request
     path = user_path(values.workdir, "--workdir")
     given = sampling.given(values) | ({} if values.t_min is None else {"t_min": values.t_min})
-    run = load_run(path, sampling=given | {"grid": "quadratic"}, process=process, say=say, **sampling.which(values))
+    run = load_run(
+        path, sampling=given | {"grid": "quadratic", "restarts": ()}, process=process, say=say, **sampling.which(values)
+    )
     task, plan = run.task, run.plan
     sampling.refuse_classifier(task, path)
     if registry.is_adaptive(plan.sampler):

@@ -3,8 +3,8 @@
     samples, info = samplers.sscs(key, score_fn, sde, shape, *, times, denoise=True)
 
 `shape` is that of the data, (batch, *event); `times` decreases from 1; `info.nfe` counts score evaluations. Which one
-to choose: docs/samplers.md. What steers them: `guidance`, `inpainting`, `editing`. Beside them: `likelihood` and
-`variational_bound`.
+to choose: docs/samplers.md. What steers them: `guidance`, `inpainting`, `editing`, `restart`. Beside them:
+`likelihood` and `variational_bound`.
 """
 
 from sgmjax.samplers._adaptive_sde import adaptive_sde
@@ -35,15 +35,17 @@ from sgmjax.samplers.grids import time_grid
 from sgmjax.samplers.guidance import cfg_score, guided_score
 from sgmjax.samplers.inpainting import colorize, inpaint
 from sgmjax.samplers.registry import SAMPLERS
+from sgmjax.samplers.restart import Interval, restart
 from sgmjax.samplers.tuning import TunedGrid, tune_grid
 
 __all__ = [
-    "SAMPLERS", "BoundInfo", "ConjugateCoefficients", "ExponentialCoefficients", "LikelihoodInfo",
+    "SAMPLERS", "BoundInfo", "ConjugateCoefficients", "ExponentialCoefficients", "Interval",
+    "LikelihoodInfo",
     "MidpointCoefficients", "SampleInfo", "TunedGrid", "adaptive_sde", "annealed_langevin",
     "annealed_langevin_interpolation", "cfg_score", "colorize", "conjugate",
     "conjugate_coefficients", "ddim", "deis", "dpm_solver_pp", "edm", "em", "encode", "er_sde",
     "exponential_coefficients",
     "exponential_midpoint", "gddim", "ggf", "guided_score", "inpaint", "interpolate", "ipndm", "likelihood",
-    "midpoint_coefficients", "noised", "ode", "pc", "reverse_drift", "sa_solver", "score_sde_times", "slerp",
+    "midpoint_coefficients", "noised", "ode", "pc", "restart", "reverse_drift", "sa_solver", "score_sde_times", "slerp",
     "splitting", "sscs", "start_at", "technique_4", "time_grid", "tune_grid", "unipc", "variational_bound",
 ]  # fmt: skip

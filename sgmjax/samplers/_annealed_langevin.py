@@ -44,7 +44,7 @@ Start = Literal["prior", "uniform"]
 _NEARLY_ZERO = 1e-30
 
 
-@on_grid(lambda settings: max(1, settings["steps_per_level"]))
+@on_grid(lambda settings: max(1, settings["steps_per_level"]), divisible=lambda settings: False)
 def annealed_langevin(
     key: Key,
     score_fn: ScoreFn,

@@ -78,7 +78,10 @@ def edm_step(
     return level.m_next * x
 
 
-@on_grid(lambda settings: 2 if settings["second_order"] else 1)
+@on_grid(
+    lambda settings: 2 if settings["second_order"] else 1,
+    divisible=lambda settings: settings["S_churn"] == 0,  # which is of all steps together
+)
 def edm(
     key: Key,
     score_fn: ScoreFn,

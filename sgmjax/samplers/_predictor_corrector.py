@@ -112,7 +112,10 @@ def _evaluations(predictor: Predictor, corrector: Corrector, corrector_steps: in
     return (0 if predictor == "none" else 1), (0 if corrector == "none" else corrector_steps)
 
 
-@on_grid(lambda settings: max(1, sum(_evaluations(**settings))))
+@on_grid(
+    lambda settings: max(1, sum(_evaluations(**settings))),
+    divisible=lambda settings: settings["num_scales"] is None,  # as many as the whole grid has
+)
 def pc(
     key: Key,
     score_fn: ScoreFn,

@@ -8,6 +8,7 @@ A caller that only knows its name (`registry`) lays out its grid by it: the step
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
@@ -21,22 +22,30 @@ class Declaration(NamedTuple):
     Attributes:
         adaptive: whether it chooses its own steps; the others step through `times` and take a `constraint`.
         evaluations: the score evaluations of one step, from all of the sampler's own settings by name.
+        divisible: whether a grid may be taken in parts, one run after another, from the same settings: not where a
+            setting is of the grid as a whole.
     """
 
     adaptive: bool
     evaluations: Callable[[Mapping[str, Any]], int]
+    divisible: Callable[[Mapping[str, Any]], bool]
 
 
-def on_grid(evaluations: Callable[[Mapping[str, Any]], int] = lambda settings: 1) -> Callable[[Sampler], Sampler]:
+def on_grid(
+    evaluations: Callable[[Mapping[str, Any]], int] = lambda settings: 1,
+    *,
+    divisible: Callable[[Mapping[str, Any]], bool] = lambda settings: True,
+) -> Callable[[Sampler], Sampler]:
     """Declares a sampler that steps through `times`; the function itself stays as it is.
 
     Args:
         evaluations: the score evaluations of one step, from the sampler's own settings by name (those that were not
             given have their defaults). The length of a grid follows from it. Of annealed Langevin dynamics: of a level.
+        divisible: see `Declaration`.
     """
 
     def declare(sampler: Sampler) -> Sampler:
-        setattr(sampler, _DECLARATION, Declaration(False, evaluations))
+        setattr(sampler, _DECLARATION, Declaration(False, evaluations, divisible))
         return sampler
 
     return declare
@@ -44,8 +53,13 @@ def on_grid(evaluations: Callable[[Mapping[str, Any]], int] = lambda settings: 1
 
 def adaptive(sampler: Sampler) -> Sampler:
     """Declares a sampler that chooses its own steps; the function itself stays as it is."""
-    setattr(sampler, _DECLARATION, Declaration(True, lambda settings: 1))
+    setattr(sampler, _DECLARATION, Declaration(True, lambda settings: 1, lambda settings: False))
     return sampler
+
+
+def all_settings(sampler: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """A sampler's keyword arguments: those given, and of the others the defaults."""
+    return {name: p.default for name, p in inspect.signature(sampler).parameters.items()} | dict(given)
 
 
 def declaration(sampler: Callable[..., Any]) -> Declaration:

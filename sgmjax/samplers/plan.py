@@ -9,6 +9,7 @@ What a configuration's section `sampling` says, and what `Task.sample` takes.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
@@ -27,6 +28,7 @@ from sgmjax.samplers._predictor_corrector import score_sde_times
 from sgmjax.samplers.common import SampleInfo, check_times
 from sgmjax.samplers.editing import start_at
 from sgmjax.samplers.grids import time_grid
+from sgmjax.samplers.restart import extra_steps, restart
 from sgmjax.score import ScoreFn
 from sgmjax.sharding import BATCH_AXES
 from sgmjax.spec import Settings
@@ -46,6 +48,8 @@ class Plan:
         weights: of grid "tuned", what was learned to add to the method's weights, `TunedGrid.weights` number by number;
             empty if nothing was.
         rho, power: of the grids of these names.
+        restarts: where the samples go back up and how often, (levels, repeats, low, high) each: see
+            `samplers.Interval`. Their evaluations are part of `steps`.
         t_min: time where sampling ends.
         denoise: see `samplers.common.denoise_step`; "x_mean": pc's last step without its noise.
         rtol, atol: of adaptive samplers; None: the sampler's own.
@@ -59,6 +63,7 @@ class Plan:
     weights: tuple[Annotated[float, FINITE], ...] = ()
     rho: Annotated[float, POSITIVE] = 7.0
     power: Annotated[float, POSITIVE] = 2.0
+    restarts: tuple[tuple[Annotated[float, POSITIVE], ...], ...] = ()
     t_min: Annotated[float, OPEN_UNIT] = 1e-3
     denoise: bool | Literal["sde", "ode", "tweedie", "x_mean"] = True
     rtol: Annotated[float, TOLERANCE] | None = None
@@ -89,6 +94,11 @@ def draw(
         Samples (num, *event) and a `SampleInfo`.
     """
     options: dict[str, Any] = {"denoise": plan.denoise, **plan.options}
+    sampler = sampler or registry.SAMPLERS[plan.sampler]
+    if plan.restarts:
+        if registry.is_adaptive(plan.sampler):
+            raise InputError(f"restarts are for samplers that step through a grid, and {plan.sampler} does not")
+        sampler = functools.partial(restart, sampler, intervals=plan.restarts)
     if registry.is_adaptive(plan.sampler):
         tolerances = {"rtol": plan.rtol, "atol": plan.atol}
         options |= {"t_min": plan.t_min, **{k: v for k, v in tolerances.items() if v is not None}}
@@ -104,7 +114,7 @@ def draw(
         options["sharding"] = PartitionSpec(
             BATCH_AXES if shape[0] > 1 else None
         )  # of one: vmap splits over the samples
-    return (sampler or registry.SAMPLERS[plan.sampler])(key, score_fn, sde, shape, **options, **control)
+    return sampler(key, score_fn, sde, shape, **options, **control)
 
 
 def times(plan: Plan, sde: sdes.SDE) -> tuple[HostGrid, dict[str, Any]]:
@@ -122,6 +132,8 @@ def times(plan: Plan, sde: sdes.SDE) -> tuple[HostGrid, dict[str, Any]]:
     last = _evaluates_last(plan)
     if plan.grid == "tuned":
         steps = grid_steps(plan)
+        if plan.restarts and plan.weights:
+            raise InputError("grid 'tuned': learned weights are for one way down; leave restarts out, or the weights")
         if len(plan.times) != steps + 1:
             raise InputError(
                 f"grid 'tuned' takes `times`, {steps + 1} of them for steps = {plan.steps}, and has {len(plan.times)}: "
@@ -137,10 +149,12 @@ def times(plan: Plan, sde: sdes.SDE) -> tuple[HostGrid, dict[str, Any]]:
     if plan.grid == "score_sde":
         if plan.sampler != "pc":
             raise InputError("grid 'score_sde' is for sampler 'pc'")
+        if plan.restarts:
+            raise InputError("grid 'score_sde' goes down once, by its own levels; leave restarts out, or take 'rho'")
         num_scales = plan.options.get("num_scales") or plan.steps // evaluations
         return score_sde_times(num_scales, t_min=plan.t_min), {"num_scales": num_scales}
     annealed = plan.sampler == "annealed_langevin"  # which takes its steps at the last time too
-    nfe = plan.steps
+    nfe = _evaluations(plan) + last
     if annealed or plan.grid == "levels":
         spans = grid_steps(plan) - annealed
         if spans < 1:
@@ -159,8 +173,25 @@ def times(plan: Plan, sde: sdes.SDE) -> tuple[HostGrid, dict[str, Any]]:
 
 
 def grid_steps(plan: Plan) -> int:
-    """How many steps of the sampler the budget of `plan.steps` evaluations allows."""
-    return (plan.steps - _evaluates_last(plan)) // registry.evaluations_per_step(plan.sampler, plan.options)
+    """How many steps of the sampler on its grid the budget of `plan.steps` evaluations allows, beside restarts."""
+    return _evaluations(plan) // registry.evaluations_per_step(plan.sampler, plan.options)
+
+
+def _evaluations(plan: Plan) -> int:
+    """What the budget leaves for the grid: without the denoising step and the restarts.
+
+    Raises:
+        ValueError: restarts that leave nothing.
+    """
+    each = registry.evaluations_per_step(plan.sampler, plan.options)
+    spent = extra_steps(plan.restarts) * each
+    left = plan.steps - _evaluates_last(plan) - spent
+    if plan.restarts and left < 2 * each:
+        raise InputError(
+            f"steps = {plan.steps}: the restarts alone take {spent} evaluations, and two steps and the last one "
+            f"{2 * each + _evaluates_last(plan)}; give {spent + 2 * each + _evaluates_last(plan)} or more"
+        )
+    return left
 
 
 def _evaluates_last(plan: Plan) -> bool:

@@ -66,6 +66,8 @@ def fill(path: str | os.PathLike, plan: Plan, process: Mapping[str, Any] | None)
     Raises:
         InputError: there are none; it names those that there are, and the command that makes them.
     """
+    if plan.restarts:
+        raise InputError("grid 'tuned' of a run is of the way down alone; leave restarts out, or take grid 'rho'")
     known = identity(plan, process)
     there = [content for _, content in _contents(_folder(path))]
     for content in there:
