@@ -1,13 +1,14 @@
 """Finds the time grid with which a sampler does best on a run, for a number of evaluations.
 
     python -m sgmjax.tune_grid --workdir=runs/psld_digits --sampler=unipc --steps=10
-    python -m sgmjax.tune_grid --workdir=runs/psld_digits --sampler=unipc --steps=5 --refine=80 --weights
+    python -m sgmjax.tune_grid --workdir=runs/psld_digits --sampler=unipc --steps=5 --weights --analytic_start
     python -m sgmjax.tune_grid --workdir=runs/edm_digits --process=cld --sampler=unipc --options=order=3 --steps=10
     python -m sgmjax.sample --workdir=runs/psld_digits --sampler=unipc --steps=10 --grid=tuned
 
 A teacher follows --num paths in many small steps; the grid is chosen among --levels noise levels so that what its steps
 miss of these paths is least, and then moved downhill in --refine iterations; with --weights the weights that the method
-gives to its predictions are learned as well. All is written into the run's folder, as
+gives to its predictions are learned as well; with --analytic_start the first score is not asked of the network, but is
+that of normal data with the mean that the network names at t = 1. All is written into the run's folder, as
 `grids/<sampler>_<steps>.json`, where --grid=tuned of `sample` and `evaluate` (and `load_run`) finds it: by the sampler,
 its options, the number of evaluations, the last step and --process. Printed is how far the samples are from those of
 the same starts in many steps, in standard deviations of the data, beside the best of the plain grids.
@@ -55,6 +56,8 @@ def read_flags(argv: Sequence[str]) -> Any:
     flags.DEFINE_bool(
         "weights", False, "also learn the method's weights, in as many iterations more", flag_values=values
     )
+    text = "take the first score from what is known of the data at t = 1: one step more for the same evaluations"
+    flags.DEFINE_bool("analytic_start", False, text, flag_values=values)
     flags.DEFINE_float("t_min", None, "where the teacher ends; the grid may end before", flag_values=values)
     flags.DEFINE_integer("seed", 0, "of the starts", flag_values=values)
     sampling.parse(values, argv, RANGES, __doc__)
@@ -92,17 +95,22 @@ def tune(request: Any) -> None:
     if plan.denoise == "x_mean":
         raise _cli.UsageError("--denoise: 'x_mean' is of pc's last step; give True, False or tweedie")
     plans.check(plan, task.sde)
+    if values.analytic_start and task.num_classes is not None:
+        raise _cli.UsageError(
+            "--analytic_start: this network knows classes, and at t = 1 their means differ; leave it out"
+        )
     shape = (values.num, *getattr(task, "latent_shape", task.event_shape))
     check_memory("--num", values.num, shape[1:], fix="give fewer")
     labels = None if task.num_classes is None else np.arange(values.num) % task.num_classes
 
     say(f"following {values.num} paths of {shown(path)} at step {run.step} ...")
     start = time.perf_counter()
+    free = values.analytic_start
     found = samplers.tune_grid(
         jax.random.key(values.seed), functools.partial(task.score_fn, labels=labels), task.sde, shape,
-        steps=plans.grid_steps(plan), sampler=plan.sampler, options=plan.options, denoise=plan.denoise,
+        steps=plans.grid_steps(plan) + free, sampler=plan.sampler, options=plan.options, denoise=plan.denoise,
         t_min=plan.t_min, levels=values.levels, refine=values.refine, weights=values.weights,
-        variables=run.variables, progress=say,
+        analytic_start=free, variables=run.variables, progress=say,
     )  # fmt: skip
     file = tuned.write(path, plan, process, found, step=run.step, seed=values.seed, num=values.num)
     levels = host_noise_level(task.sde, found.times)

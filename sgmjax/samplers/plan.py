@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
@@ -23,13 +24,13 @@ from sgmjax._inputs import InputError
 from sgmjax._ranges import COUNT, FINITE, OPEN_UNIT, POSITIVE, TIME, TOLERANCE
 from sgmjax._types import HostGrid, Key, Samples, Shape
 from sgmjax.samplers import registry
-from sgmjax.samplers._exponential_coefficients import exponential_coefficients
+from sgmjax.samplers._exponential_coefficients import METHODS, exponential_coefficients
 from sgmjax.samplers._predictor_corrector import score_sde_times
 from sgmjax.samplers.common import SampleInfo, check_times
 from sgmjax.samplers.editing import start_at
 from sgmjax.samplers.grids import time_grid
 from sgmjax.samplers.restart import extra_steps, restart
-from sgmjax.score import ScoreFn
+from sgmjax.score import ScoreFn, analytic_start
 from sgmjax.sharding import BATCH_AXES
 from sgmjax.spec import Settings
 
@@ -47,6 +48,8 @@ class Plan:
         times: of grid "tuned", from 1 down to where sampling ends.
         weights: of grid "tuned", what was learned to add to the method's weights, `TunedGrid.weights` number by number;
             empty if nothing was.
+        data_mean, data_std: of grid "tuned", where the first score is that of `score.analytic_start`: mean of the data,
+            number by number, and their deviation. That step is not one of `steps`. Empty: it is the network's.
         rho, power: of the grids of these names.
         restarts: where the samples go back up and how often, (levels, repeats, low, high) each: see
             `samplers.Interval`. Their evaluations are part of `steps`.
@@ -61,6 +64,8 @@ class Plan:
     grid: Literal["uniform", "quadratic", "power", "rho", "logsnr", "score_sde", "levels", "tuned"] = "quadratic"
     times: tuple[Annotated[float, TIME], ...] = ()
     weights: tuple[Annotated[float, FINITE], ...] = ()
+    data_mean: tuple[Annotated[float, FINITE], ...] = ()
+    data_std: Annotated[float, POSITIVE] = 1.0
     rho: Annotated[float, POSITIVE] = 7.0
     power: Annotated[float, POSITIVE] = 2.0
     restarts: tuple[tuple[Annotated[float, POSITIVE], ...], ...] = ()
@@ -104,17 +109,29 @@ def draw(
         options |= {"t_min": plan.t_min, **{k: v for k, v in tolerances.items() if v is not None}}
     else:
         grid, more = times(plan, sde)
-        if start != 1.0 and plan.weights:
+        if start != 1.0 and (plan.weights or plan.data_mean):
             raise InputError(
-                f"start = {start:g}: the learned weights of a tuned grid are for the whole way from t = 1; tune "
-                "without --weights for this"
+                f"start = {start:g}: the learned weights and the analytic start of a tuned grid are for the whole way "
+                "from t = 1; tune without --weights and --analytic_start for this"
             )
+        if plan.data_mean:
+            score_fn = analytic_start(score_fn, sde, _mean(plan, shape), plan.data_std)
         options |= {"times": grid if start == 1.0 else start_at(grid, start), **more}
     if not jax.sharding.get_abstract_mesh().empty:
         options["sharding"] = PartitionSpec(
             BATCH_AXES if shape[0] > 1 else None
         )  # of one: vmap splits over the samples
-    return sampler(key, score_fn, sde, shape, **options, **control)
+    samples, info = sampler(key, score_fn, sde, shape, **options, **control)
+    return samples, info._replace(nfe=info.nfe - 1) if plan.data_mean else info
+
+
+def _mean(plan: Plan, shape: Shape) -> np.ndarray:
+    """The mean of the data, (*event)."""
+    if len(plan.data_mean) != math.prod(shape[1:]):
+        raise InputError(
+            f"grid 'tuned': it was tuned to examples of {len(plan.data_mean)} numbers, these have {shape[1:]}"
+        )
+    return np.reshape(np.asarray(plan.data_mean, np.float32), shape[1:])
 
 
 def times(plan: Plan, sde: sdes.SDE) -> tuple[HostGrid, dict[str, Any]]:
@@ -134,6 +151,10 @@ def times(plan: Plan, sde: sdes.SDE) -> tuple[HostGrid, dict[str, Any]]:
         steps = grid_steps(plan)
         if plan.restarts and plan.weights:
             raise InputError("grid 'tuned': learned weights are for one way down; leave restarts out, or the weights")
+        if plan.data_mean and plan.sampler not in METHODS:
+            raise InputError(
+                f"grid 'tuned': {plan.sampler} does not ask for the score at t = 1, so `data_mean` is of no use"
+            )
         if len(plan.times) != steps + 1:
             raise InputError(
                 f"grid 'tuned' takes `times`, {steps + 1} of them for steps = {plan.steps}, and has {len(plan.times)}: "
@@ -174,7 +195,7 @@ def times(plan: Plan, sde: sdes.SDE) -> tuple[HostGrid, dict[str, Any]]:
 
 def grid_steps(plan: Plan) -> int:
     """How many steps of the sampler on its grid the budget of `plan.steps` evaluations allows, beside restarts."""
-    return _evaluations(plan) // registry.evaluations_per_step(plan.sampler, plan.options)
+    return _evaluations(plan) // registry.evaluations_per_step(plan.sampler, plan.options) + bool(plan.data_mean)
 
 
 def _evaluations(plan: Plan) -> int:
@@ -218,6 +239,9 @@ def check(plan: Plan, sde: sdes.SDE, where: str = "sampling") -> None:
         if name not in known:
             have = f"there are {', '.join(known)}" if known else "it has none"
             raise InputError(f"{where}.options.{name}: sampler {plan.sampler!r} has no such setting; {have}")
+
+    if plan.data_mean:
+        plan = dataclasses.replace(plan, data_mean=(0.0,))  # of two numbers, one an example
 
     def run(key):
         return draw(plan, key, lambda z, t: jnp.zeros_like(z), sde, (2, 1))[0]

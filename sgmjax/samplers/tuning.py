@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from sgmjax import score
 from sgmjax._inputs import InputError
 from sgmjax._kinds import check_kind
 from sgmjax._types import HostGrid, Key, Shape, State, TimeGrid
@@ -55,12 +56,16 @@ class TunedGrid(NamedTuple):
         plain: the same for the grids that `time_grid` has: {"logsnr to 0.03": 0.2, ...}.
         weights: what was learned to add to the method's weights, (steps, order, k, m), or None: for
             `exponential_coefficients(sde, times, method=sampler, weights=weights)`.
+        mean, std: of the data as the network has them, for `score.analytic_start`, (*event) and a number, or None: the
+            grid is then for a first evaluation by it.
     """
 
     times: HostGrid
     error: float | None
     plain: dict[str, float]
     weights: np.ndarray | None = None
+    mean: np.ndarray | None = None
+    std: float | None = None
 
 
 class Teacher(NamedTuple):
@@ -97,6 +102,7 @@ def tune_grid(
     levels: int = 60,
     refine: int = 0,
     weights: bool = False,
+    analytic_start: bool = False,
     times: TimeGrid | None = None,
     variables: Any = None,
     progress: Callable[[str], None] = lambda text: None,
@@ -109,7 +115,7 @@ def tune_grid(
             part of the compiled programs.
         sde: the process; its parameters must be known.
         shape: (batch, *event) of the paths that are followed: a few dozen images will do.
-        steps: of the grid; evaluations, without the one for `denoise`.
+        steps: of the grid; evaluations, without the one for `denoise`, and with that of `analytic_start`.
         sampler: its name. The exponential integrators without noise (`ddim`, ..., `unipc`) are tried out on what is
             found; the grid for others is what is best for a step of their order.
         options: its settings.
@@ -121,6 +127,8 @@ def tune_grid(
             about four times the evaluations of a run, and for derivatives of score_fn.
         weights: also learn the weights that the method gives to its predictions (k x m numbers for each), in as many
             iterations more (S4S, Frankel et al. 2025, learns those of one variable).
+        analytic_start: take the first score by `score.analytic_start` instead of an evaluation, from what the network
+            says of the data at t = 1 and from the deviation of the teacher's samples.
         times: a grid of `steps` steps to begin with, in place of the search.
         variables: see `score_fn`.
         progress: called with a line about what was found.
@@ -141,6 +149,8 @@ def tune_grid(
             raise InputError(f"times has {len(times) - 1} steps, and steps = {steps}.")
         if not tried:
             raise InputError(f"times: {sampler!r} is not tried out, so there is nothing to begin with a grid.")
+    if analytic_start and not tried:
+        raise InputError(f"analytic_start: {sampler!r} (options {options}) is no exponential integrator without noise.")
     if weights and not refine:
         raise InputError("weights: they are learned in the iterations of `refine`, and refine = 0.")
     if refine and not tried:
@@ -158,6 +168,11 @@ def tune_grid(
     if coefficients_of is None or not tried:
         return TunedGrid(selections(teacher, steps, (2.0,), order=1)[0], None, {})
 
+    mean = std = None
+    if analytic_start:
+        mean = np.float32(np.mean(teacher.data[0], axis=0).reshape(shape[1:]))
+        std = float(np.sqrt(np.mean(np.var(teacher.samples, axis=0))))
+        run = Run(lambda v: score.analytic_start(make(v), sde, mean, std), variables, sde, denoise)
     descent = Descent(run, teacher.start, teacher.samples, sde, functools.partial(coefficients_of, sde, **options))
     plain = {}
     for kind in PLAIN:
@@ -183,7 +198,7 @@ def tune_grid(
     if weights:
         best, grid, learned = descent(grid, refine, weights=True)
         progress(f"weights learned: {best:.3g}")
-    return TunedGrid(grid, best, {name: value for name, (value, _) in plain.items()}, learned)
+    return TunedGrid(grid, best, {name: value for name, (value, _) in plain.items()}, learned, mean, std)
 
 
 # ---- the teacher

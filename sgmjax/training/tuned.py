@@ -54,6 +54,8 @@ def write(
         file = folder / f"{name}_{number}.json"
     weights = [] if found.weights is None else [float(w) for w in found.weights.ravel()]
     content = {**known, "times": [float(t) for t in found.times], "weights": weights}
+    if found.mean is not None:
+        content |= {"mean": [float(f"{v:.4g}") for v in found.mean.ravel()], "std": found.std}
     content |= {"error": found.error, "plain": found.plain, **about}
     with replacing(file) as partial:
         partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
@@ -61,7 +63,7 @@ def write(
 
 
 def fill(path: str | os.PathLike, plan: Plan, process: Mapping[str, Any] | None) -> Plan:
-    """The plan with the times that were tuned to it, and the weights if they were.
+    """The plan with the times that were tuned to it, and the weights and the analytic start if they were.
 
     Raises:
         InputError: there are none; it names those that there are, and the command that makes them.
@@ -73,7 +75,10 @@ def fill(path: str | os.PathLike, plan: Plan, process: Mapping[str, Any] | None)
     for content in there:
         if _identity_of(content) == known:
             times, weights = tuple(content["times"]), tuple(content.get("weights", ()))
-            return dataclasses.replace(plan, times=times, weights=weights, t_min=times[-1])
+            start = {}
+            if "mean" in content:
+                start = {"data_mean": tuple(content["mean"]), "data_std": content["std"]}
+            return dataclasses.replace(plan, times=times, weights=weights, t_min=times[-1], **start)
     words = [f"--workdir={shown(path)}", f"--sampler={plan.sampler}", f"--steps={plan.steps}"]
     others = "; ".join(_words(content) for content in there) or "none"
     raise InputError(
@@ -107,7 +112,8 @@ def _contents(folder: AnyPath) -> list[tuple[AnyPath, dict[str, Any]]]:
     for file in sorted(folder.glob("*.json")) if folder.is_dir() else []:
         try:
             content = json.loads(file.read_text())
-            numbers = [*content["times"], *content.get("weights", ())]
+            numbers = [*content["times"], *content.get("weights", ()), *content.get("mean", ())]
+            numbers += [content["std"]] if "mean" in content else []
             if not (isinstance(content, dict) and all(isinstance(number, float) for number in numbers)):
                 raise ValueError
         except (ValueError, KeyError, TypeError, AttributeError):

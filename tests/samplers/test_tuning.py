@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import analytic
@@ -14,6 +15,7 @@ import tiers
 from sgmjax import exact, samplers, sdes
 from sgmjax._inputs import InputError
 from sgmjax.samplers import refinement, tuning
+from sgmjax.samplers.plan import Plan, check, draw
 
 RING = exact.ring()
 PROCESSES = analytic.PROCESSES | analytic.NEW
@@ -164,6 +166,41 @@ def test_learned_weights_are_nearer_still(name):
     grid = samplers.time_grid("logsnr", 200, sde=sde)
     many = samplers.dpm_solver_pp(jax.random.key(0), score_fn, sde, (2000, 2), times=grid, order=3, initial=start)[0]
     assert missed(found[1]) < missed(found[0]) < 2 * found[0].error
+
+
+@pytest.mark.parametrize("name", ["vp", "psld"])
+def test_the_analytic_start_is_found_and_free(name):
+    """Of normal data it is their score: the same samples for an evaluation less."""
+    sde, mean = PROCESSES[name], np.array([1.0, -2.0])
+    data = exact.mixture(mean[None], 0.3)
+    found = samplers.tune_grid(
+        jax.random.key(0), data.score_fn(sde), sde, (64, 2), steps=5, levels=30, denoise="tweedie", analytic_start=True
+    )
+    np.testing.assert_allclose(found.mean, mean, atol=0.01)
+    np.testing.assert_allclose(found.std, 0.3, atol=0.06)  # of 64 samples: 4 standard errors
+    plan = Plan(sampler="unipc", steps=5, grid="tuned", denoise="tweedie", times=tuple(map(float, found.times)))
+    free = dataclasses.replace(plan, data_mean=tuple(map(float, found.mean)), data_std=found.std)
+    full = dataclasses.replace(plan, steps=6)
+    draws = [draw(one, jax.random.key(1), data.score_fn(sde), sde, (32, 2)) for one in (free, full)]
+    assert [info.nfe for _, info in draws] == [5, 6]
+    np.testing.assert_allclose(draws[0][0], draws[1][0], atol=0.01)
+
+
+def test_an_analytic_start_has_errors_of_one_line():
+    given = {"sampler": "unipc", "steps": 3, "grid": "tuned", "times": (1.0, 0.5, 0.1, 0.05), "data_mean": (0.0, 1.0)}
+    check(Plan(**given), sdes.vp())
+    for other, message in (
+        ({"sampler": "em"}, "em does not ask for the score at t = 1"),
+        ({"times": (1.0, 0.5, 0.1)}, "takes `times`, 4 of them for steps = 3, and has 3"),
+    ):
+        with pytest.raises(InputError, match=message):
+            check(Plan(**given | other), sdes.vp())
+    with pytest.raises(InputError, match="it was tuned to examples of 2 numbers"):
+        draw(Plan(**given), jax.random.key(0), lambda z, t: -z, sdes.vp(), (2, 3))
+    with pytest.raises(InputError, match="analytic_start: 'em'"):
+        samplers.tune_grid(
+            jax.random.key(0), lambda z, t: -z, sdes.vp(), (2, 3), sampler="em", steps=3, analytic_start=True
+        )
 
 
 def test_a_given_grid_is_where_it_begins():

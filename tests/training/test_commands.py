@@ -235,11 +235,33 @@ def test_a_tuned_grid_is_found(finished, capsys):
     with np.load(finished / "samples" / "unipc_6_tuned_seed0.npz") as again:
         assert again["nfe"] == 6 and not np.array_equal(again["samples"], first)
     assert sample.main([*draw, *how, "--start_time=0.5"]) == 2
-    assert "tune without --weights for this" in capsys.readouterr().err
+    assert "tune without --weights and --analytic_start for this" in capsys.readouterr().err
+    # an analytic start is a step more for the same evaluations
+    assert tune_grid.main([*tune[:-1], "--refine=0", "--analytic_start"]) == 0
+    free = json.loads(file.read_text())
+    assert len(free["times"]) == len(learned["times"]) + 1 and len(free["mean"]) == 2 and free["std"] > 0
+    assert sample.main([*draw, *how]) == 0
+    with np.load(finished / "samples" / "unipc_6_tuned_seed0.npz") as again:
+        assert again["nfe"] == 6 and np.isfinite(again["samples"]).all()
+    assert sample.main([*draw, *how, "--start_time=0.5"]) == 2
+    assert "--analytic_start for this" in capsys.readouterr().err
+    assert sample.main([*draw, *how, "--restarts=3,1,0.1,0.3"]) == 2
+    assert "grid 'tuned' of a run is of the way down alone" in capsys.readouterr().err
     file.write_text("{}")
     assert sample.main([*draw, *how]) == 2
     assert "is no tuned grid: delete it" in capsys.readouterr().err
     shutil.rmtree(file.parent)
+
+
+def test_sampling_with_restarts(finished, capsys):
+    """Five steps, two restarts of two, and the last one."""
+    command = ["sample", f"--workdir={finished}", "--num=8", "--sampler=unipc", "--steps=10", "--grid=rho"]
+    assert sample.main([*command, "--denoise=True", "--restarts=3,2,0.3,2"]) == 0
+    assert "NFE 10" in capsys.readouterr().out
+    with np.load(finished / "samples" / "unipc_10_rho_restarts_seed0.npz") as drawn:
+        assert drawn["nfe"] == 10 and np.isfinite(drawn["samples"]).all()
+    assert sample.main([*command, "--restarts=3,2,0.3"]) == 2
+    assert "write levels,repeats,low,high, as 3,2,0.06,0.3" in capsys.readouterr().err
 
 
 def test_sampling_with_a_samplers_own_settings(finished, capsys):
