@@ -170,7 +170,7 @@ def tune_grid(
 
     mean = std = None
     if analytic_start:
-        mean = np.float32(np.mean(teacher.data[0], axis=0).reshape(shape[1:]))
+        mean = np.mean(teacher.data[0], axis=0).reshape(shape[1:]).astype(np.float32)
         std = float(np.sqrt(np.mean(np.var(teacher.samples, axis=0))))
         run = Run(lambda v: score.analytic_start(make(v), sde, mean, std), variables, sde, denoise)
     descent = Descent(run, teacher.start, teacher.samples, sde, functools.partial(coefficients_of, sde, **options))
