@@ -26,6 +26,7 @@ from sgmjax.samplers._probability_flow import ode
 from sgmjax.samplers._sa_solver import sa_solver
 from sgmjax.samplers._splitting import splitting
 from sgmjax.samplers._sscs import sscs
+from sgmjax.samplers._twisted import TwistedInfo, twisted
 from sgmjax.samplers._unipc import unipc
 from sgmjax.samplers._variational_bound import BoundInfo, variational_bound
 from sgmjax.samplers.common import SampleInfo, reverse_drift
@@ -34,18 +35,19 @@ from sgmjax.samplers.exponential import ExponentialCoefficients
 from sgmjax.samplers.grids import time_grid
 from sgmjax.samplers.guidance import cfg_score, guided_score
 from sgmjax.samplers.inpainting import colorize, inpaint
+from sgmjax.samplers.measurements import Measurement, measurement
+from sgmjax.samplers.posterior import posterior_score
 from sgmjax.samplers.registry import SAMPLERS
 from sgmjax.samplers.restart import Interval, restart
 from sgmjax.samplers.tuning import TunedGrid, tune_grid
 
 __all__ = [
-    "SAMPLERS", "BoundInfo", "ConjugateCoefficients", "ExponentialCoefficients", "Interval",
-    "LikelihoodInfo",
-    "MidpointCoefficients", "SampleInfo", "TunedGrid", "adaptive_sde", "annealed_langevin",
-    "annealed_langevin_interpolation", "cfg_score", "colorize", "conjugate",
+    "SAMPLERS", "BoundInfo", "ConjugateCoefficients", "ExponentialCoefficients", "Interval", "LikelihoodInfo",
+    "Measurement", "MidpointCoefficients", "SampleInfo", "TunedGrid", "TwistedInfo", "adaptive_sde",
+    "annealed_langevin", "annealed_langevin_interpolation", "cfg_score", "colorize", "conjugate",
     "conjugate_coefficients", "ddim", "deis", "dpm_solver_pp", "edm", "em", "encode", "er_sde",
-    "exponential_coefficients",
-    "exponential_midpoint", "gddim", "ggf", "guided_score", "inpaint", "interpolate", "ipndm", "likelihood",
-    "midpoint_coefficients", "noised", "ode", "pc", "restart", "reverse_drift", "sa_solver", "score_sde_times", "slerp",
-    "splitting", "sscs", "start_at", "technique_4", "time_grid", "tune_grid", "unipc", "variational_bound",
+    "exponential_coefficients", "exponential_midpoint", "gddim", "ggf", "guided_score", "inpaint", "interpolate",
+    "ipndm", "likelihood", "measurement", "midpoint_coefficients", "noised", "ode", "pc", "posterior_score",
+    "restart", "reverse_drift", "sa_solver", "score_sde_times", "slerp", "splitting", "sscs", "start_at",
+    "technique_4", "time_grid", "tune_grid", "twisted", "unipc", "variational_bound",
 ]  # fmt: skip

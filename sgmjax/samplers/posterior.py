@@ -1,0 +1,209 @@
+"""Sampling given a measurement: the score of p(z_t | y), for every process and every sampler.
+
+    m = samplers.measurement(samplers.measurements.super_resolution(4), y, noise_std=0.05)
+    given = samplers.posterior_score(score_fn, sde, m, method="mmps")
+    samples, info = samplers.unipc(key, given, sde, shape, times=times, denoise="tweedie")
+
+By Bayes' rule score(z_t | y) = score(z_t) + grad log p(y | z_t). What a state tells of x_0 is one ordinary noisy image
+of level sigma(t) (`sdes.estimate`), whatever the process; so what is asked for is the posterior of x_0 given it, whose
+mean is the denoiser's D, and whose covariance is sigma^2 times D's Jacobian (Tweedie's formula of second order). With
+it taken as normal, N(D, V), and A linear, or linearised at D,
+
+    grad log p(y | z_t) = (d D / d z)^T A^T (noise_std^2 + A V A^T)^-1 (y - A D),                                  (1)
+
+and the methods differ in V:
+
+    "mmps"   sigma^2 d D / d y, by vector-Jacobian products in conjugate gradients (Rozet et al. 2024, eq. (14), alg. 2)
+    "tmpd"   its row sums as a diagonal (Boys et al. 2023, eq. (19))
+    "pigdm"  s^2 sigma^2 / (s^2 + sigma^2), right for normal white data of deviation s (Song et al. 2023, eqs. (7), (8))
+    "dps"    0; of the residual the length alone is used, with a strength (Chung et al. 2023, alg. 1)
+
+(1) is exact with "mmps" for normal data, and there for every linear process. Nothing here is asymptotically exact for
+other data; see `twisted`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sgmjax._inputs import InputError
+from sgmjax._kinds import check_kind, says
+from sgmjax._types import Data, PerExample, ScoreFn
+from sgmjax.samplers.measurements import Measurement
+from sgmjax.sdes import SDE, estimate, linalg
+
+
+class Look(NamedTuple):
+    """The linearised measurement at a batch of states; what the methods know.
+
+    Attributes:
+        residual: y - A D, (batch, *measured).
+        push: v (batch, *event) -> A v. pull: w (batch, *measured) -> A^T w.
+        covariance: v (batch, *event) -> sigma^2 (d D / d y)^T v, (batch, *event).
+        sigma: noise level of the states, (batch,).
+        noise_variance: noise_std^2.
+        estimate: D, (batch, *event).
+    """
+
+    residual: Data
+    push: Callable[[Any], Any]
+    pull: Callable[[Any], Any]
+    covariance: Callable[[Any], Any]
+    sigma: PerExample
+    noise_variance: Any
+    estimate: Data
+
+
+def mmps(look: Look, *, iterations: int = 3) -> Data:
+    """The covariance of the posterior itself. iterations: of the conjugate gradients; each is a derivative of D."""
+    return solve(lambda w: look.push(look.covariance(look.pull(w))), look, iterations)
+
+
+def tmpd(look: Look, *, iterations: int = 5) -> Data:
+    """The row sums of the covariance, as a diagonal. iterations: of the conjugate gradients, without D."""
+    diagonal = jnp.maximum(look.covariance(jnp.ones_like(look.pull(look.residual))), 0.0)
+    return solve(lambda w: look.push(diagonal * look.pull(w)), look, iterations)
+
+
+def pigdm(look: Look, *, data_std: float = 1.0, iterations: int = 5) -> Data:
+    """The covariance for white normal data of deviation data_std (published: 1). iterations: as `tmpd`."""
+    variance = data_std**2 * look.sigma**2 / (data_std**2 + look.sigma**2)
+    return solve(lambda w: _scale(variance, look.push(look.pull(w))), look, iterations)
+
+
+def dps(look: Look, *, scale: float = 1.0) -> Data:
+    """Along grad |y - A D|, by which the estimate D is moved by `scale` times that gradient.
+
+    The published step of a sampler, zeta grad |y - A D|^2 / |y - A D|, moves it by 2 zeta / (1 - (sigma_s /
+    sigma_t)^2), sigma_s the level where the step ends: with many equal steps of log sigma that is one number.
+    """
+    axes = tuple(range(1, look.residual.ndim))
+    length = jnp.sqrt(jnp.sum(look.residual**2, axis=axes))
+    return _scale(scale / (look.sigma**2 * jnp.maximum(length, 1e-12)), look.residual)
+
+
+METHODS: Mapping[str, Callable[..., Data]] = {"mmps": mmps, "tmpd": tmpd, "pigdm": pigdm, "dps": dps}
+NEED_NOISE = ("mmps", "tmpd")  # their covariance may have no inverse
+
+
+def posterior_score(
+    score_fn: ScoreFn, sde: SDE, measurement: Measurement, *, method: str = "mmps", **options: Any
+) -> ScoreFn:
+    """The score of z_t given a measurement.
+
+    Args:
+        score_fn: score_fn(z, t) of the process, of an exact score or a network; that of the noised variables is enough.
+        sde: the process.
+        measurement: see `samplers.measurement`.
+        method: "mmps", "tmpd", "pigdm" or "dps": see the module's docstring.
+        options: the method's own settings: its function here.
+
+    Returns:
+        score_fn(z, t) -> (batch, k, *event), zero for variables without noise. A call is one evaluation of score_fn and
+        1 (dps, pigdm), 2 (tmpd) or 1 + iterations (mmps) of its derivatives; `info.nfe` counts calls.
+
+    Raises:
+        InputError: a method that does not exist, settings that it does not have, a noise of 0 where it needs one; when
+            the score is computed, a measurement of another shape than the operator's.
+    """
+    check_kind(score_fn, "score")
+    check_method(measurement, method, options)
+    guided = guide(score_fn, sde, measurement, method=method, **options)
+
+    @says(kind="score")
+    def given(z, t):
+        score, toward, _ = guided(z, t)
+        return score + toward
+
+    return given
+
+
+def settings(method: str) -> dict[str, Any]:
+    """A method's own settings by name, with their default values."""
+    parameters = inspect.signature(METHODS[method]).parameters.values()
+    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+
+def check_method(measurement: Measurement, method: str, options: Mapping[str, Any]) -> None:
+    """Raise InputError for a method that does not exist, settings it does not have, a noise of 0 where it needs one."""
+    if method not in METHODS:
+        raise InputError(f"method: {method!r} is unknown; choose one of {', '.join(METHODS)}")
+    known = settings(method)
+    for name in options:
+        if name not in known:
+            raise InputError(f"{name}: method {method!r} has no such setting; there are {', '.join(known)}")
+    std = measurement.noise_std
+    if method in NEED_NOISE and linalg.is_concrete(std) and not np.all(np.asarray(std) > 0):
+        raise InputError(
+            f"noise_std = {std}: {method!r} needs noise in the measurement; give a small one, 0.01, or take 'pigdm'"
+        )
+
+
+def guide(
+    score_fn: ScoreFn, sde: SDE, measurement: Measurement, *, method: str, **options: Any
+) -> Callable[..., tuple[Any, Any, Look]]:
+    """f(z, t) -> the score, what the measurement adds to it, eq. (1), and the `Look`; method "none" adds nothing."""
+    std = measurement.noise_std
+
+    def guided(z, t):
+        look = estimate(sde, t)
+        sigma, mean = look.sigma, linalg.expand_to(look.kernel.mean[:, :, 0], z.ndim)
+
+        def denoised(z):
+            score = score_fn(z, t)
+            noise = look.noise(z, look.kernel.restrict(look.kernel.eps(score)))
+            return look.of(z) - _scale(sigma, noise), score
+
+        x0, pull_back, score = jax.vjp(denoised, z, has_aux=True)
+        found, push = jax.linearize(measurement.of, x0)
+        transposed = jax.linear_transpose(push, x0)
+        pull = lambda w: transposed(w)[0]  # noqa: E731
+        residual = measurement.values(found.shape).astype(found.dtype) - found
+        covariance = lambda v: _scale(sigma**2, jnp.sum(mean * pull_back(v)[0], axis=1))  # noqa: E731
+        seen = Look(residual, push, pull, covariance, sigma, jnp.asarray(std, z.dtype) ** 2, x0)
+        if method == "none":
+            return score, jnp.zeros_like(z), seen
+        weights = METHODS[method](seen, **options)
+        return score, sde.expand(sde.restrict(pull_back(pull(weights))[0])), seen
+
+    return guided
+
+
+def solve(operator: Callable[[Data], Data], look: Look, iterations: int) -> Data:
+    """(noise_std^2 + operator)^-1 residual by conjugate gradients, every example by its own.
+
+    Args:
+        operator: linear and positive on (batch, *measured), up to a network's faults: an example stops where a
+            direction is not.
+        look: see `Look`.
+        iterations: at most the size of a measurement are of use.
+    """
+    axes = tuple(range(1, look.residual.ndim))
+
+    def dot(a, b):
+        return jnp.sum(a * b, axis=axes, keepdims=True)
+
+    def step(_, state):
+        found, rest, way, square = state
+        through = look.noise_variance * way + operator(way)
+        curvature = dot(way, through)
+        goes = (curvature > 0) & (square > 0)
+        length = jnp.where(goes, square / jnp.where(goes, curvature, 1.0), 0.0)
+        found, rest = found + length * way, rest - length * through
+        after = dot(rest, rest)
+        way = rest + jnp.where(goes, after / jnp.where(goes, square, 1.0), 0.0) * way
+        return found, rest, way, jnp.where(goes, after, 0.0)
+
+    start = jnp.zeros_like(look.residual), look.residual, look.residual, dot(look.residual, look.residual)
+    return jax.lax.fori_loop(0, iterations, step, start)[0]
+
+
+def _scale(by: PerExample, v: Data) -> Any:
+    """Numbers (batch,) times (batch, ...)."""
+    return linalg.expand_to(by, v.ndim) * v
