@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -18,17 +18,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from sgmjax import samplers
-from sgmjax._inputs import check_labels
+from sgmjax._inputs import InputError, check_labels
 from sgmjax._ranges import NON_NEGATIVE, check_range
 from sgmjax.commands.inputs import read_inputs
 from sgmjax.config import ConfigError, differences, to_dict
 from sgmjax.data import Dataset
 from sgmjax.evaluation import pictures
-from sgmjax.samplers import plan, registry
+from sgmjax.samplers import measurements, plan, posterior, registry
 from sgmjax.tasks import ClassifierTask, LatentTask
 from sgmjax.tasks.vae import LatentModel
 from sgmjax.training.load import LoadedRun, load_run
 
+REPLACEMENT = "replacement"
+_METHODS = ", ".join(posterior.METHODS)
 COLUMNS = 8  # images of an interpolation, and inputs shown beside one another
 
 
@@ -41,7 +43,12 @@ class Control:
         classifier: a run of one, for classifier guidance; None: classifier-free, if labels are given.
         mask: (*event) or what broadcasts to it, 1 where the input is kept: inpainting.
         colorize: keep the grey part of the input.
-        repeats: times each step is taken under `mask` or `colorize`; see `samplers.inpaint`.
+        inverse: what was measured of the input, and its name: `commands.inputs.read_operator`.
+        noise: standard deviation of the noise in it, in the network's range.
+        method: how `mask`, `colorize` and `inverse` are sampled: "replacement" (not `inverse`), or a method of
+            `samplers.posterior_score`; None: "mmps", and "replacement" with `repeats`.
+        method_options: settings of the method.
+        repeats: times each step is taken by "replacement"; see `samplers.inpaint`.
         start_time: start from the input noised to this time.
         interpolate: draw rows of images between input i and input i + 1.
         interpolate_samples: draw rows of samples that turn into one another, by `annealed_langevin_interpolation`.
@@ -52,6 +59,10 @@ class Control:
     classifier: LoadedRun | None = None
     mask: np.ndarray | None = None
     colorize: bool = False
+    inverse: tuple[measurements.Operator, str] | None = None
+    noise: float = 0.01
+    method: str | None = None
+    method_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     repeats: int = 1
     start_time: float | None = None
     interpolate: bool = False
@@ -60,8 +71,29 @@ class Control:
 
     @property
     def needs_input(self) -> bool:
-        steered = self.mask is not None or self.colorize or self.start_time is not None
+        steered = self.constrained or self.start_time is not None
         return steered or self.interpolate or self.reconstruct
+
+    @property
+    def constrained(self) -> bool:
+        """Whether something of the inputs is known."""
+        return self.mask is not None or self.colorize or self.inverse is not None
+
+    @property
+    def how(self) -> str:
+        """The method."""
+        return self.method or ("mmps" if self.repeats == 1 else REPLACEMENT)
+
+    @property
+    def replaces(self) -> bool:
+        return self.constrained and self.how == REPLACEMENT
+
+    @property
+    def operator(self) -> measurements.Operator:
+        """What is known of an input, as a function of it."""
+        if self.inverse is not None:
+            return self.inverse[0]
+        return measurements.colorization() if self.mask is None else measurements.inpainting(self.mask)
 
     @property
     def strength(self) -> float:
@@ -74,12 +106,11 @@ class Control:
         InputError: labels that are no classes.
         """
         settings = run.plan
-        constrained = self.mask is not None or self.colorize
-        self._check_latent(run, constrained)
-        if self.mask is not None and self.colorize:
-            raise ConfigError("--inpaint and --colorize: choose one of them")
-        if self.interpolate and (constrained or self.start_time is not None):
-            raise ConfigError("--interpolate goes with neither --inpaint, --colorize nor --start_time")
+        self._check_latent(run, self.constrained)
+        if (self.mask is not None) + self.colorize + (self.inverse is not None) > 1:
+            raise ConfigError("--inpaint, --colorize and --inverse: choose one of them")
+        if self.interpolate and (self.constrained or self.start_time is not None):
+            raise ConfigError("--interpolate goes with neither --inpaint, --colorize, --inverse nor --start_time")
         if self.interpolate_samples:
             if settings.sampler != "annealed_langevin":
                 raise ConfigError(
@@ -91,10 +122,7 @@ class Control:
                     "--interpolate_samples goes with neither --interpolate, --inpaint, --colorize, --start_time nor "
                     "--reconstruct"
                 )
-        if self.repeats != 1 and not constrained:
-            raise ConfigError("--resample: means something with --inpaint or --colorize only")
-        if constrained and registry.is_adaptive(settings.sampler):
-            raise ConfigError(f"--inpaint, --colorize: {settings.sampler!r} chooses its own steps; use --sampler=em")
+        self._check_method(settings)
         if self.start_time is not None:
             if registry.is_adaptive(settings.sampler):
                 raise ConfigError(f"--start_time: {settings.sampler!r} has no grid to start within; use --sampler=em")
@@ -114,6 +142,32 @@ class Control:
                 raise ConfigError("--labels: the network of this run knows no classes; leave it out")
             check_labels(labels, known.num_classes, "--labels")
 
+    def _check_method(self, settings: Any) -> None:
+        """What concerns the ways in which something is known of the inputs."""
+        if self.repeats != 1 and not self.replaces:
+            raise ConfigError(
+                f"--resample: means something with --inpaint or --colorize by --method={REPLACEMENT} only"
+            )
+        if not self.constrained:
+            if self.method is not None:
+                raise ConfigError("--method: of what? it goes with --inverse, --inpaint and --colorize")
+            return
+        check_range(self.noise, NON_NEGATIVE, "--noise", ConfigError)
+        if self.replaces:
+            if self.inverse is not None:
+                raise ConfigError(f"--method={REPLACEMENT}: for --inpaint and --colorize; take {_METHODS}")
+            if registry.is_adaptive(settings.sampler):
+                raise ConfigError(
+                    f"--method={REPLACEMENT}: {settings.sampler!r} chooses its own steps; use --sampler=em"
+                )
+            return
+        try:
+            posterior.check_method(samplers.measurement(self.operator, np.zeros(1), self.noise), self.how,
+                                   self.method_options)  # fmt: skip
+        except InputError as error:
+            text = str(error).replace(", ".join(posterior.METHODS), f"{_METHODS}, {REPLACEMENT}")
+            raise ConfigError(f"--method: {text}") from None
+
     def _check_latent(self, run: LoadedRun, constrained: bool) -> None:
         """What concerns runs with a VAE, or needs one."""
         if not isinstance(run.task, LatentModel):
@@ -123,8 +177,8 @@ class Control:
         guided = self.guidance is not None or self.classifier is not None
         if constrained or guided or self.start_time is not None:
             raise ConfigError(
-                "--inpaint, --colorize, --start_time, --guidance: act on the images, and the prior of this run models "
-                "latent variables; use a run without a VAE"
+                "--inpaint, --colorize, --inverse, --start_time, --guidance: act on the images, and the prior of this "
+                "run models latent variables; use a run without a VAE"
             )
         if self.reconstruct and self.interpolate:
             raise ConfigError("--reconstruct, --interpolate: choose one of them")
@@ -168,7 +222,12 @@ class Control:
         turn = np.arange(num) % len(x)
         if labels is None and own is not None and run.task.num_classes is not None:
             labels = own[turn]
-        return {"x0": x[turn]}, labels
+        if not self.constrained or self.replaces:
+            return {"x0": x[turn]}, labels
+        y = np.asarray(jax.vmap(self.operator)(x))
+        if self.inverse is not None:
+            y = y + self.noise * np.random.default_rng(0).standard_normal(y.shape).astype(y.dtype)
+        return {"x0": x[turn], "y": y[turn]}, labels
 
     # ------------------------------------------------------------------------------------------------------ drawing
     def variables(self, run: LoadedRun) -> dict[str, Any]:
@@ -177,10 +236,11 @@ class Control:
         return {"score": run.variables, **classifier}
 
     def sample_fn(self, run: LoadedRun) -> Callable[..., Any]:
-        """sample_fn(variables, key, num, *, labels=None, x0=None, x1=None) -> samples and a `SampleInfo`.
+        """sample_fn(variables, key, num, *, labels=None, x0=None, x1=None, y=None) -> samples and a `SampleInfo`.
 
-        x0 are the inputs (num, *event), x1 the other ends of an interpolation. Samples of either interpolation are
-        (num, COLUMNS, *event). The NFE counts calls of the score function; see `cost`.
+        x0 are the inputs (num, *event), y what was measured of them (num, *measured), x1 the other ends of an
+        interpolation. Samples of either interpolation are (num, COLUMNS, *event). The NFE counts calls of the score
+        function; see `cost`.
         """
         plain = self.classifier is None and self.strength == 1.0
         if plain and not self.needs_input and not self.interpolate_samples:
@@ -190,7 +250,7 @@ class Control:
 
         task = run.task
 
-        def sample(variables, key, num: int, *, labels: Any = None, x0: Any = None, x1: Any = None):
+        def sample(variables, key, num: int, *, labels: Any = None, x0: Any = None, x1: Any = None, y: Any = None):
             options: dict[str, Any]
             label_key, start_key, key = jax.random.split(key, 3)
             if labels is None and task.num_classes is not None:
@@ -222,9 +282,13 @@ class Control:
             options = {}
             if self.start_time is not None:
                 options = {"start": self.start_time, "initial": samplers.noised(start_key, sde, x0, self.start_time)}
-            if self.mask is not None:
+            if self.constrained and not self.replaces:
+                y = jax.vmap(self.operator)(x0) if y is None else y
+                known = samplers.measurement(self.operator, y, self.noise)
+                score_fn = samplers.posterior_score(score_fn, sde, known, method=self.how, **self.method_options)
+            elif self.mask is not None:
                 options["constraint"] = samplers.inpaint(sde, x0, self.mask, repeats=self.repeats)
-            if self.colorize:
+            elif self.colorize:
                 options["constraint"] = samplers.colorize(sde, x0, repeats=self.repeats)
             x, info = plan.draw(settings, key, score_fn, sde, (num, *task.event_shape), **options)
             if self.mask is not None and x0 is not None:  # also where the sampler stops before t = 0
@@ -243,6 +307,8 @@ class Control:
 
     def cost(self) -> str:
         """What stands behind each score evaluation, in words."""
+        if self.constrained and not self.replaces:
+            return " (each with derivatives of the network)"
         if self.classifier is not None:
             return " (each with one of the classifier and its gradient)"
         return " (two of the network each: with and without the class)" if self.strength != 1.0 else ""
@@ -253,6 +319,8 @@ class Control:
         parts = {
             "inpaint": self.mask is not None,
             "colorize": self.colorize,
+            "" if self.inverse is None else self.inverse[1]: self.inverse is not None,
+            "" if self.method is None else self.method: self.method is not None,
             f"from_{self.start_time or 0:g}": self.start_time is not None,
             "interpolate": self.interpolate,
             "interpolate_samples": self.interpolate_samples,
@@ -275,9 +343,29 @@ class Control:
             rows.append(np.where(np.broadcast_to(self.mask > 0, x0.shape), x0, middle))
         if self.colorize:
             rows.append(np.broadcast_to(x0.mean(axis=-1, keepdims=True), x0.shape))
+        if self.inverse is not None:
+            rows.append(_projected_back(self.operator, inputs["y"][:COLUMNS], x0, task.centered))
         above = pictures.to_arrays(np.concatenate(rows), task.discrete, task.centered)
-        shown = np.concatenate([above, samples])
+        below = []
+        full = len(samples) // len(x0)
+        if self.constrained and full > 1:
+            each = samples[: full * len(x0)].astype(np.float32).reshape(full, *x0.shape)
+            spread = 2 * each.std(axis=0) + (0 if task.discrete or not task.centered else -1)
+            top = 255 if task.discrete else 1
+            below = [np.minimum(part, top).astype(samples.dtype) for part in (each.mean(axis=0), spread)]
+        last = (12 - len(rows) - len(below)) * len(x0)
+        shown = np.concatenate([above, samples[:last], *below])
         return pictures.picture(shown, limit=12 * len(x0), columns=len(x0), centered=task.centered)
+
+
+def _projected_back(operator: measurements.Operator, y: np.ndarray, x0: np.ndarray, centered: bool) -> np.ndarray:
+    """The image of least length with this measurement, about the middle of the range: by conjugate gradients."""
+    middle = np.float32(0.0 if centered else 0.5)
+    measured, push = jax.linearize(jax.vmap(operator), jnp.full_like(x0, middle))
+    pull = jax.linear_transpose(push, jnp.asarray(x0))
+    weights, _ = jax.scipy.sparse.linalg.cg(lambda w: push(pull(w)[0]), y - measured, maxiter=50)
+    low = np.float32(-1.0 if centered else 0.0)
+    return np.clip(np.asarray(middle + pull(weights)[0]), low, 1.0)
 
 
 def load_classifier(path: str, run: LoadedRun, **options: Any) -> LoadedRun:

@@ -1,20 +1,23 @@
-"""What `python -m sgmjax.sample` starts from: masks of inpainting, and examples."""
+"""What `python -m sgmjax.sample` starts from: masks of inpainting, measurements, and examples."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sgmjax._files import read_array
+from sgmjax._files import file_name, read_array
 from sgmjax._inputs import InputError, check_labels, check_numbers, shown
 from sgmjax.config import ConfigError
 from sgmjax.data import DataError, Dataset, load, to_float
 from sgmjax.data.classes import to_labels
 from sgmjax.data.examples import check_floats
+from sgmjax.samplers import measurements
 from sgmjax.samplers.inpainting import check_mask
+from sgmjax.samplers.measurements import Operator
 from sgmjax.training.load import LoadedRun
 
 
@@ -54,6 +57,69 @@ def read_mask(word: str, event_shape: tuple[int, ...]) -> np.ndarray:
     except InputError as error:
         raise ConfigError(f"--inpaint: {error}") from None
     return mask
+
+
+OPERATORS = "super_resolution:4, blur:1.5, random:0.1, fourier:0.25, colorize, inpaint:half"
+
+
+def read_operator(word: str, event_shape: tuple[int, ...]) -> tuple[Operator, str]:
+    """What --inverse names: what was measured of an example, and a name of it for files.
+
+    Args:
+        word: "super_resolution:F" means over blocks of F; "blur:S" a Gaussian of S elements; "random:P" a random share
+            P of the elements (of images with all their channels), "fourier:P" of the Fourier coefficients, both of seed
+            0; "colorize" the mean of the channels; "inpaint:M" the mask M of `read_mask`.
+        event_shape: of the data.
+
+    Raises:
+        ConfigError: no such operator, or one that does not fit the data.
+    """
+    name, _, text = word.partition(":")
+    space = event_shape[:-1]
+    draws, number = np.random.default_rng(0), 0.0
+    if name in ("super_resolution", "blur", "random", "fourier"):
+        try:
+            number = float(text)
+        except ValueError:
+            raise ConfigError(f"--inverse: {shown(word)!r}: {name} of what? as {OPERATORS}") from None
+        if name in ("random", "fourier") and not 0 < number < 1:
+            raise ConfigError(f"--inverse: {shown(word)}: the share must lie between 0 and 1")
+    if name in ("super_resolution", "blur", "fourier", "colorize") and not space:
+        raise ConfigError(f"--inverse: {name} needs images, signals or volumes; the data of this run are vectors")
+    try:
+        if name == "super_resolution":
+            operator = measurements.super_resolution(_whole(number))
+        elif name == "blur":
+            operator = measurements.blur(number)
+        elif name == "random":
+            shape = (*space, 1) if space else event_shape
+            operator = measurements.inpainting(draws.permutation(_share(number, shape)).reshape(shape))
+        elif name == "fourier":
+            operator = measurements.fourier(draws.permutation(_share(number, space)).reshape(space))
+        elif name == "colorize" and not text:
+            if event_shape[-1] != 3:
+                raise ConfigError("--inverse: colorize needs images of three channels")
+            operator = measurements.colorization()
+        elif name == "inpaint":
+            operator = measurements.inpainting(read_mask(text, event_shape))
+        else:
+            raise ConfigError(f"--inverse: {shown(word)!r} is no measurement; there are {OPERATORS}")
+        jax.eval_shape(operator, jax.ShapeDtypeStruct(event_shape, np.float32))
+    except InputError as error:
+        raise ConfigError(f"--inverse: {error}".replace("--inverse: --inverse", "--inverse")) from None
+    return operator, file_name([name, *([text] if "/" not in text and text else [])])
+
+
+def _whole(number: float) -> int:
+    if number != int(number):
+        raise ConfigError(f"--inverse: super_resolution:{number:g}: the factor must be a whole number")
+    return int(number)
+
+
+def _share(share: float, shape: tuple[int, ...]) -> np.ndarray:
+    """Ones for so many of all elements, at least one, and zeros."""
+    size = int(np.prod(shape))
+    return (np.arange(size) < max(1, round(share * size))).astype(np.float32)
 
 
 def read_inputs(

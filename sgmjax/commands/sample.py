@@ -7,6 +7,7 @@
     python -m sgmjax.sample --workdir=runs/edm_cifar --sampler=edm --grid=rho --steps=43 --restarts=3,2,0.14,0.3
     python -m sgmjax.sample --workdir=runs/psld_digits --classifier=runs/classifier_digits --labels=3 --guidance=2
     python -m sgmjax.sample --workdir=runs/psld_digits --inpaint=half
+    python -m sgmjax.sample --workdir=runs/psld_mnist --inverse=super_resolution:4 --noise=0.05 --method=mmps
     python -m sgmjax.sample --workdir=runs/psld_digits --interpolate
     python -m sgmjax.sample --workdir=runs/ncsnv2_digits --interpolate_samples
     python -m sgmjax.sample --workdir=runs/lsgm_digits --reconstruct
@@ -15,11 +16,13 @@ Takes the averaged parameters of the newest checkpoint, with --params=raw those 
 another process than the run's: a network, of whatever process or of none, is a denoiser, and that the score of all. It
 then stops at the noise level at which the run's own process would. What is not said is as in the run's config. Writes
 `<out>.npz` (`samples`: (num, *shape of an example), uint8 or float32 as the data; `nfe`, `step`) and a picture,
-`<out>.png`. With --inpaint, --colorize or --start_time the samples come from eight inputs in turn, which are in the
-.npz too (`inputs`); the picture shows the inputs, what was kept of them, and rows of samples. With --interpolate each
-row goes from one input to the next, with --interpolate_samples from one sample to another, and `samples` has
-(num, 8, *shape of an example). Of a run on arrays that were given in Python, --data=FILE.npz says where held-out data
-are.
+`<out>.png`. With --inpaint, --colorize or --inverse (super_resolution:4, blur:1.5, random:0.1, fourier:0.25) they are
+samples given what is known of an input: by --method=mmps, tmpd, pigdm or dps (`sgmjax.samplers.posterior`), or, as
+published for these models, by replacing it after every step (--method=replacement). With these or --start_time they
+come from eight inputs in turn, which are in the .npz too (`inputs`); the picture shows the inputs, what was kept of
+them, rows of samples, and the samples' mean and twice their standard deviation. With --interpolate each row goes from
+one input to the next, with --interpolate_samples from one sample to another, and `samples` has (num, 8, *shape of an
+example). Of a run on arrays that were given in Python, --data=FILE.npz says where held-out data are.
 """
 
 from __future__ import annotations
@@ -36,7 +39,14 @@ from sgmjax._ranges import COUNT, NON_NEGATIVE, OPEN_UNIT, SEED, TOLERANCE, chec
 from sgmjax.commands import sampling
 
 RANGES = {"num": COUNT, "steps": COUNT, "batch_size": COUNT, "resample": COUNT, "seed": SEED}
-RANGES |= {"rtol": TOLERANCE, "atol": TOLERANCE, "guidance": NON_NEGATIVE, "start_time": OPEN_UNIT, "t_min": OPEN_UNIT}
+RANGES |= {
+    "rtol": TOLERANCE,
+    "atol": TOLERANCE,
+    "guidance": NON_NEGATIVE,
+    "noise": NON_NEGATIVE,
+    "start_time": OPEN_UNIT,
+    "t_min": OPEN_UNIT,
+}
 
 
 def main(argv: Sequence[str]) -> int:
@@ -68,7 +78,16 @@ def read_flags(argv: Sequence[str]) -> Any:
     flags.DEFINE_float("guidance", None, "strength of the guidance; 1 is Bayes' rule", flag_values=values)
     _cli.define_path(values, "inpaint", None, "what is kept: half, center, or an .npz with `mask`")
     flags.DEFINE_bool("colorize", False, "keep the grey part of colour images", flag_values=values)
-    flags.DEFINE_integer("resample", 1, "times each step of --inpaint or --colorize is taken", flag_values=values)
+    text = "what was measured of an input: super_resolution:4, blur:1.5, random:0.1, fourier:0.25, inpaint:half, ..."
+    _cli.define_path(values, "inverse", None, text)
+    flags.DEFINE_float(
+        "noise", 0.01, "standard deviation of the noise in it, in the network's range", flag_values=values
+    )
+    text = "mmps, tmpd, pigdm, dps or, for --inpaint and --colorize, replacement"
+    flags.DEFINE_string("method", None, text, flag_values=values)
+    flags.DEFINE_list("method_options", None, "the method's own settings, as iterations=5", flag_values=values)
+    text = "times each step of --inpaint or --colorize by replacement is taken"
+    flags.DEFINE_integer("resample", 1, text, flag_values=values)
     flags.DEFINE_float("start_time", None, "start from inputs noised to this time", flag_values=values)
     flags.DEFINE_bool("reconstruct", False, "inputs through the VAE and back; for runs with one", flag_values=values)
     flags.DEFINE_bool("interpolate", False, "rows of images between two inputs", flag_values=values)
@@ -98,7 +117,7 @@ def draw(request: Any) -> None:
     from sgmjax import sharding as sh
     from sgmjax._say import say
     from sgmjax.commands import control
-    from sgmjax.commands.inputs import read_mask
+    from sgmjax.commands.inputs import read_mask, read_operator
     from sgmjax.evaluation import pictures
     from sgmjax.evaluation.draw import Sampler
     from sgmjax.samplers import registry
@@ -113,7 +132,8 @@ def draw(request: Any) -> None:
         given.setdefault("sampler", "ode")  # whose tolerances are those of the flow
     mesh = sh.make_mesh()
     everywhere = sh.replicated(mesh)
-    if "num" not in given and (values.inpaint or values.colorize or values.start_time is not None):
+    known = values.inpaint or values.colorize or values.inverse
+    if "num" not in given and (known or values.start_time is not None):
         given["num"] = 4 * control.COLUMNS
     if "num" not in given and (values.interpolate or values.interpolate_samples or values.reconstruct):
         given["num"] = control.COLUMNS
@@ -139,6 +159,10 @@ def draw(request: Any) -> None:
         classifier=guide,
         mask=read_mask(values.inpaint, task.event_shape) if values.inpaint else None,
         colorize=values.colorize,
+        inverse=read_operator(values.inverse, task.event_shape) if values.inverse else None,
+        noise=values.noise,
+        method=values.method,
+        method_options=sampling.read_options(values.method_options or [], "--method_options"),
         repeats=values.resample,
         start_time=values.start_time,
         interpolate=values.interpolate,
@@ -182,6 +206,8 @@ def draw(request: Any) -> None:
         extra = {} if labels is None else {"labels": labels}
         if "x0" in inputs:
             extra["inputs"] = pictures.to_arrays(inputs["x0"], task.discrete, task.centered)
+        if "y" in inputs:
+            extra["measured"] = inputs["y"]
         pictures.save_arrays(f"{out}.npz", samples=samples, nfe=np.int64(drawn[1]), step=np.int64(step), **extra)
         pictures.save_picture(f"{out}.png", steer.picture(task, samples, inputs))
     say(f"NFE {drawn[1]}{steer.cost()}, {time.perf_counter() - start:.1f} s, {out}.npz and .png")

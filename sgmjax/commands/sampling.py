@@ -25,7 +25,7 @@ def define(values: Any, *, grid: bool = True) -> None:
     flags.DEFINE_string("sampler", None, "name of the sampler", flag_values=values)
     flags.DEFINE_integer("steps", None, "network evaluations a sample, the denoising one included", flag_values=values)
     if grid:
-        flags.DEFINE_string("grid", None, "time grid: uniform, quadratic, rho, ..., tuned", flag_values=values)
+        flags.DEFINE_string("grid", None, "time grid: auto, uniform, quadratic, rho, ..., tuned", flag_values=values)
         text = "levels, repeats, low and high of each restart, as 3,2,0.06,0.3 or '3,1,19,40;3,2,0.06,0.3'"
         flags.DEFINE_string("restarts", None, text, flag_values=values)
     flags.DEFINE_list("options", None, "the sampler's own settings, as snr=0.2,corrector=none", flag_values=values)
@@ -134,7 +134,7 @@ def read_restarts(text: str) -> tuple[tuple[Any, ...], ...]:
     return found
 
 
-def read_options(words: list[str]) -> dict[str, Any]:
+def read_options(words: list[str], flag: str = "--options") -> dict[str, Any]:
     """What --options says: ["snr=0.2"] -> {"snr": 0.2}.
 
     Raises:
@@ -144,6 +144,6 @@ def read_options(words: list[str]) -> dict[str, Any]:
     for word in words:
         name, equals, text = word.partition("=")
         if not name or not equals:
-            raise _cli.UsageError(f"--options: {word!r} is no setting; write name=value, as snr=0.2")
+            raise _cli.UsageError(f"{flag}: {word!r} is no setting; write name=value, as snr=0.2")
         options[name.strip()] = _cli.literal(text)
     return options

@@ -6,7 +6,10 @@ the data variable alone would not do: where the auxiliaries make it oscillate, i
 
 from __future__ import annotations
 
-from typing import Literal
+import functools
+import json
+from pathlib import Path
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -17,9 +20,10 @@ from sgmjax._types import HostGrid, TimeGrid
 from sgmjax.samplers.common import check_t_min
 from sgmjax.sdes import SDE, linalg, noise_level, time_at_noise_level
 
-Grid = Literal["uniform", "quadratic", "power", "rho", "logsnr"]
-GRIDS = ("uniform", "quadratic", "power", "rho", "logsnr")
+Grid = Literal["uniform", "quadratic", "power", "rho", "logsnr", "auto"]
+GRIDS = get_args(Grid)
 
+AUTO_GRID = Path(__file__).resolve().parent / "auto_grid.json"  # written by benchmarks/plain_grids.py
 _PADDING = 128  # host inversions come in multiples of this size, so that grids of all lengths share a compilation
 
 
@@ -43,11 +47,15 @@ def time_grid(
             "quadratic" (Dockhorn et al. 2022, app. B.4): steps that shrink linearly to the data.
             "rho": sigma^(1/rho) equally spaced, sigma the noise level of `noise_level` (Karras et al. 2022, eq. (5)).
             "logsnr": log sigma equally spaced, the limit of large rho (Lu et al. 2022, DPM-Solver).
+            "auto": one step down to a noise level of the data's size, then log sigma equally spaced to where the
+            denoising step is to take over: for 4 to 50 evaluations, by the number of variables and of evaluations
+            (docs/samplers.md#a-plain-grid). For data of deviation about 1 (0.5 to 1), and denoise="tweedie".
         nfe: score evaluations; the denoising step, if any, takes one of them.
-        t_min: where the grid ends, in (0, 1).
+        t_min: where the grid ends, in (0, 1); of "auto", where it ends at the latest, or without `denoise`.
         denoise: whether the sampler will take the denoising step.
         evaluations: how many a step makes. What the budget leaves over after whole steps is not spent.
-        sde: the process, for "rho" and "logsnr"; its parameters must be known, so not those of a function being jitted.
+        sde: the process, for "rho", "logsnr" and "auto"; its parameters must be known, so not those of a function
+            being jitted.
         rho: exponent of "rho", positive; 7 is the paper's.
         power: exponent of "power", positive.
 
@@ -76,7 +84,14 @@ def time_grid(
     if not linalg.is_concrete(sde):
         raise InputError(f"grid {kind!r} needs known parameters: compute it outside of jit, with the sde of the run.")
     low, high = np.log(_on_host(noise_level, sde, np.asarray([t_min, 1.0])))
-    if kind == "logsnr":
+    if kind == "auto":
+        to, end = _best_jump(sde.k, steps + bool(denoise))
+        log_sigma = np.log(jump_levels(np.exp(high), to, max(end, np.exp(low)), steps if denoise else steps - 1))
+        if denoise:
+            t_min = float(host_time_at(sde, np.exp(log_sigma[-1:]))[0])
+        else:
+            log_sigma = np.append(log_sigma, low)
+    elif kind == "logsnr":
         log_sigma = high + u * (low - high)
     else:  # eq. (5), relative to the highest level, which may be large
         inverse = 1 / _positive("rho", rho)
@@ -108,6 +123,30 @@ def _on_host(function, sde: SDE, values: np.ndarray) -> np.ndarray:
         # copies: jit remembers the float32 form of a numpy array that an earlier function has closed over
         sde = jax.tree.map(lambda v: jnp.asarray(np.array(v, np.float64)), sde)
         return np.asarray(_compiled[function](sde, jnp.asarray(padded)))[: len(values)]
+
+
+def jump_levels(first: float, high: float, end: float, steps: int) -> HostGrid:
+    """Noise levels, decreasing, (steps + 1,): from `first` to `high` in one step, then equal steps in the logarithm."""
+    if steps < 2:
+        return np.array([first, end][: steps + 1])
+    even = first * (end / first) ** (1 / steps)  # where equal steps would go
+    high = min(high, even) if high > end else even
+    return np.concatenate([[first], np.exp(np.linspace(np.log(high), np.log(end), steps))])
+
+
+@functools.cache
+def _table() -> dict[str, dict[str, list[float]]]:
+    return json.loads(AUTO_GRID.read_text())
+
+
+def _best_jump(k: int, evaluations: int) -> tuple[float, float]:
+    """high and end of `jump_levels` for a process of k variables, between the budgets that were measured."""
+    measured = _table()
+    of = measured[str(min(k, max(map(int, measured))))]
+    known = np.log([float(budget) for budget in of])
+    logs = np.log([numbers[:2] for numbers in of.values()])
+    high, end = (np.exp(np.interp(np.log(evaluations), known, values)) for values in logs.T)
+    return float(high), float(end)
 
 
 def _positive(name: str, value: float) -> float:

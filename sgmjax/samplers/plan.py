@@ -54,14 +54,17 @@ class Plan:
         restarts: where the samples go back up and how often, (levels, repeats, low, high) each: see
             `samplers.Interval`. Their evaluations are part of `steps`.
         t_min: time where sampling ends.
-        denoise: see `samplers.common.denoise_step`; "x_mean": pc's last step without its noise.
+        denoise: see `samplers.common.denoise_step`; with grid "auto" True is "tweedie"; "x_mean": pc's last step
+            without its noise.
         rtol, atol: of adaptive samplers; None: the sampler's own.
     """
 
     sampler: str = "sscs"
     options: Settings = Settings()
     steps: Annotated[int, COUNT] = 50
-    grid: Literal["uniform", "quadratic", "power", "rho", "logsnr", "score_sde", "levels", "tuned"] = "quadratic"
+    grid: Literal["uniform", "quadratic", "power", "rho", "logsnr", "auto", "score_sde", "levels", "tuned"] = (
+        "quadratic"
+    )
     times: tuple[Annotated[float, TIME], ...] = ()
     weights: tuple[Annotated[float, FINITE], ...] = ()
     data_mean: tuple[Annotated[float, FINITE], ...] = ()
@@ -98,7 +101,8 @@ def draw(
     Returns:
         Samples (num, *event) and a `SampleInfo`.
     """
-    options: dict[str, Any] = {"denoise": plan.denoise, **plan.options}
+    denoise = "tweedie" if plan.grid == "auto" and plan.denoise is True else plan.denoise
+    options: dict[str, Any] = {"denoise": denoise, **plan.options}
     sampler = sampler or registry.SAMPLERS[plan.sampler]
     if plan.restarts:
         if registry.is_adaptive(plan.sampler):

@@ -153,12 +153,25 @@ BAD = [
     (["plain", "--classifier=PLAIN", "--labels=3"], "is the run of a score network; train a classifier"),
     (["plain", "--classifier=CLASSIFIER"], "towards which class?"),
     (["plain", "--classifier=CLASSIFIER", "--labels=8"], "they are 0 to 7"),
-    (["plain", "--inpaint=half", "--sampler=ode"], "'ode' chooses its own steps"),
+    (["plain", "--inpaint=half", "--sampler=ode", "--method=replacement"], "'ode' chooses its own steps"),
     (["plain", "--inpaint=center"], "needs images"),
     (["plain", "--inpaint=mask.npy"], "--inpaint: cannot read mask.npy"),
     (["plain", "--inpaint=/nowhere.npz"], "cannot read /nowhere.npz"),
     (["plain", "--colorize"], "have no colours"),
     (["plain", "--inpaint=half", "--colorize"], "choose one of them"),
+    (["plain", "--inpaint=half", "--method=ddrm"], "choose one of mmps, tmpd, pigdm, dps, replacement"),
+    (["plain", "--inpaint=half", "--noise=0"], "'mmps' needs noise in the measurement"),
+    (
+        ["plain", "--inpaint=half", "--method_options=scale=1"],
+        "method 'mmps' has no such setting; there are iterations",
+    ),
+    (["plain", "--inpaint=half", "--method=mmps", "--resample=2"], "by --method=replacement only"),
+    (["plain", "--method=mmps"], "--method: of what?"),
+    (["plain", "--inverse=super_resolution:2"], "needs images, signals or volumes"),
+    (["plain", "--inverse=random:2"], "the share must lie between 0 and 1"),
+    (["plain", "--inverse=random"], "random of what? as super_resolution:4"),
+    (["plain", "--inverse=rotation:3"], "is no measurement; there are super_resolution:4"),
+    (["plain", "--inverse=random:0.5", "--method=replacement"], "for --inpaint and --colorize; take mmps"),
     (["plain", "--resample=3"], "means something with --inpaint"),
     (["plain", "--start_time=1.5"], "--start_time: must be between 0 and 1, both excluded, got 1.5"),
     (["plain", "--start_time=0.0001"], "must lie between 0.001"),
@@ -261,7 +274,8 @@ def test_colour_images_are_colorized_and_inpainted():
     stub = Stub(**{field.name: getattr(plain, field.name) for field in dataclasses.fields(plain)})
     stub = LoadedRun(stub, None, 0, config)
     x0 = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (2, 4, 4, 3)), jnp.float32)
-    for control in (Control(colorize=True), Control(mask=read_mask("center", (4, 4, 3)))):
+    how = {"method": "replacement"}
+    for control in (Control(colorize=True, **how), Control(mask=read_mask("center", (4, 4, 3)), **how)):
         control.check(stub, None)
         draw = jax.jit(lambda key: control.sample_fn(stub)({"score": None}, key, 2, x0=x0)[0])  # noqa: B023
         x = draw(jax.random.key(0))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import analytic
 import jax
 import jax.numpy as jnp
@@ -11,7 +13,7 @@ import scipy.integrate
 import tiers
 
 from sgmjax import samplers, sdes
-from sgmjax.samplers.grids import GRIDS
+from sgmjax.samplers.grids import AUTO_GRID, GRIDS, host_noise_level
 from sgmjax.sdes import noise_level, time_at_noise_level
 
 SCALAR = {"vp": sdes.vp(), "subvp": sdes.subvp(), "ve": sdes.ve()}
@@ -114,7 +116,8 @@ def test_ends_and_steps_of_every_grid(name: str):
                     kind, 10, t_min=1e-5, denoise=denoise, evaluations=evaluations, sde=sde
                 )  # fmt: skip
                 assert isinstance(grid, np.ndarray) and grid.dtype == np.float64
-                assert len(grid) == entries and grid[0] == 1.0 and np.isclose(grid[-1], 1e-5, rtol=1e-12)
+                assert len(grid) == entries and grid[0] == 1.0
+                assert np.isclose(grid[-1], 1e-5, rtol=1e-12) or (kind == "auto" and denoise and grid[-1] > 1e-5)
                 assert (np.diff(grid) < 0).all()
                 grids[kind, denoise, evaluations] = grid
 
@@ -122,6 +125,31 @@ def test_ends_and_steps_of_every_grid(name: str):
     outside = dict(grids)
     jax.eval_shape(trace)
     assert all(np.array_equal(outside[k], grids[k]) for k in grids)
+
+
+@pytest.mark.parametrize("name", ["vp", "ve", "psld", "third_order"])
+def test_the_grid_auto_is_one_jump_and_equal_steps_of_the_logarithm(name: str):
+    """The two levels are those of the package's table where it was measured, and between them elsewhere."""
+    sde = sdes.ve() if name == "ve" else analytic.PROCESSES[name]
+    table = json.loads(AUTO_GRID.read_text())[str(sde.k)]
+    first = float(host_noise_level(sde, np.array([1.0]))[0])
+    for nfe in (2, 3, 4, 5, 7, 10, 20, 30, 100):
+        levels = host_noise_level(sde, samplers.time_grid("auto", nfe, t_min=1e-5, sde=sde))
+        assert len(levels) == nfe and levels[0] == pytest.approx(first)
+        if nfe > 3:
+            np.testing.assert_allclose(np.diff(np.log(levels[1:]), 2), 0.0, atol=1e-6)
+        if str(nfe) in table:
+            np.testing.assert_allclose(levels[[1, -1]], table[str(nfe)][:2], rtol=1e-6)
+    higher, levels, lower = (
+        host_noise_level(sde, samplers.time_grid("auto", nfe, t_min=1e-5, sde=sde))[-1] for nfe in (5, 7, 10)
+    )
+    assert higher >= levels >= lower
+    # without a denoising step the last step goes to t_min; and a late end is kept
+    bare = samplers.time_grid("auto", 9, t_min=1e-5, denoise=False, sde=sde)
+    np.testing.assert_allclose(bare[:-1], samplers.time_grid("auto", 9, t_min=1e-5, sde=sde), rtol=1e-9)
+    assert bare[-1] == 1e-5
+    late = samplers.time_grid("auto", 9, t_min=0.5, sde=sde)
+    assert late[-1] == pytest.approx(0.5)
 
 
 def test_after_a_float32_function_has_closed_over_the_process():

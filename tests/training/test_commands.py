@@ -264,6 +264,27 @@ def test_sampling_with_restarts(finished, capsys):
     assert "write levels,repeats,low,high, as 3,2,0.06,0.3" in capsys.readouterr().err
 
 
+def test_sampling_given_a_measurement(finished, capsys):
+    """Of two numbers the first is known: samples have it to its noise by the posterior's score, exactly by name."""
+    words = ["sample", f"--workdir={finished}", "--num=16", "--sampler=unipc", "--steps=12", "--grid=rho"]
+    for more, name in (
+        (
+            ["--inverse=random:0.5", "--noise=0.1", "--method=mmps", "--method_options=iterations=2"],
+            "random_0.5_mmps_unipc_12_rho_seed0",
+        ),
+        (["--inpaint=half"], "inpaint_unipc_12_rho_seed0"),
+        (["--inpaint=half", "--method=replacement"], "inpaint_replacement_unipc_12_rho_seed0"),
+    ):
+        assert sample.main([*words, *more]) == 0
+        assert ("derivatives" in capsys.readouterr().out) == ("replacement" not in name)
+        with np.load(finished / "samples" / f"{name}.npz") as drawn:
+            assert drawn["nfe"] == 12 and np.isfinite(drawn["samples"]).all()
+            if "measured" in drawn:
+                assert drawn["measured"].shape == (16, 1)
+            if "inpaint" in name and "replacement" in name:
+                np.testing.assert_array_equal(drawn["samples"][:, 0], drawn["inputs"][:, 0])
+
+
 def test_sampling_with_a_samplers_own_settings(finished, capsys):
     """9 evaluations: 3 steps of a predictor and two corrections each."""
     options = "--options=corrector_steps=2,snr=0.1,predictor=ancestral"
