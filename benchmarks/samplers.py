@@ -118,6 +118,11 @@ ENTRIES: dict[str, Entry] = {
     "ipndm 4": Entry("ipndm", order=4, grid="logsnr"),
     "unipc 2": Entry("unipc", order=3),
     "unipc 3": Entry("unipc", {"order": 3}, order=4),
+    "unipc 3 on auto": Entry("unipc", {"order": 3}, order=4, grid="auto"),
+    "dpm-solver++ 2M on auto": Entry("dpm_solver_pp", order=2, grid="auto"),
+    "deis 3 on auto": Entry("deis", {"order": 3}, order=3, grid="auto"),
+    "sscs without prior on auto": Entry("sscs", {"precision": "none"}, grid="auto"),
+    "exponential midpoint on auto": Entry("exponential_midpoint", order=2, grid="auto"),
     "splitting verlet": Entry("splitting", processes=PHASE_SPACE, evaluations=2),
     "conjugate heun": Entry("conjugate", {"scheme": "heun"}, evaluations=2, order=2),
     # adaptive
@@ -169,6 +174,8 @@ def layout(label: str, process: str, nfe: int) -> Layout:
     """
     found = json.loads(GRIDS_FILE.read_text()) if GRIDS_FILE.is_file() else {}
     tuned = found.get(label, {}).get(process, {})
+    if ENTRIES[label].grid == "auto":
+        return Layout("auto", "tweedie", T_MIN)
     if not tuned:
         end = 0.03 if nfe < 10 else 0.01 if nfe <= TUNED_BUDGETS[-1] else T_MIN
         return dataclasses.replace(candidates(ENTRIES[label], end)[0], grid=ENTRIES[label].grid)

@@ -31,7 +31,7 @@ from sgmjax._types import AnyArray, Data, Key, Labels, PerExample, Samples, Shap
 from sgmjax.objectives._score_matching import Reduce
 from sgmjax.samplers import plan as plans
 from sgmjax.samplers.grids import host_noise_level
-from sgmjax.samplers.guidance import cfg_score
+from sgmjax.samplers.guidance import Guidance, cfg_score
 from sgmjax.sdes import linalg
 from sgmjax.sdes.base import Matching
 from sgmjax.spec import Settings
@@ -128,18 +128,20 @@ class NetworkModel(abc.ABC):
         out: Any = self.network.apply({"params": params}, x, cond, train=train, labels=labels, rngs=rngs)
         return out
 
-    def score_fn(self, params: PyTree, *, labels: Labels | None = None, guidance: float = 1.0) -> score.ScoreFn:
+    def score_fn(
+        self, params: PyTree, *, labels: Labels | None = None, guidance: float | Guidance = 1.0
+    ) -> score.ScoreFn:
         """The score function for samplers, score_fn(z, t) -> (batch, k, *event).
 
         Args:
             params: parameters.
             labels: (batch,) classes; None: the score of all classes together, or of a network without classes.
-            guidance: strength of classifier-free guidance, see `samplers.cfg_score`. 1, plain conditioning, evaluates
-                the network once a call, any other strength twice.
+            guidance: strength of classifier-free guidance, or a `samplers.Guidance`, see `samplers.cfg_score`. 1, plain
+                conditioning, evaluates the network once a call, any other strength twice.
         """
-        if labels is None or guidance == 1.0:
+        if labels is None or Guidance.of(guidance).is_one:
             return self._score_fn(params, labels)
-        return cfg_score(self._score_fn(params, labels), self._score_fn(params, None), guidance)
+        return cfg_score(self._score_fn(params, labels), self._score_fn(params, None), guidance, sde=self.sde)
 
     def loss(
         self, params: PyTree, key: Key, x0: Data, *, labels: Labels | None = None, train: bool = True
@@ -158,7 +160,7 @@ class NetworkModel(abc.ABC):
         sampler: str = "sscs",
         nfe: int = 50,
         labels: Labels | None = None,
-        guidance: float = 1.0,
+        guidance: float | Guidance = 1.0,
         options: dict[str, Any] | None = None,
         **plan: Any,
     ) -> tuple[Samples, samplers.SampleInfo]:

@@ -40,6 +40,7 @@ class Control:
 
     Attributes:
         guidance: strength; None: 1 with a classifier, else none.
+        interval: noise levels between which that is the strength; at others it is 1.
         classifier: a run of one, for classifier guidance; None: classifier-free, if labels are given.
         mask: (*event) or what broadcasts to it, 1 where the input is kept: inpainting.
         colorize: keep the grey part of the input.
@@ -56,6 +57,7 @@ class Control:
     """
 
     guidance: float | None = None
+    interval: tuple[float, float] | None = None
     classifier: LoadedRun | None = None
     mask: np.ndarray | None = None
     colorize: bool = False
@@ -99,6 +101,10 @@ class Control:
     def strength(self) -> float:
         """Of the guidance; 1 where nothing is said: the score of the class itself."""
         return 1.0 if self.guidance is None else self.guidance
+
+    @property
+    def guide(self) -> samplers.Guidance:
+        return samplers.Guidance(self.strength, *(self.interval or ()))
 
     def check(self, run: LoadedRun, labels: np.ndarray | None) -> None:
         """Raise ConfigError, in one line, for what does not fit the run or cannot be done together.
@@ -187,6 +193,13 @@ class Control:
 
     def _check_guidance(self, run: LoadedRun, labels: np.ndarray | None) -> None:
         check_range(self.guidance, NON_NEGATIVE, "--guidance", ConfigError)
+        if self.interval is not None:
+            if self.guidance is None:
+                raise ConfigError("--guidance_interval: of which strength? give --guidance=2")
+            try:
+                samplers.Guidance.of(self.guide)
+            except InputError as error:
+                raise ConfigError(f"--guidance_interval: {error}") from None
         if self.classifier is None and self.guidance is None:
             return
         if labels is None:
@@ -299,11 +312,11 @@ class Control:
 
     def _score_fn(self, task: Any, variables: dict[str, Any], labels):
         if self.classifier is None:
-            return task.score_fn(variables["score"], labels=labels, guidance=self.strength)
+            return task.score_fn(variables["score"], labels=labels, guidance=self.guide)
         own = labels if task.num_classes is not None else None
         score_fn = task.score_fn(variables["score"], labels=own)
         logits_fn = self.classifier.task.logits_fn(variables["classifier"])
-        return samplers.guided_score(score_fn, logits_fn, labels, self.strength, sde=task.sde)
+        return samplers.guided_score(score_fn, logits_fn, labels, self.guide, sde=task.sde)
 
     def cost(self) -> str:
         """What stands behind each score evaluation, in words."""
@@ -325,7 +338,8 @@ class Control:
             "interpolate": self.interpolate,
             "interpolate_samples": self.interpolate_samples,
             "reconstruct": self.reconstruct,
-            f"guided_{self.strength:g}": self.guidance is not None or self.classifier is not None,
+            "guided_" + "_".join(f"{v:g}" for v in (self.strength, *(self.interval or ()))): self.guidance is not None
+            or self.classifier is not None,
         }
         return "".join(f"{part}_" for part, there in parts.items() if there)
 

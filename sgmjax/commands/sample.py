@@ -76,6 +76,8 @@ def read_flags(argv: Sequence[str]) -> Any:
     flags.DEFINE_list("labels", None, "classes, by number or name, as 3 or cat,dog: used in turn", flag_values=values)
     _cli.define_path(values, "classifier", None, "run folder of a classifier that guides to --labels")
     flags.DEFINE_float("guidance", None, "strength of the guidance; 1 is Bayes' rule", flag_values=values)
+    text = "noise levels between which that is the strength, as 0.2,5; at others it is 1"
+    flags.DEFINE_list("guidance_interval", None, text, flag_values=values)
     _cli.define_path(values, "inpaint", None, "what is kept: half, center, or an .npz with `mask`")
     flags.DEFINE_bool("colorize", False, "keep the grey part of colour images", flag_values=values)
     text = "what was measured of an input: super_resolution:4, blur:1.5, random:0.1, fourier:0.25, inpaint:half, ..."
@@ -156,6 +158,7 @@ def draw(request: Any) -> None:
     labels = read_labels(values.labels, classes, plan.num, names)
     steer = control.Control(
         guidance=values.guidance,
+        interval=read_interval(values.guidance_interval),
         classifier=guide,
         mask=read_mask(values.inpaint, task.event_shape) if values.inpaint else None,
         colorize=values.colorize,
@@ -211,6 +214,21 @@ def draw(request: Any) -> None:
         pictures.save_arrays(f"{out}.npz", samples=samples, nfe=np.int64(drawn[1]), step=np.int64(step), **extra)
         pictures.save_picture(f"{out}.png", steer.picture(task, samples, inputs))
     say(f"NFE {drawn[1]}{steer.cost()}, {time.perf_counter() - start:.1f} s, {out}.npz and .png")
+
+
+def read_interval(words: list[str] | None) -> tuple[float, float] | None:
+    """What --guidance_interval says: ["0.2", "5"] -> (0.2, 5.0).
+
+    Raises:
+        UsageError: what are not two numbers.
+    """
+    if not words:
+        return None
+    try:
+        low, high = map(float, words)
+    except ValueError:
+        raise _cli.UsageError(f"--guidance_interval: {','.join(words)!r}: give two noise levels, as 0.2,5") from None
+    return low, high
 
 
 def read_labels(

@@ -33,7 +33,7 @@ from sgmjax.samplers.common import SampleInfo, reverse_drift
 from sgmjax.samplers.editing import encode, interpolate, noised, slerp, start_at
 from sgmjax.samplers.exponential import ExponentialCoefficients
 from sgmjax.samplers.grids import time_grid
-from sgmjax.samplers.guidance import cfg_score, guided_score
+from sgmjax.samplers.guidance import Guidance, cfg_score, guided_score
 from sgmjax.samplers.inpainting import colorize, inpaint
 from sgmjax.samplers.measurements import Measurement, measurement
 from sgmjax.samplers.posterior import posterior_score
@@ -42,8 +42,8 @@ from sgmjax.samplers.restart import Interval, restart
 from sgmjax.samplers.tuning import TunedGrid, tune_grid
 
 __all__ = [
-    "SAMPLERS", "BoundInfo", "ConjugateCoefficients", "ExponentialCoefficients", "Interval", "LikelihoodInfo",
-    "Measurement", "MidpointCoefficients", "SampleInfo", "TunedGrid", "TwistedInfo", "adaptive_sde",
+    "SAMPLERS", "BoundInfo", "ConjugateCoefficients", "ExponentialCoefficients", "Guidance", "Interval",
+    "LikelihoodInfo", "Measurement", "MidpointCoefficients", "SampleInfo", "TunedGrid", "TwistedInfo", "adaptive_sde",
     "annealed_langevin", "annealed_langevin_interpolation", "cfg_score", "colorize", "conjugate",
     "conjugate_coefficients", "ddim", "deis", "dpm_solver_pp", "edm", "em", "encode", "er_sde",
     "exponential_coefficients", "exponential_midpoint", "gddim", "ggf", "guided_score", "inpaint", "interpolate",

@@ -3,30 +3,74 @@
 Both make a `score_fn` out of others, so whatever takes a `score_fn` can be guided. Strength 0 is without guidance, 1
 samples p(x | class) where everything is exact, and more than 1 sharpens at the price of variety.
 
+A `Guidance` in place of the strength has an interval of noise levels, outside of which the strength is 1: guidance at
+high levels costs variety, at low ones it does nothing (Kynkaanniemi et al. 2024).
+
 What it costs: `info.nfe` counts calls of the score function. Behind each call stand one evaluation of the network and
-one of the classifier with its gradient (`guided_score`), or two evaluations of the network (`cfg_score`).
+one of the classifier with its gradient (`guided_score`), or two evaluations of the network (`cfg_score`; one outside of
+the interval).
 
 Reference: Song et al. 2021, sec. 5, eq. (14); Dhariwal & Nichol 2021, alg. 1 (the strength, their s); Ho & Salimans
-2022, eq. (6) (classifier-free; their w is strength - 1).
+2022, eq. (6) (classifier-free; their w is strength - 1); Kynkaanniemi et al. 2024, eq. (5) (the interval).
 """
 
 from __future__ import annotations
+
+import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Int
 
-from sgmjax._inputs import check_labels
+from sgmjax._inputs import InputError, check_labels
 from sgmjax._ranges import FINITE, check_range
-from sgmjax._types import AnyArray, Labels, LogitsFn, Numbers, ScoreFn
-from sgmjax.sdes import SDE
+from sgmjax._types import AnyArray, Labels, LogitsFn, Numbers, ScoreFn, Times
+from sgmjax.sdes import SDE, noise_level
+
+
+class Guidance(NamedTuple):
+    """A strength, and the noise levels sigma (`sdes.noise_level`) at which it is taken; at all others it is 1."""
+
+    strength: Numbers = 1.0
+    low: float = 0.0
+    high: float = math.inf
+
+    @classmethod
+    def of(cls, given: Numbers | Guidance) -> Guidance:
+        """From a number, or itself.
+
+        Raises:
+            InputError: a strength that is not finite, an interval that is none.
+        """
+        found = given if isinstance(given, Guidance) else cls(given)
+        check_range(found.strength, FINITE, "strength")
+        if not 0 <= found.low < found.high:
+            raise InputError(f"guidance from {found.low:g} to {found.high:g}: it goes from 0 or more to a higher level")
+        return found
+
+    @property
+    def is_one(self) -> bool:
+        """Whether the strength is 1 everywhere."""
+        return isinstance(self.strength, int | float) and self.strength == 1
+
+    @property
+    def everywhere(self) -> bool:
+        return self.low == 0 and self.high == math.inf
+
+    def at(self, sde: SDE, t: Times) -> Numbers:
+        """The strength at times (batch,)."""
+        if self.everywhere:
+            return self.strength
+        sigma = noise_level(sde, t)
+        return jnp.where((sigma >= self.low) & (sigma <= self.high), jnp.asarray(self.strength, sigma.dtype), 1.0)
 
 
 def guided_score(
     score_fn: ScoreFn,
     log_prob_fn: LogitsFn,
     labels: Labels | int | Int[AnyArray, ""],
-    strength: Numbers = 1.0,
+    strength: Numbers | Guidance = 1.0,
     *,
     sde: SDE,
     reverse_time: bool = False,
@@ -41,7 +85,7 @@ def guided_score(
         log_prob_fn: log_prob_fn(z, t) -> (batch, classes) log probabilities of the noised state at forward time t;
             logits do as well, they are normalised here.
         labels: (batch,) integers 0 ... classes - 1, or one label for all.
-        strength: a number or (batch,).
+        strength: a number or (batch,), or a `Guidance`.
         sde: the process.
         reverse_time: hand the classifier 1 - t, as PSLD's sampler does to a classifier trained on t. For published
             numbers.
@@ -54,7 +98,7 @@ def guided_score(
             are no classes.
     """
     check_labels(labels, None)
-    check_range(strength, FINITE, "strength")
+    guidance = Guidance.of(strength)
 
     def guided(z, t):
         chosen = jnp.broadcast_to(jnp.asarray(labels), (z.shape[0],))
@@ -66,12 +110,12 @@ def guided_score(
             return jnp.sum(jnp.take_along_axis(log_probs, chosen[:, None], axis=-1))
 
         gradient = sde.expand(sde.restrict(jax.grad(selected)(z)))
-        return score_fn(z, t) + _per_example(strength, z) * gradient
+        return score_fn(z, t) + _per_example(guidance.at(sde, t), z) * gradient
 
     return guided
 
 
-def cfg_score(cond: ScoreFn, uncond: ScoreFn, strength: Numbers = 1.0) -> ScoreFn:
+def cfg_score(cond: ScoreFn, uncond: ScoreFn, strength: Numbers | Guidance = 1.0, *, sde: SDE | None = None) -> ScoreFn:
     """uncond + strength (cond - uncond): classifier-free guidance.
 
     The same rule as `guided_score` with the classifier that the two scores imply, p(label | z) ~ p(z | label) / p(z).
@@ -79,19 +123,30 @@ def cfg_score(cond: ScoreFn, uncond: ScoreFn, strength: Numbers = 1.0) -> ScoreF
     Args:
         cond: score_fn(z, t) given the label.
         uncond: score_fn(z, t) of all classes together, of a network trained with label dropout.
-        strength: a number or (batch,).
+        strength: a number or (batch,), or a `Guidance`.
+        sde: the process, for a `Guidance` with an interval.
 
     Returns:
-        score_fn(z, t) -> (batch, k, *event), which evaluates both.
+        score_fn(z, t) -> (batch, k, *event), which evaluates both; outside of an interval, for a batch that is outside
+        as a whole, only cond.
 
     Raises:
-        InputError: a strength that is not finite.
+        InputError: a strength that is not finite; an interval without the process.
     """
-    check_range(strength, FINITE, "strength")
+    guidance = Guidance.of(strength)
+    if sde is None and not guidance.everywhere:
+        raise InputError("cfg_score: an interval of noise levels is of a process; give sde.")
 
-    def guided(z, t):
+    def both(z, t, strength):
         without = uncond(z, t)
         return without + _per_example(strength, z) * (cond(z, t) - without)
+
+    def guided(z, t):
+        if sde is None or guidance.everywhere:
+            return both(z, t, guidance.strength)
+        strength = guidance.at(sde, t)
+        inside = jnp.any(strength != 1)
+        return jax.lax.cond(inside, lambda: both(z, t, strength), lambda: cond(z, t))
 
     return guided
 

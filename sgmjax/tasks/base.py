@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import jax
 from jaxtyping import Float
 
-from sgmjax import score, sdes
+from sgmjax import samplers, score, sdes
 from sgmjax._types import AnyArray, Key
 
 PyTree = Any
@@ -73,7 +73,9 @@ class Generative(Protocol):
         """The forward process."""
         ...
 
-    def score_fn(self, variables: Variables, *, labels: Any = None, guidance: float = 1.0) -> score.ScoreFn:
+    def score_fn(
+        self, variables: Variables, *, labels: Any = None, guidance: float | samplers.Guidance = 1.0
+    ) -> score.ScoreFn:
         """The score of what the process diffuses, score_fn(z, t) -> (batch, k, *event)."""
         ...
 

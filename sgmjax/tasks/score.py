@@ -70,7 +70,9 @@ class ScoreTask:
             assert self.num_classes is not None
             check_labels(labels, self.num_classes, length=length)
 
-    def score_fn(self, variables: Variables, *, labels: Labels | None = None, guidance: float = 1.0) -> score.ScoreFn:
+    def score_fn(
+        self, variables: Variables, *, labels: Labels | None = None, guidance: float | samplers.Guidance = 1.0
+    ) -> score.ScoreFn:
         """`ScoreModel.score_fn` of labels that are looked at."""
         self._check_labels(labels)
         return self.model.score_fn(variables.params, labels=labels, guidance=guidance)

@@ -212,10 +212,12 @@ class LatentModel:
         """`prior_eps` of the whole."""
         return self.prior_eps(variables.params["prior"], variables.state["active"])
 
-    def score_fn(self, variables: Variables, *, labels: Labels | None = None, guidance: float = 1.0) -> score.ScoreFn:
+    def score_fn(
+        self, variables: Variables, *, labels: Labels | None = None, guidance: float | samplers.Guidance = 1.0
+    ) -> score.ScoreFn:
         """The prior's score, score_fn(z, t) -> (batch, k, *latent_shape)."""
         refuse_labels(labels)
-        if guidance != 1.0:
+        if not samplers.Guidance.of(guidance).is_one:
             raise InputError(f"guidance: {guidance}, but a latent prior knows no classes; leave it 1")
         return score.score_from_eps(self.eps_fn(variables), self.sde)
 

@@ -83,6 +83,44 @@ def test_classifier_free_guidance_is_a_line_through_both_scores():
     np.testing.assert_array_equal(each[:, 0, 0], [3.0, 2.0, 1.0])
 
 
+@pytest.mark.parametrize("name", ["vp", "psld"])
+def test_guidance_in_an_interval_of_noise_levels(name):
+    """Inside the strength, outside 1, element by element of the batch; and then one evaluation in place of two."""
+    sde, called = {"vp": sdes.vp(), "psld": sdes.psld()}[name], []
+    strength = guidance.Guidance(3.0, 0.5, 4.0)
+    z = jnp.asarray(np.random.default_rng(0).normal(size=(3, sde.k, 2)), jnp.float32)
+    t = samplers.grids.host_time_at(sde, np.array([0.2, 1.0, 8.0])).astype(np.float32)
+
+    def cond(z, t):
+        return 2 * z
+
+    def uncond(z, t):
+        jax.debug.callback(lambda: called.append(1))
+        return -z
+
+    found = guidance.cfg_score(cond, uncond, strength, sde=sde)(z, jnp.asarray(t))
+    np.testing.assert_allclose(found, z * jnp.asarray([2.0, 8.0, 2.0])[:, None, None], rtol=1e-6)
+    jax.effects_barrier()
+    assert len(called) == 1
+    guidance.cfg_score(cond, uncond, strength, sde=sde)(z, jnp.full(3, t[0]))
+    jax.effects_barrier()
+    assert len(called) == 1  # outside as a whole
+
+    log_probs = lambda z, t: jnp.stack([z[:, 0].sum(-1), -z[:, 0].sum(-1)], axis=1)  # noqa: E731
+    by_class = [
+        guidance.guided_score(cond, log_probs, 0, s, sde=sde)(z, jnp.asarray(t)) for s in (strength, 1.0, 3.0)
+    ]  # fmt: skip
+    np.testing.assert_allclose(by_class[0], jnp.where((jnp.arange(3) == 1)[:, None, None], by_class[2], by_class[1]))
+
+
+def test_an_interval_that_is_none():
+    with pytest.raises(ValueError, match="guidance from 2 to 1: it goes from 0 or more to a higher level"):
+        guidance.Guidance.of(guidance.Guidance(2.0, 2.0, 1.0))
+    with pytest.raises(ValueError, match="an interval of noise levels is of a process; give sde"):
+        guidance.cfg_score(lambda z, t: z, lambda z, t: z, guidance.Guidance(2.0, 0.1))
+    assert guidance.Guidance.of(1.0).is_one and not guidance.Guidance.of(jnp.ones(3)).is_one
+
+
 def test_the_classifier_is_given_forward_time_unless_asked_otherwise():
     seen = []
 
