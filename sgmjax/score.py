@@ -20,7 +20,7 @@ from jaxtyping import Float, Real, Shaped
 
 from sgmjax._inputs import InputError
 from sgmjax._kinds import check_kind, says
-from sgmjax._types import AnyArray, EpsFn, Network, Numbers, ScoreFn, Times
+from sgmjax._types import AnyArray, EpsFn, Key, Network, Numbers, ScoreFn, Times
 from sgmjax.sdes import SDE, Denoiser, estimate, linalg, noise_level, time_at_noise_level
 from sgmjax.sdes._estimate import BLIND
 from sgmjax.sdes.base import Matching, check_time
@@ -289,16 +289,19 @@ def _check_sees_data(sde: SDE) -> None:
         )
 
 
-def denoiser(score_fn: ScoreFn, sde: SDE) -> Denoiser:
+def denoiser(score_fn: ScoreFn, sde: SDE, *, key: Key | None = None, typical: bool = True) -> Denoiser:
     """The inverse of `from_denoiser`: what a score function of one process says of ordinary noise.
 
-    It is asked at the time at which the process has noise level sigma, about z = m y: the state of which y is the
-    estimate, and in which y sees all of the noise. With it a network trained for one process samples with another.
-    Levels outside of those of the process are taken at its nearer end.
+    It is asked at the time at which the process has noise level sigma, at a state whose estimate is y: m y and the
+    noise that y does not see, drawn as it is in the states that a network was trained on. (An exact score says the same
+    without it; a network of CLD or PSLD is farther off then: docs/one_denoiser.md.) The draw of an example is the same
+    at every level. Levels outside of those of the process are taken at its nearer end.
 
     Args:
         score_fn: of the process; that of the noised variables is enough.
         sde: the process.
+        key: of the noise that y does not see; None: one that is always the same.
+        typical: False: none of it, and z = m y.
     """
     check_kind(score_fn, "score")
 
@@ -306,6 +309,10 @@ def denoiser(score_fn: ScoreFn, sde: SDE) -> Denoiser:
         t = time_at_noise_level(sde, sigma)
         look = estimate(sde, t)
         z = linalg.expand_to(look.kernel.mean[:, :, 0], y.ndim + 1) * y[:, None]
+        if typical and sde.k > 1:
+            draw = jax.random.normal(jax.random.key(0) if key is None else key, z.shape, z.dtype)
+            white = linalg.expand_to(look.white, z.ndim)
+            z = z + linalg.apply(look.kernel.factor, draw - white * jnp.sum(white * draw, axis=1, keepdims=True))
         return look.noise(z, look.kernel.restrict(look.kernel.eps(score_fn(z, t))))
 
     return Denoiser(noise=noise)

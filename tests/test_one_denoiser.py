@@ -15,6 +15,7 @@ import tiers
 from sgmjax import exact, sdes, sharding
 from sgmjax._inputs import InputError
 from sgmjax.score import denoiser, from_denoiser
+from sgmjax.sdes import estimate
 
 PROCESSES = analytic.PROCESSES | analytic.NEW
 NAMES = ("vp", "subvp", "ve", "cld", "psld", "third_order", "recipe4", "oblique", *analytic.NEW)
@@ -169,6 +170,31 @@ def test_what_cannot_be():
 
         eps_fn.kind = "eps"
         denoiser(eps_fn, sdes.vp())
+
+
+@pytest.mark.parametrize("name", ["cld", "psld", "third_order"])
+def test_a_denoiser_asks_about_states_as_the_kernel_makes_them(name):
+    """Of law N(m y, Sigma - sigma^2 m m^T), which is that of z given its estimate y; and their estimate is y."""
+    sde, asked = PROCESSES[name], []
+
+    def score_fn(z, t):
+        asked.append((z, t))
+        return -z
+
+    y, sigma = jnp.broadcast_to(jnp.asarray([1.0, -2.0]), (20000, 2)), jnp.full(20000, 0.7)
+    for typical in (True, False):
+        denoiser(score_fn, sde, typical=typical)(y, sigma)
+    (z, t), (line, _) = asked
+    look = estimate(sde, t)
+    m, factor = look.kernel.mean[0, :, 0], np.asarray(look.kernel.factor[0], np.float64)
+    np.testing.assert_allclose(line, m[None, :, None] * y[:, None], rtol=1e-6)
+    np.testing.assert_allclose(look.of(z), y, atol=1e-4)
+    true = factor @ factor.T - 0.49 * np.outer(m, m)
+    for i in range(2):
+        off = np.asarray(z[:, :, i] - line[:, :, i], np.float64)
+        scale = np.sqrt(np.diag(factor @ factor.T))
+        assert np.abs(off.mean(0) / scale).max() < 5 / np.sqrt(len(off))
+        assert np.abs((np.cov(off.T) - true) / np.outer(scale, scale)).max() < 5 * np.sqrt(2 / len(off))
 
 
 def test_a_process_that_forgets_the_data_has_no_denoiser():
