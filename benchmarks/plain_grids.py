@@ -106,13 +106,15 @@ def main() -> None:
     parser.add_argument("--report", action="store_true", help="only the table")
     flags = parser.parse_args()
     rows = json.loads(flags.out.read_text()) if flags.out.is_file() else []
-    for (problem, of), process in itertools.product(problems(flags.runs).items(), flags.processes):
+    every = problems(flags.runs)
+    for problem, process in itertools.product(every, flags.processes):
         done = {row["nfe"] for row in rows if (row["problem"], row["process"]) == (problem, process)}
         budgets = [budget for budget in flags.budgets if budget not in done]
         if flags.report or not budgets:
             continue
         sde = PROCESSES[process]
-        for budget, missed in measure(*of(sde)[:2], sde, of(sde)[2], budgets).items():
+        make, variables, shape = every[problem](sde)
+        for budget, missed in measure(make, variables, sde, shape, budgets).items():
             rows.append({"problem": problem, "process": process, "k": sde.k, "nfe": budget, "missed": missed})
             print(problem, process, budget, f"{np.min(missed):.4f}", flush=True)
         flags.out.write_text("[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n")

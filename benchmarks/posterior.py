@@ -107,7 +107,7 @@ class Problem(NamedTuple):
             centres = (m[None, :, None] * means[:, None]).reshape(len(means), k * d)
             flat = z.reshape(len(z), k * d)
             pulled = dot(centres, precision)
-            logits = dot(flat, pulled.T) - 0.5 * jnp.sum(pulled * centres, axis=1)
+            logits = dot(flat, pulled.T) - 0.5 * jnp.sum(pulled * centres, axis=1)[None]
             nearest = dot(jax.nn.softmax(logits, axis=1), pulled)
             return sde.expand(sde.restrict((nearest - dot(flat, precision)).reshape(z.shape)))
 

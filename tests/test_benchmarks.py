@@ -13,9 +13,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from sgmjax import _cli
+from sgmjax import _cli, exact
 
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
 BATCH = 128  # at which Winograd's algorithm takes part on a CPU
@@ -220,3 +221,33 @@ def test_sampling_cost_runs_and_its_lines_are_those_of_its_points(tmp_path):
     slope = ((8 - 56 / 3) * a + (16 - 56 / 3) * b + (32 - 56 / 3) * c) / (8**2 + 16**2 + 32**2 - 56**2 / 3)
     assert by_num["seconds"]["slope"] == pytest.approx(slope)
     assert "| em | samples |" in printed
+
+
+# ---------------------------------------------------------------------------------------------------- grids, posteriors
+def test_the_package_has_the_plain_grids_that_were_measured():
+    from sgmjax.samplers.grids import AUTO_GRID
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(FOLDER))
+        found = importlib.import_module("plain_grids").chosen(json.loads((FOLDER / "plain_grids.json").read_text()))
+    assert json.loads(AUTO_GRID.read_text()) == found
+    assert set(found) == {"1", "2", "3", "4"} and all({"5", "10", "20"} <= set(of) for of in found.values())
+
+
+@pytest.mark.parametrize("process", ["vp", "psld"])
+def test_the_scores_of_the_benchmark_of_posteriors_are_exact(process):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(FOLDER))
+        posterior = importlib.import_module("posterior")
+    problem, sde = posterior.mixture16(), posterior.PROCESSES[process]
+    z = jax.random.normal(jax.random.key(0), (6, sde.k, 16))
+    t = jnp.full(6, 0.3)
+    true = exact.mixture(problem.means, 0.3).score_fn(sde)(z, t)
+    np.testing.assert_allclose(problem.score_fn(sde)(z, t), true, rtol=0, atol=2e-4 * float(jnp.abs(true).max()))
+    # and the posterior of normal data is Kalman's
+    normal, y = posterior.normal5(), posterior.normal5().draw(0)
+    x = normal.posterior(y, 200_000, 0)
+    precision = np.linalg.inv(normal.cov) + normal.A.T @ normal.A / normal.noise_std**2
+    pull = np.linalg.solve(normal.cov, normal.means[0]) + normal.A.T @ y / normal.noise_std**2
+    np.testing.assert_allclose(x.mean(0), np.linalg.solve(precision, pull), atol=0.01)
+    np.testing.assert_allclose(np.cov(x.T), np.linalg.inv(precision), atol=0.01)
