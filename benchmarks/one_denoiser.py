@@ -8,8 +8,8 @@
 Runs that differ in nothing but their seed are taken together: tables give the mean over them and its standard error.
 All processes step through the same kinds of grids (--grids): "rho" in their noise levels (Karras et al. 2022),
 "quadratic" in their times; end at the same level (--end) and take Tweedie's step from there. "tuned" is UniPC of order
-3 on the grid that `tune_grid` finds for the first of the runs, which may end earlier, and has rows of its own. Of
-several other grids the first of the runs chooses, for each process, sampler and budget, and the others are what the
+3 on the grid that `tune_grid` finds for the first of the runs, "auto" (UniPC of order 3 too) that of `time_grid`; they
+may end earlier, and have rows of their own. Of several other grids the first of the runs chooses, for each process, sampler and budget, and the others are what the
 tables show. The error is the pixel-space Frechet distance to the training data, in floors: that of as many of its
 images (at most half) to the others. Every measurement is kept in --out as soon as it is made, and none is made twice.
 """
@@ -91,7 +91,8 @@ class Bench:
                     key = f"{whose}/{name}/{sampler}/{steps}/{grid}"
                     if key in self.found or (grid == "tuned" and (sampler != "unipc" or steps > TUNED_UP_TO)):
                         continue
-                    plan = Plan(sampler=sampler, steps=steps, t_min=t_min, denoise="tweedie")
+                    order = Settings(order=3) if (sampler, grid) == ("unipc", "auto") else Settings()
+                    plan = Plan(sampler=sampler, steps=steps, t_min=t_min, denoise="tweedie", options=order)
                     if grid == "tuned":
                         plan = self._tuned(key.replace(f"/{settings['seed']}/", "/", 1), plan, task, sde, run.variables)
                     else:
@@ -129,7 +130,7 @@ def table(found: dict[str, Any], kind: str) -> list[str]:
     every: dict[tuple, dict[int, dict[str, dict[int, float]]]] = {}
     for one in found.values():
         if one["kind"] == kind:
-            sampler = one["sampler"] + ", tuned" * (one["grid"] == "tuned")
+            sampler = one["sampler"] + f", {one['grid']}" * (one["grid"] in ("tuned", "auto"))
             row = (one["data"], one["trained"], one["parameterization"], one["process"], sampler)
             by_grid = every.setdefault(row, {}).setdefault(one["steps"], {})
             by_grid.setdefault(one["grid"], {})[one["seed"]] = one["floors"]
@@ -164,6 +165,8 @@ def main() -> None:
     parser.add_argument("--own", nargs="*", default=[], help="runs to sample with their own process")
     parser.add_argument("--across", nargs="*", default=[], help="runs to sample with the processes of all of them")
     parser.add_argument("--budgets", nargs="*", type=int, default=BUDGETS, help="evaluations")
+    parser.add_argument("--across-budgets", nargs="*", type=int, default=[MANY], help="evaluations of --across")
+    parser.add_argument("--samplers", nargs="*", help="default: the best two, and of --across sscs")
     parser.add_argument("--num", type=int, default=500, help="samples")
     parser.add_argument("--end", type=float, default=0.02, help="noise level at which sampling ends")
     parser.add_argument("--grids", nargs="*", default=["rho", "quadratic"], help="kinds of samplers.time_grid, tuned")
@@ -173,16 +176,16 @@ def main() -> None:
     bench = Bench(flags.out, flags.num, flags.end, flags.grids)
     if not flags.report:
         for path in flags.denoisers:
-            bench.measure("denoiser", path, list(PROCESSES), SAMPLERS, flags.budgets)
+            bench.measure("denoiser", path, list(PROCESSES), flags.samplers or SAMPLERS, flags.budgets)
         for path in flags.own:
-            bench.measure("own", path, [_process(path)], SAMPLERS, flags.budgets)
+            bench.measure("own", path, [_process(path)], flags.samplers or SAMPLERS, flags.budgets)
         names = list(dict.fromkeys(map(_process, flags.across)))
         for path in flags.across:
-            bench.measure("across", path, names, ("sscs",), (MANY,))
+            bench.measure("across", path, names, flags.samplers or ("sscs",), flags.across_budgets)
     titles = {
         "denoiser": "One denoiser, sampled with each process",
         "own": "Networks of each process, sampled with their own",
-        "across": f"Networks of one process, sampled with others by {MANY} steps of SSCS",
+        "across": "Networks of one process, sampled with others",
     }
     lines = ["# One denoiser, every process", ""]
     for kind, title in titles.items():
