@@ -9,9 +9,10 @@ Runs that differ in nothing but their seed are taken together: tables give the m
 All processes step through the same kinds of grids (--grids): "rho" in their noise levels (Karras et al. 2022),
 "quadratic" in their times; end at the same level (--end) and take Tweedie's step from there. "tuned" is UniPC of order
 3 on the grid that `tune_grid` finds for the first of the runs, "auto" (UniPC of order 3 too) that of `time_grid`; they
-may end earlier, and have rows of their own. Of several other grids the first of the runs chooses, for each process, sampler and budget, and the others are what the
-tables show. The error is the pixel-space Frechet distance to the training data, in floors: that of as many of its
-images (at most half) to the others. Every measurement is kept in --out as soon as it is made, and none is made twice.
+may end earlier, and have rows of their own. Of several other grids the first of the runs chooses, for each process,
+sampler and budget, and the others are what the tables show. The error is the pixel-space Frechet distance to the
+training data, in floors: that of as many of its images (at most half) to the others. Every measurement is kept in --out
+as soon as it is made, and none is made twice.
 """
 
 from __future__ import annotations
