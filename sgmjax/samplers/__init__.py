@@ -23,6 +23,7 @@ from sgmjax.samplers._ipndm import ipndm
 from sgmjax.samplers._likelihood import LikelihoodInfo, likelihood
 from sgmjax.samplers._predictor_corrector import pc, score_sde_times
 from sgmjax.samplers._probability_flow import ode
+from sgmjax.samplers._restart import Interval, restart
 from sgmjax.samplers._sa_solver import sa_solver
 from sgmjax.samplers._splitting import splitting
 from sgmjax.samplers._sscs import sscs
@@ -38,7 +39,6 @@ from sgmjax.samplers.inpainting import colorize, inpaint
 from sgmjax.samplers.measurements import Measurement, measurement
 from sgmjax.samplers.posterior import posterior_score
 from sgmjax.samplers.registry import SAMPLERS
-from sgmjax.samplers.restart import Interval, restart
 from sgmjax.samplers.tuning import TunedGrid, tune_grid
 
 __all__ = [

@@ -26,10 +26,10 @@ from sgmjax._types import HostGrid, Key, Samples, Shape
 from sgmjax.samplers import registry
 from sgmjax.samplers._exponential_coefficients import METHODS, exponential_coefficients
 from sgmjax.samplers._predictor_corrector import score_sde_times
+from sgmjax.samplers._restart import extra_steps, restart
 from sgmjax.samplers.common import SampleInfo, check_times
 from sgmjax.samplers.editing import start_at
 from sgmjax.samplers.grids import time_grid
-from sgmjax.samplers.restart import extra_steps, restart
 from sgmjax.score import ScoreFn, analytic_start
 from sgmjax.sharding import BATCH_AXES
 from sgmjax.spec import Settings

@@ -10,9 +10,9 @@ from sampler_cases import PROCESSES
 
 from sgmjax import exact, metrics, samplers, sdes
 from sgmjax.samplers import plan as plans
+from sgmjax.samplers._restart import ways_down
 from sgmjax.samplers.grids import host_noise_level, host_time_at
 from sgmjax.samplers.plan import Plan
-from sgmjax.samplers.restart import ways_down
 from sgmjax.score import from_denoiser
 from sgmjax.spec import Settings
 
