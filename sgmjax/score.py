@@ -295,7 +295,8 @@ def denoiser(score_fn: ScoreFn, sde: SDE, *, key: Key | None = None, typical: bo
     It is asked at the time at which the process has noise level sigma, at a state whose estimate is y: m y and the
     noise that y does not see, drawn as it is in the states that a network was trained on. (An exact score says the same
     without it; a network of CLD or PSLD is farther off then: docs/one_denoiser.md.) The draw of an example is the same
-    at every level. Levels outside of those of the process are taken at its nearer end.
+    at every level. Above the levels of the process y is shrunk until its noise is that of the highest, which loses next
+    to nothing of data that drown in it; below them the lowest is taken.
 
     Args:
         score_fn: of the process; that of the noised variables is enough.
@@ -308,12 +309,14 @@ def denoiser(score_fn: ScoreFn, sde: SDE, *, key: Key | None = None, typical: bo
     def noise(y, sigma):
         t = time_at_noise_level(sde, sigma)
         look = estimate(sde, t)
-        z = linalg.expand_to(look.kernel.mean[:, :, 0], y.ndim + 1) * y[:, None]
+        share = linalg.expand_to(jnp.minimum(look.sigma / sigma, 1.0), y.ndim)  # 1 at all levels of the process
+        z = linalg.expand_to(look.kernel.mean[:, :, 0], y.ndim + 1) * (share * y)[:, None]
         if typical and sde.k > 1:
             draw = jax.random.normal(jax.random.key(0) if key is None else key, z.shape, z.dtype)
             white = linalg.expand_to(look.white, z.ndim)
             z = z + linalg.apply(look.kernel.factor, draw - white * jnp.sum(white * draw, axis=1, keepdims=True))
-        return look.noise(z, look.kernel.restrict(look.kernel.eps(score_fn(z, t))))
+        found = look.noise(z, look.kernel.restrict(look.kernel.eps(score_fn(z, t))))
+        return share * found + (1 - share) * y / linalg.expand_to(sigma, y.ndim)
 
     return Denoiser(noise=noise)
 

@@ -269,6 +269,8 @@ class Control:
             if labels is None and task.num_classes is not None:
                 labels = jax.random.randint(label_key, (num,), 0, task.num_classes)
             settings, sde = run.plan, task.sde
+            if self.constrained or self.guidance is not None:  # at t = 1 too the score is another
+                settings = dataclasses.replace(settings, analytic_start=settings.analytic_start or False)
             if self.reconstruct:
                 x = task.reconstruct(variables["score"], key, x0)
                 return x, samplers.SampleInfo(nfe=0, state=None)

@@ -8,7 +8,7 @@
 A teacher follows --num paths in many small steps; the grid is chosen among --levels noise levels so that what its steps
 miss of these paths is least, and then moved downhill in --refine iterations; with --weights the weights that the method
 gives to its predictions are learned as well; with --analytic_start the first score is not asked of the network, but is
-that of normal data with the mean that the network names at t = 1. All is written into the run's folder, as
+that of normal data with the mean that the network names at high noise. All is written into the run's folder, as
 `grids/<sampler>_<steps>.json`, where --grid=tuned of `sample` and `evaluate` (and `load_run`) finds it: by the sampler,
 its options, the number of evaluations, the last step and --process. Printed is how far the samples are from those of
 the same starts in many steps, in standard deviations of the data, beside the best of the plain grids.

@@ -29,10 +29,12 @@ from sgmjax.samplers._predictor_corrector import score_sde_times
 from sgmjax.samplers._restart import extra_steps, restart
 from sgmjax.samplers.common import SampleInfo, check_times
 from sgmjax.samplers.editing import start_at
-from sgmjax.samplers.grids import time_grid
+from sgmjax.samplers.grids import host_noise_level, time_grid
 from sgmjax.score import ScoreFn, analytic_start
 from sgmjax.sharding import BATCH_AXES
 from sgmjax.spec import Settings
+
+FAR = 20.0  # noise level from which next to nothing is known of data of deviation 1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,6 +52,9 @@ class Plan:
             empty if nothing was.
         data_mean, data_std: of grid "tuned", where the first score is that of `score.analytic_start`: mean of the data,
             number by number, and their deviation. That step is not one of `steps`. Empty: it is the network's.
+        analytic_start: with grid "auto" and an exponential integrator, whether the first score is that of standard
+            normal data, `score.analytic_start`, and the grid has a step more for it. At t = 1 networks that predict eps
+            know the data worse than that. None: if the noise there is FAR above the data.
         rho, power: of the grids of these names.
         restarts: where the samples go back up and how often, (levels, repeats, low, high) each: see
             `samplers.Interval`. Their evaluations are part of `steps`.
@@ -69,6 +74,7 @@ class Plan:
     weights: tuple[Annotated[float, FINITE], ...] = ()
     data_mean: tuple[Annotated[float, FINITE], ...] = ()
     data_std: Annotated[float, POSITIVE] = 1.0
+    analytic_start: bool | None = None
     rho: Annotated[float, POSITIVE] = 7.0
     power: Annotated[float, POSITIVE] = 2.0
     restarts: tuple[tuple[Annotated[float, POSITIVE], ...], ...] = ()
@@ -103,6 +109,7 @@ def draw(
     """
     denoise = "tweedie" if plan.grid == "auto" and plan.denoise is True else plan.denoise
     options: dict[str, Any] = {"denoise": denoise, **plan.options}
+    free = 0  # evaluations that are none of the network
     sampler = sampler or registry.SAMPLERS[plan.sampler]
     if plan.restarts:
         if registry.is_adaptive(plan.sampler):
@@ -112,25 +119,39 @@ def draw(
         tolerances = {"rtol": plan.rtol, "atol": plan.atol}
         options |= {"t_min": plan.t_min, **{k: v for k, v in tolerances.items() if v is not None}}
     else:
+        if start != 1.0 and not plan.data_mean:
+            plan = dataclasses.replace(plan, analytic_start=False)
         grid, more = times(plan, sde)
         if start != 1.0 and (plan.weights or plan.data_mean):
             raise InputError(
                 f"start = {start:g}: the learned weights and the analytic start of a tuned grid are for the whole way "
                 "from t = 1; tune without --weights and --analytic_start for this"
             )
-        if plan.data_mean:
+        if starts_analytically(plan, sde):
             score_fn = analytic_start(score_fn, sde, _mean(plan, shape), plan.data_std)
+            free = 1
         options |= {"times": grid if start == 1.0 else start_at(grid, start), **more}
     if not jax.sharding.get_abstract_mesh().empty:
         options["sharding"] = PartitionSpec(
             BATCH_AXES if shape[0] > 1 else None
         )  # of one: vmap splits over the samples
     samples, info = sampler(key, score_fn, sde, shape, **options, **control)
-    return samples, info._replace(nfe=info.nfe - 1) if plan.data_mean else info
+    return samples, info._replace(nfe=info.nfe - free) if free else info
+
+
+def starts_analytically(plan: Plan, sde: sdes.SDE) -> bool:
+    """Whether the first score is `score.analytic_start`'s."""
+    if plan.data_mean:
+        return True
+    if plan.grid != "auto" or plan.sampler not in METHODS or plan.analytic_start is False:
+        return False
+    return bool(plan.analytic_start) or float(host_noise_level(sde, np.ones(1))[0]) >= FAR
 
 
 def _mean(plan: Plan, shape: Shape) -> np.ndarray:
     """The mean of the data, (*event)."""
+    if not plan.data_mean:
+        return np.zeros(shape[1:], np.float32)
     if len(plan.data_mean) != math.prod(shape[1:]):
         raise InputError(
             f"grid 'tuned': it was tuned to examples of {len(plan.data_mean)} numbers, these have {shape[1:]}"
@@ -179,7 +200,9 @@ def times(plan: Plan, sde: sdes.SDE) -> tuple[HostGrid, dict[str, Any]]:
         num_scales = plan.options.get("num_scales") or plan.steps // evaluations
         return score_sde_times(num_scales, t_min=plan.t_min), {"num_scales": num_scales}
     annealed = plan.sampler == "annealed_langevin"  # which takes its steps at the last time too
-    nfe = _evaluations(plan) + last
+    if plan.analytic_start and (plan.grid != "auto" or plan.sampler not in METHODS):
+        raise InputError(f"analytic_start: with grid 'auto' and one of {', '.join(METHODS)}")
+    nfe = _evaluations(plan) + last + starts_analytically(plan, sde)
     if annealed or plan.grid == "levels":
         spans = grid_steps(plan) - annealed
         if spans < 1:

@@ -128,7 +128,7 @@ def tune_grid(
         weights: also learn the weights that the method gives to its predictions (k x m numbers for each), in as many
             iterations more (S4S, Frankel et al. 2025, learns those of one variable).
         analytic_start: take the first score by `score.analytic_start` instead of an evaluation, from what the network
-            says of the data at t = 1 and from the deviation of the teacher's samples.
+            says of the data's mean at high noise levels and from the deviation of the teacher's samples.
         times: a grid of `steps` steps to begin with, in place of the search.
         variables: see `score_fn`.
         progress: called with a line about what was found.
@@ -170,7 +170,9 @@ def tune_grid(
 
     mean = std = None
     if analytic_start:
-        mean = np.mean(teacher.data[0], axis=0).reshape(shape[1:]).astype(np.float32)
+        # at the level where the estimates differ least from path to path: above, it is a network's errors that grow
+        level = np.argmin(np.mean(np.var(teacher.data, axis=1), axis=1))
+        mean = np.mean(teacher.data[level], axis=0).reshape(shape[1:]).astype(np.float32)
         std = float(np.sqrt(np.mean(np.var(teacher.samples, axis=0))))
         run = Run(lambda v: score.analytic_start(make(v), sde, mean, std), variables, sde, denoise)
     descent = Descent(run, teacher.start, teacher.samples, sde, functools.partial(coefficients_of, sde, **options))

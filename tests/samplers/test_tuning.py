@@ -15,7 +15,8 @@ import tiers
 from sgmjax import exact, samplers, sdes
 from sgmjax._inputs import InputError
 from sgmjax.samplers import refinement, tuning
-from sgmjax.samplers.plan import Plan, check, draw
+from sgmjax.samplers.plan import Plan, check, draw, starts_analytically
+from sgmjax.spec import Settings
 
 RING = exact.ring()
 PROCESSES = analytic.PROCESSES | analytic.NEW
@@ -257,3 +258,32 @@ def test_bad_input_is_refused_in_one_line(label):
             jax.random.key(0), RING.score_fn(sdes.vp()), sdes.vp(), (4, 2), **({"steps": 3, "levels": 20} | options)
         )
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["vp", "psld"])
+def test_the_grid_auto_starts_analytically(name):
+    """A step more for the same evaluations; of standard normal data the first score is the very same."""
+    sde, data = PROCESSES[name], exact.mixture(np.zeros((1, 3)), 1.0)
+    called: list = []
+
+    def score_fn(z, t):
+        jax.debug.callback(lambda: called.append(1))
+        return data.score_fn(sde)(z, t)
+
+    plan = Plan(sampler="unipc", steps=6, grid="auto", options=Settings(order=3), t_min=1e-5)
+    x, info = jax.jit(lambda: draw(plan, jax.random.key(0), score_fn, sde, (16, 3)))()
+    jax.effects_barrier()
+    assert info.nfe == 6 == len(called)
+    off = dataclasses.replace(plan, analytic_start=False)
+    other = draw(dataclasses.replace(off, steps=7), jax.random.key(0), data.score_fn(sde), sde, (16, 3))
+    assert other[1].nfe == 7
+    np.testing.assert_allclose(x, other[0], atol=1e-4)
+    # from a later start there is none, nor near the data, nor for samplers that do not ask at t = 1
+    later = draw(
+        plan, jax.random.key(0), data.score_fn(sde), sde, (16, 3), start=0.5, initial=jnp.zeros((16, sde.k, 3))
+    )
+    assert later[1].nfe == 6
+    assert not starts_analytically(plan, sdes.ve(sigma_max=5.0)) and starts_analytically(plan, sdes.ve())
+    assert not starts_analytically(dataclasses.replace(plan, sampler="sscs", options=Settings()), sde)
+    with pytest.raises(InputError, match="analytic_start: with grid 'auto' and one of ddim"):
+        check(Plan(sampler="unipc", steps=6, grid="rho", analytic_start=True), sde)
