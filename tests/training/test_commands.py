@@ -285,6 +285,13 @@ def test_sampling_given_a_measurement(finished, capsys):
                 np.testing.assert_array_equal(drawn["samples"][:, 0], drawn["inputs"][:, 0])
 
 
+def test_samples_that_are_not_finite_are_told(finished, capsys):
+    """PiGDM takes a network that has learnt nothing for one that knows the data, and each step goes too far."""
+    words = ["sample", f"--workdir={finished}", "--num=8", "--sampler=unipc", "--steps=12", "--grid=rho"]
+    assert sample.main([*words, "--inverse=random:0.5", "--noise=0.1", "--method=pigdm"]) == 0
+    assert "warning: 8 of 8 samples are not finite; take more --steps" in capsys.readouterr().out
+
+
 def test_sampling_with_a_samplers_own_settings(finished, capsys):
     """9 evaluations: 3 steps of a predictor and two corrections each."""
     options = "--options=corrector_steps=2,snr=0.1,predictor=ancestral"
