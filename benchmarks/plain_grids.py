@@ -24,6 +24,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from rows import read, write
 from samplers import batch_score
 from tuned_grids import OPTIONS, to_tune_on
 
@@ -105,7 +106,7 @@ def main() -> None:
     parser.add_argument("--table", type=Path, default=AUTO_GRID, help="the table that time_grid reads")
     parser.add_argument("--report", action="store_true", help="only the table")
     flags = parser.parse_args()
-    rows = json.loads(flags.out.read_text()) if flags.out.is_file() else []
+    rows = read(flags.out)
     every = problems(flags.runs)
     for problem, process in itertools.product(every, flags.processes):
         done = {row["nfe"] for row in rows if (row["problem"], row["process"]) == (problem, process)}
@@ -117,7 +118,7 @@ def main() -> None:
         for budget, missed in measure(make, variables, sde, shape, budgets).items():
             rows.append({"problem": problem, "process": process, "k": sde.k, "nfe": budget, "missed": missed})
             print(problem, process, budget, f"{np.min(missed):.4f}", flush=True)
-        flags.out.write_text("[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n")
+        write(flags.out, rows)
     table = chosen(rows)
     flags.table.write_text(json.dumps(table, indent=1) + "\n")
     print(

@@ -24,13 +24,13 @@ from __future__ import annotations
 import argparse
 import functools
 import itertools
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from rows import read, write
 
 from sgmjax import exact, metrics, samplers, sdes
 from sgmjax.samplers import measurements as operators
@@ -226,7 +226,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HERE / "posterior.json")
     parser.add_argument("--report", action="store_true", help="only the tables")
     flags = parser.parse_args()
-    rows = json.loads(flags.out.read_text()) if flags.out.is_file() else []
+    rows = read(flags.out)
     done = {(row["problem"], row["process"], row["method"], row["nfe"]) for row in rows}
     for point in itertools.product(flags.problems, flags.processes, flags.methods, flags.budgets):
         if flags.report or point in done:
@@ -234,7 +234,7 @@ def main() -> None:
         row = measure(*point)
         if row is not None:
             rows.append(row)
-            flags.out.write_text("[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n")
+            write(flags.out, rows)
             print(*point, _cell(row["floors"]), flush=True)
     lines = ["# Sampling given a measurement, in floors", "", *tables(rows)]
     flags.out.with_suffix(".md").write_text("\n".join(lines))

@@ -19,13 +19,13 @@ Samples are drawn by UniPC of order 3 on the grid "auto". Writes a JSON, a row a
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from rows import read, write
 
 from sgmjax import load_run, samplers
 from sgmjax.commands.inputs import read_operator
@@ -97,7 +97,7 @@ def main() -> None:
     accuracy = float(np.mean(predict(every) == held_out["label"]))
     print(f"the classifier is right on {100 * accuracy:.1f}% of held-out images")
     x, labels = every[: flags.inputs], held_out["label"][: flags.inputs]
-    rows = json.loads(flags.out.read_text()) if flags.out.is_file() else []
+    rows = read(flags.out)
     for word in flags.words:
         for method in flags.methods:
             if method == "replacement" and word.startswith("super"):
@@ -117,7 +117,7 @@ def main() -> None:
             }  # fmt: skip
             same = ("data", "process", "known", "method", "steps")
             rows = [old for old in rows if any(old[k] != row[k] for k in same)] + [row]
-            flags.out.write_text("[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n")
+            write(flags.out, rows)
             print(*(f"{name} {value}" for name, value in row.items()), flush=True)
 
 

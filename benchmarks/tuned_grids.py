@@ -17,12 +17,12 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from rows import read, write
 from samplers import PROBLEMS, PROCESSES, batch_score, mixture64
 
 from sgmjax import exact, samplers, score
@@ -109,7 +109,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HERE / "tuned_grids.json")
     parser.add_argument("--report", action="store_true", help="only the table")
     flags = parser.parse_args()
-    rows = json.loads(flags.out.read_text()) if flags.out.is_file() else []
+    rows = read(flags.out)
     done = {(row["problem"], row["process"], row["nfe"], row["start"]) for row in rows}
     points = [
         (name, process, budget, start)
@@ -119,7 +119,7 @@ def main() -> None:
         if flags.report or point in done:
             continue
         rows += measure(*point, flags.refine)
-        flags.out.write_text("[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n")
+        write(flags.out, rows)
         print(*point, *(f"{np.mean(row['floors']):.3f}" for row in rows[-2:]), "floors", flush=True)
     order = {name: i for i, name in enumerate([*PROBLEMS, *PROCESSES])}
     rows.sort(key=lambda row: (order[row["problem"]], order[row["process"]]))

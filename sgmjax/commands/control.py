@@ -168,10 +168,9 @@ class Control:
                 )
             return
         try:
-            posterior.check_method(samplers.measurement(self.operator, np.zeros(1), self.noise), self.how,
-                                   self.method_options)  # fmt: skip
+            posterior.check_method(self.how, self.method_options, self.noise)
         except InputError as error:
-            text = str(error).replace(", ".join(posterior.METHODS), f"{_METHODS}, {REPLACEMENT}")
+            text = str(error).replace(_METHODS, f"{_METHODS}, {REPLACEMENT}")
             raise ConfigError(f"--method: {text}") from None
 
     def _check_latent(self, run: LoadedRun, constrained: bool) -> None:

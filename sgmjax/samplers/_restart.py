@@ -27,7 +27,7 @@ from jaxtyping import Float
 from sgmjax._inputs import InputError
 from sgmjax._types import AnyArray, HostGrid, Key, Samples, ScoreFn, Shape, State, TimeGrid
 from sgmjax.samplers.common import Denoise, SampleInfo, check_times, diffuse_back, plan_visits
-from sgmjax.samplers.declaration import all_settings, declaration
+from sgmjax.samplers.declaration import declaration, own_settings
 from sgmjax.samplers.grids import host_noise_level, host_time_at
 from sgmjax.sdes import SDE, linalg
 
@@ -90,7 +90,7 @@ def restart(
     Raises:
         ValueError: an adaptive sampler, intervals that cannot be, options that are of a whole grid.
     """
-    settings = all_settings(sampler, options)
+    settings = own_settings(sampler) | options
     _check_sampler(sampler, settings)
     times = check_times(times)
     ways = ways_down(sde, times, intervals)

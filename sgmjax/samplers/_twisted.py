@@ -34,7 +34,7 @@ from sgmjax.samplers._ddim import ddim_coefficients
 from sgmjax.samplers.common import batch_time, check_times, start_state
 from sgmjax.samplers.exponential import ExponentialCoefficients
 from sgmjax.samplers.measurements import Measurement
-from sgmjax.samplers.posterior import check_method, guide
+from sgmjax.samplers.posterior import check_method, guide, white_variance
 from sgmjax.sdes import SDE, linalg
 
 
@@ -100,7 +100,7 @@ def twisted(
         raise InputError("noise_std = 0: particles are weighed by the likelihood; give a small noise, 0.01.")
     times = check_times(times)
     if method != "none":
-        check_method(measurement, method, options)
+        check_method(method, options, measurement.noise_std)
     chain = jax.tree.map(lambda v: jnp.asarray(v, dtype), _chain(sde, times))
     look_at = guide(score_fn, sde, measurement, method=method, **options)
     gain = _gain(measurement, shape[1:])
@@ -111,7 +111,7 @@ def twisted(
     def seen(z, t):
         """score, g and log p~(y | z_t) of every particle."""
         score, moved, look = look_at(z, batch_time(t, z))
-        variance = look.noise_variance + gain * data_std**2 * look.sigma**2 / (data_std**2 + look.sigma**2)
+        variance = look.noise_variance + gain * white_variance(look.sigma, data_std)
         return score, moved, _log_normal(look.residual, variance)
 
     def step(carry, xs):

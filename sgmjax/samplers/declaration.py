@@ -13,6 +13,11 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 Sampler = TypeVar("Sampler", bound=Callable[..., Any])
+# What the caller of every sampler gives, or a program alone can (arrays, functions).
+_CONTRACT = {
+    "key", "score_fn", "sde", "shape", "times", "denoise", "t_min", "rtol", "atol", "initial", "noise", "constraint",
+    "trajectory", "sharding", "progress", "dtype", "coefficients", "options",
+}  # fmt: skip
 _DECLARATION = "sgmjax_declaration"  # attribute of a sampler; `functools.wraps` copies it
 
 
@@ -57,9 +62,10 @@ def adaptive(sampler: Sampler) -> Sampler:
     return sampler
 
 
-def all_settings(sampler: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """A sampler's keyword arguments: those given, and of the others the defaults."""
-    return {name: p.default for name, p in inspect.signature(sampler).parameters.items()} | dict(given)
+def own_settings(sampler: Callable[..., Any]) -> dict[str, Any]:
+    """The settings that are a sampler's own, by name, with their default values: {"snr": 0.16, ...}."""
+    parameters = inspect.signature(sampler).parameters
+    return {name: p.default for name, p in parameters.items() if name not in _CONTRACT}
 
 
 def declaration(sampler: Callable[..., Any]) -> Declaration:

@@ -73,8 +73,13 @@ def tmpd(look: Look, *, iterations: int = 5) -> Data:
 
 def pigdm(look: Look, *, data_std: float = 1.0, iterations: int = 5) -> Data:
     """The covariance for white normal data of deviation data_std (published: 1). iterations: as `tmpd`."""
-    variance = data_std**2 * look.sigma**2 / (data_std**2 + look.sigma**2)
+    variance = white_variance(look.sigma, data_std)
     return solve(lambda w: _scale(variance, look.push(look.pull(w))), look, iterations)
+
+
+def white_variance(sigma: PerExample, data_std: Any) -> Any:
+    """Of the posterior of x_0 given its estimate at level sigma, for white normal data of deviation data_std."""
+    return data_std**2 * sigma**2 / (data_std**2 + sigma**2)
 
 
 def dps(look: Look, *, scale: float = 1.0) -> Data:
@@ -113,7 +118,7 @@ def posterior_score(
             the score is computed, a measurement of another shape than the operator's.
     """
     check_kind(score_fn, "score")
-    check_method(measurement, method, options)
+    check_method(method, options, measurement.noise_std)
     guided = guide(score_fn, sde, measurement, method=method, **options)
 
     @says(kind="score")
@@ -130,7 +135,7 @@ def settings(method: str) -> dict[str, Any]:
     return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 
 
-def check_method(measurement: Measurement, method: str, options: Mapping[str, Any]) -> None:
+def check_method(method: str, options: Mapping[str, Any], noise_std: Any) -> None:
     """Raise InputError for a method that does not exist, settings it does not have, a noise of 0 where it needs one."""
     if method not in METHODS:
         raise InputError(f"method: {method!r} is unknown; choose one of {', '.join(METHODS)}")
@@ -138,10 +143,10 @@ def check_method(measurement: Measurement, method: str, options: Mapping[str, An
     for name in options:
         if name not in known:
             raise InputError(f"{name}: method {method!r} has no such setting; there are {', '.join(known)}")
-    std = measurement.noise_std
-    if method in NEED_NOISE and linalg.is_concrete(std) and not np.all(np.asarray(std) > 0):
+    if method in NEED_NOISE and linalg.is_concrete(noise_std) and not np.all(np.asarray(noise_std) > 0):
         raise InputError(
-            f"noise_std = {std}: {method!r} needs noise in the measurement; give a small one, 0.01, or take 'pigdm'"
+            f"noise_std = {noise_std}: {method!r} needs noise in the measurement; give a small one, 0.01, or take "
+            "'pigdm'"
         )
 
 

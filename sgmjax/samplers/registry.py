@@ -5,7 +5,6 @@ Needed by configurations and commands; a program calls `samplers.em(...)` and so
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -27,7 +26,7 @@ from sgmjax.samplers._sa_solver import sa_solver
 from sgmjax.samplers._splitting import splitting
 from sgmjax.samplers._sscs import sscs
 from sgmjax.samplers._unipc import unipc
-from sgmjax.samplers.declaration import declaration
+from sgmjax.samplers.declaration import declaration, own_settings
 
 SAMPLERS: dict[str, Callable[..., Any]] = {
     "em": em,
@@ -51,17 +50,10 @@ SAMPLERS: dict[str, Callable[..., Any]] = {
     "ggf": ggf,
 }
 
-# What the caller of every sampler gives, or a program alone can (arrays, functions).
-_CONTRACT = {
-    "key", "score_fn", "sde", "shape", "times", "denoise", "t_min", "rtol", "atol", "initial", "noise", "constraint",
-    "trajectory", "sharding", "progress", "dtype", "coefficients", "options",
-}  # fmt: skip
-
 
 def settings(sampler: str) -> dict[str, Any]:
     """The settings that are a sampler's own, by name, with their default values: {"snr": 0.16, ...}."""
-    parameters = inspect.signature(SAMPLERS[sampler]).parameters
-    return {name: p.default for name, p in parameters.items() if name not in _CONTRACT}
+    return own_settings(SAMPLERS[sampler])
 
 
 def is_adaptive(sampler: str) -> bool:
