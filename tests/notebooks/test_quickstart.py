@@ -14,9 +14,8 @@ from sgmjax import data, metrics
 @pytest.fixture(scope="module")
 def executed(tmp_path_factory):
     arrays = {name: f"panels['{name}'][0]" for name in ("em", "sscs", "ode")}
-    return execute(
-        "quickstart", tmp_path_factory.mktemp("notebook"), mine="my_samples", run="run_samples", step="run.step", **arrays
-    )
+    arrays |= {"mine": "my_samples", "run": "run_samples", "step": "run.step"}
+    return execute("quickstart", tmp_path_factory.mktemp("notebook"), **arrays)
 
 
 @pytest.mark.slow
