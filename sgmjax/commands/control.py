@@ -25,12 +25,14 @@ from sgmjax.config import ConfigError, differences, to_dict
 from sgmjax.data import Dataset
 from sgmjax.evaluation import pictures
 from sgmjax.samplers import measurements, plan, posterior, registry
+from sgmjax.samplers.declaration import own_settings
 from sgmjax.tasks import ClassifierTask, LatentTask
 from sgmjax.tasks.vae import LatentModel
 from sgmjax.training.load import LoadedRun, load_run
 
 REPLACEMENT = "replacement"
-_METHODS = ", ".join(posterior.METHODS)
+C_PIGDM = "c_pigdm"  # a sampler of its own
+_METHODS = ", ".join((*posterior.METHODS, C_PIGDM))
 COLUMNS = 8  # images of an interpolation, and inputs shown beside one another
 
 
@@ -47,7 +49,8 @@ class Control:
         inverse: what was measured of the input, and its name: `commands.inputs.read_operator`.
         noise: standard deviation of the noise in it, in the network's range.
         method: how `mask`, `colorize` and `inverse` are sampled: "replacement" (not `inverse`), or a method of
-            `samplers.posterior_score`; None: "mmps", and "replacement" with `repeats`.
+            `samplers.posterior_score`; or "c_pigdm", with the sampler "conjugate"; None: "mmps", and "replacement"
+            with `repeats`.
         method_options: settings of the method.
         repeats: times each step is taken by "replacement"; see `samplers.inpaint`.
         start_time: start from the input noised to this time.
@@ -167,10 +170,13 @@ class Control:
                     f"--method={REPLACEMENT}: {settings.sampler!r} chooses its own steps; use --sampler=em"
                 )
             return
+        if self.how == C_PIGDM:
+            _check_c_pigdm(settings, self.method_options)
+            return
         try:
             posterior.check_method(self.how, self.method_options, self.noise)
         except InputError as error:
-            text = str(error).replace(_METHODS, f"{_METHODS}, {REPLACEMENT}")
+            text = str(error).replace(", ".join(posterior.METHODS), f"{_METHODS}, {REPLACEMENT}")
             raise ConfigError(f"--method: {text}") from None
 
     def _check_latent(self, run: LoadedRun, constrained: bool) -> None:
@@ -268,7 +274,7 @@ class Control:
             if labels is None and task.num_classes is not None:
                 labels = jax.random.randint(label_key, (num,), 0, task.num_classes)
             settings, sde = run.plan, task.sde
-            if self.constrained or self.guidance is not None:  # at t = 1 too the score is another
+            if self.replaces or self.guidance is not None:  # at t = 1 too the score is another
                 settings = dataclasses.replace(settings, analytic_start=settings.analytic_start or False)
             if self.reconstruct:
                 x = task.reconstruct(variables["score"], key, x0)
@@ -299,7 +305,13 @@ class Control:
             if self.constrained and not self.replaces:
                 y = jax.vmap(self.operator)(x0) if y is None else y
                 known = samplers.measurement(self.operator, y, self.noise)
-                score_fn = samplers.posterior_score(score_fn, sde, known, method=self.how, **self.method_options)
+                own = dict(self.method_options)
+                if self.how == C_PIGDM:
+                    options["sampler"] = functools.partial(samplers.c_pigdm, measurement=known, **own)
+                else:
+                    options["given"] = lambda score_fn: samplers.posterior_score(
+                        score_fn, sde, known, method=self.how, **own
+                    )
             elif self.mask is not None:
                 options["constraint"] = samplers.inpaint(sde, x0, self.mask, repeats=self.repeats)
             elif self.colorize:
@@ -381,6 +393,22 @@ def _projected_back(operator: measurements.Operator, y: np.ndarray, x0: np.ndarr
     weights, _ = jax.scipy.sparse.linalg.cg(lambda w: push(pull(w)[0]), y - measured, maxiter=50)
     low = np.float32(-1.0 if centered else 0.0)
     return np.clip(np.asarray(middle + pull(weights)[0]), low, 1.0)
+
+
+def _check_c_pigdm(settings: Any, options: Mapping[str, Any]) -> None:
+    """Raise ConfigError where `samplers.c_pigdm` cannot be what samples."""
+    if settings.sampler != "conjugate":
+        raise ConfigError(f"--method={C_PIGDM}: is a sampler itself; leave --sampler={settings.sampler} out")
+    if settings.options:
+        raise ConfigError(f"--options: of --method={C_PIGDM} give them as --method_options=lam=0.5")
+    if settings.grid == "tuned" or settings.restarts:
+        raise ConfigError(f"--method={C_PIGDM}: neither a tuned grid nor restarts are for it; take --grid=auto")
+    known = own_settings(samplers.c_pigdm).keys() - {"measurement"}
+    for name in options:
+        if name not in known:
+            raise ConfigError(
+                f"--method_options: method {C_PIGDM!r} has no setting {name!r}; there are {', '.join(sorted(known))}"
+            )
 
 
 def load_classifier(path: str, run: LoadedRun, **options: Any) -> LoadedRun:

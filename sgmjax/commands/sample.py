@@ -17,12 +17,13 @@ another process than the run's: a network, of whatever process or of none, is a 
 then stops at the noise level at which the run's own process would. What is not said is as in the run's config. Writes
 `<out>.npz` (`samples`: (num, *shape of an example), uint8 or float32 as the data; `nfe`, `step`) and a picture,
 `<out>.png`. With --inpaint, --colorize or --inverse (super_resolution:4, blur:1.5, random:0.1, fourier:0.25) they are
-samples given what is known of an input: by --method=mmps, tmpd, pigdm or dps (`sgmjax.samplers.posterior`), or, as
-published for these models, by replacing it after every step (--method=replacement). With these or --start_time they
-come from eight inputs in turn, which are in the .npz too (`inputs`); the picture shows the inputs, what was kept of
-them, rows of samples, and the samples' mean and twice their standard deviation. With --interpolate each row goes from
-one input to the next, with --interpolate_samples from one sample to another, and `samples` has (num, 8, *shape of an
-example). Of a run on arrays that were given in Python, --data=FILE.npz says where held-out data are.
+samples given what is known of an input: by --method=mmps, tmpd, pigdm or dps (`sgmjax.samplers.posterior`), by
+c_pigdm, which is a sampler itself, or, as published for these models, by replacing it after every step
+(--method=replacement). With these or --start_time they come from eight inputs in turn, which are in the .npz too
+(`inputs`); the picture shows the inputs, what was kept of them, rows of samples, and the samples' mean and twice their
+standard deviation. With --interpolate each row goes from one input to the next, with --interpolate_samples from one
+sample to another, and `samples` has (num, 8, *shape of an example). Of a run on arrays that were given in Python,
+--data=FILE.npz says where held-out data are.
 """
 
 from __future__ import annotations
@@ -85,7 +86,7 @@ def read_flags(argv: Sequence[str]) -> Any:
     flags.DEFINE_float(
         "noise", 0.01, "standard deviation of the noise in it, in the network's range", flag_values=values
     )
-    text = "mmps, tmpd, pigdm, dps or, for --inpaint and --colorize, replacement"
+    text = "mmps, tmpd, pigdm, dps, c_pigdm or, for --inpaint and --colorize, replacement"
     flags.DEFINE_string("method", None, text, flag_values=values)
     flags.DEFINE_list("method_options", None, "the method's own settings, as iterations=5", flag_values=values)
     text = "times each step of --inpaint or --colorize by replacement is taken"
@@ -132,6 +133,8 @@ def draw(request: Any) -> None:
     given = sampling.given(values) | ({} if values.t_min is None else {"t_min": values.t_min})
     if values.interpolate:
         given.setdefault("sampler", "ode")  # whose tolerances are those of the flow
+    if values.method == control.C_PIGDM:
+        given.setdefault("sampler", "conjugate")
     mesh = sh.make_mesh()
     everywhere = sh.replicated(mesh)
     known = values.inpaint or values.colorize or values.inverse
@@ -193,7 +196,7 @@ def draw(request: Any) -> None:
     elif values.reconstruct:
         how, name = "the VAE", "vae"
     else:
-        how = f"{plan.sampler} ({how})"
+        how = f"{plan.sampler if steer.method != control.C_PIGDM else steer.method} ({how})"
     say(f"drawing {plan.num} samples with {how} from step {step} of {shown(path)} ...")
     start = time.perf_counter()
     key = sh.replicate(jax.random.key(values.seed), mesh)

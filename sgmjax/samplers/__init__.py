@@ -9,6 +9,7 @@ to choose: docs/samplers.md. What steers them: `guidance`, `inpainting`, `editin
 
 from sgmjax.samplers._adaptive_sde import adaptive_sde
 from sgmjax.samplers._annealed_langevin import annealed_langevin, annealed_langevin_interpolation, technique_4
+from sgmjax.samplers._c_pigdm import c_pigdm
 from sgmjax.samplers._conjugate import ConjugateCoefficients, conjugate, conjugate_coefficients
 from sgmjax.samplers._ddim import ddim, gddim
 from sgmjax.samplers._deis import deis
@@ -44,7 +45,7 @@ from sgmjax.samplers.tuning import TunedGrid, tune_grid
 __all__ = [
     "SAMPLERS", "BoundInfo", "ConjugateCoefficients", "ExponentialCoefficients", "Guidance", "Interval",
     "LikelihoodInfo", "Measurement", "MidpointCoefficients", "SampleInfo", "TunedGrid", "TwistedInfo", "adaptive_sde",
-    "annealed_langevin", "annealed_langevin_interpolation", "cfg_score", "colorize", "conjugate",
+    "annealed_langevin", "annealed_langevin_interpolation", "c_pigdm", "cfg_score", "colorize", "conjugate",
     "conjugate_coefficients", "ddim", "deis", "dpm_solver_pp", "edm", "em", "encode", "er_sde",
     "exponential_coefficients", "exponential_midpoint", "gddim", "ggf", "guided_score", "inpaint", "interpolate",
     "ipndm", "likelihood", "measurement", "midpoint_coefficients", "noised", "ode", "pc", "posterior_score",

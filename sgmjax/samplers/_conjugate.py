@@ -134,36 +134,68 @@ def _conjugation(sde: SDE, times: np.ndarray, free: np.ndarray, prediction: Pred
     cut = np.linspace(0.0, 1.0, pieces + 1)[:-1]
     cuts = np.append((times[:-1, None] + cut * np.diff(times)[:, None]).ravel(), times[-1])
     flow = linear_flow.flow(sde, cuts)
+    held = hold(flow, prediction)
+    A, phi = conjugated(flow, T @ free @ T.T, held.skip, held.out, pieces)
+    phi = T.T @ phi  # its rows turned; u keeps its own coordinates
+    halves = (phi, np.zeros_like(phi)) if pieces == 1 else (phi[::2], phi[1::2])
+    from_state, from_score = (v[::pieces] @ T for v in (held.from_state, held.from_score))
+    return _Parts(T.T @ A @ T, *halves, from_state, from_score)
+
+
+class Held(NamedTuple):
+    """score = skip z + out u: what is held over a step, in the process's frame, m numbers.
+
+    Attributes:
+        skip, out: at the nodes of the flow's panels, (..., k, k) and (..., k, m).
+        from_state, from_score: u = from_state z + from_score score at the times of the grid, (n + 1, m, k) each.
+    """
+
+    skip: np.ndarray
+    out: np.ndarray
+    from_state: np.ndarray
+    from_score: np.ndarray
+
+
+def hold(flow: linear_flow.Flow, prediction: Prediction) -> Held:
+    """The matrices of a prediction along a flow."""
     inside = flow.inside
     inverse_transpose = np.swapaxes(inside.inverse, -1, -2)
-
-    rate = T @ free @ T.T - inside.f
     if prediction == "data":
         precision = inverse_transpose @ inside.inverse
-        rate = rate - 0.5 * inside.ggT @ precision
         out = precision @ inside.data_mean[..., None]
-        readout = linear_flow.data_matrices(sde, flow.at)
-    else:
-        readout = linear_flow.eps_matrices(sde, flow.at)
-        out = -inverse_transpose
-        if prediction == "R":  # R = L O, eps_R = O^T eps_L and R^-T = L^-T O
-            out = out @ flow.inner_rotation
-            readout = tuple(np.swapaxes(flow.rotation, 1, 2) @ v for v in readout)
+        return Held(-precision, out, *linear_flow.data_matrices(flow.sde, flow.at))
+    readout, out = linear_flow.eps_matrices(flow.sde, flow.at), -inverse_transpose
+    if prediction == "R":  # R = L O, eps_R = O^T eps_L and R^-T = L^-T O
+        out = out @ flow.inner_rotation
+        readout = tuple(np.swapaxes(flow.rotation, 1, 2) @ v for v in readout)
+    return Held(np.zeros_like(inverse_transpose), out, *readout)
 
+
+def conjugated(
+    flow: linear_flow.Flow, free: np.ndarray, skip: np.ndarray, out: np.ndarray, pieces: int = 1
+) -> tuple[np.ndarray, np.ndarray]:
+    """Eqs. (1) along a flow, with A = 1 at the start of every step, in the process's frame.
+
+    Args:
+        free: B, (k, k).
+        skip, out: C_skip and C_out at the nodes, (P, NODES, k, k) and (P, NODES, k, m).
+        pieces: intervals of the flow's grid that make a step.
+
+    Returns:
+        A at the ends of the steps, (n, k, k), and Phi_s - Phi_t over every interval, (n pieces, k, m).
+    """
+    rate = free - flow.inside.f + 0.5 * flow.inside.ggT @ skip
     # A^T solves dA^T/dt = rate^T A^T, downwards on every panel; all panels of a step are chained
     backwards = -np.swapaxes(rate, -1, -2)[:, ::-1] * flow.tau[:, ::-1, None, None]
     ends, nodes = linear_flow.propagate(backwards, np.sum(flow.weight / flow.tau, axis=1))
-    A_ends, A_nodes, current = np.empty((len(times) - 1, sde.k, sde.k)), np.empty_like(nodes), np.eye(sde.k)
+    k, steps = len(free), (len(flow.times) - 1) // pieces
+    A_ends, A_nodes, current = np.empty((steps, k, k)), np.empty_like(nodes), np.eye(k)
     for panel, step in enumerate(flow.step // pieces):
         if panel == 0 or flow.step[panel - 1] // pieces != step:
-            current = np.eye(sde.k)
+            current = np.eye(k)
         A_nodes[panel] = current @ np.swapaxes(nodes[panel, ::-1], -1, -2)
         current = A_ends[step] = current @ ends[panel].T
-    phi = T.T @ flow.integrate(-0.5 * A_nodes @ inside.ggT @ out)  # its rows turned; u keeps its own coordinates
-
-    from_state, from_score = (v[::pieces] @ T for v in readout)
-    halves = (phi, np.zeros_like(phi)) if pieces == 1 else (phi[::2], phi[1::2])
-    return _Parts(T.T @ A_ends @ T, *halves, from_state, from_score)
+    return A_ends, flow.integrate(-0.5 * A_nodes @ flow.inside.ggT @ out)
 
 
 def _steps(scheme: Scheme, times: np.ndarray, free: np.ndarray, parts: _Parts):

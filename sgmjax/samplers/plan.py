@@ -34,6 +34,7 @@ from sgmjax.score import ScoreFn, analytic_start
 from sgmjax.sharding import BATCH_AXES
 from sgmjax.spec import Settings
 
+STARTED = (*METHODS, "conjugate")  # samplers that have an analytic start
 FAR = 20.0  # noise level from which next to nothing is known of data of deviation 1
 
 
@@ -93,6 +94,7 @@ def draw(
     *,
     start: float = 1.0,
     sampler: Callable[..., Any] | None = None,
+    given: Callable[[ScoreFn], ScoreFn] | None = None,
     **control: Any,
 ) -> tuple[Samples, SampleInfo]:
     """Samples by a plan; the batch is split over the current mesh, if there is one.
@@ -102,6 +104,7 @@ def draw(
         key, score_fn, sde, shape: the samplers' contract.
         start: time at which the grid starts (with an `initial` state of that time); 1 for adaptive samplers.
         sampler: a function that takes the settings of the plan's sampler; None: that sampler.
+        given: what is made of the score function, as `posterior_score`: after an analytic start, which is of the data.
         control: `initial` and, for samplers on a grid, `constraint`.
 
     Returns:
@@ -131,6 +134,8 @@ def draw(
             score_fn = analytic_start(score_fn, sde, _mean(plan, shape), plan.data_std)
             free = 1
         options |= {"times": grid if start == 1.0 else start_at(grid, start), **more}
+    if given is not None:
+        score_fn = given(score_fn)
     if not jax.sharding.get_abstract_mesh().empty:
         options["sharding"] = PartitionSpec(
             BATCH_AXES if shape[0] > 1 else None
@@ -143,7 +148,7 @@ def starts_analytically(plan: Plan, sde: sdes.SDE) -> bool:
     """Whether the first score is `score.analytic_start`'s."""
     if plan.data_mean:
         return True
-    if plan.grid != "auto" or plan.sampler not in METHODS or plan.analytic_start is False:
+    if plan.grid != "auto" or plan.sampler not in STARTED or plan.analytic_start is False:
         return False
     return bool(plan.analytic_start) or float(host_noise_level(sde, np.ones(1))[0]) >= FAR
 
@@ -176,7 +181,7 @@ def times(plan: Plan, sde: sdes.SDE) -> tuple[HostGrid, dict[str, Any]]:
         steps = grid_steps(plan)
         if plan.restarts and plan.weights:
             raise InputError("grid 'tuned': learned weights are for one way down; leave restarts out, or the weights")
-        if plan.data_mean and plan.sampler not in METHODS:
+        if plan.data_mean and plan.sampler not in STARTED:
             raise InputError(
                 f"grid 'tuned': {plan.sampler} does not ask for the score at t = 1, so `data_mean` is of no use"
             )
@@ -200,8 +205,8 @@ def times(plan: Plan, sde: sdes.SDE) -> tuple[HostGrid, dict[str, Any]]:
         num_scales = plan.options.get("num_scales") or plan.steps // evaluations
         return score_sde_times(num_scales, t_min=plan.t_min), {"num_scales": num_scales}
     annealed = plan.sampler == "annealed_langevin"  # which takes its steps at the last time too
-    if plan.analytic_start and (plan.grid != "auto" or plan.sampler not in METHODS):
-        raise InputError(f"analytic_start: with grid 'auto' and one of {', '.join(METHODS)}")
+    if plan.analytic_start and (plan.grid != "auto" or plan.sampler not in STARTED):
+        raise InputError(f"analytic_start: with grid 'auto' and one of {', '.join(STARTED)}")
     nfe = _evaluations(plan) + last + starts_analytically(plan, sde)
     if annealed or plan.grid == "levels":
         spans = grid_steps(plan) - annealed

@@ -77,7 +77,7 @@ def pigdm(look: Look, *, data_std: float = 1.0, iterations: int = 5) -> Data:
     return solve(lambda w: _scale(variance, look.push(look.pull(w))), look, iterations)
 
 
-def white_variance(sigma: PerExample, data_std: Any) -> Any:
+def white_variance(sigma: Any, data_std: Any) -> Any:
     """Of the posterior of x_0 given its estimate at level sigma, for white normal data of deviation data_std."""
     return data_std**2 * sigma**2 / (data_std**2 + sigma**2)
 
@@ -154,9 +154,25 @@ def guide(
     score_fn: ScoreFn, sde: SDE, measurement: Measurement, *, method: str, **options: Any
 ) -> Callable[..., tuple[Any, Any, Look]]:
     """f(z, t) -> the score, what the measurement adds to it, eq. (1), and the `Look`; method "none" adds nothing."""
-    std = measurement.noise_std
+    look_at = linearised(score_fn, sde, measurement)
 
     def guided(z, t):
+        score, seen, pull_back = look_at(z, t)
+        if method == "none":
+            return score, jnp.zeros_like(z), seen
+        weights = METHODS[method](seen, **options)
+        return score, sde.expand(sde.restrict(pull_back(seen.pull(weights)))), seen
+
+    return guided
+
+
+def linearised(
+    score_fn: ScoreFn, sde: SDE, measurement: Measurement
+) -> Callable[..., tuple[Any, Look, Callable[[Any], Any]]]:
+    """f(z, t) -> the score, the `Look`, and v (batch, *event) -> (d D / d z)^T v, (batch, k, *event)."""
+    std = measurement.noise_std
+
+    def look_at(z, t):
         look = estimate(sde, t)
         sigma, mean = look.sigma, linalg.expand_to(look.kernel.mean[:, :, 0], z.ndim)
 
@@ -165,19 +181,16 @@ def guide(
             noise = look.noise(z, look.kernel.restrict(look.kernel.eps(score)))
             return look.of(z) - _scale(sigma, noise), score
 
-        x0, pull_back, score = jax.vjp(denoised, z, has_aux=True)
+        x0, transposed, score = jax.vjp(denoised, z, has_aux=True)
+        pull_back = lambda v: transposed(v)[0]  # noqa: E731
         found, push = jax.linearize(measurement.of, x0)
-        transposed = jax.linear_transpose(push, x0)
-        pull = lambda w: transposed(w)[0]  # noqa: E731
+        adjoint = jax.linear_transpose(push, x0)
+        pull = lambda w: adjoint(w)[0]  # noqa: E731
         residual = measurement.values(found.shape).astype(found.dtype) - found
-        covariance = lambda v: _scale(sigma**2, jnp.sum(mean * pull_back(v)[0], axis=1))  # noqa: E731
-        seen = Look(residual, push, pull, covariance, sigma, jnp.asarray(std, z.dtype) ** 2, x0)
-        if method == "none":
-            return score, jnp.zeros_like(z), seen
-        weights = METHODS[method](seen, **options)
-        return score, sde.expand(sde.restrict(pull_back(pull(weights))[0])), seen
+        covariance = lambda v: _scale(sigma**2, jnp.sum(mean * pull_back(v), axis=1))  # noqa: E731
+        return score, Look(residual, push, pull, covariance, sigma, jnp.asarray(std, z.dtype) ** 2, x0), pull_back
 
-    return guided
+    return look_at
 
 
 def solve(operator: Callable[[Data], Data], look: Look, iterations: int) -> Data:
