@@ -50,6 +50,19 @@ def check_numbers(
         _refuse_first(array > high, array, what, f"the largest is {high:g}")
 
 
+def check_network_range(x0: Any) -> None:
+    """Checks that data are as a network sees them, floats; bytes of images are not. Traced arrays too.
+
+    Raises:
+        InputError: of whole numbers.
+    """
+    kind = np.dtype(x0.dtype)
+    if kind.kind in "iub":
+        raise InputError(
+            f"x0 is {kind}: give floats in the network's range; data.to_float(x0, True) makes them of images"
+        )
+
+
 def _refuse_first(wrong: np.ndarray, array: np.ndarray, what: str, rule: str = "it must be finite") -> None:
     if not wrong.any():
         return

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool
 
-from sgmjax._inputs import check_labels
+from sgmjax._inputs import check_labels, check_network_range
 from sgmjax._types import Data, Key, Labels, LogitsFn, PerExample, State, Times
 from sgmjax.objectives.time_law import TimeLaw
 from sgmjax.sdes import SDE
@@ -59,7 +59,11 @@ def classifier(
         x0: (batch, *event) data.
         time_law: how times are drawn; the losses carry its weights.
         logits_fn, sde, labels, matching: see `classifier_loss`.
+
+    Raises:
+        InputError: x0 of whole numbers, as images are stored.
     """
+    check_network_range(x0)
     time_key, momentum_key, noise_key = jax.random.split(key, 3)
     t, weight = time_law.draw(time_key, x0.shape[0], x0.dtype)
     z0 = sde.augment(x0, momentum_key if matching == "dsm" else None)

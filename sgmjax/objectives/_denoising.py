@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from sgmjax._inputs import check_network_range
 from sgmjax._types import Data, Key, PerExample, Times
 from sgmjax.objectives.sigma_law import SigmaLaw
 from sgmjax.objectives.weighting import Reduce, reduced
@@ -60,7 +61,11 @@ def denoising(key: Key, denoiser: Denoiser, x0: Data, *, sigma_law: SigmaLaw, **
         key: typed PRNG key.
         denoiser, x0 and the keyword arguments: see `denoising_loss`.
         sigma_law: how noise levels are drawn: `log_normal()`, `log_uniform(...)`, `of_process(...)`.
+
+    Raises:
+        InputError: x0 of whole numbers, as images are stored.
     """
+    check_network_range(x0)
     sigma_key, noise_key = jax.random.split(key)
     sigma, weight = sigma_law.draw(sigma_key, x0.shape[0], x0.dtype)
     noise = jax.random.normal(noise_key, x0.shape, x0.dtype)

@@ -19,6 +19,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
+from sgmjax._inputs import check_network_range
 from sgmjax._kinds import check_kind, check_matching
 from sgmjax._types import Data, EpsFn, Key, PerExample, State, Times
 from sgmjax.objectives.time_law import TimeLaw
@@ -82,7 +83,11 @@ def score_matching(
         eps_fn, sde, matching and the keyword arguments: see `score_matching_loss`.
         x0: (batch, *event) data.
         time_law: how times are drawn: `uniform()`, `levels(...)`, `importance(...)`.
+
+    Raises:
+        InputError: x0 of whole numbers, as images are stored.
     """
+    check_network_range(x0)
     time_key, momentum_key, noise_key = jax.random.split(key, 3)
     t, weight = time_law.draw(time_key, x0.shape[0], x0.dtype)
     z0 = sde.augment(x0, momentum_key if matching == "dsm" else None)

@@ -38,11 +38,13 @@ from sgmjax._types import Key, Samples, ScoreFn, Shape, TimeGrid
 from sgmjax.samplers import linear_flow
 from sgmjax.samplers._conjugate import Held, conjugated, hold
 from sgmjax.samplers.common import Denoise, SampleInfo, batch_time, check_end, check_times, scan_grid
+from sgmjax.samplers.declaration import on_grid
 from sgmjax.samplers.measurements import Measurement
 from sgmjax.samplers.posterior import linearised, posterior_score, white_variance
 from sgmjax.sdes import SDE, linalg
 
 
+@on_grid()
 def c_pigdm(
     key: Key,
     score_fn: ScoreFn,

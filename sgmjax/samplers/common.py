@@ -261,6 +261,7 @@ def scan_grid(
         trajectory: keep all states (of repeated steps the last).
         sharding: a sharding for the state; without it every device would compute the whole batch.
         progress: called on the host with the number of finished steps.
+        dtype: of the state and of the draws.
     """
     check_kind(score_fn, "score")
     times = check_times(times, stays=stays)
