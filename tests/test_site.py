@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import http.server
 import importlib.util
 import re
+import shutil
+import socketserver
 import subprocess
 import sys
+import threading
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -126,3 +131,37 @@ def test_formulas_are_formulas(built: Path):
     page = (built / "mathematics" / "index.html").read_text()
     assert page.count("<math") > 20 and 'class="arithmatex"' not in page
     assert "<msubsup>" in page or "<msub>" in page
+
+
+def test_versions_agree():
+    """Of the package, the changes and the citation."""
+    number = re.search(r'^version = "(.*)"$', (refdata.ROOT / "pyproject.toml").read_text(), flags=re.MULTILINE)
+    assert number is not None
+    assert re.search(r"^## (.*)$", (refdata.ROOT / "CHANGELOG.md").read_text(), flags=re.MULTILINE)[1] == number[1]  # pyright: ignore[reportOptionalSubscript]
+    assert f"\nversion: {number[1]}\n" in (refdata.ROOT / "CITATION.cff").read_text()
+
+
+@pytest.mark.slow
+def test_a_browser_finds_nothing_to_complain_of(built: Path, tmp_path):
+    """Chromium's console stays empty, and formulas and pictures have a size."""
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no browser here")
+    with socketserver.TCPServer(("127.0.0.1", 0), functools.partial(_Quiet, directory=str(built))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        for page in ("", "mathematics/", "samplers/", "reference/sgmjax.samplers/", "notebooks/quickstart/"):
+            url = f"http://127.0.0.1:{server.server_address[1]}/{page}"
+            command = [
+                chromium, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr",
+                "--virtual-time-budget=5000", f"--user-data-dir={tmp_path}", "--dump-dom", url,
+            ]  # fmt: skip
+            run = subprocess.run(command, capture_output=True, text=True, timeout=120)
+            said = [line for line in run.stderr.splitlines() if ":CONSOLE" in line]
+            assert not said, (page, said)
+            assert len(run.stdout) > 5000
+        server.shutdown()
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, format, *args):  # noqa: A002
+        pass
