@@ -13,6 +13,7 @@ from sgmjax._types import AnyArray
 from sgmjax.data import binarize, digits, npz, toy
 from sgmjax.data.base import DataError, Dataset
 from sgmjax.data.folder import FolderSource
+from sgmjax.data.idx import IdxSource
 from sgmjax.data.images import Range
 from sgmjax.data.settings import DataSettings
 from sgmjax.data.source import as_dataset
@@ -24,9 +25,9 @@ def load(data: str | DataSettings, split: Literal["train", "eval"] = "train", **
     """A data set by its name: `load("mnist", data_dir="~/data", image_size=32)`.
 
     The names are those of `SOURCES`: `digits` is `sgmjax.data.digits`; those of `sgmjax.data.toy` are generated 2-D
-    sets; `folder` reads the images below `data_dir`; `npz` is the arrays of the file `path`. Every other name is a TFDS
-    image set, already prepared in `data_dir`. Images are cut to their largest centred square and resized if
-    `image_size` is set, arrays never. Only the training part is ever flipped.
+    sets; `folder` reads the images below `data_dir`, `idx` MNIST's own files there; `npz` is the arrays of the file
+    `path`. Every other name is a TFDS image set, already prepared in `data_dir`. Images are cut to their largest
+    centred square and resized if `image_size` is set, arrays never. Only the training part is ever flipped.
 
     Args:
         data: the name, or all settings at once, the section `data` of a configuration.
@@ -100,6 +101,15 @@ def _folder(settings: DataSettings, split: Literal["train", "eval"]) -> Dataset:
     return _images(source, settings, split)
 
 
+def _idx(settings: DataSettings, split: Literal["train", "eval"]) -> Dataset:
+    _value_range(settings)
+    if settings.data_dir is None:
+        raise DataError("data.name='idx' needs data.data_dir, the folder that holds train-images-idx3-ubyte.gz")
+    of_split = settings.split if split == "train" else settings.eval_split
+    assert of_split is not None
+    return _images(IdxSource(settings.data_dir, of_split), settings, split)
+
+
 def _tfds(settings: DataSettings, split: Literal["train", "eval"]) -> Dataset:
     value_range = _value_range(settings)
     tfds_split = settings.split if split == "train" else settings.eval_split
@@ -127,6 +137,7 @@ SOURCES: dict[str, Source] = {
     "digits": Source(_digits, ("image_size", "flip"), "digits", "which hold out 'test'"),
     **{name: Source(_toy, ("num_samples",), "generated points", "which hold out 'test'") for name in toy.NAMES},
     "folder": Source(_folder, _OF_IMAGES, "a folder of images"),
+    "idx": Source(_idx, _OF_IMAGES, "MNIST's own files"),
     "npz": Source(_npz, ("path", "flip"), "arrays", "which have 'test' (x_test, or else one example in twenty)"),
 }
 TFDS = Source(_tfds, _OF_IMAGES, "a set of images")  # every other name

@@ -13,12 +13,12 @@ from sgmjax.spec import UserPath
 class DataSettings:
     """What is trained on.
 
-    `name`: `digits` (scikit-learn, embedded), a 2-D set of `sgmjax.data.toy`, `folder`, `npz` (arrays), or any TFDS
-    image set.
+    `name`: `digits` (scikit-learn, embedded), a 2-D set of `sgmjax.data.toy`, `folder`, `idx` (MNIST's own files),
+    `npz` (arrays), or any TFDS image set.
     """
 
     name: str = "digits"
-    data_dir: UserPath | None = None  # TFDS directory (default ~/tensorflow_datasets); for `folder` the image folder
+    data_dir: UserPath | None = None  # TFDS directory (default ~/tensorflow_datasets); for `folder`, `idx` theirs
     path: UserPath | None = None  # for `npz`: the file, with arrays x, labels, and perhaps x_test, labels_test
     split: str = "train"
     eval_split: str | None = "test"  # held-out data; None: no evaluation loss. `digits` holds out its own split.
