@@ -21,7 +21,13 @@ Rule = tuple[str, Iterable[str], str]  # section, its settings, why they (<value
 
 
 def unread(config: Config) -> dict[str, str]:
-    """What is set in vain, by path: {"sampling.rtol": "sampling.rtol: 0.1 means nothing for ..., leave it out"}."""
+    """What is set in vain, by path: {"sampling.rtol": "sampling.rtol: 0.1 means nothing for ..., leave it out"}.
+
+    Examples:
+        >>> from sgmjax import config
+        >>> list(config.unread(config.parse({"sampling": {"sampler": "em", "rtol": 0.1}})))
+        ['sampling.rtol']
+    """
     found = {}
     for section, keys, why in _rules(config):
         settings = getattr(config, section)

@@ -50,13 +50,30 @@ def from_dict(mapping: Mapping[str, Any], *, refuse: Callable[[str], bool] = lam
 
     Raises:
         ConfigError: an unknown key, a wrong type or a value out of range, by its full path (`train.steps`).
+
+    Examples:
+        >>> from sgmjax import config
+        >>> settings = config.from_dict({"sde": {"name": "vp", "beta_max": 10}, "train": {"steps": 1000}})
+        >>> settings.sde.beta_max, settings.train.steps
+        (10.0, 1000)
+        >>> config.from_dict({"sde": {"name": "vp", "gamma": 0.01}})
+        Traceback (most recent call last):
+        ...
+        sgmjax.spec.ConfigError: sde.gamma: no such setting of vp; there are name, beta_min, beta_max, sigma2_0
     """
     config = parse(mapping)
     return check(without(config, [path for path in unread(config) if not refuse(path)]))
 
 
 def parse(mapping: Mapping[str, Any]) -> Config:
-    """`from_dict` without `check`."""
+    """`from_dict` without `check`.
+
+    Examples:
+        >>> from sgmjax import config
+        >>> settings = config.parse({"train": {"batch_size": 10, "grad_accumulation": 3}})  # `check` refuses it
+        >>> settings.train.batch_size, settings.train.grad_accumulation
+        (10, 3)
+    """
     return read(Config, _plain(mapping), "")
 
 
@@ -65,6 +82,13 @@ def check(config: Config) -> Config:
 
     Raises:
         ConfigError: naming the two settings and values that agree.
+
+    Examples:
+        >>> from sgmjax import config
+        >>> config.check(config.parse({"train": {"batch_size": 10, "grad_accumulation": 3}}))
+        Traceback (most recent call last):
+        ...
+        sgmjax.spec.ConfigError: train.batch_size: 10 is not divisible by train.grad_accumulation=3; use 9 or 12
     """
     for message in unread(config).values():
         raise ConfigError(message)
@@ -110,6 +134,13 @@ def validate_for_devices(config: Config, device_count: int, process_count: int =
 
     Raises:
         ConfigError: naming the nearest batch sizes (or values of `train.fsdp`) that work.
+
+    Examples:
+        >>> from sgmjax import config
+        >>> config.validate_for_devices(config.from_dict({"train": {"batch_size": 100}}), 8)
+        Traceback (most recent call last):
+        ...
+        sgmjax.spec.ConfigError: train.batch_size: 100 cannot be split over 8 devices; use 96 or 104
     """
     train = config.train
     if device_count % train.fsdp:
@@ -148,6 +179,12 @@ def complete(mapping: Mapping[str, Any] | None = None) -> Any:
 
     Raises:
         ConfigError: as `from_dict`.
+
+    Examples:
+        >>> from sgmjax import config
+        >>> settings = config.complete({"sde": {"name": "vp"}})  # what a file's get_config() returns
+        >>> settings.sde.name, settings.sde.beta_max, settings.train.grad_accumulation
+        ('vp', 20.0, 1)
     """
     import ml_collections
 
@@ -178,6 +215,15 @@ def relative(file: str, base: str, changes: Mapping[str, Any]) -> Any:
 
     Raises:
         ConfigError: no such file, or as `from_dict`.
+
+    Examples:
+        >>> import pathlib, tempfile
+        >>> from sgmjax import config
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = (pathlib.Path(folder) / "base.py").write_text("def get_config(): return {'train': {'steps': 1000}}")
+        ...     settings = config.relative(f"{folder}/mine.py", "base", {"sde": {"name": "vp"}})
+        >>> settings.train.steps, settings.sde.name
+        (1000, 'vp')
     """
     name, _, argument = base.partition(":")
     path = Path(file).with_name(f"{name}.py")
@@ -202,7 +248,13 @@ def _merged(base: Any, changes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any, Any]]:
-    """The settings in which two nested dictionaries differ, as (path, old, new); tuples and lists are the same."""
+    """The settings in which two nested dictionaries differ, as (path, old, new); tuples and lists are the same.
+
+    Examples:
+        >>> from sgmjax import config
+        >>> config.differences({"train": {"steps": 5, "seed": 0}}, {"train": {"steps": 9, "seed": 0}})
+        [('train.steps', 5, 9)]
+    """
     found = []
     for key in [*old, *(key for key in new if key not in old)]:
         path, a, b = prefix + key, old.get(key), new.get(key)

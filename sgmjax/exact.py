@@ -131,6 +131,15 @@ def mixture(
 
     Raises:
         ValueError: shapes that do not fit, or values that are not positive.
+
+    Examples:
+        >>> two = exact.mixture([[-1.0, 0.0], [1.0, 0.0]], 0.5, weights=[1.0, 3.0])
+        >>> x0, component = two.sample(jax.random.key(0), 5)
+        >>> x0.shape, np.exp(two.log_weights).round(2).tolist()
+        ((5, 2), [0.25, 0.75])
+        >>> one = exact.mixture([[0.0]], 1.0).score_fn(sdes.vp())  # of white normal data: -z
+        >>> round(float(one(jnp.full((1, 1, 1), 2.0), jnp.full(1, 0.5))[0, 0, 0]), 3)
+        -2.0
     """
     means = np.asarray(means, np.float64)
     if means.ndim < 2:
@@ -145,6 +154,15 @@ def mixture(
 
 
 def ring(components: int = 8, *, radius: float = 1.5, std: float = 0.17) -> GaussianMixture:
-    """The 2-D ring of `sgmjax.data.toy`: Gaussians on a circle."""
+    """The 2-D ring of `sgmjax.data.toy`: Gaussians on a circle.
+
+    Examples:
+        >>> ring = exact.ring()
+        >>> np.linalg.norm(ring.means, axis=1).round(3).tolist()
+        [1.5, 1.5, 1.5, 1.5, 1.5, 1.5, 1.5, 1.5]
+        >>> score_fn = ring.score_fn(sdes.vp())  # for samplers
+        >>> np.allclose(score_fn(jnp.zeros((4, 1, 2)), jnp.full(4, 0.5)), 0, atol=1e-5)  # in the middle, by symmetry
+        True
+    """
     angle = 2 * np.pi * np.arange(components) / components
     return mixture(radius * np.stack([np.cos(angle), np.sin(angle)], axis=-1), std)

@@ -78,6 +78,12 @@ def scales(parameterization: Prediction, sigma: Times, *, sigma_data: float = 0.
 
     Raises:
         InputError: an unknown parameterisation.
+
+    Examples:
+        >>> from sgmjax import preconditioning
+        >>> found = preconditioning.scales("flow", jnp.ones(1))
+        >>> float(found.c_in[0]), float(found.c_skip[0]), float(found.c_out[0])
+        (0.5, 0.5, -0.5)
     """
     if parameterization not in _SCALES:
         raise InputError(f"parameterization must be one of {', '.join(map(repr, _SCALES))}, not {parameterization!r}.")
@@ -91,6 +97,11 @@ def condition(sigma: Times, time_conditioning: SigmaConditioning) -> Float[AnyAr
 
     Raises:
         InputError: an unknown conditioning.
+
+    Examples:
+        >>> from sgmjax import preconditioning
+        >>> [preconditioning.condition(jnp.ones(1), name).tolist() for name in ("log_sigma", "t", "t999")]
+        [[0.0], [0.5], [499.5]]
     """
     if time_conditioning == "log_sigma":
         return jnp.log(sigma) / 4
@@ -120,6 +131,13 @@ def denoiser_from_network(
     Raises:
         InputError: an unknown word; a sigma_data that is not positive; when the denoiser is asked, an output that has
             not the shape of y.
+
+    Examples:
+        >>> from sgmjax import preconditioning
+        >>> denoiser = preconditioning.denoiser_from_network(lambda x, cond: jnp.zeros_like(x), sigma_data=0.5)
+        >>> x0 = denoiser(jnp.array([[2.0, 4.0]]), jnp.full(1, 0.5))  # c_skip y, half of y where sigma = sigma_data
+        >>> [round(float(x), 3) for x in x0[0]]
+        [1.0, 2.0]
     """
     scales(parameterization, jnp.ones(1), sigma_data=sigma_data)
     condition(jnp.ones(1), time_conditioning)

@@ -30,13 +30,26 @@ TimeConditioning = Literal["t", "t999", "sigma", "level"]
 
 
 def to_channels(z: Real[AnyArray, "batch k *space C"]) -> Real[jax.Array, "batch *space channels"]:
-    """(batch, k, *space, C) -> (batch, *space, k C), phase-major."""
+    """(batch, k, *space, C) -> (batch, *space, k C), phase-major.
+
+    Examples:
+        >>> z = jnp.array([[[1.0, 2.0], [3.0, 4.0]]])  # data (1, 2), momentum (3, 4)
+        >>> score.to_channels(z).tolist()
+        [[1.0, 2.0, 3.0, 4.0]]
+        >>> score.to_channels(jnp.zeros((8, 2, 32, 32, 3))).shape
+        (8, 32, 32, 6)
+    """
     moved = jnp.moveaxis(z, 1, -2)
     return moved.reshape(*moved.shape[:-2], moved.shape[-2] * moved.shape[-1])
 
 
 def from_channels(x: Real[AnyArray, "batch *space channels"], k: int) -> Real[jax.Array, "batch k *space C"]:
-    """Inverse of `to_channels`."""
+    """Inverse of `to_channels`.
+
+    Examples:
+        >>> score.from_channels(jnp.array([[1.0, 2.0, 3.0, 4.0]]), 2).tolist()
+        [[[1.0, 2.0], [3.0, 4.0]]]
+    """
     if x.shape[-1] % k:
         raise InputError(f"the network returned {x.shape[-1]} channels, which {k} phase variables cannot share.")
     split = x.reshape(*x.shape[:-1], k, x.shape[-1] // k)
@@ -50,6 +63,13 @@ def condition(
 
     "t"; "t999": 999 t (score_sde's VP); "sigma": sigma(t) (score_sde's VE, NCSNv2); "level": the index of the nearest
     of `num_levels` noise levels, int32, 0 for the largest (NCSN, whose norms have parameters for each level).
+
+    Examples:
+        >>> sde, t = sdes.ve(sigma_min=0.01, sigma_max=100.0), jnp.full(1, 0.5)
+        >>> round(float(score.condition(sde, t, "sigma")[0]), 3)
+        1.0
+        >>> score.condition(sde, t, "level", num_levels=11).tolist()
+        [5]
     """
     check_time(t)
     if time_conditioning == "t":
@@ -74,6 +94,10 @@ def gaussian_variance(sde: SDE, t: Times) -> Float[jax.Array, "batch k"]:
 
     The auxiliaries' is that of the HSM kernel (x_0 a point), the data variable's assumes data of unit variance: the
     choices of the CLD code for CLD and for VP.
+
+    Examples:
+        >>> np.allclose(score.gaussian_variance(sdes.vp(), jnp.array([0.1, 0.5, 1.0])), 1.0)  # variance preserving
+        True
     """
     kernel = sde.transition(t, "hsm")
     variance = jnp.sum(kernel.factor**2, axis=-1)
@@ -103,6 +127,14 @@ def eps_from_network(
 
     Returns:
         eps_fn(z, t) -> (batch, r, *event).
+
+    Examples:
+        >>> sde = sdes.vp()
+        >>> network = lambda x, sigma: sigma[:, None] * x  # exact for white normal data
+        >>> eps_fn = score.eps_from_network(network, sde, time_conditioning="sigma")
+        >>> z, t = jnp.ones((4, 1, 2)), jnp.full(4, 0.3)
+        >>> np.allclose(eps_fn(z, t), score.normal_eps(sde)(z, t), rtol=1e-4)
+        True
     """
     if parameterization not in ("eps", "mixed", "score"):
         raise InputError(f"parameterization must be 'eps', 'mixed' or 'score', not {parameterization!r}.")
@@ -151,6 +183,11 @@ def normal_eps(sde: SDE) -> EpsFn:
 
     Raises:
         ValueError: if sigma2_0 is not below 1.
+
+    Examples:
+        >>> sde, z, t = sdes.vp(beta_min=2.0, beta_max=2.0), jnp.ones((1, 1, 1)), jnp.ones(1)
+        >>> round(float(score.normal_eps(sde)(z, t)[0, 0, 0]), 2)  # sigma z = sqrt(1 - e^-2)
+        0.93
     """
     first = sde.initial_variance()
     if linalg.is_concrete(first) and not first < 1:
@@ -180,6 +217,10 @@ def initial_mixing_logit(
         channels: channels of the latent.
         init: the same for all; LSGM takes -3 (CIFAR-10) or -6: a nearly normal prior.
         active: None or (channels,) of bools: the others are left to the normal prior.
+
+    Examples:
+        >>> score.initial_mixing_logit(sdes.psld(), 3, active=[True, False, True]).tolist()
+        [[-3.0, -15.0, -3.0], [-3.0, -15.0, -3.0]]
     """
     logit = jnp.full((sde.num_noised, channels), init, jnp.float32)
     return logit if active is None else jnp.where(jnp.asarray(active, bool)[None], logit, INACTIVE_LOGIT)
@@ -204,6 +245,12 @@ def learned_mixed_eps(
         ValueError: a mixing_logit of another shape, when the prediction is made.
 
     Reference: Vahdat et al. 2021, sec. 3.2, "mixing normal and neural score functions".
+
+    Examples:
+        >>> sde, z, t = sdes.vp(), jnp.ones((2, 1, 4)), jnp.full(2, 0.3)
+        >>> mixed = score.learned_mixed_eps(lambda z, t: jnp.zeros_like(z), jnp.zeros((1, 4)), sde)  # sigmoid 0 = 1/2
+        >>> np.allclose(mixed(z, t), score.normal_eps(sde)(z, t) / 2)
+        True
     """
     normal = normal_eps(sde)
 
@@ -232,6 +279,13 @@ def score_from_eps(eps_fn: EpsFn, sde: SDE, *, matching: Matching | None = None)
 
     Raises:
         InputError: `eps_fn` is a score function already.
+
+    Examples:
+        >>> sde = sdes.ve(sigma_min=0.01, sigma_max=100.0)
+        >>> score_fn = score.score_from_eps(lambda z, t: jnp.ones_like(z), sde)
+        >>> t = jnp.array([0.5, 1.0])
+        >>> [round(float(s), 3) for s in score_fn(jnp.zeros((2, 1, 1)), t)[:, 0, 0]]  # -1 / sigma
+        [-1.0, -0.01]
     """
     check_kind(eps_fn, "eps")
     kernel: Matching = matching or getattr(eps_fn, "matching", "hsm")
@@ -244,7 +298,14 @@ def score_from_eps(eps_fn: EpsFn, sde: SDE, *, matching: Matching | None = None)
 
 
 def score_from_network(network: Network, sde: SDE, *, matching: Matching = "hsm", **kwargs: Any) -> ScoreFn:
-    """`eps_from_network` and `score_from_eps` in one: what most samplers' callers want."""
+    """`eps_from_network` and `score_from_eps` in one: what most samplers' callers want.
+
+    Examples:
+        >>> network = lambda x, sigma: sigma[:, None] * x  # eps of white normal data, whose score is -z
+        >>> score_fn = score.score_from_network(network, sdes.vp(), time_conditioning="sigma")
+        >>> [round(float(s), 3) for s in score_fn(jnp.array([[[1.0, 2.0]]]), jnp.full(1, 0.3))[0, 0]]
+        [-1.0, -2.0]
+    """
     return score_from_eps(eps_from_network(network, sde, matching=matching, **kwargs), sde, matching=matching)
 
 
@@ -263,6 +324,12 @@ def from_denoiser(denoiser: Any, sde: SDE, *, noised_only: bool = True) -> Score
     Raises:
         InputError: a process whose state knows nothing of the data at t = 1; when the score is computed, if the
             denoiser returns another shape than that of y.
+
+    Examples:
+        >>> denoiser = lambda y, sigma: y / (1 + sigma[:, None] ** 2)  # of white normal data, under VP of score -z
+        >>> score_fn = score.from_denoiser(denoiser, sdes.vp())
+        >>> [round(float(s), 3) for s in score_fn(jnp.array([[[1.0, 2.0]]]), jnp.full(1, 0.3))[0, 0]]
+        [-1.0, -2.0]
     """
     _check_sees_data(sde)
     known = denoiser if isinstance(denoiser, Denoiser) else Denoiser(denoiser)
@@ -303,6 +370,12 @@ def denoiser(score_fn: ScoreFn, sde: SDE, *, key: Key | None = None, typical: bo
         sde: the process.
         key: of the noise that y does not see; None: one that is always the same.
         typical: False: none of it, and z = m y.
+
+    Examples:
+        >>> denoiser = score.denoiser(lambda z, t: -z, sdes.vp())  # the score of white normal data
+        >>> x0 = denoiser(jnp.array([[2.0, 4.0]]), jnp.ones(1))  # y / (1 + sigma^2)
+        >>> [round(float(x), 3) for x in x0[0]]
+        [1.0, 2.0]
     """
     check_kind(score_fn, "score")
 
@@ -337,6 +410,13 @@ def analytic_start(score_fn: ScoreFn, sde: SDE, mean: Numbers, std: Numbers) -> 
         InputError: a standard deviation that is not positive.
 
     Reference: Dockhorn, Vahdat & Kreis 2022 (GENIE), "analytical first step", for VP and a standard normal.
+
+    Examples:
+        >>> network = lambda z, t: jnp.full_like(z, 7.0)
+        >>> score_fn = score.analytic_start(network, sdes.vp(), mean=0.0, std=1.0)
+        >>> z = jnp.array([[[2.0]]])
+        >>> round(float(score_fn(z, jnp.ones(1))[0, 0, 0]), 3), float(score_fn(z, jnp.full(1, 0.9))[0, 0, 0])
+        (-2.0, 7.0)
     """
     check_kind(score_fn, "score")
     if not np.all(np.asarray(std) > 0):

@@ -31,18 +31,40 @@ def make_mesh(fsdp: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
     Args:
         fsdp: devices over which parameters are split; must divide the number of devices.
         devices: default all devices of all processes.
+
+    Examples:
+        >>> from sgmjax import sharding
+        >>> mesh = sharding.make_mesh(devices=jax.devices()[:1])
+        >>> dict(mesh.shape)
+        {'data': 1, 'fsdp': 1}
+        >>> sharding.make_mesh().size == jax.device_count()
+        True
     """
     count = jax.device_count() if devices is None else len(devices)
     return jax.make_mesh((count // fsdp, fsdp), BATCH_AXES, axis_types=(AxisType.Auto,) * 2, devices=devices)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The same value on every device."""
+    """The same value on every device.
+
+    Examples:
+        >>> from sgmjax import sharding
+        >>> x = jax.device_put(jnp.ones(3), sharding.replicated(sharding.make_mesh()))
+        >>> x.is_fully_replicated
+        True
+    """
     return NamedSharding(mesh, PartitionSpec())
 
 
 def batch_sharding(mesh: Mesh, axis: int = 0) -> NamedSharding:
-    """`axis` (the batch) split over all devices, the other axes whole."""
+    """`axis` (the batch) split over all devices, the other axes whole.
+
+    Examples:
+        >>> from sgmjax import sharding
+        >>> places = sharding.batch_sharding(sharding.make_mesh())
+        >>> places.shard_shape((4 * jax.device_count(), 3))
+        (4, 3)
+    """
     return NamedSharding(mesh, PartitionSpec(*(None,) * axis, BATCH_AXES))
 
 
@@ -53,6 +75,14 @@ def state_shardings(mesh: Mesh, shapes: PyTree, min_size: int = FSDP_MIN_SIZE) -
         mesh: from `make_mesh`.
         shapes: arrays or `ShapeDtypeStruct`s.
         min_size: arrays with fewer elements stay replicated.
+
+    Examples:
+        >>> from sgmjax import sharding
+        >>> mesh = sharding.make_mesh(fsdp=jax.device_count())
+        >>> kernel = jax.ShapeDtypeStruct((64, 256 * jax.device_count()), jnp.float32)
+        >>> places = sharding.state_shardings(mesh, {"kernel": kernel})
+        >>> places["kernel"].shard_shape(kernel.shape)  # split over `fsdp`
+        (64, 256)
     """
     size = mesh.shape["fsdp"]
 
@@ -71,12 +101,26 @@ def whole(tree: PyTree, mesh: Mesh) -> PyTree:
 
     Without this XLA may split a network's work by the channels of its kernels instead of by the batch, and send
     activations to and fro in every layer.
+
+    Examples:
+        >>> from sgmjax import sharding
+        >>> mesh = sharding.make_mesh(fsdp=jax.device_count())
+        >>> forward = jax.jit(lambda kernel, x: x @ sharding.whole(kernel, mesh))
+        >>> forward(jnp.ones((3, 2)), jnp.ones((4, 3))).shape
+        (4, 2)
     """
     return jax.lax.with_sharding_constraint(tree, replicated(mesh)) if mesh.shape["fsdp"] > 1 else tree
 
 
 def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
-    """Arrays, or random keys, that every process has, on all devices of all processes."""
+    """Arrays, or random keys, that every process has, on all devices of all processes.
+
+    Examples:
+        >>> from sgmjax import sharding
+        >>> params = sharding.replicate({"scale": np.ones(3)}, sharding.make_mesh())
+        >>> params["scale"].is_fully_replicated
+        True
+    """
     places = replicated(mesh)
     if jax.process_count() == 1:
         return jax.device_put(tree, places)
@@ -96,6 +140,13 @@ def put_batch(batch: Mapping[str, np.ndarray], sharding: NamedSharding) -> dict[
     """This process's part of a batch as the argument of a function compiled for batches with this sharding.
 
     With one process that is the batch itself, which the call puts on the devices; otherwise a part of a global array.
+
+    Examples:
+        >>> from sgmjax import sharding
+        >>> places = sharding.batch_sharding(sharding.make_mesh())
+        >>> step = jax.jit(lambda batch: batch["x"].mean(), in_shardings=places)
+        >>> float(step(sharding.put_batch({"x": np.ones((jax.device_count(), 2))}, places)))
+        1.0
     """
     if jax.process_count() == 1:
         return dict(batch)
@@ -103,7 +154,13 @@ def put_batch(batch: Mapping[str, np.ndarray], sharding: NamedSharding) -> dict[
 
 
 def fetch(tree: PyTree) -> PyTree:
-    """NumPy copies of (small) arrays on every process, gathered where they are split over processes."""
+    """NumPy copies of (small) arrays on every process, gathered where they are split over processes.
+
+    Examples:
+        >>> from sgmjax import sharding
+        >>> sharding.fetch({"count": jnp.arange(3)})
+        {'count': array([0, 1, 2], dtype=int32)}
+    """
     if jax.process_count() == 1:
         return jax.device_get(tree)
     from jax.experimental import multihost_utils
@@ -112,7 +169,13 @@ def fetch(tree: PyTree) -> PyTree:
 
 
 def of_the_first(make: Callable[[], str | None]) -> str | None:
-    """What `make` says in process 0, in all processes: for what only one need read. At most 500 bytes of it."""
+    """What `make` says in process 0, in all processes: for what only one need read. At most 500 bytes of it.
+
+    Examples:
+        >>> from sgmjax import sharding
+        >>> sharding.of_the_first(lambda: "runs/7")
+        'runs/7'
+    """
     if jax.process_count() == 1:
         return make()
     from jax.experimental import multihost_utils
@@ -126,7 +189,12 @@ def of_the_first(make: Callable[[], str | None]) -> str | None:
 
 
 def wait_for_all(name: str) -> None:
-    """Returns when all processes have come to the place of this name."""
+    """Returns when all processes have come to the place of this name.
+
+    Examples:
+        >>> from sgmjax import sharding
+        >>> sharding.wait_for_all("written")  # with one process, at once
+    """
     if jax.process_count() > 1:
         from jax.experimental import multihost_utils
 
@@ -141,6 +209,11 @@ def initialize_distributed(environ: Mapping[str, str] = os.environ) -> bool:
 
     Raises:
         ValueError: a variable that is not a number, or a process id outside the number of processes.
+
+    Examples:
+        >>> from sgmjax import sharding
+        >>> sharding.initialize_distributed({})  # nothing asks for it: one process
+        False
     """
     address = environ.get("JAX_COORDINATOR_ADDRESS")
     if not address and environ.get("SGMJAX_DISTRIBUTED", "0") in ("", "0"):

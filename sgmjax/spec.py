@@ -290,7 +290,13 @@ def _wrong_type(path: str, members: list[Any], value: Any) -> ConfigError:
 
 # ----------------------------------------------------------------------------------------------------------- writing
 def to_dict(config: Any) -> dict[str, Any]:
-    """Nested plain dictionaries of a section or a dataclass of them, all settings included."""
+    """Nested plain dictionaries of a section or a dataclass of them, all settings included.
+
+    Examples:
+        >>> from sgmjax import config
+        >>> config.to_dict(config.from_dict({"sde": {"name": "vp"}}))["sde"]["beta_max"]
+        20.0
+    """
     if isinstance(config, Section):
         return {"name": config.name, **config.settings}
     return {

@@ -140,6 +140,14 @@ def arrays(
 
     Raises:
         DataError: as `ArrayDataset`; to flip what is no image.
+
+    Examples:
+        >>> dataset = data.arrays(np.zeros((10, 3)), [0, 1] * 5)
+        >>> dataset.num_examples, dataset.shape, dataset.num_classes
+        (10, (3,), 2)
+        >>> batch = next(dataset.iterator(4, seed=0))
+        >>> batch["x"].shape, batch["label"].shape
+        ((4, 3), (4,))
     """
     dataset = ArrayDataset(name, x, labels, num_classes=num_classes, class_names=class_names, flip=flip)
     if flip and not dataset.is_image:

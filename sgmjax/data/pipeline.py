@@ -40,6 +40,13 @@ def load(data: str | DataSettings, split: Literal["train", "eval"] = "train", **
     Raises:
         DataError: one line that says what is wrong and what to do: unknown name, data set not prepared, unknown
             split, no `eval_split`, folder missing or empty, unreadable images, images of different sizes.
+
+    Examples:
+        >>> digits = data.load("digits", "train")
+        >>> digits.num_examples, digits.shape, digits.num_classes
+        (1498, (8, 8, 1), 10)
+        >>> data.load("ring", "eval", num_samples=100).shape
+        (2,)
     """
     config = read(DataSettings, {"name": data, **settings}, "data") if isinstance(data, str) else data
     if split not in ("train", "eval"):
@@ -176,6 +183,10 @@ def to_float(x: Shaped[AnyArray, " *shape"], centered: bool) -> Float[AnyArray, 
 
     Raises:
         DataError: for other dtypes.
+
+    Examples:
+        >>> data.to_float(np.array([0, 255], np.uint8), True).tolist()
+        [-1.0, 1.0]
     """
     if np.issubdtype(x.dtype, np.uint8):
         return x.astype(np.float32) / 127.5 - 1.0 if centered else x.astype(np.float32) / 255.0
@@ -195,6 +206,10 @@ def to_uint8(x: Shaped[AnyArray, " *shape"], centered: bool) -> UInt8[AnyArray, 
 
     Raises:
         DataError: for other dtypes.
+
+    Examples:
+        >>> data.to_uint8(np.array([-1.0, 0.0, 1.0, 1.1]), True).tolist()
+        [0, 128, 255, 255]
     """
     if np.issubdtype(x.dtype, np.uint8):
         return x

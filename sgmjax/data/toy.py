@@ -144,6 +144,11 @@ def sample(name: str, num: int, *, seed: int = 0, split: str = "train") -> tuple
 
     Raises:
         DataError: for an unknown name or split, or num < 1.
+
+    Examples:
+        >>> x, label = data.toy.sample("pinwheel", 100, seed=1)
+        >>> x.shape, label.shape
+        ((100, 2), (100,))
     """
     if name not in _SETS:
         raise DataError(f"there is no 2-D data set {name!r}; there are {', '.join(NAMES)}")
@@ -158,7 +163,13 @@ def sample(name: str, num: int, *, seed: int = 0, split: str = "train") -> tuple
 
 
 def load(name: str, split: str, *, num_samples: int = 50_000, seed: int = 0) -> ArrayDataset:
-    """A generated set of `num_samples` points to train on, or a fifth as many (at least one) to evaluate on."""
+    """A generated set of `num_samples` points to train on, or a fifth as many (at least one) to evaluate on.
+
+    Examples:
+        >>> held_out = data.toy.load("ring", "eval", num_samples=100)
+        >>> held_out.num_examples, held_out.shape, held_out.num_classes
+        (20, (2,), 8)
+    """
     num = num_samples if split == "train" else max(1, num_samples // 5)
     check_memory("data.num_samples", num, (2,), itemsize=64, fix="give fewer")  # double precision, and copies
     x, label = sample(name, num if num_samples >= 1 else num_samples, seed=seed, split=split)

@@ -57,6 +57,14 @@ def check(name: str, task: Any, num: int | None = None, settings: Settings | Non
 
     Raises:
         InputError: in one line, what to use instead.
+
+    Examples:
+        >>> from sgmjax.evaluation.metrics import check
+        >>> model = sgmjax.ScoreModel(sdes.vp(), models.MLP(out_channels=2, width=8))
+        >>> check("nelbo", tasks.ScoreTask(model=model, event_shape=(2,)))
+        Traceback (most recent call last):
+        ...
+        sgmjax._inputs.InputError: nelbo is for runs with a VAE; use bpd
     """
     if name not in METRICS:
         raise InputError(f"no metric called {name!r}; there are {', '.join(METRICS)}")
@@ -219,7 +227,18 @@ DRAW = ("frechet", "neighbours", *IN_FEATURES)  # samples
 
 
 def picture_of(subject: Subject, limit: int = 100) -> np.ndarray | None:
-    """Some of the samples that metrics of this subject have drawn, uint8 (H, W, 3); None if they have drawn none."""
+    """Some of the samples that metrics of this subject have drawn, uint8 (H, W, 3); None if they have drawn none.
+
+    Examples:
+        >>> from sgmjax.evaluation.metrics import METRICS, Settings, Subject, picture_of
+        >>> model = sgmjax.ScoreModel(sdes.vp(), models.MLP(out_channels=1, width=8))
+        >>> task = tasks.ScoreTask(model=model, event_shape=(2, 2, 1))
+        >>> subject = Subject(task=task, variables=task.init(jax.random.key(0)), mesh=sgmjax.sharding.make_mesh(),
+        ...     data=data.arrays(np.zeros((4, 2, 2, 1))), plan=samplers.plan.Plan(sampler="ddim", steps=3))
+        >>> _ = METRICS["frechet"](subject, Settings(num=4))  # draws samples
+        >>> picture_of(subject).dtype, picture_of(subject).shape[2]
+        (dtype('uint8'), 3)
+    """
     for key, samples in subject.memo.items():
         if key[0] == "samples":
             some = samples.read(np.arange(min(limit, samples.num)))["x"]
@@ -234,6 +253,15 @@ def write(path: AnyPath, found: Measured, common: dict[str, Any]) -> None:
         path: of the JSON file; numbers that are not finite become null, which JSON can hold.
         found: of the metric.
         common: what else belongs into the record: which metric, step, data, ...
+
+    Examples:
+        >>> import json, pathlib, tempfile
+        >>> from sgmjax.evaluation.metrics import Measured, write
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = pathlib.Path(folder) / "bpd.json"
+        ...     write(path, Measured({"bpd": 3.0}, ["3.0 bits/dim"], {"results": 3.0}), {"metric": "bpd", "step": 100})
+        ...     json.loads(path.read_text())
+        {'metric': 'bpd', 'step': 100, 'results': 3.0}
     """
     if jax.process_index() != 0:
         return
@@ -245,7 +273,13 @@ def write(path: AnyPath, found: Measured, common: dict[str, Any]) -> None:
 
 
 def finite(value: Any) -> Any:
-    """The same with null for numbers that are not finite, which JSON cannot hold."""
+    """The same with null for numbers that are not finite, which JSON cannot hold.
+
+    Examples:
+        >>> from sgmjax.evaluation.metrics import finite
+        >>> finite({"bpd": float("nan"), "results": [1.0, float("inf")]})
+        {'bpd': None, 'results': [1.0, None]}
+    """
     if isinstance(value, dict):
         return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -45,6 +45,15 @@ def recognise(path: str | os.PathLike[str]) -> Recognised:
 
     Raises:
       InputError: no such file, a damaged one, one of another program, or PyTorch is missing.
+
+    Examples:
+      >>> import flax.serialization, pathlib, tempfile
+      >>> content = {"step": 5, "optimizer": {"target": {}}, "params_ema": {}}  # without its weights
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     path = pathlib.Path(folder) / "checkpoint_5"
+      ...     _ = path.write_bytes(flax.serialization.msgpack_serialize(content))
+      ...     interop.recognise(path).what
+      'a checkpoint of score_sde, the JAX original'
     """
     file = regular_file(path, "checkpoint")
     with open(file, "rb") as stream:

@@ -96,6 +96,14 @@ def from_scoresde_config(config: Mapping[str, Any]) -> OfficialNetwork:
 
     Raises:
       ValueError: for a missing key or a network of another name.
+
+    Examples:
+      >>> model = dict(name="ddpm", nf=128, ch_mult=(1, 2, 2, 2), num_res_blocks=2, attn_resolutions=(16,))
+      >>> model |= dict(dropout=0.1, resamp_with_conv=True, nonlinearity="swish", scale_by_sigma=False)
+      >>> model |= dict(num_scales=1000, sigma_min=0.01, sigma_max=50.0)
+      >>> data = dict(image_size=32, num_channels=3, centered=True)
+      >>> interop.from_scoresde_config({"model": model, "data": data}).event_shape
+      (32, 32, 3)
     """
     model, data = _get(config, "model", ""), _get(config, "data", "")
     name = _get(model, "name", "model.")
@@ -139,6 +147,15 @@ def from_psld_config(config: Mapping[str, Any], *, image_size: int | None = None
 
     Raises:
       ValueError: for a missing key or a network of another name.
+
+    Examples:
+      >>> network = dict(name="ncsnpp", in_ch=6, out_ch=6, nf=128, ch_mult=[2, 2, 2], num_res_blocks=8, dropout=0.15)
+      >>> network |= dict(attn_resolutions=[16], resamp_with_conv=True, noise_cond=True, nonlinearity="swish")
+      >>> network |= dict(fir=False, fir_kernel=[1, 3, 3, 1], skip_rescale=True, resblock_type="biggan")
+      >>> network |= dict(progressive="none", progressive_input="none", progressive_combine="sum")
+      >>> network |= dict(embedding_type="positional", init_scale=0.0)
+      >>> interop.from_psld_config({"score_fn": network, "data": {"image_size": 32}}).event_shape  # x and m, 3 each
+      (32, 32, 6)
     """
     for outer in ("diffusion", "clf"):
         if outer in config:
@@ -176,6 +193,11 @@ def from_cld_config(config: Mapping[str, Any]) -> OfficialNetwork:
 
     Raises:
       ValueError: for a missing key or a network of another name.
+
+    Examples:
+      >>> network = interop.from_cld_config({"name": "mlp", "sde": "cld"})
+      >>> type(network.module).__name__, network.event_shape  # of points in the plane, with their velocities
+      ('CLDToyMLP', (4,))
     """
     name = _get(config, "name", "")
     phases = 2 if _get(config, "sde", "") == "cld" else 1

@@ -85,12 +85,18 @@ def edm_settings(official: OfficialEDM) -> dict[str, Any]:
 
     Raises:
         InputError: as `network_settings`.
+
+    Examples:
+        >>> kwargs = {"img_resolution": 32, "img_channels": 3, "model_type": "SongUNet", "model_channels": 128}
+        >>> official = interop.OfficialEDM("EDMPrecond", kwargs, {}, {})  # as `read_edm` gives it
+        >>> interop.edm_settings(official)["sampling"]["steps"]  # as published
+        35
     """
     told = _told(official)
     side, _, channels = edm_shape(official)
     known = {(32, 3): {"name": "cifar10", "flip": True}}
     return {
-        "data": known.get((side, channels), {"name": "image_folder", "image_size": side}),
+        "data": known.get((side, channels), {"name": "folder", "image_size": side}),
         "sde": {"name": "edm", "sigma_max": 80.0},
         "model": {"name": _name(told), **network_settings(official)},
         "objective": {

@@ -37,6 +37,14 @@ def check_exportable(network: OfficialNetwork, layout: str) -> None:
 
     Raises:
       InputError: it has not; names the setting.
+
+    Examples:
+      >>> network = interop.from_cld_config({"name": "mlp", "sde": "cld"})
+      >>> interop.check_exportable(network, "cld")  # it can be
+      >>> interop.check_exportable(network, "psld")
+      Traceback (most recent call last):
+      ...
+      sgmjax._inputs.InputError: the network CLDToyMLP has no counterpart in psld, which has NCSNpp, NCSNppClassifier
     """
     module = network.module
     if not isinstance(module, _MODULES[layout]):
@@ -72,6 +80,12 @@ def official_weights(network: OfficialNetwork, params: Mapping[str, Any]) -> dic
 
     Raises:
       InputError: a parameter that the network does not have, or lacks.
+
+    Examples:
+      >>> network = interop.from_cld_config({"name": "mlp", "sde": "cld"})
+      >>> params = network.module.init(jax.random.key(0), jnp.zeros((1, 4)), jnp.ones(1))["params"]
+      >>> list(interop.official_weights(network, params))[:2]
+      ['main.0.weight', 'main.0.bias']
     """
     module = network.module
     calls, shapes = record_calls(network)

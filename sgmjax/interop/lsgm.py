@@ -94,6 +94,15 @@ def from_lsgm_vae_config(config: Any, *, dtype: Any = jnp.float32) -> NVAE:
 
     Raises:
       ValueError: for a missing key, an unknown architecture, or settings that no network can have.
+
+    Examples:
+      >>> args = {name: 1 for name in ("num_latent_scales", "num_groups_per_scale", "num_preprocess_blocks",
+      ...     "num_preprocess_cells", "num_postprocess_cells", "num_cell_per_cond_enc", "num_cell_per_cond_dec")}
+      >>> args |= dict(num_channels_enc=8, num_channels_dec=8, num_latent_per_group=4, num_nf=0, num_x_bits=8)
+      >>> args |= dict(dataset="mnist", arch_instance="res_mbconv", channel_mult=[1, 2], use_se=True)
+      >>> args |= dict(progressive_input_vae="none", log_sig_q_scale=5.0, decoder_dist="bin")
+      >>> interop.from_lsgm_vae_config(args).latents_per_group
+      4
     """
     config = config if isinstance(config, Mapping) else vars(config)
     side, channels, pad = image_of(str(_get(config, "dataset", "")))

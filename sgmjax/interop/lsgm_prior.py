@@ -44,6 +44,14 @@ def from_lsgm_prior_config(config: Mapping[str, Any], *, num_input_channels: int
 
     Raises:
       ValueError: for a missing key, another architecture, or a data set or number of scales it has no widths for.
+
+    Examples:
+      >>> args = dict(dataset="mnist", num_preprocess_blocks=2, num_latent_scales=1, num_latent_per_group=20)
+      >>> args |= dict(num_groups_per_scale=2, num_scales_dae=2, num_channels_dae=64, num_cell_per_scale_dae=2)
+      >>> args |= dict(embedding_type="positional", embedding_dim=128, embedding_scale=1000.0, dropout=0.2, fir=False)
+      >>> args |= dict(progressive="none", progressive_input="none", progressive_combine="sum")
+      >>> interop.from_lsgm_prior_config(args).event_shape  # of a latent of 2 x 20 channels
+      (8, 8, 40)
     """
     architecture = config.get("dae_arch", "ncsnpp")
     if architecture != "ncsnpp":
@@ -90,6 +98,14 @@ def convert_lsgm_prior(network: OfficialNetwork, state_dict: Mapping[str, Any]) 
 
     Raises:
       ValueError: naming the key, for one that is not used, a parameter that is missing, or a shape that does not fit.
+
+    Examples:
+      >>> module = models.NCSNpp(out_channels=2, nf=8, ch_mult=(1,), num_res_blocks=1, attn_resolutions=(), fir=False)
+      >>> network = interop.OfficialNetwork(module, (4, 4, 2))
+      >>> shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 4, 4, 2)), jnp.ones(1))["params"]
+      >>> weights = interop.official_weights(network, jax.tree.map(lambda s: np.zeros(s.shape), shapes))
+      >>> sorted(interop.convert_lsgm_prior(network, weights | {"mixing_logit": np.zeros((1, 2, 1, 1))}))
+      ['mixing_logit', 'network']
     """
     arrays = arrays_of(state_dict)
     logit, frequencies = arrays.pop("mixing_logit", None), arrays.pop("temb_fun.w", None)

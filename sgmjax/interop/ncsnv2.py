@@ -69,6 +69,14 @@ def from_ncsnv2_config(config: Mapping[str, Any], *, network: str | None = None)
     Raises:
       ValueError: for a missing key, an unknown class, a norm other than InstanceNorm++, spectral norms, or an image
         size that the network cannot have.
+
+    Examples:
+      >>> model = dict(ngf=8, normalization="InstanceNorm++", nonlinearity="elu", num_classes=3)
+      >>> model |= dict(sigma_dist="geometric", sigma_begin=1.0, sigma_end=0.01)
+      >>> data = dict(dataset="CIFAR10", image_size=32, channels=3)
+      >>> network = interop.from_ncsnv2_config({"model": model, "data": data})
+      >>> type(network.module).__name__, np.round(network.sigmas.astype(float), 4).tolist()
+      ('NCSNv2', [1.0, 0.1, 0.01])
     """
     model, data = _get(config, "model", ""), _get(config, "data", "")
     if network is None:

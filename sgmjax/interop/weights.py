@@ -177,6 +177,14 @@ def convert_weights(network: OfficialNetwork, state_dict: Mapping[str, Any]) -> 
     Raises:
       ValueError: naming the key, for a key that the network does not use, a parameter that the state dict lacks, or a
         shape that does not fit.
+
+    Examples:
+      >>> network = interop.from_cld_config({"name": "mlp", "sde": "cld"})
+      >>> params = network.module.init(jax.random.key(0), jnp.zeros((1, 4)), jnp.ones(1))["params"]
+      >>> weights = interop.official_weights(network, params)
+      >>> again = interop.convert_weights(network, weights)
+      >>> all(jax.tree.leaves(jax.tree.map(np.array_equal, again, params)))
+      True
     """
     module = network.module
     if isinstance(module, NCSN | NCSNv2):

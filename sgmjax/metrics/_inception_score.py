@@ -32,6 +32,11 @@ def inception_score(logits: np.ndarray, *, splits: int = 10, seed: int | None = 
         ValueError: for fewer images than splits, or logits that are not finite.
 
     Reference: Salimans et al. 2016, section 4.
+
+    Examples:
+        >>> logits = 100.0 * np.eye(4)  # sure of each of four images, and sees four classes
+        >>> round(metrics.inception_score(logits, splits=1).mean, 3)
+        4.0
     """
     logits = np.asarray(logits, np.float64)
     if logits.ndim != 2 or not logits.size:

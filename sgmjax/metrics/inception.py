@@ -76,6 +76,12 @@ def preprocess(images: Any, *, convention: Resize = "pytorch_fid") -> jax.Array:
 
     Raises:
         ValueError: for other shapes and types.
+
+    Examples:
+        >>> white = np.full((1, 32, 32, 3), 255, np.uint8)
+        >>> x = metrics.preprocess(white)
+        >>> x.shape, bool(jnp.allclose(x, 1.0))
+        ((1, 299, 299, 3), True)
     """
     if images.ndim != 4 or images.shape[-1] not in (1, 3) or images.dtype != np.uint8:
         raise InputError(f"expected images (n, H, W, 3 or 1) of uint8, got {images.dtype} {images.shape}")

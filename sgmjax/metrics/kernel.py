@@ -36,6 +36,10 @@ def kernel_distance(x: np.ndarray, y: np.ndarray) -> float:
 
     Raises:
         ValueError: for fewer than two vectors, other lengths, or numbers that are not finite.
+
+    Examples:
+        >>> metrics.kernel_distance(np.zeros((2, 1)), np.ones((2, 1)))  # (0 + 1)^3 + (1 + 1)^3 - 2 (0 + 1)^3
+        7.0
     """
     x, y = (np.asarray(v, np.float64) for v in (x, y))
     if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1] or min(len(x), len(y)) < 2:
@@ -62,6 +66,10 @@ def kid(samples: Any, real: Any, *, num_subsets: int = 100, subset_size: int = 1
 
     Raises:
         ValueError: for subsets larger than a set, or as `kernel_distance`.
+
+    Examples:
+        >>> metrics.kid(np.zeros((5, 1)), np.ones((6, 1)), num_subsets=3, subset_size=4).mean  # as `kernel_distance`
+        7.0
     """
     samples, real = Vectors(samples), Vectors(real)
     least = min(samples.num, real.num)
@@ -86,6 +94,10 @@ def kid_blocks(samples: Any, real: Any, *, max_block_size: int = 1024) -> KID:
 
     Raises:
         ValueError: as `kernel_distance`, for blocks of fewer than two examples too.
+
+    Examples:
+        >>> metrics.kid_blocks(np.zeros((6, 1)), np.ones((6, 1)), max_block_size=3).values.tolist()  # of two blocks
+        [7.0, 7.0]
     """
     samples, real = Vectors(samples), Vectors(real)
     blocks = math.ceil(max(samples.num, real.num) / max_block_size)

@@ -61,6 +61,11 @@ def precision_recall(
 
     Raises:
         ValueError: for k out of range, other lengths, or features that are not finite.
+
+    Examples:
+        >>> real, samples = np.array([[0.0], [1.0], [10.0], [11.0]]), np.array([[0.25], [0.75]])
+        >>> metrics.precision_recall(samples, real, k=1)  # right, but of half of the data only
+        PrecisionRecall(precision=1.0, recall=0.5)
     """
     sizes = radii(real, k, block_size=block_size) if real_radii is None else real_radii
     inside_real = balls_around(samples, real, sizes, block_size=block_size)
@@ -71,7 +76,13 @@ def precision_recall(
 def density_coverage(
     samples: Any, real: Any, *, k: int = 5, block_size: int = 4096, real_radii: np.ndarray | None = None
 ) -> DensityCoverage:
-    """Density and coverage; arguments and errors as `precision_recall`, published with k = 5."""
+    """Density and coverage; arguments and errors as `precision_recall`, published with k = 5.
+
+    Examples:
+        >>> real, samples = np.array([[0.0], [1.0], [10.0], [11.0]]), np.array([[0.25], [0.75]])
+        >>> metrics.density_coverage(samples, real, k=1)  # each sample is in two balls of radius 1, two are empty
+        DensityCoverage(density=2.0, coverage=0.5)
+    """
     sizes = radii(real, k, block_size=block_size) if real_radii is None else real_radii
     density = float(np.mean(balls_around(samples, real, sizes, block_size=block_size)) / k)
     far = nearest(real, samples, block_size=block_size).distances[:, 0]

@@ -93,6 +93,11 @@ def nearest(
 
     Raises:
         ValueError: for queries of another shape or type than the data, k out of range, or numbers that are not finite.
+
+    Examples:
+        >>> found = metrics.nearest(np.array([[0.75]]), np.array([[0.0], [1.0], [5.0]]), k=2)
+        >>> found.distances.tolist(), found.indices.tolist()
+        ([[0.25, 0.75]], [[1, 0]])
     """
     vectors, asked = Vectors(data, centered=centered), Vectors(queries, centered=centered)
     if asked.size != vectors.size or asked.unit != vectors.unit:
@@ -128,6 +133,11 @@ def memorisation(samples: Real[AnyArray, " n"], held_out: Real[AnyArray, " m"]) 
 
     Raises:
         ValueError: for empty sets, or held-out data that are themselves in the training set.
+
+    Examples:
+        >>> found = metrics.memorisation(np.full(100, 0.5), np.full(100, 2.0))  # four times as near as held-out data
+        >>> found.median_ratio, found.share_below
+        (0.25, 1.0)
     """
     samples, held_out = np.asarray(samples, np.float64), np.asarray(held_out, np.float64)
     if samples.ndim != 1 or held_out.ndim != 1 or not len(samples) or not len(held_out):
@@ -155,6 +165,12 @@ def picture_rows(
 
     Returns:
         (num * (1 + k), H, W, C) uint8, row after row.
+
+    Examples:
+        >>> data = np.arange(0, 250, 25, dtype=np.uint8).reshape(10, 1, 1, 1)  # ten images of a pixel
+        >>> samples = np.array([[[[101]]]], np.uint8)
+        >>> metrics.picture_rows(samples, data, metrics.nearest(samples, data, k=2), num=1)[:, 0, 0, 0].tolist()
+        [101, 100, 125]
     """
     order = np.argsort(found.distances[:, 0], kind="stable")
     chosen = order[np.linspace(0, len(order) - 1, min(num, len(order))).round().astype(int)]

@@ -158,6 +158,11 @@ def largest_pair(
 
     Raises:
         ValueError: for fewer than two examples, or data that are not finite.
+
+    Examples:
+        >>> pair = metrics.largest_pair(np.array([[0.0, 0.0], [3.0, 4.0], [1.0, 1.0]]))
+        >>> pair.distance, pair.indices
+        (5.0, (0, 1))
     """
     vectors, block_size, say = _prepare(data, centered, block_size, progress)
     centre, radii = _radii(vectors, block_size, say)
@@ -222,6 +227,11 @@ def distance_bounds(
 
     Raises:
         ValueError: for fewer than two examples, or data that are not finite.
+
+    Examples:
+        >>> bounds = metrics.distance_bounds(np.array([[0.0, 0.0], [3.0, 4.0], [1.0, 1.0]]))
+        >>> bounds.lower, bounds.upper >= 5.0, bounds.indices
+        (5.0, True, (0, 1))
     """
     if sweeps < 1:
         raise InputError(f"sweeps must be at least 1, got {sweeps}")

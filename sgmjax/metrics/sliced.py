@@ -69,6 +69,11 @@ def sliced_wasserstein(
         seed: of the directions, in three dimensions and more.
 
     Reference: Bonneel et al. 2015, definition 4 (its square is the average of the squares).
+
+    Examples:
+        >>> x = np.zeros((3, 2))
+        >>> round(metrics.sliced_wasserstein(x, x + np.array([[1.0, 1.0]])), 3)  # |v| / sqrt(2)
+        1.0
     """
     x, y = (np.asarray(v, np.float64).reshape(len(v), int(np.prod(np.shape(v)[1:]))) for v in (x, y))
     if x.shape[1] != y.shape[1]:
@@ -98,6 +103,11 @@ def monge_inception_distance(
         ValueError: for other lengths, or features that are not finite.
 
     Reference: Berthet et al. 2026, "MIND: Monge Inception distance for generative models evaluation".
+
+    Examples:
+        >>> real = np.zeros((3, 2))
+        >>> round(metrics.monge_inception_distance(real + np.array([[3.0, 4.0]]), real), 3)  # 3 |v|^2
+        75.0
     """
     samples, real = Vectors(samples), Vectors(real)
     if samples.size != real.size:

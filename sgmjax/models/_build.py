@@ -130,6 +130,13 @@ def build(
 
     Raises:
       ValueError: one line naming the key and the fix, for settings that no network can have.
+
+    Examples:
+      >>> from sgmjax import config
+      >>> section = config.MODEL.read({"name": "mlp", "width": 16})
+      >>> net = models.build(section, in_channels=4, out_channels=4, image_size=None)
+      >>> type(net).__name__, net.width, net.out_channels
+      ('MLP', 16, 4)
     """
     sides = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size or ())
     _check_network(section, sides)
@@ -142,12 +149,24 @@ def build(
 
 
 def classifies(section: Section) -> bool:
-    """Whether the network learns the class of the noised data, not its score."""
+    """Whether the network learns the class of the noised data, not its score.
+
+    Examples:
+      >>> from sgmjax import config
+      >>> [models.classifies(config.MODEL.read({"name": name})) for name in ("ncsnpp", "ncsnpp_classifier")]
+      [False, True]
+    """
     return getattr(section.constructor, "classifies", False)
 
 
 def sees_noise(section: Section) -> bool:
-    """Whether the network is of noised data, with a time; else of clean data, for features."""
+    """Whether the network is of noised data, with a time; else of clean data, for features.
+
+    Examples:
+      >>> from sgmjax import config
+      >>> [models.sees_noise(config.MODEL.read({"name": name})) for name in ("ncsnpp", "feature_net")]
+      [True, False]
+    """
     return getattr(section.constructor, "sees_noise", True)
 
 
@@ -155,11 +174,23 @@ def trainable_mask(params: Any) -> Any:
     """A tree of bools like `params`: False for the fixed Fourier frequencies, True for the rest.
 
     Gradients of the frequencies are zero, so Adam never moves them; give this as `mask` to weight decay.
+
+    Examples:
+      >>> params = {"dense": {"kernel": jnp.ones((4, 2))}, "embedding": {"frequencies": jnp.ones(4)}}
+      >>> models.trainable_mask(params)
+      {'dense': {'kernel': True}, 'embedding': {'frequencies': False}}
     """
     return jax.tree_util.tree_map_with_path(lambda path, _: getattr(path[-1], "key", None) != "frequencies", params)
 
 
 def count_parameters(params: Any) -> int:
-    """Number of trainable parameters in a tree of arrays or of `jax.ShapeDtypeStruct`."""
+    """Number of trainable parameters in a tree of arrays or of `jax.ShapeDtypeStruct`.
+
+    Examples:
+      >>> net = models.MLP(out_channels=2, width=8, depth=1)
+      >>> shapes = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, 2)), jnp.ones(1))["params"]
+      >>> models.count_parameters(shapes["dense_in"])  # 2 x 8 and 8
+      24
+    """
     leaves = zip(jax.tree.leaves(params), jax.tree.leaves(trainable_mask(params)), strict=True)
     return sum(math.prod(leaf.shape) for leaf, trainable in leaves if trainable)

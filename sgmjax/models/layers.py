@@ -190,6 +190,10 @@ def timestep_embedding(
 
     Returns:
       (batch, dim).
+
+    Examples:
+      >>> sgmjax.timestep_embedding(jnp.zeros(1), 6).tolist()  # sines, then cosines
+      [[0.0, 0.0, 0.0, 1.0, 1.0, 1.0]]
     """
     half = dim // 2
     frequencies = np.exp(-math.log(max_period) * np.arange(half) / (half - 1))

@@ -39,6 +39,14 @@ def classifier_loss(
 
     Raises:
         InputError: labels that are no classes.
+
+    Examples:
+        >>> sde, t = sdes.vp(), jnp.full(2, 0.5)
+        >>> z0, eps, labels = sde.augment(jnp.zeros((2, 3))), jnp.ones((2, 1, 3)), jnp.array([0, 1])
+        >>> logits_fn = lambda z, t: jnp.log(jnp.array([[0.8, 0.2], [0.8, 0.2]]))
+        >>> losses, right = objectives.classifier_loss(logits_fn, sde, z0, labels, t, eps)
+        >>> [round(float(loss), 3) for loss in losses], right.tolist()  # -log 0.8 and -log 0.2
+        ([0.223, 1.609], [True, False])
     """
     check_labels(labels, None, length=z0.shape[0])
     z_t = sde.transition(t, matching).perturb(z0, eps)
@@ -62,6 +70,14 @@ def classifier(
 
     Raises:
         InputError: x0 of whole numbers, as images are stored.
+
+    Examples:
+        >>> sde, x0, labels = sdes.vp(), jnp.zeros((4, 2)), jnp.array([0, 1, 2, 3])
+        >>> logits_fn = lambda z, t: jnp.zeros((len(z), 10))  # knows nothing
+        >>> losses, right = objectives.classifier(
+        ...     jax.random.key(0), logits_fn, sde, x0, labels, time_law=objectives.uniform())
+        >>> [round(float(loss), 3) for loss in losses]  # log 10
+        [2.303, 2.303, 2.303, 2.303]
     """
     check_network_range(x0)
     time_key, momentum_key, noise_key = jax.random.split(key, 3)

@@ -45,6 +45,12 @@ def denoising_loss(
 
     Raises:
         InputError: an unknown reduce.
+
+    Examples:
+        >>> nothing_done = sdes.Denoiser(lambda y, sigma: y)
+        >>> x0, sigma, noise = jnp.zeros((1, 3)), jnp.full(1, 2.0), jnp.ones((1, 3))
+        >>> objectives.denoising_loss(nothing_done, x0, sigma, noise).tolist()  # sigma^2, the mean of |sigma n|^2
+        [4.0]
     """
     y = x0 + linalg.expand_to(sigma, noise.ndim) * noise
     error = (denoiser(y, sigma) - x0) ** 2
@@ -64,6 +70,14 @@ def denoising(key: Key, denoiser: Denoiser, x0: Data, *, sigma_law: SigmaLaw, **
 
     Raises:
         InputError: x0 of whole numbers, as images are stored.
+
+    Examples:
+        >>> ring = exact.ring()
+        >>> x0, _ = ring.sample(jax.random.key(0), 8)
+        >>> law = objectives.log_normal()
+        >>> losses = objectives.denoising(jax.random.key(1), ring.denoiser(), x0, sigma_law=law)
+        >>> losses.shape
+        (8,)
     """
     check_network_range(x0)
     sigma_key, noise_key = jax.random.split(key)

@@ -61,6 +61,13 @@ def score_matching_loss(
     Raises:
         InputError: an unknown weighting or reduce, a weighting that does not fit the process; an eps_fn that says it is
             a score, or of another matching.
+
+    Examples:
+        >>> sde, t = sdes.psld(), jnp.full(1, 0.5)
+        >>> z0, eps = sde.augment(jnp.zeros((1, 3))), jnp.full((1, 2, 3), 2.0)
+        >>> eps_fn = lambda z, t: jnp.zeros_like(z)
+        >>> objectives.score_matching_loss(eps_fn, sde, z0, t, eps).tolist()  # the mean of eps^2
+        [4.0]
     """
     check_kind(eps_fn, "eps")
     check_matching(eps_fn, matching)
@@ -86,6 +93,13 @@ def score_matching(
 
     Raises:
         InputError: x0 of whole numbers, as images are stored.
+
+    Examples:
+        >>> sde, x0 = sdes.psld(), jnp.zeros((8, 2))
+        >>> eps_fn = lambda z, t: jnp.zeros_like(z)  # of a network: score.eps_from_network
+        >>> losses = objectives.score_matching(jax.random.key(0), eps_fn, sde, x0, time_law=objectives.uniform())
+        >>> losses.shape
+        (8,)
     """
     check_network_range(x0)
     time_key, momentum_key, noise_key = jax.random.split(key, 3)

@@ -108,6 +108,11 @@ def log_normal(mean: float = -1.2, std: float = 1.2) -> LogNormal:
 
     Raises:
         InputError: a deviation that is not positive.
+
+    Examples:
+        >>> sigma, weight = objectives.log_normal(mean=-1.2, std=1.2).draw(jax.random.key(0), 3)
+        >>> sigma.shape, weight.tolist()
+        ((3,), [1.0, 1.0, 1.0])
     """
     if linalg.is_concrete(std) and not std > 0:
         raise InputError(f"std = {std:g}: the deviation of log sigma must be positive.")
@@ -119,6 +124,14 @@ def log_uniform(sigma_min: float = 0.002, sigma_max: float = 80.0) -> LogUniform
 
     Raises:
         InputError: unless 0 < sigma_min < sigma_max.
+
+    Examples:
+        >>> law = objectives.log_uniform(0.01, 100.0)
+        >>> law.range
+        (0.01, 100.0)
+        >>> sigma, weight = law.draw(jax.random.key(0), 100)
+        >>> bool((sigma > 0.0099).all() and (sigma < 100.01).all())
+        True
     """
     if linalg.is_concrete(sigma_min, sigma_max) and not 0 < sigma_min < sigma_max:
         raise InputError(f"sigma_min = {sigma_min:g} must be positive and below sigma_max = {sigma_max:g}.")
@@ -126,5 +139,12 @@ def log_uniform(sigma_min: float = 0.002, sigma_max: float = 80.0) -> LogUniform
 
 
 def of_process(sde: SDE, time_law: TimeLaw) -> OfProcess:
-    """The noise levels (`sdes.noise_level`) that the process has at times of the law."""
+    """The noise levels (`sdes.noise_level`) that the process has at times of the law.
+
+    Examples:
+        >>> law = objectives.of_process(sdes.ve(sigma_min=0.01, sigma_max=100.0), objectives.uniform(t_min=0.5))
+        >>> low, high = law.range
+        >>> round(low, 2), round(high, 2)
+        (1.0, 100.0)
+    """
     return OfProcess(sde=sde, time_law=time_law)

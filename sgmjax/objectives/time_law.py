@@ -178,13 +178,25 @@ def _check_range(t_min: float, t_max: float) -> None:
 
 
 def uniform(t_min: float = 1e-5, t_max: float = 1.0) -> Bins:
-    """t uniform on [t_min, t_max]; all weights 1."""
+    """t uniform on [t_min, t_max]; all weights 1.
+
+    Examples:
+        >>> t, weight = objectives.uniform(t_min=0.5).sample(jnp.array([0.0, 0.5]))
+        >>> t.tolist(), weight.tolist()
+        ([0.5, 0.75], [1.0, 1.0])
+    """
     _check_range(t_min, t_max)
     return Bins(edges=np.array([t_min, t_max]), cdf=np.array([0.0, 1.0]))
 
 
 def levels(num_levels: int) -> Levels:
-    """The times at which VE has the noise levels of its sigma_dist, as NCSN and NCSNv2: see `sdes.noise_levels`."""
+    """The times at which VE has the noise levels of its sigma_dist, as NCSN and NCSNv2: see `sdes.noise_levels`.
+
+    Examples:
+        >>> law = objectives.levels(3)
+        >>> law.sample(jnp.array([0.1, 0.5, 0.9])).t.tolist()  # a third of the draws each
+        [1.0, 0.5, 0.0]
+    """
     return Levels(times=level_times(num_levels))
 
 
@@ -208,6 +220,11 @@ def importance(
 
     Raises:
         ValueError: an unknown weighting, a range that is none or begins at 0.
+
+    Examples:
+        >>> law = objectives.importance(sdes.vp())
+        >>> round(float(law.sample(jnp.array([0.5])).t[0]), 2)  # half of the times lie below
+        0.11
     """
     _check_range(t_min, t_max)
     if t_min == 0:
@@ -281,6 +298,12 @@ def lsgm_mode(
 
     Raises:
         ValueError: an unknown mode, a range that is none, or t_min = 0 for a process without sigma2_0.
+
+    Examples:
+        >>> law = objectives.lsgm_mode(sdes.vp(), "ll_uniform", t_min=0.2)
+        >>> t, weight = law.sample(jnp.array([0.5]))
+        >>> law.weighting, round(float(t[0]), 3), round(float(weight[0]), 3)  # an integral over 0.8 of time
+        ('ll', 0.6, 0.8)
     """
     weighting, _, how = mode.rpartition("_")
     if weighting not in WEIGHTINGS or how not in ("uniform", "iw"):

@@ -96,6 +96,12 @@ def adaptive_sde(
         ValueError: for a solver that is unknown or made for other equations, a t_min outside (0, 1), tolerances that
             are not positive and finite, a constraint, an `initial` of another shape.
         RuntimeError: when max_steps is reached, or a step falls below brownian_tol.
+
+    Examples:
+        >>> score_fn = lambda z, t: -z  # of standard normal data, under VP
+        >>> samples, info = samplers.adaptive_sde(jax.random.key(0), score_fn, sdes.vp(), (3, 2), rtol=0.1, atol=0.1)
+        >>> samples.shape, int(info.nfe) % 2  # two evaluations for every step tried, and the denoising one
+        ((3, 2), 1)
     """
     import diffrax
     import equinox as eqx

@@ -80,6 +80,15 @@ def c_pigdm(
             grid that reaches 0.
 
     Reference: Pandey, Yang & Mandt 2024, alg. 1.
+
+    Examples:
+        >>> known = samplers.measurements.inpainting(np.array([1, 0]))  # the first of two numbers
+        >>> m = samplers.measurement(known, jnp.array([0.5]))
+        >>> times = samplers.time_grid("quadratic", 5)
+        >>> samples, _ = samplers.c_pigdm(
+        ...     jax.random.key(0), lambda z, t: -z, sdes.vp(), (3, 2), times=times, measurement=m)
+        >>> np.asarray(samples[:, 0]).round(2).tolist()
+        [0.5, 0.5, 0.5]
     """
     check_range(data_std, POSITIVE, "data_std")
     if not linalg.is_concrete(lam) or not np.isfinite(lam):

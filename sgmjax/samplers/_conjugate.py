@@ -87,6 +87,12 @@ def conjugate_coefficients(
 
     Raises:
         ValueError: see `conjugate`.
+
+    Examples:
+        >>> times = samplers.time_grid("quadratic", 5)
+        >>> coefficients = samplers.conjugate_coefficients(sdes.psld(), times, scheme="heun")
+        >>> coefficients.first.shape, coefficients.second.shape  # (steps, matrices, k, k)
+        ((4, 2, 2, 2), (4, 4, 2, 2))
     """
     if scheme not in EVALUATIONS:
         raise InputError(f"scheme must be one of {', '.join(repr(s) for s in EVALUATIONS)}, not {scheme!r}.")
@@ -268,6 +274,13 @@ def conjugate(
         ValueError: for an unknown scheme, B or prediction; lam that is not finite; a grid that reaches 0; a splitting
             of a process without auxiliary variables; a traced process without `coefficients`, or `coefficients` of
             another grid or scheme.
+
+    Examples:
+        >>> sde, times = sdes.vp(), samplers.time_grid("quadratic", 5, evaluations=2)  # two steps of Heun's
+        >>> score_fn = exact.ring().score_fn(sde)
+        >>> samples, info = samplers.conjugate(jax.random.key(0), score_fn, sde, (3, 2), times=times, scheme="heun")
+        >>> samples.shape, info.nfe
+        ((3, 2), 5)
     """
     settings = {"lam": lam, "B": B, "scheme": scheme, "prediction": prediction}
     if coefficients is None:

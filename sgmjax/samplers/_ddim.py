@@ -151,6 +151,13 @@ def ddim(
         samples (batch, *event) and a `SampleInfo`.
 
     Reference: Song, Meng & Ermon 2021, eqs. (12) and (16).
+
+    Examples:
+        >>> sde, data = sdes.vp(), exact.mixture([[1.0, -2.0]], 0.01)  # nearly a point: steps of any size are exact
+        >>> times = samplers.time_grid("quadratic", 3)
+        >>> samples, info = samplers.ddim(jax.random.key(0), data.score_fn(sde), sde, (2, 2), times=times)
+        >>> samples.round().tolist(), info.nfe
+        ([[1.0, -2.0], [1.0, -2.0]], 3)
     """
     coefficients = ddim_coefficients(sde, times, eta=eta) if coefficients is None else coefficients
     return exponential.sample(
@@ -187,6 +194,14 @@ def gddim(
         samples (batch, *event) and a `SampleInfo`.
 
     Reference: Zhang, Tao & Chen 2023, sec. 4 (the paper's covariance ODE is solved here by eq. (3)).
+
+    Examples:
+        >>> sde, data = sdes.psld(), exact.mixture([[1.0, -2.0]], 0.01)  # nearly a point: any steps are exact
+        >>> times = samplers.time_grid("quadratic", 3)
+        >>> samples, info = samplers.gddim(
+        ...     jax.random.key(0), data.score_fn(sde), sde, (2, 2), times=times, denoise="tweedie")
+        >>> samples.round().tolist(), info.nfe
+        ([[1.0, -2.0], [1.0, -2.0]], 3)
     """
     if coefficients is None:
         coefficients = gddim_coefficients(sde, times, lam=lam, parameterization=parameterization)

@@ -141,6 +141,13 @@ def deis(
         samples (batch, *event) and a `SampleInfo`.
 
     Reference: Zhang & Chen 2023, eqs. (14) and (15); Zhang, Tao & Chen 2023, sec. 4 (phase space).
+
+    Examples:
+        >>> sde, times = sdes.psld(), samplers.time_grid("quadratic", 5, t_min=0.01)
+        >>> samples, info = samplers.deis(
+        ...     jax.random.key(0), exact.ring().score_fn(sde), sde, (3, 2), times=times, order=2)
+        >>> samples.shape, info.nfe
+        ((3, 2), 5)
     """
     if coefficients is None:
         coefficients = deis_coefficients(

@@ -68,6 +68,14 @@ def dpm_solver_pp(
         samples (batch, *event) and a `SampleInfo`.
 
     Reference: Lu et al. 2022 (DPM-Solver++), algorithm 2, and its SDE-DPM-Solver++ (2M) (lam = 1).
+
+    Examples:
+        >>> sde = sdes.vp()
+        >>> times = samplers.time_grid("logsnr", 5, t_min=0.01, sde=sde)
+        >>> samples, info = samplers.dpm_solver_pp(
+        ...     jax.random.key(0), exact.ring().score_fn(sde), sde, (3, 2), times=times)
+        >>> samples.shape, info.nfe
+        ((3, 2), 5)
     """
     if coefficients is None:
         coefficients = dpm_solver_pp_coefficients(sde, times, order=order, lam=lam, lower_order_final=lower_order_final)

@@ -121,6 +121,13 @@ def edm(
 
     Raises:
         ValueError: for a process of several variables, and values that cannot be.
+
+    Examples:
+        >>> sde = sdes.ve(sigma_min=0.002, sigma_max=80.0)
+        >>> times = samplers.time_grid("rho", 4, sde=sde)  # four times: three steps, and the one to sigma = 0
+        >>> samples, info = samplers.edm(jax.random.key(0), exact.ring().score_fn(sde), sde, (3, 2), times=times)
+        >>> samples.shape, info.nfe
+        ((3, 2), 7)
     """
     if sde.k != 1:
         raise InputError(

@@ -95,6 +95,14 @@ def er_sde(
         samples (batch, *event) and a `SampleInfo`.
 
     Reference: Cui et al. 2023, "Elucidating the solution space of extended reverse-time SDE", alg. 1 to 3.
+
+    Examples:
+        >>> sde, data = sdes.vp(), exact.mixture([[1.0, -2.0]], 0.01)  # nearly a point
+        >>> times = samplers.time_grid("quadratic", 5)
+        >>> samples, info = samplers.er_sde(
+        ...     jax.random.key(0), data.score_fn(sde), sde, (1, 2), times=times, denoise="tweedie")
+        >>> samples.round().tolist(), info.nfe
+        ([[1.0, -2.0]], 5)
     """
     if coefficients is None:
         coefficients = er_sde_coefficients(sde, times, order=order, noise_scale=noise_scale, variant=variant)

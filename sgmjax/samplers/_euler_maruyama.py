@@ -34,11 +34,17 @@ def em(
         shape: (batch, *event).
         times: decreasing grid, see `time_grid`.
         denoise: take the last step to 0 without noise; counted in the NFE. See `common.denoise_step`.
-        options: `constraint`, `initial`, `noise` (one draw a step), `trajectory`, `sharding`, `progress`, `dtype`: see
-            `common.scan_grid`.
+        options: those that every sampler on a grid has (`common.scan_grid`); `noise` has one draw a step.
 
     Returns:
         samples (batch, *event) and a `SampleInfo`.
+
+    Examples:
+        >>> sde = sdes.psld()
+        >>> times = samplers.time_grid("quadratic", 5)
+        >>> samples, info = samplers.em(jax.random.key(0), exact.ring().score_fn(sde), sde, (3, 2), times=times)
+        >>> samples.shape, info.state.shape, info.nfe  # of the state, the second variable is the momentum
+        ((3, 2), (3, 2, 2), 5)
     """
 
     def step(z, memory, node):

@@ -49,6 +49,14 @@ def exponential_coefficients(
 
     Raises:
         ValueError: for an unknown method, a bad option or grid, a traced process, weights of another method or grid.
+
+    Examples:
+        >>> sde, times = sdes.vp(), samplers.time_grid("quadratic", 5)
+        >>> coefficients = samplers.exponential_coefficients(sde, times, method="deis", order=2)
+        >>> draw = jax.jit(lambda sde, key, coefficients: samplers.deis(
+        ...     key, exact.ring().score_fn(sde), sde, (3, 2), times=times, coefficients=coefficients)[0])
+        >>> draw(sde, jax.random.key(0), coefficients).shape  # the process is an argument of jit
+        (3, 2)
     """
     if method not in METHODS:
         raise InputError(f"method must be one of {', '.join(repr(m) for m in METHODS)}, not {method!r}.")

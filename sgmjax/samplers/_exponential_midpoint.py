@@ -84,6 +84,11 @@ def midpoint_coefficients(sde: SDE, times: TimeGrid, *, data_std: float = 0.3) -
 
     Raises:
         ValueError: see `exponential_midpoint`.
+
+    Examples:
+        >>> coefficients = samplers.midpoint_coefficients(sdes.psld(), samplers.time_grid("quadratic", 5))
+        >>> coefficients.middle.shape, coefficients.mean_1.shape  # (steps,) and (steps, k, k)
+        ((4,), (4, 2, 2))
     """
     if not (linalg.is_concrete(data_std) and np.isfinite(data_std) and data_std >= 0):
         raise InputError(f"data_std = {data_std}: must be a finite number >= 0, known before compilation.")
@@ -167,6 +172,14 @@ def exponential_midpoint(
     Raises:
         ValueError: for a data_std that is negative; a grid that reaches 0; a traced process without `coefficients`, or
             `coefficients` of another grid.
+
+    Examples:
+        >>> sde = sdes.psld()
+        >>> times = samplers.time_grid("quadratic", 5, denoise=False)
+        >>> samples, info = samplers.exponential_midpoint(
+        ...     jax.random.key(0), exact.ring().score_fn(sde), sde, (3, 2), times=times, denoise=False)
+        >>> samples.shape, info.nfe
+        ((3, 2), 5)
     """
     if coefficients is None:
         coefficients = midpoint_coefficients(sde, times, data_std=data_std)

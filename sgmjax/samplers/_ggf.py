@@ -117,6 +117,12 @@ def ggf(
     Raises:
         ValueError: for settings outside their range, a constraint, an `initial` or `noise` of another shape.
         RuntimeError: when max_steps is reached.
+
+    Examples:
+        >>> sde = sdes.vp()
+        >>> samples, info = samplers.ggf(jax.random.key(0), lambda z, t: -z, sde, (3, 2), rtol=0.1, denoise="tweedie")
+        >>> samples.shape, (info.nfe % 2).tolist()  # of each: two evaluations a step tried, and the denoising one
+        ((3, 2), [1, 1, 1])
     """
     import equinox as eqx
 

@@ -74,6 +74,13 @@ def ipndm(
         samples (batch, *event) and a `SampleInfo`.
 
     Reference: Liu et al. 2022 (PNDM), eq. (12); as "iPNDM" Zhang & Chen 2023, app. H.
+
+    Examples:
+        >>> sde = sdes.psld()
+        >>> times = samplers.time_grid("quadratic", 5, t_min=0.01)
+        >>> samples, info = samplers.ipndm(jax.random.key(0), exact.ring().score_fn(sde), sde, (3, 2), times=times)
+        >>> samples.shape, info.nfe
+        ((3, 2), 5)
     """
     coefficients = ipndm_coefficients(sde, times, order=order) if coefficients is None else coefficients
     return exponential.sample(

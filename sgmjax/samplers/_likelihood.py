@@ -127,6 +127,12 @@ def likelihood(
         ValueError: an unknown option; a t_min outside (0, 1); an exact trace of more than 4096 directions; several
             momenta where there is nothing to draw; auxiliaries that start from a point, which have no density.
         RuntimeError: as `ode`.
+
+    Examples:
+        >>> x0 = jnp.zeros((1, 2))
+        >>> log_prob, info = samplers.likelihood(jax.random.key(0), lambda z, t: -z, sdes.vp(), x0)
+        >>> round(float(log_prob[0]), 2)  # the density of N(0, 1) in two dimensions at its mean: -log(2 pi)
+        -1.84
     """
     check_kind(score_fn, "score")
     solver = find_solver(solver, adaptive=True)

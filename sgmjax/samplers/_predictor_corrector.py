@@ -166,6 +166,14 @@ def pc(
 
     Raises:
         ValueError: for a choice that does not exist, or does not exist for this process.
+
+    Examples:
+        >>> sde = sdes.ve(sigma_min=0.01, sigma_max=50.0)
+        >>> times = samplers.time_grid("uniform", 5, evaluations=2)
+        >>> samples, info = samplers.pc(
+        ...     jax.random.key(0), exact.ring().score_fn(sde), sde, (3, 2), times=times, predictor="ancestral")
+        >>> samples.shape, info.nfe  # two steps of predictor and corrector, and the denoising one
+        ((3, 2), 5)
     """
     times = check_times(times)
     _check_choices(predictor, corrector, norms, ancestral_variance, snr, corrector_steps)
@@ -227,6 +235,10 @@ def score_sde_times(num_scales: int, *, t_min: float = 1e-3) -> HostGrid:
 
     Raises:
         ValueError: for fewer than two levels, a t_min outside (0, 1).
+
+    Examples:
+        >>> samplers.score_sde_times(3, t_min=0.5).tolist()
+        [1.0, 0.75, 0.5, 0.0]
     """
     if num_scales < 2:
         raise InputError(f"num_scales = {num_scales}: at least 2.")

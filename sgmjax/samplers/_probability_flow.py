@@ -83,6 +83,14 @@ def ode(
             error estimate that adaptive steps need; a t_min outside (0, 1); a constraint; an `initial` of another
             shape.
         RuntimeError: when max_steps is reached, or steps became so small that they vanish.
+
+    Examples:
+        >>> sde, data = sdes.vp(), exact.mixture([[0.0, 0.0]], 2.0)  # N(0, 4), from N(0, 1)
+        >>> latent = jnp.array([[[1.0, -2.0]]])
+        >>> samples, info = samplers.ode(
+        ...     jax.random.key(0), data.score_fn(sde), sde, (1, 2), initial=latent, denoise=False)
+        >>> np.asarray(samples).round(2).tolist()
+        [[2.0, -4.0]]
     """
     import diffrax
     import equinox as eqx

@@ -89,6 +89,14 @@ def restart(
 
     Raises:
         ValueError: an adaptive sampler, intervals that cannot be, options that are of a whole grid.
+
+    Examples:
+        >>> sde = sdes.vp()
+        >>> times, intervals = samplers.time_grid("rho", 9, evaluations=2, sde=sde), [(3, 2, 0.5, 2.0)]
+        >>> samples, info = samplers.restart(
+        ...     samplers.edm, jax.random.key(0), lambda z, t: -z, sde, (3, 2), times=times, intervals=intervals)
+        >>> samples.shape, info.nfe  # 9, and twice two steps of two evaluations
+        ((3, 2), 17)
     """
     settings = own_settings(sampler) | options
     _check_sampler(sampler, settings)

@@ -89,6 +89,13 @@ def sa_solver(
         samples (batch, *event) and a `SampleInfo`.
 
     Reference: Xue et al. 2023, "SA-Solver", algorithm 1 (its tau(t) is piecewise constant as here).
+
+    Examples:
+        >>> sde, data = sdes.vp(), exact.mixture([[1.0, -2.0]], 0.01)  # nearly a point
+        >>> times = samplers.time_grid("logsnr", 5, sde=sde)
+        >>> samples, info = samplers.sa_solver(jax.random.key(0), data.score_fn(sde), sde, (1, 2), times=times, tau=0.5)
+        >>> samples.round().tolist(), info.nfe
+        ([[1.0, -2.0]], 5)
     """
     if coefficients is None:
         coefficients = sa_solver_coefficients(

@@ -196,6 +196,13 @@ def splitting(
     Raises:
         ValueError: for an unknown scheme; a process without auxiliary variables; a negative noise_scale, or one for a
             scheme without noise.
+
+    Examples:
+        >>> sde, times = sdes.psld(), samplers.time_grid("quadratic", 5, evaluations=2)  # two steps
+        >>> samples, info = samplers.splitting(
+        ...     jax.random.key(0), exact.ring().score_fn(sde), sde, (3, 2), times=times, scheme="reduced_obab")
+        >>> samples.shape, info.nfe
+        ((3, 2), 5)
     """
     _, word = _parse(scheme)
     check_phase_space(sde, f"the splitting {scheme!r}")

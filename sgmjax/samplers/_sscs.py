@@ -118,6 +118,13 @@ def sscs(
 
     Raises:
         ValueError: another precision, or the official program's without the prior.
+
+    Examples:
+        >>> sde = sdes.psld()
+        >>> times = samplers.time_grid("quadratic", 5)
+        >>> samples, info = samplers.sscs(jax.random.key(0), exact.ring().score_fn(sde), sde, (3, 2), times=times)
+        >>> samples.shape, info.nfe
+        ((3, 2), 5)
     """
     if precision not in ("prior", "none"):
         raise InputError(f"precision must be 'prior' or 'none', not {precision!r}.")

@@ -90,6 +90,15 @@ def twisted(
         InputError: no noise in the measurement, a measurement for each particle, a share outside [0, 1].
 
     Reference: Wu et al. 2023, alg. 1 (systematic resampling).
+
+    Examples:
+        >>> known = samplers.measurements.inpainting(np.array([1, 0]))  # the first of two numbers
+        >>> m = samplers.measurement(known, jnp.array([0.5]), noise_std=0.1)
+        >>> times = samplers.time_grid("quadratic", 5)
+        >>> samples, info = samplers.twisted(
+        ...     jax.random.key(0), lambda z, t: -z, sdes.vp(), (8, 2), times=times, measurement=m)
+        >>> samples.shape, info.effective.shape
+        ((8, 2), (5,))
     """
     options = dict(options or {})
     check_range(data_std, POSITIVE, "data_std")

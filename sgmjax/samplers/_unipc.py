@@ -72,6 +72,14 @@ def unipc(
         samples (batch, *event) and a `SampleInfo`.
 
     Reference: Zhao et al. 2023, "UniPC", algorithms 5 to 8 (multistep, data prediction).
+
+    Examples:
+        >>> sde = sdes.psld()
+        >>> times = samplers.time_grid("auto", 8, sde=sde)
+        >>> samples, info = samplers.unipc(
+        ...     jax.random.key(0), exact.ring().score_fn(sde), sde, (3, 2), times=times, denoise="tweedie")
+        >>> samples.shape, info.nfe
+        ((3, 2), 8)
     """
     if coefficients is None:
         coefficients = unipc_coefficients(

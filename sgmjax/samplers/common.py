@@ -53,7 +53,17 @@ def reverse_drift(score_fn: ScoreFn, sde: SDE, z: State, t: Times, *, probabilit
     Reference: Anderson 1982; Song et al. 2021, eqs. (6) and (13).
 
     Args:
+        score_fn, sde: as a sampler's.
         z: (batch, k, *event). t: (batch,) forward time.
+        probability_flow: the drift of the ODE.
+
+    Examples:
+        >>> score_fn, sde = lambda z, t: -z, sdes.vp(beta_min=2.0, beta_max=2.0)  # of standard normal data
+        >>> z, t = jnp.ones((1, 1, 2)), jnp.array([0.5])
+        >>> samplers.reverse_drift(score_fn, sde, z, t).tolist()  # beta z / 2 - beta z
+        [[[-1.0, -1.0]]]
+        >>> samplers.reverse_drift(score_fn, sde, z, t, probability_flow=True).tolist()
+        [[[0.0, 0.0]]]
     """
     scale = 0.5 if probability_flow else 1.0
     return scale * linalg.apply(sde.diffusion_squared(t), score_fn(z, t)) - sde.drift(z, t)

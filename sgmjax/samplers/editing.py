@@ -32,11 +32,23 @@ def noised(key: Key, sde: SDE, x0: Data, t: Scalar | Times) -> States:
 
     Args:
         key: typed PRNG key.
+        sde: the process.
         x0: (batch, *event).
         t: a number in (0, 1], or (batch,).
 
     Returns:
         (batch, k, *event), the `initial` of a sampler whose grid starts at t.
+
+    Raises:
+        ValueError: t outside (0, 1].
+
+    Examples:
+        >>> sde, x0 = sdes.psld(), jnp.zeros((3, 2))
+        >>> z = samplers.noised(jax.random.key(0), sde, x0, 0.5)
+        >>> times = samplers.start_at(samplers.time_grid("quadratic", 5), 0.5)
+        >>> samples, _ = samplers.em(jax.random.key(1), exact.ring().score_fn(sde), sde, (3, 2), times=times, initial=z)
+        >>> z.shape, samples.shape
+        ((3, 2, 2), (3, 2))
     """
     if linalg.is_concrete(t) and not (np.all(np.asarray(t) > 0) and np.all(np.asarray(t) <= 1)):
         raise InputError(f"t = {t}: a start must lie in (0, 1].")
@@ -51,6 +63,10 @@ def start_at(times: TimeGrid, t: float) -> HostGrid:
 
     Raises:
         ValueError: t is not above the grid's end and at most 1.
+
+    Examples:
+        >>> samplers.start_at([1.0, 0.6, 0.2], 0.6).round(2).tolist()
+        [0.6, 0.4, 0.2]
     """
     times = check_times(times)
     if not times[-1] < t <= 1:
@@ -84,6 +100,12 @@ def encode(
 
     Raises:
         ValueError, RuntimeError: as `samplers.ode`.
+
+    Examples:
+        >>> sde, data = sdes.vp(), exact.mixture([[0.0, 0.0]], 2.0)  # N(0, 4), which the flow takes to N(0, 1)
+        >>> latent, nfe = samplers.encode(data.score_fn(sde), sde, sde.augment(jnp.array([[2.0, -4.0]])))
+        >>> np.asarray(latent).round(2).tolist()
+        [[[1.0, -2.0]]]
     """
     import diffrax
     import equinox as eqx
@@ -127,11 +149,18 @@ def slerp(
     their length. (sin((1 - w) theta) a + sin(w theta) b) / sin theta, theta the angle between a and b.
 
     Args:
+        sde: the process, whose prior says what is white.
         a, b: (batch, k, *event).
         weights: (n,); 0 is a, 1 is b.
 
     Returns:
         (batch, n, k, *event).
+
+    Examples:
+        >>> a, b = jnp.array([[[7.0, 1.0]]]), jnp.array([[[1.0, 7.0]]])
+        >>> arc = samplers.slerp(sdes.vp(), a, b, [0.0, 0.5, 1.0])
+        >>> np.asarray(arc).round(3).tolist()  # all as long as a and b
+        [[[[7.0, 1.0]], [[5.0, 5.0]], [[1.0, 7.0]]]]
     """
     white = linalg.inverse_transpose(jnp.asarray(sde.prior_factor(), a.dtype)[None]).swapaxes(1, 2)
     flat_a, flat_b = (linalg.apply(white, z).reshape(len(z), -1) for z in (a, b))
@@ -174,6 +203,12 @@ def interpolate(
 
     Returns:
         (batch, num, *event), and the score evaluations a row took (there and back).
+
+    Examples:
+        >>> a, b = jnp.array([[7.0, 1.0]]), jnp.array([[1.0, 7.0]])
+        >>> between, nfe = samplers.interpolate(jax.random.key(0), lambda z, t: -z, sdes.vp(), a, b, num=3)
+        >>> np.asarray(between).round(2).tolist()  # of standard normal data, which the flow leaves in place: an arc
+        [[[7.0, 1.0], [5.0, 5.0], [1.0, 7.0]]]
     """
     if num < 2:
         raise InputError(f"num = {num}: an interpolation has its two ends at least.")

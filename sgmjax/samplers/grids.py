@@ -65,6 +65,12 @@ def time_grid(
     Raises:
         ValueError: for an nfe that leaves no step, a t_min outside (0, 1), an unknown kind, an exponent that is not
             positive, a process that is missing or traced.
+
+    Examples:
+        >>> samplers.time_grid("quadratic", 3, t_min=0.2).round(2).tolist()  # two steps, and the denoising one
+        [1.0, 0.4, 0.2]
+        >>> len(samplers.time_grid("logsnr", 9, evaluations=2, sde=sdes.vp()))  # four steps of two evaluations
+        5
     """
     steps = (nfe - bool(denoise)) // evaluations
     if steps < 1:

@@ -96,6 +96,14 @@ def guided_score(
     Raises:
         InputError: a strength that is not finite; labels that are no integers from 0; when it is called, those that
             are no classes.
+
+    Examples:
+        >>> sde, data = sdes.vp(), exact.mixture([[-1.0, 0.0], [1.0, 0.0]], 0.02)  # two classes
+        >>> score_fn = samplers.guided_score(data.score_fn(sde), lambda z, t: data.classify(sde, z, t), 1, sde=sde)
+        >>> times = samplers.time_grid("quadratic", 5)
+        >>> samples, _ = samplers.ddim(jax.random.key(0), score_fn, sde, (3, 2), times=times)
+        >>> samples[:, 0].round().tolist()  # all of the second
+        [1.0, 1.0, 1.0]
     """
     check_labels(labels, None)
     guidance = Guidance.of(strength)
@@ -132,6 +140,11 @@ def cfg_score(cond: ScoreFn, uncond: ScoreFn, strength: Numbers | Guidance = 1.0
 
     Raises:
         InputError: a strength that is not finite; an interval without the process.
+
+    Examples:
+        >>> score_fn = samplers.cfg_score(lambda z, t: 1 - z, lambda z, t: -z, 2.0)  # of N(1, 1) and of N(0, 1)
+        >>> score_fn(jnp.zeros((1, 1, 1)), jnp.ones(1)).tolist()  # 0 + 2 (1 - 0), of N(2, 1)
+        [[[2.0]]]
     """
     guidance = Guidance.of(strength)
     if sde is None and not guidance.everywhere:

@@ -66,6 +66,14 @@ def inpaint(
 
     Raises:
         ValueError: shapes that do not fit; a mask with other values; a basis that is not orthogonal.
+
+    Examples:
+        >>> sde, times = sdes.psld(), samplers.time_grid("quadratic", 5)
+        >>> constraint = samplers.inpaint(sde, jnp.array([0.5, 0.0]), [1, 0])  # the first of two numbers is known
+        >>> samples, _ = samplers.sscs(
+        ...     jax.random.key(0), exact.ring().score_fn(sde), sde, (3, 2), times=times, constraint=constraint)
+        >>> samples[:, 0].tolist()
+        [0.5, 0.5, 0.5]
     """
     x0, mask = jnp.asarray(x0), jnp.asarray(mask)
     check_mask(mask, x0.shape)
@@ -104,6 +112,14 @@ def colorize(sde: SDE, grey: Real[AnyArray, "*data 3"], **options: Any) -> Const
 
     Returns:
         A constraint under which each sample has, at every pixel, the mean colour of `grey`.
+
+    Examples:
+        >>> sde, times = sdes.vp(), samplers.time_grid("quadratic", 3)
+        >>> constraint = samplers.colorize(sde, jnp.full((1, 2, 3), 0.25))  # images of 1 x 2 pixels
+        >>> samples, _ = samplers.em(
+        ...     jax.random.key(0), lambda z, t: -z, sde, (1, 1, 2, 3), times=times, constraint=constraint)
+        >>> np.asarray(samples.mean(axis=-1)).round(3).tolist()
+        [[[0.25, 0.25]]]
     """
     if jnp.ndim(grey) < 1 or jnp.shape(grey)[-1] != 3:
         raise InputError(f"grey has shape {jnp.shape(grey)}: colourisation needs three colours on the last axis.")

@@ -81,6 +81,13 @@ def measurement(operator: Operator, value: Real[AnyArray, " *measured"], noise_s
 
     Raises:
         InputError: a value that is not finite, a negative deviation.
+
+    Examples:
+        >>> m = samplers.measurement(samplers.measurements.super_resolution(2), jnp.zeros((2, 2, 1)), noise_std=0.1)
+        >>> m.of(jnp.ones((3, 4, 4, 1))).shape  # of three images
+        (3, 2, 2, 1)
+        >>> samplers.measurement(lambda x: jnp.abs(x), jnp.ones(2)).is_linear((2,))
+        False
     """
     if not callable(operator):
         raise InputError(f"operator: must be a function of one example, not {operator!r}")
@@ -95,7 +102,13 @@ def measurement(operator: Operator, value: Real[AnyArray, " *measured"], noise_s
 
 
 def inpainting(mask: Shaped[AnyArray, " ..."]) -> Operator:
-    """Of an example what is known: where mask is 1. mask: of a shape that broadcasts by trailing axes, as (H, W, 1)."""
+    """Of an example what is known: where mask is 1. mask: of a shape that broadcasts by trailing axes, as (H, W, 1).
+
+    Examples:
+        >>> operator = samplers.measurements.inpainting(np.array([1, 0, 1]))
+        >>> operator(jnp.array([1.0, 2.0, 3.0])).tolist()
+        [1.0, 3.0]
+    """
     known = np.asarray(mask)
     if not np.isin(known, (0, 1)).all():
         raise InputError("inpainting: the mask must be 0 or 1 everywhere")
@@ -110,12 +123,24 @@ def inpainting(mask: Shaped[AnyArray, " ..."]) -> Operator:
 
 
 def colorization() -> Operator:
-    """The grey part: the mean of the channels. (*space, C) -> (*space)."""
+    """The grey part: the mean of the channels. (*space, C) -> (*space).
+
+    Examples:
+        >>> operator = samplers.measurements.colorization()
+        >>> operator(jnp.array([[1.0, 2.0, 3.0], [0.0, 0.0, 0.0]])).tolist()  # of two pixels
+        [2.0, 0.0]
+    """
     return lambda x: jnp.mean(x, axis=-1)
 
 
 def super_resolution(factor: int) -> Operator:
-    """Means over squares (intervals, cubes) of `factor` elements a side. (*space, C) -> (*space / factor, C)."""
+    """Means over squares (intervals, cubes) of `factor` elements a side. (*space, C) -> (*space / factor, C).
+
+    Examples:
+        >>> operator = samplers.measurements.super_resolution(2)
+        >>> operator(jnp.array([[1.0], [3.0], [0.0], [1.0]])).tolist()  # of an interval; images are (H, W, C)
+        [[2.0], [0.5]]
+    """
     if factor != int(factor) or factor < 1:
         raise InputError(f"super_resolution: factor = {factor}: must be a whole number from 1 on")
     factor = int(factor)
@@ -134,6 +159,11 @@ def blur(std: float, *, radius: int | None = None) -> Operator:
     """A Gaussian blur of standard deviation `std` elements, edges repeated. (*space, C) -> (*space, C).
 
     radius: where the kernel is cut, default three deviations.
+
+    Examples:
+        >>> operator = samplers.measurements.blur(1.0, radius=1)
+        >>> np.asarray(operator(jnp.array([[0.0], [1.0], [0.0]])), float).round(2).tolist()  # as e^(-1/2), 1, e^(-1/2)
+        [[0.27], [0.45], [0.27]]
     """
     if not std > 0:
         raise InputError(f"blur: std = {std}: must be positive")
@@ -156,6 +186,12 @@ def fourier(mask: Shaped[AnyArray, " ..."]) -> Operator:
     """The Fourier coefficients where mask is 1, of every channel. (*space, C) -> (2, known coefficients, C), real.
 
     The transform is unitary, zero frequency first; the first axis has real and imaginary parts. mask: (*space).
+
+    Examples:
+        >>> operator = samplers.measurements.fourier(np.array([1, 0, 0, 0]))  # the lowest frequency
+        >>> found = operator(jnp.ones((4, 1)))
+        >>> found.shape, round(float(found[0, 0, 0]), 3)  # the real part is 4 / sqrt(4)
+        ((2, 1, 1), 2.0)
     """
     known = np.asarray(mask)
     if not np.isin(known, (0, 1)).all():
@@ -173,7 +209,13 @@ def fourier(mask: Shaped[AnyArray, " ..."]) -> Operator:
 
 
 def matrix(A: Float[AnyArray, "measured size"] | Sequence[Any]) -> Operator:
-    """A matrix on the numbers of an example in order. (*event) -> (measured,)."""
+    """A matrix on the numbers of an example in order. (*event) -> (measured,).
+
+    Examples:
+        >>> operator = samplers.measurements.matrix([[1.0, 1.0], [0.0, 2.0]])
+        >>> operator(jnp.array([3.0, 4.0])).tolist()
+        [7.0, 8.0]
+    """
     rows = np.asarray(A)
     if rows.ndim != 2:
         raise InputError(f"matrix: A has shape {rows.shape}: give (measured, size of an example)")

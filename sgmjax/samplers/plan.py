@@ -108,7 +108,14 @@ def draw(
         control: `initial` and, for samplers on a grid, `constraint`.
 
     Returns:
-        Samples (num, *event) and a `SampleInfo`.
+        Samples (batch, *event) and a `SampleInfo`.
+
+    Examples:
+        >>> from sgmjax.samplers.plan import Plan, draw
+        >>> sde, plan = sdes.psld(), Plan(sampler="em", steps=5, grid="uniform")
+        >>> samples, info = draw(plan, jax.random.key(0), exact.ring().score_fn(sde), sde, (3, 2))
+        >>> samples.shape, info.nfe
+        ((3, 2), 5)
     """
     denoise = "tweedie" if plan.grid == "auto" and plan.denoise is True else plan.denoise
     options: dict[str, Any] = {"denoise": denoise, **plan.options}
@@ -145,7 +152,14 @@ def draw(
 
 
 def starts_analytically(plan: Plan, sde: sdes.SDE) -> bool:
-    """Whether the first score is `score.analytic_start`'s."""
+    """Whether the first score is `score.analytic_start`'s.
+
+    Examples:
+        >>> from sgmjax.samplers.plan import Plan, starts_analytically
+        >>> sde = sdes.ve(sigma_min=0.01, sigma_max=50.0)  # whose noise is far above the data
+        >>> [starts_analytically(Plan(sampler=name, grid="auto"), sde) for name in ("unipc", "em")]
+        [True, False]
+    """
     if plan.data_mean:
         return True
     if plan.grid != "auto" or plan.sampler not in STARTED or plan.analytic_start is False:
@@ -174,6 +188,12 @@ def times(plan: Plan, sde: sdes.SDE) -> tuple[HostGrid, dict[str, Any]]:
 
     Raises:
         ValueError: a grid that cannot be.
+
+    Examples:
+        >>> from sgmjax.samplers.plan import Plan, times
+        >>> grid, more = times(Plan(sampler="em", steps=3, grid="quadratic", t_min=0.2), sdes.psld())
+        >>> grid.round(2).tolist(), more
+        ([1.0, 0.4, 0.2], {})
     """
     evaluations = registry.evaluations_per_step(plan.sampler, plan.options)
     last = _evaluates_last(plan)
@@ -226,7 +246,13 @@ def times(plan: Plan, sde: sdes.SDE) -> tuple[HostGrid, dict[str, Any]]:
 
 
 def grid_steps(plan: Plan) -> int:
-    """How many steps of the sampler on its grid the budget of `plan.steps` evaluations allows, beside restarts."""
+    """How many steps of the sampler on its grid the budget of `plan.steps` evaluations allows, beside restarts.
+
+    Examples:
+        >>> from sgmjax.samplers.plan import Plan, grid_steps
+        >>> grid_steps(Plan(sampler="edm", steps=35))  # of two evaluations; the last is for the denoising step
+        17
+    """
     return _evaluations(plan) // registry.evaluations_per_step(plan.sampler, plan.options) + bool(plan.data_mean)
 
 
@@ -262,6 +288,14 @@ def check(plan: Plan, sde: sdes.SDE, where: str = "sampling") -> None:
 
     Raises:
         InputError: one line that names the setting.
+
+    Examples:
+        >>> from sgmjax.samplers.plan import Plan, check
+        >>> check(Plan(sampler="sscs", steps=5), sdes.psld())  # nothing to object to
+        >>> check(Plan(sampler="edm", steps=5), sdes.psld())
+        Traceback (most recent call last):
+        ...
+        sgmjax._inputs.InputError: sampling: edm is written for processes of one variable (vp, subvp, ve), ...
     """
     if plan.sampler not in registry.SAMPLERS:
         names = ", ".join(sorted(registry.SAMPLERS))

@@ -116,6 +116,15 @@ def posterior_score(
     Raises:
         InputError: a method that does not exist, settings that it does not have, a noise of 0 where it needs one; when
             the score is computed, a measurement of another shape than the operator's.
+
+    Examples:
+        >>> known = samplers.measurements.inpainting(np.array([1, 0]))  # the first of two numbers
+        >>> m = samplers.measurement(known, jnp.array([0.5]), noise_std=0.01)
+        >>> score_fn = samplers.posterior_score(lambda z, t: -z, sdes.vp(), m)  # of standard normal data, given m
+        >>> times = samplers.time_grid("quadratic", 5)
+        >>> samples, _ = samplers.ddim(jax.random.key(0), score_fn, sdes.vp(), (3, 2), times=times, denoise="tweedie")
+        >>> np.asarray(samples[:, 0]).round(1).tolist()
+        [0.5, 0.5, 0.5]
     """
     check_kind(score_fn, "score")
     check_method(method, options, measurement.noise_std)

@@ -118,7 +118,15 @@ class Estimate(NamedTuple):
 
 
 def estimate(sde: SDE, t: Times) -> Estimate:
-    """The look at x_0 that a state at t is. t: (batch,)."""
+    """The look at x_0 that a state at t is. t: (batch,).
+
+    Examples:
+        >>> sde, t = sdes.psld(), jnp.full(1, 0.1)
+        >>> z0, no_noise = sde.augment(jnp.full((1, 1), 2.0)), jnp.zeros((1, 2, 1))
+        >>> z = sde.transition(t).perturb(z0, no_noise)
+        >>> round(float(sdes.estimate(sde, t).of(z)[0, 0]), 3)  # x_0
+        2.0
+    """
     kernel = sde.transition(t, "hsm")
     mean, inverse = kernel.mean[:, :, 0], kernel.inverse_transpose
     white, sigma = _in_white(mean, inverse)
@@ -137,7 +145,13 @@ def estimate(sde: SDE, t: Times) -> Estimate:
 
 
 def noise_level(sde: SDE, t: Times) -> PerExample:
-    """sigma(t) of the module's docstring, same shape and dtype as t (batch,). std / mean for k = 1."""
+    """sigma(t) of the module's docstring, same shape and dtype as t (batch,). std / mean for k = 1.
+
+    Examples:
+        >>> sde = sdes.vp(beta_min=2.0, beta_max=2.0)
+        >>> round(float(sdes.noise_level(sde, jnp.ones(1))[0]), 2)  # std / mean: sqrt(e^2 - 1)
+        2.53
+    """
     kernel = sde.transition(t, "hsm")
     return _in_white(kernel.mean[:, :, 0], kernel.inverse_transpose)[1]
 
@@ -159,6 +173,11 @@ def time_at_noise_level(sde: SDE, sigma: Times) -> PerExample:
 
     Returns:
         (batch,), of the dtype of sigma.
+
+    Examples:
+        >>> sde = sdes.ve(sigma_min=0.01, sigma_max=100.0)
+        >>> round(float(sdes.time_at_noise_level(sde, jnp.ones(1))[0]), 3)
+        0.5
     """
     sigma = jnp.asarray(sigma)
 

@@ -162,6 +162,12 @@ def linear(
             reaches a variable, a data column that vanishes, data that are not forgotten at t = 1 without a prior.
 
     Reference: Saerkkae & Solin 2019, Applied Stochastic Differential Equations, ch. 6 (the moments).
+
+    Examples:
+        >>> sde = sdes.linear(lambda t: -10.0 * t, lambda t: np.sqrt(20.0 * t))  # VP with beta = 20 t
+        >>> kernel = sde.transition(jnp.array([0.5]))
+        >>> round(float(kernel.mean[0, 0, 0]), 3), round(float(kernel.covariance[0, 0, 0]), 3)  # e^-1.25, 1 - e^-2.5
+        (0.287, 0.918)
     """
     with jax.ensure_compile_time_eval(), jax.enable_x64(True):
         drift, noise, k = _on_host(f, g)

@@ -184,6 +184,13 @@ def recipe(
             variable (which is named): then the stationary law is never reached and the kernel stays singular.
 
     Reference: Pandey & Mandt 2023, eqs. (6)-(8).
+
+    Examples:
+        >>> sde = sdes.recipe(D=np.diag([0.05, 0.5, 0.2]), Q=[[0.0, -0.5, -0.3], [0.5, 0.0, 0.0], [0.3, 0.0, 0.0]])
+        >>> sde.k, sde.num_noised
+        (3, 3)
+        >>> np.allclose(sde.F @ sde.Sigma_inf + sde.Sigma_inf @ sde.F.T + sde.GGT, 0)  # Sigma_inf is stationary
+        True
     """
     D, Q = _matrix(D), _matrix(Q)
     k = _square("D", D)

@@ -52,6 +52,10 @@ def geometric_levels(sigma_max: float, sigma_min: float, num_levels: int) -> Flo
 
     Raises:
         ValueError: unless sigma_max > sigma_min > 0; fewer than two levels.
+
+    Examples:
+        >>> sdes.geometric_levels(8.0, 1.0, 4).round(6).tolist()
+        [8.0, 4.0, 2.0, 1.0]
     """
     _check_ends(sigma_max, sigma_min)
     times = level_times(num_levels)
@@ -63,6 +67,10 @@ def uniform_levels(sigma_max: float, sigma_min: float, num_levels: int) -> Float
 
     Raises:
         ValueError: as `geometric_levels`.
+
+    Examples:
+        >>> sdes.noise_levels.uniform_levels(8.0, 2.0, 4).tolist()
+        [8.0, 6.0, 4.0, 2.0]
     """
     _check_ends(sigma_max, sigma_min)
     level_times(num_levels)  # checks the number
@@ -77,6 +85,14 @@ def level_times(num_levels: int) -> Float[np.ndarray, " levels"]:
 
     Raises:
         ValueError: fewer than two levels.
+
+    Examples:
+        >>> times = sdes.level_times(5)
+        >>> times.tolist()
+        [1.0, 0.75, 0.5, 0.25, 0.0]
+        >>> sde = sdes.ve(sigma_min=1.0, sigma_max=16.0)
+        >>> [round(float(sigma), 3) for sigma in sde.sigma(times)]
+        [16.0, 8.0, 4.0, 2.0, 1.0]
     """
     if num_levels < 2:
         raise InputError(f"num_levels = {num_levels}: annealing needs at least two noise levels.")
@@ -94,6 +110,10 @@ def times_of_levels(sigmas: Sequence[float] | Real[AnyArray, " levels"]) -> Floa
 
     Raises:
         ValueError: levels that do not decrease, or are not positive; fewer than two.
+
+    Examples:
+        >>> sdes.noise_levels.times_of_levels([16.0, 8.0, 2.0, 1.0]).round(6).tolist()
+        [1.0, 0.75, 0.25, 0.0]
     """
     sigmas = np.asarray(sigmas, np.float64)
     if sigmas.ndim != 1 or len(sigmas) < 2:
@@ -121,6 +141,11 @@ def overlap(ratio: float, dimension: float) -> float:
         dimension: D, numbers in one example.
 
     Reference: Song & Ermon 2020, technique 2.
+
+    Examples:
+        >>> ratio = sdes.noise_levels.ratio_of_levels(50.0, 0.01, 232)  # the published levels for CIFAR-10
+        >>> round(sdes.noise_levels.overlap(ratio, 32 * 32 * 3), 3)
+        0.567
     """
     return _overlap(float(ratio) - 1.0, math.sqrt(2 * dimension))
 
@@ -146,6 +171,13 @@ def ratio_of_overlap(dimension: float, overlap: float = PUBLISHED_OVERLAP) -> fl
         ValueError: D <= 4, with the ratio of the nearest D that has one; C that is not reached.
 
     Reference: Song & Ermon 2020, technique 2.
+
+    Examples:
+        >>> ratio = sdes.noise_levels.ratio_of_overlap(32 * 32 * 3)
+        >>> round(sdes.noise_levels.overlap(ratio, 32 * 32 * 3), 3)
+        0.567
+        >>> sdes.noise_levels.levels_of_ratio(50.0, 0.01, ratio)  # as published for CIFAR-10
+        232
     """
     if not 0 < overlap < 1:
         raise InputError(f"overlap = {overlap:g}: must lie between 0 and 1; the paper says 0.5, published are 0.567.")
@@ -173,6 +205,10 @@ def levels_of_ratio(sigma_max: float, sigma_min: float, ratio: float) -> int:
     """L: how many levels `ratio` apart there are from sigma_max down to sigma_min, both included. At least 2.
 
     Rounded down: with `PUBLISHED_OVERLAP` it gives the published counts of all data sets (232, 500, 788, 1086, 2311).
+
+    Examples:
+        >>> sdes.noise_levels.levels_of_ratio(8.0, 1.0, 2.0)  # 8, 4, 2, 1
+        4
     """
     _check_ends(sigma_max, sigma_min)
     if not ratio > 1:
@@ -182,7 +218,12 @@ def levels_of_ratio(sigma_max: float, sigma_min: float, ratio: float) -> int:
 
 
 def ratio_of_levels(sigma_max: float, sigma_min: float, num_levels: int) -> float:
-    """gamma of so many geometric levels."""
+    """gamma of so many geometric levels.
+
+    Examples:
+        >>> round(sdes.noise_levels.ratio_of_levels(8.0, 1.0, 4), 6)  # 8, 4, 2, 1
+        2.0
+    """
     _check_ends(sigma_max, sigma_min)
     level_times(num_levels)  # checks the number
     return math.exp((math.log(sigma_max) - math.log(sigma_min)) / (num_levels - 1))
@@ -210,6 +251,11 @@ def variance_ratio(step_size: Numbers, *, sigma_min: float, ratio: float, steps:
         ValueError: a step size that diverges (eps >= 2 sigma_L^2), or is not positive.
 
     Reference: Song & Ermon 2020, proposition 3 and technique 4.
+
+    Examples:
+        >>> ratio = sdes.noise_levels.variance_ratio(0.5, sigma_min=1.0, ratio=2.0, steps=1)
+        >>> round(float(ratio), 6)  # a step x <- x / 2 + n, from variance 4
+        2.0
     """
     alpha = np.asarray(step_size, np.float64) / sigma_min**2
     if not (alpha > 0).all():
@@ -225,12 +271,21 @@ def best_step_size(*, sigma_min: float, ratio: float, steps: int) -> float:
     The ratio of variances has one stationary point: with q = (1 - alpha)^{2T}, its derivative vanishes where
     2 T (1 - alpha)^{2T-1} (gamma^2 - b) = (1 - q) b', whose left side falls and right side rises on (0, 1) (and beyond
     1 the value at 2 - alpha is smaller).
+
+    Examples:
+        >>> round(sdes.noise_levels.best_step_size(sigma_min=0.1, ratio=2.0, steps=1), 6)  # 0.1^2 (1 - 1 / 2^2)
+        0.0075
     """
     return sigma_min**2 * best_relative_step(ratio, steps)
 
 
 def best_relative_step(ratio: float, steps: int) -> float:
-    """alpha = eps / sigma_L^2 of `best_step_size`, in (0, 1)."""
+    """alpha = eps / sigma_L^2 of `best_step_size`, in (0, 1).
+
+    Examples:
+        >>> round(sdes.noise_levels.best_relative_step(2.0, steps=1), 6)  # for one step, 1 - 1 / gamma^2
+        0.75
+    """
     if not ratio > 1:
         raise InputError(f"ratio = {ratio:g}: must be above 1.")
     if steps < 1:
@@ -252,6 +307,12 @@ def check_step(alpha: float, step_size: float) -> None:
     """Raise ValueError for a step of Langevin dynamics that diverges: alpha = eps / sigma_L^2 of 2 and more.
 
     On N(0, sigma^2) a step is x <- (1 - alpha) x + noise, with alpha the same at all levels.
+
+    Examples:
+        >>> sdes.noise_levels.check_step(0.75, 0.0075)
+        >>> sdes.noise_levels.check_step(2.0, 0.02)
+        Traceback (most recent call last):
+        sgmjax._inputs.InputError: step_size = 0.02: annealed Langevin dynamics diverges ...
     """
     if not alpha < 2:
         raise InputError(
@@ -318,6 +379,11 @@ def recommend(
 
     Raises:
         ValueError: sigma_1 not above sigma_L; C or D for which technique 2 has no solution (D: unless `nearest`).
+
+    Examples:
+        >>> found = sdes.noise_levels.recommend(sigma_max=50.0, sigma_min=0.01, dimension=32 * 32 * 3)
+        >>> found.num_levels, float(f"{found.step_size:.1e}")  # as published for CIFAR-10
+        (232, 6.2e-06)
     """
     _check_ends(sigma_max, sigma_min)
     replaced = nearest and dimension < SMALLEST_DIMENSION

@@ -47,6 +47,12 @@ def gaussian_path(
         InputError: as `linear`; a path that starts elsewhere, or along which noise is taken away.
 
     Reference: Kingma et al. 2021, "Variational diffusion models", app. (the coefficients of a path).
+
+    Examples:
+        >>> sde = sdes.gaussian_path(lambda t: 1 - t / 2, lambda t: t, prior=1.25)  # half of the data is left at t = 1
+        >>> kernel = sde.transition(jnp.array([0.5]))
+        >>> round(float(kernel.mean[0, 0, 0]), 3), round(float(kernel.factor[0, 0, 0]), 3)
+        (0.75, 0.5)
     """
     with jax.ensure_compile_time_eval(), jax.enable_x64(True):
         start = float(alpha(np.float64(0.0))), float(s(np.float64(0.0)))
@@ -87,6 +93,11 @@ def flow(*, alpha_end: _ranges.OpenUnit = 1e-3) -> Linear:
         alpha_end: what is left of the data at t = 1; the noise level there is 1 / alpha_end.
 
     Reference: Lipman et al. 2023, eq. (20), where t runs the other way; Liu et al. 2023; Albergo et al. 2023.
+
+    Examples:
+        >>> kernel = sdes.flow().transition(jnp.array([0.25]))
+        >>> round(float(kernel.mean[0, 0, 0]), 2), round(float(kernel.factor[0, 0, 0]), 2)  # z = 0.75 x_0 + 0.25 n
+        (0.75, 0.25)
     """
     _known(alpha_end=alpha_end)
     fall = 1 - alpha_end
@@ -102,6 +113,14 @@ def cosine(*, sigma_max: Positive = 200.0) -> Linear:
         sigma_max: noise level at t = 1; infinite for the schedule itself, which ends where the data have vanished.
 
     Reference: Nichol & Dhariwal 2021, eq. (17) (without its offset at 0); Salimans & Ho 2022, app. B.
+
+    Examples:
+        >>> sde, t = sdes.cosine(sigma_max=200.0), jnp.array([0.5, 1.0])
+        >>> kernel = sde.transition(t)
+        >>> np.allclose(kernel.mean**2 + kernel.covariance, 1.0, atol=1e-3)  # variance preserving
+        True
+        >>> round(float(sdes.noise_level(sde, t)[1]))
+        200
     """
     _known(sigma_max=sigma_max)
     phi = math.atan(float(sigma_max))
@@ -118,6 +137,11 @@ def edm(*, sigma_max: Positive = 80.0) -> Linear:
         sigma_max: noise level at t = 1.
 
     Reference: Karras et al. 2022, table 1.
+
+    Examples:
+        >>> levels = sdes.noise_level(sdes.edm(sigma_max=80.0), jnp.array([0.25, 0.5, 1.0]))
+        >>> [round(float(sigma), 2) for sigma in levels]
+        [20.0, 40.0, 80.0]
     """
     _known(sigma_max=sigma_max)
     top = float(sigma_max)
@@ -137,7 +161,8 @@ def psld_friction(
     dx = beta/2 (m_inv m - gamma x) dt + sqrt(beta gamma) dw,  dm = -beta/2 (x + nu m) dt + sqrt(beta nu M) dw.
 
     Args:
-        gamma, nu: functions of t, not negative.
+        gamma, nu: functions of t, not negative. Noise enters with their roots, which must be smooth, or begin as
+            sqrt(t) at 0: a friction cannot fade as 1 - t, but as (1 - t)^2.
         beta: the rate.
         m_inv: inverse mass; critical damping at one time is m_inv = (gamma - nu)^2 / 4 there.
         kappa: Var[m_0] = kappa M.
@@ -146,6 +171,13 @@ def psld_friction(
         InputError: a friction that is negative; as `linear`.
 
     Reference: Pandey & Mandt 2023, eq. (10), with constant frictions.
+
+    Examples:
+        >>> sde = sdes.psld_friction(lambda t: 0.2 * t, lambda t: 4.0 + 0.2 * t)  # at t = 0 that of CLD
+        >>> sde.k, sde.num_noised
+        (2, 2)
+        >>> (sde.prior_factor() ** 2).round(6).tolist()  # N(0, 1) x N(0, M) all the same
+        [[1.0, 0.0], [0.0, 0.25]]
     """
 
     _known(beta=beta, m_inv=m_inv, kappa=kappa)
@@ -201,6 +233,13 @@ def hold(
 
     Reference: HOLD++, arXiv 2506.21741 (critical damping of any order); Mou et al. 2021 and Shi & Liu 2024 (order 3);
     Schwarz 1956 (the form).
+
+    Examples:
+        >>> sde = sdes.hold(order=4)
+        >>> sde.k, sde.num_noised
+        (4, 1)
+        >>> np.allclose(sdes.hold(order=2).F, sdes.cld().F)
+        True
     """
     check_range(order, _ranges.ORDER, "order")
     _known(m_inv=m_inv)

@@ -43,6 +43,11 @@ def vp(*, beta_min: NonNegative = 0.1, beta_max: Positive = 20.0, sigma2_0: Frac
     Args:
         beta_min, beta_max: rate at t = 0 and t = 1.
         sigma2_0: variance of the kernel at t = 0, below 1: 1 - (1 - sigma2_0) e^{-B} (Vahdat et al. 2021, app. B.1).
+
+    Examples:
+        >>> kernel = sdes.vp(beta_min=2.0, beta_max=2.0).transition(jnp.ones(1))  # of z_1 given x_0: B = 2
+        >>> round(float(kernel.mean[0, 0, 0]), 3), round(float(kernel.covariance[0, 0, 0]), 3)  # e^-1 and 1 - e^-2
+        (0.368, 0.865)
     """
     _below_one(sigma2_0=sigma2_0)
     schedule = LinearSchedule(beta_min=beta_min, beta_max=beta_max)
@@ -67,6 +72,12 @@ def geometric_vp(
         ValueError: see `schedules.geometric`.
 
     Reference: Vahdat et al. 2021, app. B.3.
+
+    Examples:
+        >>> sde = sdes.geometric_vp(sigma2_min=0.01, sigma2_max=0.81)
+        >>> kernel = sde.transition(jnp.array([0.0, 0.5, 1.0]))
+        >>> [round(float(std), 3) for std in kernel.factor[:, 0, 0]]  # in geometric progression
+        [0.1, 0.3, 0.9]
     """
     sigma2_0 = sigma2_min if sigma2_0 is None else sigma2_0
     schedule = geometric(sigma2_min=sigma2_min, sigma2_max=sigma2_max, sigma2_0=sigma2_0)
@@ -90,6 +101,13 @@ def cld(
         m_inv: inverse mass 1/M; the prior is N(0, 1) for x and N(0, M) for v.
         kappa: Var[v_0] = kappa M. The paper's gamma.
         numerical_eps: see `Recipe`.
+
+    Examples:
+        >>> sde = sdes.cld(m_inv=4.0)
+        >>> sde.k, sde.num_noised  # position and velocity, of which the velocity has noise
+        (2, 1)
+        >>> sde.Sigma_inf.tolist()  # of the prior
+        [[1.0, 0.0], [0.0, 0.25]]
     """
     _positive(m_inv=m_inv, kappa=kappa)
     friction = 2 * m_inv**-0.5
@@ -130,6 +148,13 @@ def psld(
 
     Raises:
         ValueError: gamma = nu (the mass would be infinite), negative friction.
+
+    Examples:
+        >>> sde = sdes.psld(gamma=0.01, nu=4.01)
+        >>> sde.k, sde.num_noised  # position and momentum, both with noise
+        (2, 2)
+        >>> sde.augment(jnp.zeros((8, 32, 32, 3))).shape  # images as states
+        (8, 2, 32, 32, 3)
     """
     if linalg.is_concrete(gamma, nu):
         if gamma < 0 or nu < 0:
@@ -176,6 +201,13 @@ def third_order(
         numerical_eps: see `Recipe`.
 
     Reference: Mou et al. 2021 (the dynamics); Shi & Liu 2024 (critical damping, generative use).
+
+    Examples:
+        >>> sde = sdes.third_order(m_inv=4.0)
+        >>> sde.k, sde.num_noised
+        (3, 1)
+        >>> np.linalg.eigvals(sde.F).real.round(2).tolist()  # critical damping: three times -sqrt(12)
+        [-3.46, -3.46, -3.46]
     """
     _positive(m_inv=m_inv, kappa=kappa)
     mass = 1 / m_inv
@@ -365,7 +397,13 @@ jax.tree_util.register_dataclass(VE, ["sigma_min", "sigma_max", "sigma2_0"], ["s
 
 
 def subvp(*, beta_min: NonNegative = 0.1, beta_max: Positive = 20.0, sigma2_0: Fraction = 0.0) -> SubVP:
-    """Sub-VP SDE; see `SubVP`."""
+    """Sub-VP SDE; see `SubVP`.
+
+    Examples:
+        >>> kernel = sdes.subvp(beta_min=2.0, beta_max=2.0).transition(jnp.ones(1))  # of z_1 given x_0: B = 2
+        >>> round(float(kernel.mean[0, 0, 0]), 3), round(float(kernel.factor[0, 0, 0]), 3)  # e^-1, deviation 1 - e^-2
+        (0.368, 0.865)
+    """
     _below_one(sigma2_0=sigma2_0)
     if linalg.is_concrete(beta_min, beta_max) and not (beta_min >= 0 and beta_max >= 0 and beta_min + beta_max > 0):
         raise InputError(f"beta_min = {beta_min:g}, beta_max = {beta_max:g}: both must be >= 0 and one positive.")
@@ -383,6 +421,11 @@ def ve(
 
     Raises:
         ValueError: unless 0 < sigma_min < sigma_max; a negative sigma2_0; an unknown sigma_dist.
+
+    Examples:
+        >>> sde = sdes.ve(sigma_min=0.01, sigma_max=100.0)
+        >>> [round(float(sigma), 3) for sigma in sde.sigma(jnp.array([0.0, 0.5, 1.0]))]
+        [0.01, 1.0, 100.0]
     """
     if sigma_dist not in ("geometric", "uniform"):
         raise InputError(f"sigma_dist must be 'geometric' or 'uniform', not {sigma_dist!r}.")

@@ -57,6 +57,21 @@ def fit(
         CheckpointError: all checkpoints of the folder are damaged or gone, or are of another network.
         NonFiniteError: after `settings.max_bad_steps` bad steps in a row.
         TroubleError: a full disk, a lost process.
+
+    Examples:
+        >>> import tempfile, optax
+        >>> class Mean:  # a task: learns the mean of its data
+        ...     event_shape = (1,)
+        ...     def init(self, key):
+        ...         return tasks.Variables({"mean": jnp.zeros(())})
+        ...     def loss(self, variables, key, batch, *, step, ema, train):
+        ...         return jnp.mean((batch["x"] - variables.params["mean"]) ** 2), {}, {}
+        >>> phase = sgmjax.Phase(Mean(), steps=20, optimizer=optax.sgd(0.5))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     result = sgmjax.fit([phase], data.arrays(np.full((100, 1), 3.0)), folder)
+        compiling the training step ...
+        >>> result.status, result.step, round(float(result.variables.params["mean"]), 2)
+        ('finished', 20, 3.0)
     """
     settings = settings or Settings()
     _check(phases, data, settings)

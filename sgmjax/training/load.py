@@ -100,6 +100,27 @@ def load_run(
         WorkdirError: there is no run, or it has no checkpoint yet.
         ConfigError: settings that cannot work.
         CheckpointError: there are checkpoints, and none can be read.
+
+    Examples:
+        >>> import tempfile
+        >>> from sgmjax import config
+        >>> settings = config.from_dict({
+        ...     "data": {"name": "ring", "eval_split": None},
+        ...     "sde": {"name": "vp"},
+        ...     "model": {"name": "mlp", "depth": 1},
+        ...     "optimizer": {"warmup_steps": 0},
+        ...     "train": {"steps": 2, "batch_size": 8},
+        ...     "sampling": {"sampler": "em", "steps": 2, "num": 8},
+        ... })
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     result = sgmjax.train(settings, folder)
+        ...     run = sgmjax.load_run(folder)
+        compiling the training step ...
+        >>> run.step
+        2
+        >>> samples, info = run.sample(jax.random.key(0), 8)
+        >>> samples.shape, info.nfe
+        ((8, 2), 2)
     """
     config = None
     if process is not None and task is not None:

@@ -114,6 +114,11 @@ def moving_average(average: PyTree, params: PyTree, decay: PyTree) -> PyTree:
     Args:
         average, params: trees of one form.
         decay: a number, or a tree of numbers that is the beginning of theirs: one for each group of parameters.
+
+    Examples:
+        >>> average, params = {"w": jnp.zeros(2)}, {"w": jnp.ones(2)}
+        >>> sgmjax.moving_average(average, params, 0.75)["w"].tolist()
+        [0.25, 0.25]
     """
 
     def group(decay, average, params):

@@ -72,6 +72,23 @@ def train(
         CheckpointError: all checkpoints of the folder are damaged or gone, or are of another network.
         NonFiniteError: after `train.max_bad_steps` bad steps in a row.
         TroubleError: a full disk, a lost process.
+
+    Examples:
+        >>> import tempfile
+        >>> from sgmjax import config
+        >>> settings = config.from_dict({
+        ...     "data": {"name": "ring", "eval_split": None},
+        ...     "sde": {"name": "vp"},
+        ...     "model": {"name": "mlp", "depth": 1},
+        ...     "optimizer": {"warmup_steps": 0},
+        ...     "train": {"steps": 2, "batch_size": 8},
+        ...     "sampling": {"sampler": "em", "steps": 2, "num": 8},
+        ... })
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     result = sgmjax.train(settings, folder)
+        compiling the training step ...
+        >>> result.status, result.step
+        ('finished', 2)
     """
     run = setup(
         config, folder, task=task, dataset=dataset, eval_dataset=eval_dataset, allow_changes=allow_changes,

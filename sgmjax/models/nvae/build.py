@@ -23,6 +23,12 @@ def build_nvae(vae_config: Any, *, image_size: int, channels: int, dtype: Any = 
 
     Raises:
       ValueError: one line naming the key and the fix, for settings that no network can have.
+
+    Examples:
+      >>> settings = models.NVAE(groups_per_scale=2, latents_per_group=4)
+      >>> vae = models.build_nvae(settings, image_size=32, channels=3)
+      >>> vae.latent_shapes  # 2 groups of 4 channels, at half the side
+      ((16, 16, 8),)
     """
     given = {"image_size": image_size, "channels": channels, "dtype": jnp.dtype(dtype)}
     module = vae_config.clone(**given) if isinstance(vae_config, NVAE) else vae_config.build(**given)
