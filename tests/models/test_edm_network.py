@@ -22,6 +22,7 @@ import tiers
 from sgmjax import DenoiserModel, models, objectives, preconditioning, samplers, sdes
 from sgmjax._inputs import InputError
 from sgmjax.config import MODEL
+from sgmjax.data.pipeline import SOURCES
 from sgmjax.interop import OfficialEDM, edm_denoiser, edm_params, edm_settings
 from sgmjax.interop.edm_network import network_settings
 
@@ -144,3 +145,9 @@ def test_the_published_networks_have_as_many_parameters():
         x = jax.ShapeDtypeStruct((1, kwargs["img_resolution"], kwargs["img_resolution"], 3), jnp.float32)
         shapes = jax.eval_shape(network.init, jax.random.key(0), x, jnp.ones((1,)))
         assert models.count_parameters(shapes["params"]) == expected
+
+
+def test_a_snapshot_of_other_images_names_a_source_that_there_is():
+    """Which images they were the file does not say: a folder of them is what the config asks for."""
+    official = OfficialEDM("EDMPrecond", {"img_resolution": 64, "img_channels": 3, "model_type": "SongUNet"}, {}, {})
+    assert edm_settings(official)["data"] == {"name": "folder", "image_size": 64} and "folder" in SOURCES
