@@ -52,15 +52,11 @@ def test_every_function_has_an_example():
     assert missing == WITHOUT
 
 
-# Of the many that are nearly alike, the samplers, a few at once; and what trains a run with the slow ones.
-LATER = {f"sgmjax.{name}" for name in ("fit", "train", "load_run")} | {
-    path for path in ALL if path.startswith("sgmjax.samplers.") and not path.endswith((".em", ".sscs", ".unipc"))
-}
+# One in four at once, but for those that train a run.
+AT_ONCE = {path for path in ALL[::4] if path not in WITHOUT | {"sgmjax.fit", "sgmjax.train", "sgmjax.load_run"}}
 
 
-@pytest.mark.parametrize(
-    "path", tiers.alike([p for p in ALL if p not in WITHOUT], {p for p in ALL if p not in WITHOUT | LATER})
-)
+@pytest.mark.parametrize("path", tiers.alike([path for path in ALL if path not in WITHOUT], AT_ONCE))
 def test_an_example_gives_what_it_says(path):
     rooms = {name: getattr(sgmjax, name) for name in sgmjax.__all__ if not name.startswith("_")}
     scope = GIVEN | {k: v for k, v in rooms.items() if inspect.ismodule(v)}
