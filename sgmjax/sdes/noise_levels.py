@@ -10,8 +10,8 @@ code's `sigma_dist: uniform`. So everything that works for a process and times w
 ones for data of D dimensions:
 
     technique 1   sigma_1: the largest Euclidean distance between two examples (`sgmjax.metrics.pairwise`).
-    technique 2   gamma = sigma_{i-1} / sigma_i so that adjacent levels overlap: a fraction C of the noise of one level
-                  has a length within three standard deviations of the other's, `ratio_of_overlap`.
+    technique 2   gamma = sigma_{i-1} / sigma_i so that adjacent levels overlap: a fraction C of the noise of a level
+                  has a length within three standard deviations of the next larger one's, `ratio_of_overlap`.
     technique 4   the step size eps of annealed Langevin dynamics, for T steps a level, after which the variance is as
                   near that of the level as it can be, `best_step_size`.
 
@@ -129,10 +129,10 @@ def times_of_levels(sigmas: Sequence[float] | Real[AnyArray, " levels"]) -> Floa
 
 
 def overlap(ratio: float, dimension: float) -> float:
-    """C, the fraction of the noise of a level that lies where the next smaller level's noise does.
+    """C, the fraction of the noise of a level that lies where the next larger level's noise does.
 
-    The length of sigma times D-dimensional noise is nearly N(sqrt(D) sigma, sigma^2 / 2); C is the mass of the larger
-    level within three standard deviations of the smaller one's mean,
+    The length of sigma times D-dimensional noise is nearly N(sqrt(D) sigma, sigma^2 / 2); C is the mass of the smaller
+    level within three standard deviations of the larger one's mean,
 
         Phi(sqrt(2 D) (gamma - 1) + 3 gamma) - Phi(sqrt(2 D) (gamma - 1) - 3 gamma).
 

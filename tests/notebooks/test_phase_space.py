@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from executed import execute
 
-from sgmjax import exact, metrics
+from sgmjax import exact
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +29,8 @@ def executed(tmp_path_factory):
         "levels": "levels",
         "learnt": "list(learnt.values())",
         "trained": "list(trained.values())",
+        # samples of a Gaussian with the data's moments
+        "gaussian": "distance((1.5**2 / 2 + 0.17**2) ** 0.5 * np.random.default_rng(0).normal(size=(TRIES * NUM, 2)))",
     }
     return execute("phase_space", tmp_path_factory.mktemp("notebook"), **arrays).report
 
@@ -53,11 +55,7 @@ def test_closed_forms(executed):
 def test_samplers_on_exact_scores(executed):
     np.testing.assert_allclose(executed["sscs"], [1.0, 0.5], rtol=0.03)
     assert (executed["em"] > [2.0, 1.0]).all()
-    ring = exact.ring()
-    truth, other = (np.asarray(ring.sample(jax.random.key(seed), 1000)[0]) for seed in (0, 1))
-    gaussian = np.random.default_rng(0).multivariate_normal(truth.mean(0), np.cov(truth.T), 1000)
-    floors = metrics.sliced_wasserstein(gaussian, truth) / metrics.sliced_wasserstein(other, truth)
-    assert executed["ring"].max() < 0.6 * floors
+    assert executed["ring"].max() < 0.6 * executed["gaussian"]
     assert executed["many"].max() < 1.3
 
 
@@ -75,4 +73,4 @@ def test_networks_have_learnt(executed):
     for error in executed["learnt"]:
         assert np.isfinite(error).all()
         assert error[middle].mean() < 0.95 * np.asarray(start)[middle].mean()
-    assert executed["trained"].max() < 10
+    assert executed["trained"].max() < 0.95 * executed["gaussian"]

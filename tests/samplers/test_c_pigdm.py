@@ -118,7 +118,7 @@ def test_the_published_algorithm_is_the_official_program_s(lam, weight, x64):
     (operators.inpainting(np.arange(16).reshape(4, 4, 1) % 2), (8, 1)),
     (operators.super_resolution(2), (2, 2, 1)),
 ])  # fmt: skip
-def test_images_keep_what_was_measured(operator, shape):
+def test_images_keep_what_was_measured(operator, shape, x64):
     """Without noise, in ten steps."""
     sde = PROCESSES["psld"]
     images = exact.GaussianMixture(
