@@ -45,8 +45,12 @@ def _bears(value: Any, hint: Any) -> bool:
 
 def annotated(function: Callable[..., Any]) -> bool:
     """Whether all parameters, `self` apart, and the result have an annotation."""
-    names = list(inspect.signature(function).parameters)
-    return {*names[names[:1] in (["self"], ["cls"]) :], "return"} <= set(inspect.unwrap(function).__annotations__)
+    signature = inspect.signature(function)
+    parameters = list(signature.parameters.values())
+    own = parameters[[p.name for p in parameters[:1]] in (["self"], ["cls"]) :]
+    return all(
+        what is not inspect.Signature.empty for what in (signature.return_annotation, *(p.annotation for p in own))
+    )
 
 
 def checked(function: Callable[..., Any]) -> Callable[..., Any]:
