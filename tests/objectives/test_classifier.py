@@ -159,7 +159,12 @@ BAD = [
     (["plain", "--inpaint=/nowhere.npz"], "cannot read /nowhere.npz"),
     (["plain", "--colorize"], "have no colours"),
     (["plain", "--inpaint=half", "--colorize"], "choose one of them"),
-    (["plain", "--inpaint=half", "--method=ddrm"], "choose one of mmps, tmpd, pigdm, dps, replacement"),
+    (["plain", "--inpaint=half", "--method=ddrm"], "choose one of mmps, tmpd, pigdm, dps, c_pigdm, replacement"),
+    (["plain", "--inpaint=half", "--method=c_pigdm", "--sampler=em"], "is a sampler itself; leave --sampler=em out"),
+    (
+        ["plain", "--inpaint=half", "--method=c_pigdm", "--method_options=iterations=5"],
+        "has no setting 'iterations'; there are data_std, lam, weight",
+    ),
     (["plain", "--inpaint=half", "--noise=0"], "'mmps' needs noise in the measurement"),
     (
         ["plain", "--inpaint=half", "--method_options=scale=1"],
