@@ -15,8 +15,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import refdata
 
 from sgmjax import _cli, exact
+from sgmjax import config as settings
+from sgmjax.samplers import plan as plans
+from sgmjax.tasks import build
 
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
 BATCH = 128  # at which Winograd's algorithm takes part on a CPU
@@ -251,3 +255,60 @@ def test_the_scores_of_the_benchmark_of_posteriors_are_exact(process):
     pull = np.linalg.solve(normal.cov, normal.means[0]) + normal.A.T @ y / normal.noise_std**2
     np.testing.assert_allclose(x.mean(0), np.linalg.solve(precision, pull), atol=0.01)
     np.testing.assert_allclose(np.cov(x.T), np.linalg.inv(precision), atol=0.01)
+
+
+# ----------------------------------------------------------------------------------------------------------- the study
+@pytest.fixture(scope="module")
+def study():
+    """The module benchmarks.study, which is called from the root."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(FOLDER.parent))
+        yield importlib.import_module("benchmarks.study")
+
+
+def test_every_system_of_the_study_has_a_valid_training_and_valid_ways_to_sample(study):
+    from sgmjax.commands import evaluate, sampling
+
+    for data in study.study.DATA:
+        for system in study.study.SYSTEMS:
+            config = settings.from_dict(study.study.get_config(f"{system},{data}"))
+            assert (config.train.steps, config.train.batch_size) == (8000, 32)
+            assert config.data.name == ("mnist" if data == "mnist" else "idx")
+            if data != "mnist":
+                continue
+            for flags in study.ways(system).values():
+                words = [f"--{key}={value}" for key, value in flags.items()]
+                values, _, _ = evaluate.read_flags(["evaluate", "--workdir=x", *words])
+                given = sampling.given(values)
+                chosen = {key: given[key] for key in ("sampler", "steps", "grid", "denoise", "options") if key in given}
+                plan = settings.from_dict(settings.to_dict(config) | {"sampling": chosen}).sampling
+                plans.check(plan, build.process(config.sde))
+
+
+def test_the_table_of_the_study_says_means_spreads_and_floors(study):
+    row = {"data": "mnist", "system": "psld", "seed": 0, "way": "unipc, 10", "nfe": 10, "seconds": 20.0, "num": 1000}
+    row |= {"fd": 0.5, "fd_floor": 0.1, "kid": 0.002, "kid_floor": 0.0}
+    rows = [row | {"draw": 0}, row | {"draw": 1, "fd": 0.7}]
+    rows += [{"data": "mnist", "system": "psld", "way": "likelihood", "ode": 1.5, "error": 0.01, "nfe": 99.4}]
+    lines = study.table(rows, "mnist")
+    assert "| psld | unipc | 10 | 20 | 0.6 ± 0.1 | 2 |  |  |  |  |  |" in lines
+    assert "| *held-out images* | | | | 0.1 | 0 |  |  |  |  |  |" in lines
+    assert "| psld | 1.500 ± 0.010 |  | 99 |" in lines and study.table(rows, "fashion_mnist") == []
+
+
+@pytest.mark.slow
+def test_the_study_trains_measures_and_goes_on(study, tmp_path, monkeypatch):
+    monkeypatch.setattr(study, "KEPT", tmp_path / "kept")
+    monkeypatch.setattr(study, "ways", lambda system: {"unipc, 2": study.UNIPC | {"steps": "2"}})
+    monkeypatch.chdir(FOLDER.parent)
+    words = ["study", "--only", "psld", "--steps=2", "--samples=200", "--likelihood=2", f"--runs={tmp_path / 'runs'}"]
+    words += [f"--data-dir={refdata.DATA}", f"--out={tmp_path / 'study.json'}"]
+    monkeypatch.setattr(sys, "argv", words)
+    monkeypatch.setattr(study.Study, "FEATURES", ("--config.train.steps=2", "--config.model.widths=(4, 8)"))
+    study.main()
+    rows = json.loads((tmp_path / "study.json").read_text())
+    assert [row["way"] for row in rows] == ["unipc, 2", "unipc, 2", "likelihood"]
+    assert all(row["fd"] > 0 and row["nfe"] == 2 and row["seconds"] > 0 for row in rows[:2])
+    assert (tmp_path / "kept" / "mnist" / "psld_0" / "unipc_2.png").is_file()
+    study.main()
+    assert json.loads((tmp_path / "study.json").read_text()) == rows

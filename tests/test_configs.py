@@ -79,7 +79,13 @@ ALIKE = {  # another one has nearly the same networks
     "psld_afhqv2", "ncsnv2_celeba64", "ncsnv2_church96", "ncsnv2_bedroom128", "lsgm_cld_digits", "cld_mnist",
     "vp_mnist", "ncsnv2_mnist", "classifier_mnist", "features_mnist", "edm_mnist", "edm_cifar",
 }  # fmt: skip
-PROCESSES = {"classifier": "psld", "digits": "psld", "ncsnv2": "ve", "ncsn": "ve"}  # by the first word of the name
+PROCESSES = {
+    "classifier": "psld",
+    "digits": "psld",
+    "study": "psld",
+    "ncsnv2": "ve",
+    "ncsn": "ve",
+}  # by the first word of the name
 LATENT_PROCESSES = {
     "lsgm_psld": "psld",
     "lsgm_cld": "cld",

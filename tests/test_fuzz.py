@@ -130,7 +130,7 @@ BAD_NUMBERS = {
     "float": ["x", "", "nan", "inf", "-inf", "1e400", "-1", "0", "1,5", "None"],
 }
 # What a flag may be, of the values above.
-ALLOWED = {("seed", "0"), ("guidance", "0")}
+ALLOWED = {("seed", "0"), ("guidance", "0"), ("noise", "0"), ("refine", "0")}
 
 
 def flag_cases() -> Iterator[Any]:

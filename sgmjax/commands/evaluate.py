@@ -14,6 +14,7 @@ Of samples, drawn as the run's config says, or as --sampler, --steps, --grid, --
     fid      Frechet Inception distance; fd: the same in other features
     kid      kernel distance     mind  Monge Inception distance     is  Inception score
     pr       precision and recall     dc  density and coverage
+    balance  of the classes that the features' network sees: total variation distance of their shares to the data's
     memorisation  nearest training examples in features, of samples and of held-out data
     frechet  Frechet distance in pixel space to the data: for small images
     neighbours  the same as memorisation in pixels, with a picture: each row a sample and its nearest training images

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import re
+import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -96,7 +97,7 @@ def _compare(subject: Subject, settings: Settings) -> Comparison:
     parts = {"test" if subject.held_out else "train": subject.data, "train" if subject.held_out else "test": others}
     data, spare = parts[settings.against], parts["test" if settings.against == "train" else "train"]
     about = {"features": str(features.convention), "num": samples.num, "nfe": evaluations(samples)}
-    about |= {"sampling": samples.about}
+    about |= {"seconds_per_sample": seconds_per_sample(samples), "sampling": samples.about}
     if reference is not None:
         statistics, real = reference.statistics, None
         spare = data if spare is None else spare
@@ -138,9 +139,15 @@ def generate(subject: Subject, settings: Settings) -> Chunks:
         about["labels"] = "drawn evenly by the model"
 
     def make(first: int, count: int) -> tuple[np.ndarray, dict[str, Any]]:
-        drawn = sampler(subject.variables, key, count, first=first)
+        done: list[tuple[int, float]] = []
+        drawn = sampler(
+            subject.variables, key, count, first=first, progress=lambda n: done.append((n, time.perf_counter()))
+        )
         assert drawn is not None
-        return pictures.to_arrays(drawn[0], subject.task.discrete, subject.task.centered), {"nfe": drawn[1]}
+        notes: dict[str, Any] = {"nfe": drawn[1]}
+        if len(done) > 1:  # the first batch waits for the compiler
+            notes["seconds_per_sample"] = (done[-1][1] - done[0][1]) / (done[-1][0] - done[0][0])
+        return pictures.to_arrays(drawn[0], subject.task.discrete, subject.task.centered), notes
 
     folder = None if settings.folder is None else settings.folder / "samples"
     samples = Chunks(folder, about, chunk_size(num, sampler.batch_size))
@@ -153,6 +160,12 @@ def generate(subject: Subject, settings: Settings) -> Chunks:
 def evaluations(samples: Chunks) -> int:
     """Network evaluations that a sample took, the most of any."""
     return max(notes["nfe"] for notes in samples.notes())
+
+
+def seconds_per_sample(samples: Chunks) -> float | None:
+    """How long a sample took, the compilation left out; None where all were one batch."""
+    found = [notes["seconds_per_sample"] for notes in samples.notes() if "seconds_per_sample" in notes]
+    return float(np.mean(found)) if found else None
 
 
 def real_features(dataset: Any, extractor: Extractor, subject: Subject, *, limit: int | None = None) -> FeatureSet:

@@ -1,4 +1,4 @@
-"""FID, KID, Inception score, precision and recall, density and coverage, MIND, memorisation: by name.
+"""FID, KID, Inception score, precision and recall, density and coverage, MIND, class balance, memorisation: by name.
 
 Each is a function of a `Subject` and `Settings`, and stands in `METRICS`. The number of a set of
 real examples, of as many as there are samples where there are as many, stands beside each: its floor.
@@ -72,6 +72,22 @@ def _inception_score(one: FeatureSet, found: Comparison, settings: Settings) -> 
     return {"": value.mean, "_std": value.std}
 
 
+def _balance(one: FeatureSet, found: Comparison, settings: Settings) -> dict[str, float]:
+    """Of the classes that the features' network sees: the total variation distance of their shares to those of the
+    data, and the share of the one that is rarest beside its share of the data."""
+    assert found.real is not None
+    if one.logits is None or found.real.logits is None:
+        raise InputError(f"balance needs a classifier, and features {found.features.name!r} have no classes")
+    classes = found.real.logits.shape[0]
+    shares, real = (_shares(each.logits, classes) for each in (one, found.real))
+    return {"": 0.5 * float(np.abs(shares - real).sum()), "_rarest": float(np.min(shares[real > 0] / real[real > 0]))}
+
+
+def _shares(logits: Any, classes: int) -> np.ndarray:
+    seen = np.concatenate([np.argmax(piece, axis=-1) for piece in logits])
+    return np.bincount(seen, minlength=classes) / len(seen)
+
+
 def _pr(one: FeatureSet, found: Comparison, settings: Settings) -> dict[str, float]:
     assert found.real is not None
     k = settings.k or 3
@@ -136,6 +152,7 @@ _SCORES: dict[str, tuple[str, Score]] = {
     "pr": ("precision and recall", _pr),
     "dc": ("density and coverage", _dc),
     "mind": ("MIND", _mind),
+    "balance": ("class balance", _balance),
 }
 METRICS: dict[str, Metric] = {name: functools.partial(_measure, name, *score) for name, score in _SCORES.items()}
 METRICS["memorisation"] = memorisation

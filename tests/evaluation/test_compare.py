@@ -17,6 +17,7 @@ from sgmjax._inputs import InputError
 from sgmjax.data import ArrayDataset
 from sgmjax.evaluation import metrics
 from sgmjax.evaluation.compare import generate
+from sgmjax.evaluation.features import Features
 from sgmjax.evaluation.report import write_report
 from sgmjax.evaluation.statistics_file import Convention, write_statistics
 from sgmjax.samplers.plan import Plan
@@ -165,6 +166,29 @@ def test_what_has_no_classes_has_no_inception_score():
         measure("is", subject())
     with pytest.raises(InputError, match="fid is of the published Inception features"):
         measure("fid", subject())
+
+
+def test_the_balance_of_the_classes():
+    """By a classifier that sees the nearest mode: even classes, and one of four that is missing."""
+
+    def apply(variables, pixels):
+        x = pixels.astype(jnp.float32).reshape(len(pixels), 1, -1)
+        return x[:, 0], -jnp.sum((x - MODES.reshape(1, 4, -1)) ** 2, axis=-1)
+
+    settings = dataclasses.replace(SETTINGS, features=Features("nearest", Convention("nearest"), 4, apply))
+    even, dropped = (measure("balance", subject(task), settings) for task in (Draws(), Draws(3)))
+    assert even["balance"] < 0.08 and even["balance_floor"] < 0.08 and even["balance_rarest"] > 0.75
+    real = np.bincount(np.argmax(apply((), TRAIN.read(np.arange(1500))["x"])[1], axis=1), minlength=4) / 1500
+    assert dropped["balance_rarest"] == 0 and dropped["balance"] == pytest.approx(real[3], abs=0.06)
+    with pytest.raises(InputError, match="balance needs a classifier, and features 'pixels' have no classes"):
+        measure("balance", subject())
+
+
+def test_the_time_of_a_sample_is_that_without_the_compilation():
+    record = metrics.METRICS["fd"](subject(), SETTINGS).record
+    assert 0 < record["seconds_per_sample"] < 0.1  # of nine batches after the first
+    one_batch = dataclasses.replace(SETTINGS, batch_size=600, num=64)
+    assert metrics.METRICS["fd"](subject(), one_batch).record["seconds_per_sample"] is None
 
 
 def test_the_report(tmp_path):

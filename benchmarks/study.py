@@ -1,0 +1,231 @@
+"""Every system of the papers at one budget on real images: trained, measured by one chain of metrics, in one table.
+
+    python -m benchmarks.study --data=mnist                        # all that is missing; some days on two cores
+    python -m benchmarks.study --data=mnist --only psld vp --seeds 0 1
+    python -m benchmarks.study --data=fashion_mnist --stage=train # only the trainings; and measure, only the rest
+    python -m benchmarks.study --report                           # the tables again
+
+Each training is `python -m sgmjax.train --config=configs/study.py:SYSTEM,DATA`, each measurement `python -m
+sgmjax.evaluate`, as a user would call them; what was stopped goes on, and nothing is made twice. The features are those
+of `configs/features_mnist.py`, trained on the same data first.
+
+--samples images are drawn with 10 and 50 evaluations by UniPC of order 3 on the grid "auto", with 50 and 200 by the
+sampler and on the grid that the system's paper takes, and by an adaptive ODE; the first two with two seeds. Beside each
+number stands that of as many held-out images. Bits/dim are of --likelihood held-out images.
+
+Runs lie in --runs. What is kept of each in benchmarks/study/: its configuration, metrics and final grid.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.rows import read, write
+from configs import study
+
+HERE = Path(__file__).resolve().parent
+KEPT = HERE / "study"
+LATENT = ("lsgm", "lsgm_psld")
+UNIPC = {"sampler": "unipc", "options": "order=3", "grid": "auto", "denoise": "tweedie"}
+OWN = {
+    "ncsnv2": {"sampler": "annealed_langevin", "grid": "levels"},
+    "vp": {"sampler": "em", "grid": "uniform"},
+    "subvp": {"sampler": "em", "grid": "uniform"},
+    "ve": {"sampler": "pc", "grid": "uniform"},
+    "edm": {"sampler": "edm", "grid": "rho", "denoise": "tweedie"},
+    "lsgm": {"sampler": "em", "grid": "uniform"},
+    "lsgm_psld": {"sampler": "sscs", "grid": "quadratic"},
+}
+SSCS = {"sampler": "sscs", "grid": "quadratic"}
+EM = {"sampler": "em", "grid": "quadratic"}
+ODE = {"sampler": "ode", "rtol": "1e-4", "atol": "1e-4"}
+METRICS = "fd,kid,pr,balance,frechet"
+NUMBERS = ("fd", "kid", "pr_precision", "pr_recall", "balance", "frechet", "mind")
+
+
+def ways(system: str) -> dict[str, dict[str, str]]:
+    """How the samples of a system are drawn: flags of `sgmjax.evaluate` by name."""
+    own = OWN.get(system, SSCS)
+    found = {f"unipc, {n}": UNIPC | {"steps": str(n)} for n in (10, 50)}
+    for n in (50, 200):
+        if system == "ncsnv2":  # five steps at each of ten or forty of its levels
+            more = {"steps": str(n + 1), "options": "steps_per_level=5,start=uniform"}
+        else:
+            more = {"steps": str(n)}
+        found[f"{own['sampler']}, {n}"] = own | more
+    if own is SSCS:
+        found["em, 50"] = EM | {"steps": "50"}
+    return found | {"ode": ODE}
+
+
+class Study:
+    FEATURES: tuple[str, ...] = ()  # more words for the training of the features
+
+    def __init__(self, flags: argparse.Namespace, data: str):
+        self.flags, self.data = flags, data
+        self.runs = flags.runs / data
+        self.features = flags.runs / data / "features"
+
+    def call(self, command: str, *words: str) -> None:
+        """A command of sgmjax, whose output is seen here; stops where it fails."""
+        line = [sys.executable, "-m", f"sgmjax.{command}", *words]
+        print("$ python", *line[1:], flush=True)
+        subprocess.run(line, check=True)
+
+    def location(self) -> list[str]:
+        if self.flags.data_dir and self.data == "mnist":
+            return [f"--config.data.data_dir={self.flags.data_dir}"]
+        return []
+
+    def train(self, system: str, seed: int) -> Path:
+        """The folder of a finished run."""
+        folder = self.runs / f"{system}_{seed}"
+        steps = self.flags.steps or study.get_config(f"{system},{self.data}").train.steps
+        if not (folder / "checkpoints" / str(steps)).is_dir():
+            self.call(
+                "train", f"--config=configs/study.py:{system},{self.data}", f"--workdir={folder}",
+                f"--config.seed={seed}", f"--config.train.steps={steps}", *self.location(),
+            )  # fmt: skip
+        kept = KEPT / self.data / f"{system}_{seed}"
+        kept.mkdir(parents=True, exist_ok=True)
+        for name in ("config.json", "metrics.jsonl"):
+            shutil.copyfile(folder / name, kept / name)
+        return folder
+
+    def train_features(self) -> None:
+        settings = self.features / "config.json"
+        steps = json.loads(settings.read_text())["config"]["train"]["steps"] if settings.is_file() else None
+        if not (self.features / "checkpoints" / str(steps)).is_dir():
+            where = study.DATA[self.data]
+            words = [f"--config.data.{key}={value}" for key, value in where.items()] + [*self.FEATURES]
+            self.call(
+                "train", "--config=configs/features_mnist.py", f"--workdir={self.features}", *words, *self.location()
+            )
+
+    def measure(self, system: str, seed: int, folder: Path) -> None:
+        rows = read(self.flags.out)
+        have = {(r["data"], r["system"], r["seed"], r["way"], r["draw"]) for r in rows}
+        for way, flags in ways(system).items():
+            for draw in range(2 if way.startswith("unipc") else 1):
+                if (self.data, system, seed, way, draw) in have:
+                    continue
+                words = [f"--workdir={folder}", f"--num={self.flags.samples}", f"--seed={draw}", "--batch_size=100"]
+                words += [f"--{key}={value}" for key, value in flags.items()]
+                self.call("evaluate", *words, f"--metrics={METRICS}", f"--features={self.features}")
+                found = self._report(folder)
+                first = found["metrics"]["fd"]
+                row = {
+                    "data": self.data, "system": system, "seed": seed, "way": way, "draw": draw,
+                    "step": found["step"], "num": self.flags.samples, "nfe": first["nfe"],
+                    "seconds": round(1000 * first["seconds_per_sample"], 1),
+                }  # fmt: skip
+                row |= _numbers(found)
+                self.call("evaluate", *words, "--metrics=mind", "--features=pixels")
+                row |= _numbers(self._report(folder))
+                picture = folder / "metrics" / f"report_step{found['step']}.png"
+                shutil.copyfile(picture, KEPT / self.data / f"{system}_{seed}" / f"{way.replace(', ', '_')}.png")
+                self._keep(row)
+        if (self.data, system, seed, "likelihood", 0) not in have:
+            name = "nelbo" if system in LATENT else "bpd"
+            words = ["--rtol=1e-4", "--atol=1e-4", f"--num={self.flags.likelihood}", "--batch_size=100"]
+            self.call("evaluate", f"--workdir={folder}", f"--metrics={name}", *words)
+            found = self._report(folder)
+            row = {"data": self.data, "system": system, "seed": seed, "way": "likelihood", "draw": 0}
+            row |= {"step": found["step"], "num": self.flags.likelihood}
+            record = found["metrics"][name]
+            row |= {key: round(one["mean"], 4) for key, one in record["results"].items()}
+            row["error"] = round(record["results"]["ode"]["standard_error"], 4)
+            self._keep(row | {"nfe": record["nfe"]["mean"]})
+
+    def _report(self, folder: Path) -> dict[str, Any]:
+        newest = max((folder / "metrics").glob("report_step*.json"), key=lambda path: path.stat().st_mtime)
+        return json.loads(newest.read_text())
+
+    def _keep(self, row: dict[str, Any]) -> None:
+        write(self.flags.out, [*read(self.flags.out), row])
+        print(json.dumps(row), flush=True)
+
+
+def _numbers(report: dict[str, Any]) -> dict[str, float]:
+    found = report["numbers"]
+    return {key: float(f"{found[key]:.5g}") for name in NUMBERS for key in (name, f"{name}_floor") if key in found}
+
+
+# --------------------------------------------------------------------------------------------------------------- tables
+HEADS = ("FD", "KID x 1000", "precision", "recall", "balance", "Frechet, pixels", "MIND, pixels")
+
+
+def table(rows: list[dict[str, Any]], data: str) -> list[str]:
+    """Markdown: a line for each system and way, means over seeds and draws with the largest deviation from them."""
+    rows = [row for row in rows if row["data"] == data]
+    drawn = [row for row in rows if row["way"] != "likelihood"]
+    if not drawn:
+        return []
+    lines = [f"## {data}", "", "| system | sampler | NFE | s / 1,000 | " + " | ".join(HEADS) + " |"]
+    lines.append("|---|---|--:|--:|" + "--:|" * len(HEADS))
+    real = [_cell(name, [row.get(f"{name}_floor") for row in drawn]) for name in NUMBERS]
+    lines.append("| *held-out images* | | | | " + " | ".join(real) + " |")
+    for system in study.SYSTEMS:
+        for way in dict.fromkeys(row["way"] for row in drawn if row["system"] == system):
+            same = [row for row in drawn if row["system"] == system and row["way"] == way]
+            cells = [_cell(name, [row.get(name) for row in same]) for name in NUMBERS]
+            nfe = "-".join(str(n) for n in sorted({row["nfe"] for row in same}))
+            seconds = f"{np.mean([row['seconds'] for row in same]):.0f}"
+            lines.append("| " + " | ".join([system, way.partition(",")[0], nfe, seconds, *cells]) + " |")
+    likelihoods = [row for row in rows if row["way"] == "likelihood"]
+    if likelihoods:
+        lines += ["", "| system | bits/dim (LSGM: NELBO) | by the variational bound | NFE |", "|---|--:|--:|--:|"]
+        for row in sorted(likelihoods, key=lambda row: list(study.SYSTEMS).index(row["system"])):
+            bound = row.get("variational_bound", row.get("weighted", ""))
+            lines.append(f"| {row['system']} | {row['ode']:.3f} ± {row['error']:.3f} | {bound} | {row['nfe']:.0f} |")
+    return [*lines, ""]
+
+
+def _cell(name: str, values: list[float | None]) -> str:
+    known = np.asarray([value for value in values if value is not None]) * (1000 if name == "kid" else 1)
+    if not len(known):
+        return ""
+    spread = np.max(np.abs(known - known.mean()))
+    return f"{known.mean():.3g}" + (f" ± {spread:.1g}" if len(known) > 1 and spread > 0 else "")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", choices=list(study.DATA), default="mnist")
+    parser.add_argument("--only", nargs="*", choices=list(study.SYSTEMS), default=list(study.SYSTEMS), metavar="SYSTEM")
+    parser.add_argument("--seeds", nargs="*", type=int, default=[0])
+    parser.add_argument("--stage", choices=["train", "measure", "both"], default="both")
+    parser.add_argument("--steps", type=int, help="of each training, in place of the configuration's")
+    parser.add_argument("--samples", type=int, default=1000)
+    parser.add_argument("--likelihood", type=int, default=200, help="held-out images")
+    parser.add_argument("--runs", type=Path, default=Path("runs/study"))
+    parser.add_argument("--data-dir", help="of TFDS")
+    parser.add_argument("--out", type=Path, default=HERE / "study.json")
+    parser.add_argument("--report", action="store_true", help="only the tables")
+    flags = parser.parse_args()
+    if not flags.report:
+        this = Study(flags, flags.data)
+        if flags.stage != "train":
+            this.train_features()
+        for seed in flags.seeds:
+            for system in flags.only:
+                folder = this.train(system, seed)
+                if flags.stage != "train":
+                    this.measure(system, seed, folder)
+    lines = ["# Every system at one budget", ""]
+    for data in study.DATA:
+        lines += table(read(flags.out), data)
+    flags.out.with_suffix(".md").write_text("\n".join(lines))
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
