@@ -117,7 +117,8 @@ def test_a_score_function_is_a_denoiser(name, noised_only, dtype):
 def test_a_score_of_one_process_is_one_of_every_other(here, there, x64):
     """Both ways by functions alone: the exact score of one as a denoiser, and that as the score of the other.
 
-    At noise levels that both have: VP's prior has one of 150, CLD's one of 60.
+    At noise levels that both have: VP's prior has one of 150, CLD's one of 60. What passes between them is y = x_0 +
+    sigma n, whose own rounding is one of n of eps / sigma: at t = 1e-5 third order has sigma 1e-10, HOLD 1e-14.
     """
     mixture = MIXTURES["ring"]
     known = denoiser(mixture.score_fn(PROCESSES[here]), PROCESSES[here])
@@ -129,7 +130,9 @@ def test_a_score_of_one_process_is_one_of_every_other(here, there, x64):
     assert inside.sum() >= 48
     found = from_denoiser(known, PROCESSES[there], noised_only=False)(jnp.asarray(z), jnp.asarray(t))
     error = np.abs(np.asarray(found) - expected)[inside]
-    assert np.max(error / np.sqrt(np.mean(expected[inside] ** 2, axis=(1, 2), keepdims=True))) < 1e-8
+    error = np.max(error / np.sqrt(np.mean(expected[inside] ** 2, axis=(1, 2), keepdims=True)), axis=(1, 2))
+    rounding = np.finfo(np.float64).eps / np.asarray(sigma)[inside]
+    assert (error < 1e-8 + rounding).all()
 
 
 @pytest.mark.parametrize("name", tiers.alike(NAMES, ["vp", "psld"]))
