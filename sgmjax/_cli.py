@@ -282,13 +282,21 @@ def read_config(name: str, overrides: Sequence[tuple[str, Any]]) -> tuple[Config
     Raises:
         UsageError, ConfigError: naming the file or setting, and the fix.
     """
+    path, argument = find_config(name)
+    config = overridden(load_config(path, argument), overrides)
+    return config, path.stem if argument is None else f"{path.stem}_{argument}"
+
+
+def overridden(settings: Any, overrides: Sequence[tuple[str, Any]]) -> Config:
+    """The typed config of settings with the overrides of `split_overrides`.
+
+    Raises:
+        UsageError, ConfigError: naming the setting, and the fix.
+    """
     from sgmjax.config import from_dict, parse, unread
 
-    path, argument = find_config(name)
-    settings = load_config(path, argument)
     given = {key for key, _ in overrides} | set(unread(parse(settings)))  # else an override has made it idle
-    config = from_dict(override(settings, overrides), refuse=lambda key: key in given)
-    return config, path.stem if argument is None else f"{path.stem}_{argument}"
+    return from_dict(override(settings, overrides), refuse=lambda key: key in given)
 
 
 def config_folders() -> list[Path]:

@@ -28,17 +28,19 @@ from sgmjax._inputs import InputError, one_line, reason, shown
 
 AnyPath = pathlib.Path | epath.Path
 BUCKET = "gs://"
+ZOO = "zoo:"  # a run that comes with sgmjax, by its name: a file in sgmjax/zoo
 CACHE = "SGMJAX_CACHE"  # environment variable: where downloads and copies from buckets are kept
 UPLOAD_EVERY = 10.0  # seconds between two uploads of a file that grows
 
 
 # ---------------------------------------------------------------------------------------------------------------- names
 def user_path(path: str | os.PathLike[str], what: str = "path") -> AnyPath:
-    """A path as the user means it: `~` and `~name` are home folders, `gs://bucket/name` is in a bucket.
+    """A path as the user means it: `~` and `~name` are home folders, `gs://bucket/name` is in a bucket, `zoo:name` is
+    the file of a run that comes with sgmjax.
 
     Raises:
         InputError: an empty path, one with a NUL character, a home folder that there is not, another kind of address,
-            or a bucket without the package that reaches it.
+            a run that does not come with sgmjax, or a bucket without the package that reaches it.
     """
     text = os.fspath(path)
     if not text.strip():
@@ -47,6 +49,8 @@ def user_path(path: str | os.PathLike[str], what: str = "path") -> AnyPath:
         raise InputError(f"{what}: {shown(text)} has a NUL character, which no path can have")
     if text.startswith(BUCKET):
         return _in_bucket(text, what)
+    if text.startswith(ZOO):
+        return _in_zoo(text.removeprefix(ZOO), what)
     scheme, found, _ = text.partition("://")
     if found and scheme.isalnum():
         raise InputError(f"{what}: {shown(text)}: no {scheme}:// here; give a path, or {BUCKET}bucket/folder")
@@ -54,6 +58,24 @@ def user_path(path: str | os.PathLike[str], what: str = "path") -> AnyPath:
         return pathlib.Path(text).expanduser()
     except RuntimeError:
         raise InputError(f"{what}: {shown(text)}: there is no such home folder; write the whole path") from None
+
+
+def zoo() -> dict[str, pathlib.Path]:
+    """The files of the runs that come with sgmjax, by name."""
+    folder = pathlib.Path(__file__).resolve().parent / "zoo"
+    return {path.stem: path for path in sorted(folder.glob("*.safetensors"))}
+
+
+def _in_zoo(name: str, what: str) -> pathlib.Path:
+    found = zoo()
+    if name not in found:
+        raise InputError(f"{what}: no run {shown(name)} comes with sgmjax; there are {', '.join(found)}")
+    return found[name]
+
+
+def in_zoo(path: AnyPath) -> bool:
+    """Whether a path is the file of a run that comes with sgmjax."""
+    return path in zoo().values()
 
 
 def _in_bucket(text: str, what: str) -> epath.Path:

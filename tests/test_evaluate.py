@@ -204,7 +204,6 @@ def test_frechet():
 
 @pytest.mark.slow
 def test_a_file_is_evaluated_as_its_folder(finished, tmp_path):
-    pytest.importorskip("safetensors")
     file = tmp_path / "one.safetensors"
     words = [f"--workdir={finished}", "--format=safetensors", f"--out={file}"]
     assert export_checkpoint.main(["export_checkpoint", *words]) == 0

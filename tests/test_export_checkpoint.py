@@ -16,7 +16,6 @@ from sgmjax.training import workdir
 from sgmjax.training.load import load_run
 
 torch = pytest.importorskip("torch")
-pytest.importorskip("safetensors")
 FORMATS = {"scoresde": "scoresde", "cld": "cld", "psld": "psld", "classifier": "psld"}
 
 

@@ -6,7 +6,7 @@
 Formats: scoresde (score_sde_pytorch), cld (CLD-SGM) and psld (PSLD, score networks and classifiers) are the official
 PyTorch layouts, with the parameters and their averages, which those programs load; their optimiser begins anew.
 safetensors takes any run with a config, its config.json in the metadata; `sgmjax.load_run`, `--workdir` of the other
-commands and `python -m sgmjax.import_checkpoint` read it.
+commands and `python -m sgmjax.import_checkpoint` read it. --half makes it a quarter as large, for samples.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ def read_flags(argv: Sequence[str]) -> Any:
     flags.DEFINE_enum("format", None, FORMATS, "whose layout", flag_values=values)
     _cli.define_path(values, "out", None, "the file to write")
     flags.DEFINE_integer("num_scales", 1000, "of scoresde: model.num_scales of its config", flag_values=values)
+    flags.DEFINE_bool("half", False, "of safetensors: the averages alone, in half precision", flag_values=values)
     flags.DEFINE_bool("help", False, "show this help", flag_values=values, short_name="h")
     _cli.parse_flags(values, argv, {"num_scales": COUNT})
     if values.help:
@@ -50,6 +51,8 @@ def read_flags(argv: Sequence[str]) -> Any:
             raise _cli.UsageError(f"--{name}: {values[name].help}; it must be given")
     if values.format == "safetensors" and Path(values.out).suffix != ".safetensors":
         raise _cli.UsageError(f"--out: {shown(values.out)} must end in .safetensors, by which it is known when read")
+    if values.half and values.format != "safetensors":
+        raise _cli.UsageError(f"--half: is of safetensors, and the layout of {values.format} has both; leave it out")
     return values
 
 
@@ -77,7 +80,10 @@ def export(values: Any) -> None:
     assert config is not None
     if values.format == "safetensors":
         raw = load_run(path, say=lambda line: None, averaged=False).variables
-        tensors.write(out, workdir.read_record(path), averaged.step, raw.params, averaged.variables.params, raw.state)
+        params, record = None if values.half else raw.params, workdir.read_record(path)
+        if values.half and config.data.name not in ("folder", "idx", "npz"):
+            record["config"]["data"]["data_dir"] = None  # of this machine, and found by name
+        tensors.write(out, record, averaged.step, params, averaged.variables.params, raw.state)
         say(f"step {averaged.step} of {shown(path)} is now {out}; for samples")
         say(f"    python -m sgmjax.sample --workdir={out} --num=64")
         return

@@ -12,9 +12,10 @@ one. What the file does not say (the process, the range of times, the sampler) i
 checkpoint of LSGM are compared with it. Both parameters and their averages are taken; where the checkpoint has no
 averages (PSLD's classifier, NCSN), the parameters stand for them.
 
-A file of `python -m sgmjax.export_checkpoint --format=safetensors` has its config with it.
+A file of `python -m sgmjax.export_checkpoint --format=safetensors` has its config with it, and so have the runs that
+come with sgmjax: --checkpoint=zoo:psld_mnist.
 
-`python -m sgmjax.train` with the same --config and --workdir goes on from the checkpoint's step, with new moments of
+`python -m sgmjax.train --workdir=FOLDER --config.train.steps=N` goes on from the checkpoint's step, with new moments of
 the optimiser and from the beginning of the data.
 """
 
@@ -23,7 +24,6 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from sgmjax import _cli
@@ -169,6 +169,7 @@ def _own(values: Any, named: Any) -> None:
     from sgmjax.training import tensors, workdir
 
     path = values.checkpoint
+    stem = user_path(path, "--checkpoint").stem
     if values.source or named is not None or values.image_shape:
         flag = "source" if values.source else "config" if named is not None else "image_shape"
         raise _cli.UsageError(f"--{flag}: {shown(path)} is a run of sgmjax, which has its config with it; leave it out")
@@ -177,7 +178,7 @@ def _own(values: Any, named: Any) -> None:
     parts = build.phases(config, data.shape, data.num_classes, **known)
     abstract = jax.eval_shape(parts[0][0].init, jax.random.key(0))
     step, variables, averaged = tensors.read(path, abstract)
-    folder = user_path(values.workdir or f"runs/{Path(path).stem}_imported", "--workdir")
+    folder = user_path(values.workdir or f"runs/{stem}_imported", "--workdir")
     with _appearing(folder) as hidden:
         record = {"config": workdir.read_record(path)["config"]}
         _adopt(hidden, config, Converted(parts, variables, averaged, step, True), record, data)

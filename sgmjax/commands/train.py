@@ -4,7 +4,8 @@
     python -m sgmjax.train --config=configs/psld_cifar.py         # into runs/psld_cifar; again: goes on from there
     python -m sgmjax.train --config=configs/psld_cifar.py --workdir=/data/run1 --config.train.batch_size=64
 
-A run goes on from its newest checkpoint with the settings that it had. With another batch size or learning rate:
+A run goes on from its newest checkpoint with the settings that it had; --workdir alone takes them from its folder:
+--workdir=runs/psld_cifar --config.train.steps=900000. With another batch size or learning rate:
 --config.train.batch_size=64 --allow_changes=train.batch_size. --restart begins anew and keeps what was there.
 
 The exit status is 0 when the run is finished, 143 or 130 when SIGTERM or SIGINT (Ctrl-C) interrupted it and it saved, 2
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sgmjax import _cli
+from sgmjax._files import user_path
 from sgmjax._inputs import InputError
 
 if TYPE_CHECKING:
@@ -81,5 +83,11 @@ def read_flags(argv: Sequence[str]) -> tuple[Any, Config, str]:
     _cli.parse_flags(values, words)
     if values.help:
         _cli.show_help(__doc__, values)
+    if values.workdir and not values["config"].present and not values.restart:
+        from sgmjax.config import to_dict
+        from sgmjax.training import workdir
+
+        if (user_path(values.workdir, "--workdir") / "config.json").is_file():
+            return values, _cli.overridden(to_dict(workdir.read_config(values.workdir)), overrides), values.workdir
     config, name = _cli.read_config(values.config, overrides)
     return values, config, values.workdir or str(Path("runs") / name)

@@ -83,7 +83,8 @@ def load_run(
     """Reads the config and the averaged parameters of a run folder, or of a run's file; writes nothing.
 
     Args:
-        path: the run folder, or what `python -m sgmjax.export_checkpoint --format=safetensors` has made of one.
+        path: the run folder, or what `python -m sgmjax.export_checkpoint --format=safetensors` has made of one; or the
+            name of a run that comes with sgmjax, as "psld_mnist"; "zoo:psld_mnist" is never a folder.
         task: of a run of `fit`: a function that makes its (last) task.
         sampling: settings of the `sampling` section to use in place of the run's, as {"steps": 100}; `options` are
             added to the run's, unless the sampler is another one. What the run has set for a sampler of another kind
@@ -122,7 +123,7 @@ def load_run(
         >>> samples.shape, info.nfe
         ((8, 2), 2)
     """
-    config = None
+    path, config = tensors.find(path), None
     if process is not None and task is not None:
         raise InputError("process: is of a run with a config; make a task of your own with the process that you want")
     if task is None:

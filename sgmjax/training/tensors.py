@@ -2,7 +2,7 @@
 
 Tensors: `params/...` those being trained, `ema/...` their average, `state/...` what the networks carry besides.
 Metadata: `format` "sgmjax", `step`, `config.json` (the text of the run folder's), `sha256` (of the tensors in the order
-of their names; who changes them leaves it out). Needs the package safetensors, the extra `safetensors`.
+of their names; who changes them leaves it out). A file for sampling has `ema/...` alone, perhaps in half precision.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from sgmjax._files import AnyPath, regular_file, replacing, user_path
+from sgmjax._files import ZOO, AnyPath, in_zoo, regular_file, replacing, user_path, zoo
 from sgmjax._inputs import InputError, check_numbers, one_line, shown
 from sgmjax.interop.torch_file import MAX_STEP
 from sgmjax.tasks.base import Variables
@@ -32,9 +32,18 @@ def is_tensor_file(path: str | os.PathLike[str]) -> bool:
 
 
 def folder_of(path: str | os.PathLike[str]) -> AnyPath:
-    """Where what is made of a run lies: its folder, or one beside its file, of the same name."""
+    """Where what is made of a run lies: its folder, or one beside its file, of the same name; of a run that comes with
+    sgmjax `runs/zoo_<name>`."""
     found = user_path(path, "--workdir")
+    if in_zoo(found):
+        return user_path("runs") / f"zoo_{found.stem}"
     return found.with_suffix("") if is_tensor_file(found) else found
+
+
+def find(path: str | os.PathLike[str]) -> str | os.PathLike[str]:
+    """The path, or `zoo:name` where it is the name of a run that comes with sgmjax, and of nothing that is there."""
+    name = os.fspath(path)
+    return f"{ZOO}{name}" if name in zoo() and not user_path(path, "--workdir").exists() else path
 
 
 def write(
@@ -46,15 +55,18 @@ def write(
         path: where.
         record: the run's config.json.
         step: steps taken.
-        params, averaged: trees of the same form.
+        params, averaged: trees of the same form; params None: the averaged ones alone, in half precision.
         state: of the networks; {} for most.
     """
-    library = _library()
-    arrays = {
+    import safetensors.numpy  # here and below: only who has such files needs it
+
+    arrays: dict[str, np.ndarray] = {
         f"{group}/{name}": np.array(jax.device_get(leaf))
-        for group, tree in zip(GROUPS, (params, averaged, state), strict=True)
+        for group, tree in zip(GROUPS, ({} if params is None else params, averaged, state), strict=True)
         for name, leaf in named(tree).items()
     }
+    if params is None:
+        arrays |= {name: _half(array, name) for name, array in arrays.items() if name.startswith("ema/")}
     metadata = {
         "format": FORMAT,
         "step": str(step),
@@ -62,7 +74,7 @@ def write(
         "sha256": _checksum(arrays),
     }
     with replacing(path) as partial:
-        library.numpy.save_file(arrays, partial, metadata)
+        partial.write_bytes(safetensors.numpy.save(arrays, metadata))  # save_file lets nobody else read it
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
@@ -85,7 +97,8 @@ def read_record(path: str | os.PathLike[str]) -> Any:
 def read(path: str | os.PathLike[str], abstract: Variables) -> tuple[int, Variables, Variables]:
     """The step, the variables being trained, and the averaged ones, as NumPy arrays of the types that are wanted.
 
-    Every tensor of the file is checked and used: floats of another type become the wanted one.
+    Every tensor of the file is checked and used: floats of another type become the wanted one. In a file with the
+    averaged parameters alone they are those being trained too.
 
     Args:
         path: the file.
@@ -101,6 +114,9 @@ def read(path: str | os.PathLike[str], abstract: Variables) -> tuple[int, Variab
         return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata())
 
     arrays, metadata = _open(path, content)
+    alone = not any(name.startswith("params/") for name in arrays)
+    if alone:
+        wanted = {name: leaf for name, leaf in wanted.items() if not name.startswith("params/")}
     for name in [*arrays, *wanted]:
         problem = None
         if name not in wanted:
@@ -122,7 +138,8 @@ def read(path: str | os.PathLike[str], abstract: Variables) -> tuple[int, Variab
         if array.dtype.kind == "f" or str(array.dtype) == "bfloat16":
             check_numbers(array, f"{shown(path)}: '{name}'")
         arrays[name] = array.astype(wanted[name].dtype)
-    trees = {group: _filled(_group(abstract, group), f"{group}/", arrays) for group in GROUPS}
+    whose = {group: "ema" if alone and group == "params" else group for group in GROUPS}
+    trees = {group: _filled(_group(abstract, group), f"{whose[group]}/", arrays) for group in GROUPS}
     return int(step), Variables(trees["params"], trees["state"]), Variables(trees["ema"], trees["state"])
 
 
@@ -140,6 +157,18 @@ def _filled(tree: Any, prefix: str, arrays: Mapping[str, np.ndarray]) -> Any:
     return jax.tree.unflatten(jax.tree.structure(tree), [arrays[prefix + name] for name in named(tree)])
 
 
+def _half(array: np.ndarray, name: str) -> np.ndarray:
+    if array.dtype.kind != "f":
+        return array
+    with np.errstate(over="ignore"):
+        half = array.astype(np.float16)
+    if not np.isfinite(half).all():
+        raise InputError(
+            f"tensor '{shown(name)}' has numbers above 65504, which half precision does not; leave out --half"
+        )
+    return half
+
+
 def _checksum(arrays: Mapping[str, np.ndarray]) -> str:
     found = hashlib.sha256()
     for name in sorted(arrays):
@@ -149,20 +178,13 @@ def _checksum(arrays: Mapping[str, np.ndarray]) -> str:
     return found.hexdigest()
 
 
-def _library() -> Any:
-    try:
-        import safetensors.numpy  # type: ignore[import-not-found]
-    except ImportError:
-        raise InputError("files of safetensors need that package: pip install 'sgmjax[safetensors]'") from None
-    return safetensors
-
-
 def _open(path: str | os.PathLike[str], content: Any) -> Any:
     """What `content` takes of the opened file, if it is one of ours."""
+    import safetensors
+
     file = regular_file(path, "safetensors")
-    library = _library()
     try:
-        with library.safe_open(file, framework="np") as opened:
+        with safetensors.safe_open(file, framework="np") as opened:
             metadata = dict(opened.metadata() or {})
             found = content(opened) if metadata.get("format") == FORMAT else None
     except Exception as error:  # whatever a broken file makes the library raise

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from sgmjax._files import AnyPath, free_space, is_remote, probe_folder, replacing, user_path
+from sgmjax._files import AnyPath, free_space, in_zoo, is_remote, probe_folder, replacing, user_path
 from sgmjax._inputs import InputError, one_line
 from sgmjax.config import Config, ConfigError, differences, from_dict
 from sgmjax.data.classes import check_same
@@ -35,6 +35,11 @@ def prepare(workdir: str | os.PathLike) -> AnyPath:
         WorkdirError: no permission, no such bucket, or something that is not a folder is in the way.
     """
     path = user_path(workdir, "--workdir")
+    if in_zoo(path):
+        raise WorkdirError(
+            f"zoo:{path.stem} comes with sgmjax and stays as it is; to go on from it make a run folder of it: "
+            f"python -m sgmjax.import_checkpoint --checkpoint=zoo:{path.stem} --workdir=runs/{path.stem}"
+        )
     probe = f".probe{jax.process_index()}"
     try:
         (path / "samples").mkdir(parents=True, exist_ok=True)

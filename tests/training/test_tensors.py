@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +15,6 @@ from sgmjax.commands import import_checkpoint
 from sgmjax.tasks import Variables
 from sgmjax.training import tensors
 from sgmjax.training.load import load_run
-
-pytest.importorskip("safetensors")
 
 
 def same(a, b) -> None:
@@ -103,7 +100,7 @@ def test_files_that_do_not_fit(change, message, tmp_path):
     assert "\n" not in str(caught.value)
 
 
-def test_broken_files(tmp_path, capsys, monkeypatch):
+def test_broken_files(tmp_path, capsys):
     """Cut, flipped, of something else: one line, by the function and by the command, which writes nothing."""
     file = tmp_path / "a.safetensors"
     written(file)
@@ -122,7 +119,20 @@ def test_broken_files(tmp_path, capsys, monkeypatch):
     with pytest.raises(InputError, match="No such file"):
         load_run(tmp_path / "b.safetensors")
     assert not (tmp_path / "run").exists()
-    monkeypatch.setitem(sys.modules, "safetensors", None)
-    monkeypatch.setitem(sys.modules, "safetensors.numpy", None)
-    with pytest.raises(InputError, match=r"pip install 'sgmjax\[safetensors\]'"):
+
+
+def test_averages_alone_in_half_precision(tmp_path):
+    """They are the parameters being trained too; what the networks carry keeps its type."""
+    averaged = jax.tree.map(lambda leaf: leaf + 1, PARAMS)
+    file = tmp_path / "a.safetensors"
+    tensors.write(file, {"config": {}}, 12, None, averaged, STATE)
+    _, raw, average = tensors.read(file, ABSTRACT)
+    rounded = jax.tree.map(lambda leaf: leaf.astype(np.float16).astype(np.float32), averaged)
+    same(average, Variables(rounded, STATE))
+    same(raw, Variables(rounded, STATE))
+    changed(file, lambda arrays, metadata: arrays.pop("ema/layer/bias"))
+    with pytest.raises(InputError, match="tensor 'ema/layer/bias' is missing"):
         tensors.read(file, ABSTRACT)
+    large = {"layer": {"kernel": np.full((2, 3), 1e5, np.float32), "bias": PARAMS["layer"]["bias"]}}
+    with pytest.raises(InputError, match="'ema/layer/kernel' has numbers above 65504"):
+        tensors.write(file, {"config": {}}, 12, None, large, STATE)

@@ -1,0 +1,89 @@
+"""Runs that come with sgmjax: they open by name, draw what they learnt, can be trained on, and stay as they are."""
+
+from __future__ import annotations
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from sgmjax import _files, load_run
+from sgmjax._inputs import InputError
+from sgmjax.commands import export_checkpoint, import_checkpoint, sample, train
+from sgmjax.metrics import pixel_frechet
+from sgmjax.samplers.plan import Plan
+from sgmjax.training import tensors, workdir
+
+NAMES = list(_files.zoo())
+
+
+def test_they_are_small():
+    sizes = {name: path.stat().st_size for name, path in _files.zoo().items()}
+    assert {"psld_digits", "edm_mnist"} <= sizes.keys()
+    assert sum(sizes.values()) < 8e6, sizes
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_opens_and_says_nothing_of_where_it_was_made(name):
+    run = load_run(f"zoo:{name}")
+    assert run.config is not None and run.step > 0
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(run.variables.params))
+    record = json.dumps(workdir.read_record(f"zoo:{name}"))
+    assert "/work" not in record and "/home" not in record and "/root" not in record
+    with open(_files.zoo()[name], "rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    kinds = {one["dtype"] for key, one in header.items() if key.startswith(("ema/", "params/"))}
+    assert kinds == {"F16"} and not any(key.startswith("params/") for key in header)
+
+
+def test_the_digits_are_those_of_the_data():
+    from sgmjax import data
+
+    run = load_run("psld_digits")
+    plan = Plan(sampler="unipc", steps=10, grid="auto", denoise="tweedie")
+    x, info = jax.jit(lambda key: run.sample(key, 500, plan))(jax.random.key(0))
+    images = np.asarray(data.load(run.config.data, "train").arrays()["x"])
+    drawn = np.clip(np.round(127.5 * (np.asarray(x) + 1)), 0, 255).astype(np.uint8)
+    floor = pixel_frechet(images[:500], images[500:])
+    assert info.nfe == 10 and pixel_frechet(drawn, images) < 1.5 * floor
+
+
+def test_a_folder_of_that_name_comes_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert tensors.find("psld_digits") == "zoo:psld_digits" and tensors.find("runs/psld_digits") == "runs/psld_digits"
+    (tmp_path / "psld_digits").mkdir()
+    assert tensors.find("psld_digits") == "psld_digits"
+    with pytest.raises(InputError, match="no run in psld_digits"):
+        load_run("psld_digits")
+
+
+def test_samples_lie_in_the_folder_where_one_is(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = ["--workdir=zoo:psld_digits", "--num=4", "--steps=2", "--sampler=em", "--grid=uniform"]
+    assert sample.main(["sample", *words]) == 0
+    with np.load(tmp_path / "runs/zoo_psld_digits/samples/em_2_uniform_seed0.npz") as file:
+        assert file["samples"].shape == (4, 8, 8, 1)
+    assert sample.main(["sample", "--workdir=zoo:psld"]) == 2
+    assert "--workdir: no run psld comes with sgmjax; there are " in capsys.readouterr().err
+    assert train.main(["train", "--workdir=zoo:psld_digits"]) == 2
+    assert "import_checkpoint --checkpoint=zoo:psld_digits" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_training_goes_on_from_one_with_its_own_settings(tmp_path, capsys):
+    folder = tmp_path / "mine"
+    assert import_checkpoint.main(["import", "--checkpoint=zoo:psld_digits", f"--workdir={folder}"]) == 0
+    step = load_run("zoo:psld_digits").step
+    words = [f"--workdir={folder}", f"--config.train.steps={step + 2}", "--config.sampling.num=8"]
+    words += ["--config.sampling.steps=2", "--config.train.eval_every=0"]
+    assert train.main(["train", *words]) == 0
+    assert load_run(folder).step == step + 2
+    assert train.main(["train", f"--workdir={folder}", "--config.sde.gamma=0.3"]) == 2
+    assert "holds a run with another config (sde.gamma: 0.01 there, 0.3 now)" in capsys.readouterr().err
+    half = tmp_path / "half.safetensors"
+    assert export_checkpoint.main(
+        ["export", f"--workdir={folder}", "--format=safetensors", "--half", f"--out={half}"]
+    ) == 0  # fmt: skip
+    whole, small = (load_run(path).variables.params for path in (folder, half))
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(np.float16(a), b), whole, small)
