@@ -154,7 +154,8 @@ def parse_flags(values: Any, argv: Sequence[str], ranges: Mapping[str, Range] | 
 def show_help(doc: str | None, values: Any) -> NoReturn:
     """Prints a command's docstring and its flags, and ends the program."""
     print(doc)
-    print("\n".join(f"  --{flag.name}: {flag.help}" for flag in map(values.__getitem__, sorted(values))))
+    found = {flag.name: flag.help for flag in map(values.__getitem__, sorted(values))}  # -h is --help
+    print("\n".join(f"  --{name}: {text}" for name, text in found.items()))
     raise SystemExit(0)
 
 

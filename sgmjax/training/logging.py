@@ -41,8 +41,13 @@ class MetricsWriter:
         truncate(path, step)
         self._file = path.open("a", encoding="utf-8")
         if tensorboard:
-            with contextlib.suppress(ImportError):
+            try:
                 self._events = _Events(self._mirror.place / "tensorboard", step)
+            except ImportError:
+                pass
+            except BaseException:  # a folder that cannot be written
+                self.close()
+                raise
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Adds the values of a step; NaN and infinities become null, which JSON can hold."""

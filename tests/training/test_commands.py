@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -143,6 +144,22 @@ def test_every_kind_of_override(config_file):
 def test_without_config_it_is_the_digits():
     _, config, workdir = train.read_flags(["train"])
     assert config.data.name == "digits" and workdir == os.path.join("runs", "psld_digits")
+
+
+def test_help_names_every_flag_once(capsys):
+    with pytest.raises(SystemExit):
+        sample.main(["sample", "--help"])
+    flags = [line.partition(":")[0] for line in capsys.readouterr().out.splitlines() if line.startswith("  --")]
+    assert len(flags) == len(set(flags)) > 20
+
+
+def test_without_config_a_folder_says_its_own(finished, config_file, capsys):
+    """And what the command line changes is compared with it."""
+    _, config, workdir = train.read_flags(["train", f"--workdir={finished}", "--config.train.steps=9"])
+    assert workdir == str(finished) and config.train.steps == 9
+    assert dataclasses.replace(config, train=load_run(finished).config.train) == load_run(finished).config
+    _, asked, _ = train.read_flags(["train", f"--workdir={finished}", "--config=psld_digits"])
+    assert asked.data.name == "digits"
 
 
 def test_a_run_from_the_command_line(finished, config_file, capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 import math
@@ -30,6 +31,15 @@ def test_a_new_run_drops_what_an_aborted_one_left(tmp_path):
     """A run killed before its first checkpoint starts again at step 0."""
     (tmp_path / "metrics.jsonl").write_text('{"step": 5}\n')
     MetricsWriter(tmp_path, 0, tensorboard=False).close()
+    assert (tmp_path / "metrics.jsonl").read_text() == ""
+
+
+def test_events_that_cannot_be_written_leave_no_file_open(tmp_path):
+    """An open one would be a ResourceWarning, an error here."""
+    (tmp_path / "tensorboard").write_text("a file is in the way")
+    with pytest.raises(OSError):
+        MetricsWriter(tmp_path, 0)
+    gc.collect()
     assert (tmp_path / "metrics.jsonl").read_text() == ""
 
 
