@@ -13,7 +13,8 @@ Of --samples each it is said
     spread      the standard deviation over the samples of an image, mean over its pixels
     distance    the root mean square distance of a sample to the image
 
-Samples are drawn by UniPC of order 3 on the grid "auto". Writes a JSON, a row a line, to --out.
+Samples are drawn by UniPC of order 3 on the grid "auto" (c_pigdm is a sampler itself, on the same grid). --pictures
+keeps of each method a picture: inputs, what was measured, and the samples below. Writes a JSON, a row a line, to --out.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from rows import read, write
 from sgmjax import load_run, samplers
 from sgmjax.commands.inputs import read_operator
 from sgmjax.data import to_float
+from sgmjax.evaluation.pictures import picture, save_picture, to_arrays
 from sgmjax.training.load import load_data
 
 HERE = Path(__file__).resolve().parent
@@ -63,6 +65,11 @@ def measure(run: Any, word: str, method: str, x: np.ndarray, each: int, steps: i
         score_fn, more = task.score_fn(variables), {}
         if method == "replacement":
             more["constraint"] = samplers.inpaint(task.sde, x, where.reshape(task.event_shape))
+        elif method == "c_pigdm":
+            known = samplers.measurement(operator, y, NOISE)
+            return samplers.c_pigdm(
+                key, score_fn, task.sde, x.shape, times=times, measurement=known, **options
+            )[0]  # fmt: skip
         else:
             known = samplers.measurement(operator, y, NOISE)
             score_fn = samplers.posterior_score(score_fn, task.sde, known, method=method, **options)
@@ -76,16 +83,25 @@ def measure(run: Any, word: str, method: str, x: np.ndarray, each: int, steps: i
     return np.clip(np.stack(drawn, axis=1), -1 if task.centered else 0, 1), y, operator
 
 
+def show(folder: Path, name: str, x: np.ndarray, y: np.ndarray, found: np.ndarray, centered: bool) -> None:
+    """The first twelve inputs, what was measured of them where that is an image, and their samples."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = [x[:12], *([np.kron(y[:12], np.ones((1, 4, 4, 1)))] if y.ndim == 4 else []), *np.moveaxis(found[:12], 1, 0)]
+    images = to_arrays(np.concatenate(rows), True, centered)
+    save_picture(folder / f"{name}.png", picture(images, limit=len(images), columns=len(rows[0])))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", required=True, help="folder of a run on images with classes")
     parser.add_argument("--process", help="to sample with another process than the run's")
-    parser.add_argument("--methods", nargs="*", default=["mmps", "tmpd", "pigdm", "dps", "replacement"])
+    parser.add_argument("--methods", nargs="*", default=["mmps", "tmpd", "pigdm", "c_pigdm", "dps", "replacement"])
     parser.add_argument("--words", nargs="*", default=list(WORDS), help="what is known")
     parser.add_argument("--inputs", type=int, default=32)
     parser.add_argument("--samples", type=int, default=4, help="of each input")
     parser.add_argument("--steps", type=int, default=30, help="evaluations of the network")
     parser.add_argument("--scale", type=float, default=1.0, help="of dps")
+    parser.add_argument("--pictures", type=Path, help="folder for them")
     parser.add_argument("--out", type=Path, default=HERE / "posterior_images.json")
     flags = parser.parse_args()
     process = {"name": flags.process} if flags.process else None
@@ -115,6 +131,8 @@ def main() -> None:
                 "distance": round(float(np.sqrt(np.mean((found - x[:, None]) ** 2))), 4),
                 "classifier": round(accuracy, 4),
             }  # fmt: skip
+            if flags.pictures:
+                show(flags.pictures, f"{word.replace(':', '_')}_{method}", x, y, found, run.task.centered)
             same = ("data", "process", "known", "method", "steps")
             rows = [old for old in rows if any(old[k] != row[k] for k in same)] + [row]
             write(flags.out, rows)
