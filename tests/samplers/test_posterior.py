@@ -206,9 +206,10 @@ class Mixture:
 def test_twisted_particles_have_the_law_of_the_posterior(name, method, number):
     """Three modes of a tenth of the mass and more; sliced W2 of their particles. Two true sets are 0.03 apart.
 
-    What is left of bias is the chain's: with 60 steps the distance is 0.10 to 0.14.
+    What is left of bias is the chain's: with 60 steps the distance is 0.10 to 0.14. The oblique process is twice as fast
+    as elsewhere, so that it has forgotten the data at t = 1 (noise level 77, not 8).
     """
-    sde, mixture = PROCESSES[name], Mixture()
+    sde, mixture = analytic.oblique_recipe(beta=8.0) if name == "oblique" else PROCESSES[name], Mixture()
     assert np.sum(mixture.weights > 0.1) == 3
     times = samplers.time_grid("rho", 200, t_min=1e-3, sde=sde)
     draw = jax.jit(

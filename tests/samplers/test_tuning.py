@@ -89,10 +89,19 @@ def test_a_tuned_grid_is_nearer_than_the_plain_ones(name):
     assert error < 2 * found.error
 
 
-@pytest.mark.parametrize("name", tiers.alike(["vp", "cld", "psld", "third_order"], ["cld"]))
-@pytest.mark.parametrize("method, options", [("unipc", {"order": 2}), ("deis", {"order": 2})])
+@pytest.mark.parametrize(
+    "name, method, options",
+    tiers.alike(
+        [(name, method, {"order": 2}) for name in ("vp", "cld", "psld") for method in ("unipc", "deis")]
+        + [("third_order", "unipc", {"order": 2})],
+        [("cld", "unipc", {"order": 2}), ("cld", "deis", {"order": 2})],
+    ),
+)
 def test_slopes_are_those_of_what_is_missed(name, method, options):
-    """By levels and by weights, against differences of `miss` along the slope."""
+    """By levels and by weights, against differences of `miss` along the slope.
+
+    Not DEIS for third order: on this grid float32 alone moves its samples by a tenth (docs/samplers.md).
+    """
     sde = PROCESSES[name]
     run = refinement.Run(lambda _: RING.score_fn(sde), (), sde, True)
     teacher = tuning.follow(jax.random.key(0), run, sde, (64, 2), t_min=1e-3, levels=12)
@@ -150,7 +159,7 @@ def test_learned_weights_are_nearer_still(name):
     found = [
         samplers.tune_grid(
             jax.random.key(0), score_fn, sde, (256, 2), steps=4, options=options, denoise="tweedie", levels=40,
-            refine=8, weights=weights,
+            refine=20, weights=weights,
         )
         for weights in (False, True)
     ]  # fmt: skip
