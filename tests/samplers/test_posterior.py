@@ -116,8 +116,8 @@ def test_dps_moves_the_estimate_by_its_scale_along_the_slope(x64):
 def test_samples_have_the_mean_and_the_covariance_of_the_posterior(name, sampler):
     """5,000 samples in float32; five standard errors, and 0.01 (the mean) and 0.02 for the steps.
 
-    They start from the posterior's own states at t = 1: VE of sigma_max 20 and the oblique process have not forgotten the
-    data by then, and from the prior's the exact posterior score is 0.06 and 0.1 deviations off.
+    They start from the posterior's own states at t = 1: VE of sigma_max 20 and the oblique process have not forgotten
+    the data by then, and from the prior's the exact posterior score is 0.06 and 0.1 deviations off.
     """
     sde, data = PROCESSES[name], Normal()
     given = samplers.posterior_score(data.score_fn(sde), sde, data.measurement, iterations=3)
@@ -206,8 +206,8 @@ class Mixture:
 def test_twisted_particles_have_the_law_of_the_posterior(name, method, number):
     """Three modes of a tenth of the mass and more; sliced W2 of their particles. Two true sets are 0.03 apart.
 
-    What is left of bias is the chain's: with 60 steps the distance is 0.10 to 0.14. The oblique process is twice as fast
-    as elsewhere, so that it has forgotten the data at t = 1 (noise level 77, not 8).
+    What is left of bias is the chain's: with 60 steps the distance is 0.10 to 0.14. The oblique process is twice as
+    fast as elsewhere, so that it has forgotten the data at t = 1 (noise level 77, not 8).
     """
     sde, mixture = analytic.oblique_recipe(beta=8.0) if name == "oblique" else PROCESSES[name], Mixture()
     assert np.sum(mixture.weights > 0.1) == 3
