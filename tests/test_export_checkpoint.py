@@ -44,7 +44,7 @@ def same(a, b) -> None:
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
-@pytest.mark.parametrize("name", tiers.alike(FORMATS, ("psld",)))
+@pytest.mark.parametrize("name", tiers.alike(FORMATS, ()))
 def test_there_and_back(name, imported, tmp_path, capsys):
     """official -> run -> official, and run -> safetensors -> run: not a bit is lost, and not a name."""
     run, official = imported(name)

@@ -77,6 +77,7 @@ def check_lsgm(kind, variables, averaged, read) -> None:
         jax.tree.map(np.testing.assert_array_equal, variables.params["prior"], read.prior_params)
 
 
+@pytest.mark.slow
 @pytest.mark.reference
 def test_lsgm_as_variables(tmp_path):
     """By a config that its own settings make; its step counts the second stage."""

@@ -39,12 +39,14 @@ def share_of_pages_asked_for(mode, **environment):
     return float(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="tunes glibc's allocator")
 def test_freed_memory_is_used_again():
     assert share_of_pages_asked_for("leave") > 0.9  # or there is nothing to mend
     assert share_of_pages_asked_for("keep") < 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="tunes glibc's allocator")
 def test_an_environment_that_speaks_for_the_allocator_is_left_alone():
     assert share_of_pages_asked_for("keep", MALLOC_ARENA_MAX="8") > 0.9

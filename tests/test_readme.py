@@ -30,6 +30,7 @@ def test_the_example_learns_the_ring():
     assert counts.min() > 60 and counts.max() < 250  # an untrained network gives no ring at all
 
 
+@pytest.mark.slow
 def test_the_shorter_form_goes_on_from_the_example():
     names: dict = {}
     exec(compile(EXAMPLE.replace("range(2000)", "range(2)").replace("1000, 2", "10, 2"), "README.md", "exec"), names)

@@ -200,7 +200,7 @@ class Mixture:
     "name, method, number",
     tiers.alike(
         [(name, *how) for name in ("vp", "cld", "psld", "oblique") for how in (("none", 16000), ("mmps", 4000))],
-        [("psld", "mmps", 4000)],
+        [],
     ),
 )
 def test_twisted_particles_have_the_law_of_the_posterior(name, method, number):

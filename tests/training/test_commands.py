@@ -215,6 +215,7 @@ def test_sampling_with_another_process(finished, capsys):
     capsys.readouterr()
 
 
+@pytest.mark.slow
 def test_a_tuned_grid_is_found(finished, capsys):
     """By what it was tuned for, and by nothing else; nearer to the teacher than the plain grids."""
     how = ["--sampler=unipc", "--steps=6", "--denoise=tweedie", "--options=order=3"]

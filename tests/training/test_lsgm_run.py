@@ -67,33 +67,42 @@ def rows(folder):
     return [{name: v for name, v in row.items() if name not in ("examples_per_second", "host_ms")} for row in found]
 
 
-@pytest.mark.usefixtures("one_device")  # test_latent.py has eight
-def test_a_run_killed_in_the_second_stage_ends_with_the_same_bits(tmp_path, monkeypatch, capsys):
-    settings, whole, copy = from_dict(SETTINGS), tmp_path / "whole", tmp_path / "copy"
-    monkeypatch.setattr(Killed, "whole", whole)
-    monkeypatch.setattr(Killed, "copy", copy)
-    with monkeypatch.context() as patch:
+@pytest.fixture(scope="module")
+def runs(one_device, tmp_path_factory):  # test_latent.py has eight
+    """A whole run's folder, and what a process killed in the second stage would have left of it."""
+    folder = tmp_path_factory.mktemp("lsgm")
+    whole, copy = folder / "whole", folder / "copy"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Killed, "whole", whole)
+        patch.setattr(Killed, "copy", copy)
         patch.setattr(running, "Interrupt", Killed)
-        result = train(settings, whole)
+        result = train(from_dict(SETTINGS), whole)
     assert (result.status, result.step) == ("finished", STEPS)
+    return whole, copy
+
+
+def test_a_run_trains_the_vae_then_both_and_draws(runs):
+    whole, _ = runs
+    with np.load(whole / "samples" / "final.npz") as final:
+        assert final["samples"].shape == (8, 8, 8, 1) and final["samples"].dtype == np.uint8 and final["nfe"] > 0
+        assert len(np.unique(final["samples"])) > 2  # means of pixels, not one value everywhere
+    assert ["prior_loss" in row for row in rows(whole)] == [False] * VAE_STEPS + [True] * (STEPS - VAE_STEPS)
+    first, last = (arrays(whole, step)["train"]["params"] for step in (VAE_STEPS, STEPS))
+    for group in ("vae", "prior"):
+        pairs = zip(jax.tree.leaves(first[group]), jax.tree.leaves(last[group]), strict=True)
+        assert any(np.any(np.asarray(a) != np.asarray(b)) for a, b in pairs)
+
+
+@pytest.mark.slow
+def test_a_run_killed_in_the_second_stage_ends_with_the_same_bits(runs, capsys):
+    whole, copy = runs
     assert not (copy / "checkpoints" / str(STEPS)).exists() and not (copy / "samples" / "final.npz").exists()
-    capsys.readouterr()
-    result = train(settings, copy)
+    result = train(from_dict(SETTINGS), copy)
     assert (result.status, result.step) == ("finished", STEPS)
     assert f"going on from step {SAVED} of {STEPS}" in capsys.readouterr().out
-
     ours, theirs = arrays(copy, STEPS), arrays(whole, STEPS)
     assert all(jax.tree.leaves(ours["model_state"][name]) for name in ("batch_stats", "spectral", "active"))
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
     assert rows(copy) == rows(whole)
     with np.load(copy / "samples" / "final.npz") as a, np.load(whole / "samples" / "final.npz") as b:
-        assert a["samples"].shape == (8, 8, 8, 1) and a["samples"].dtype == np.uint8 and a["nfe"] > 0
-        assert len(np.unique(a["samples"])) > 2  # means of pixels, not one value everywhere
         np.testing.assert_array_equal(a["samples"], b["samples"])
-
-    # the first stage trains the VAE alone, the second both
-    assert ["prior_loss" in row for row in rows(whole)] == [False] * VAE_STEPS + [True] * (STEPS - VAE_STEPS)
-    first = arrays(whole, VAE_STEPS)["train"]["params"]
-    for group in ("vae", "prior"):
-        pairs = zip(jax.tree.leaves(first[group]), jax.tree.leaves(theirs["train"]["params"][group]), strict=True)
-        assert any(np.any(np.asarray(a) != np.asarray(b)) for a, b in pairs)

@@ -88,8 +88,7 @@ def times(arrays, i):
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=pytest.mark.slow if i else []) for i, name in enumerate(sorted(SCORESDE, reverse=True))]
-    or refdata.cases(SCORESDE),
+    [pytest.param(name, marks=pytest.mark.slow) for name in sorted(SCORESDE, reverse=True)] or refdata.cases(SCORESDE),
 )
 def test_scoresde(name):
     config = SCORESDE[name]
@@ -119,6 +118,7 @@ def test_scoresde(name):
     np.testing.assert_allclose(norms, arrays["f64/grad_norm_before_clip"], rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_cld(reference):
     arrays, config = refdata.load_npz("cld_train_steps.npz"), refdata.load_json("cld_train_steps.json")
     sde = sdes.cld(
