@@ -29,6 +29,7 @@ sample to another, and `samples` has (num, 8, *shape of an example). Of a run on
 from __future__ import annotations
 
 import functools
+import re
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -206,7 +207,7 @@ def draw(request: Any) -> None:
     lost = int(np.sum(~np.isfinite(np.asarray(drawn[0])).all(axis=tuple(range(1, np.ndim(drawn[0]))))))
     samples = pictures.to_arrays(drawn[0], task.discrete, task.centered)
     name = "_".join(filter(None, [sampling.process_label(process), name]))
-    name = f"{steer.name}{name}{sampling.label(values)}_seed{values.seed}"
+    name = f"{steer.name}{name}{label_words(values.labels)}{sampling.label(values)}_seed{values.seed}"
     out = user_path(values.out.removesuffix(".npz")) if values.out else tensors.folder_of(path) / "samples" / name
     if jax.process_index() == 0:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -221,6 +222,14 @@ def draw(request: Any) -> None:
         fix = "take more --steps, or another --sampler or --method"
         say(f"warning: {lost} of {len(samples)} samples are not finite; {fix}")
     say(f"NFE {drawn[1]}{steer.cost()}, {time.perf_counter() - start:.1f} s, {out}.npz and .png")
+
+
+def label_words(words: list[str] | None) -> str:
+    """What names of files have of --labels: "_labels3-7"; nothing without."""
+    if not words:
+        return ""
+    text = "-".join(re.sub(r"[^A-Za-z0-9]+", "", word) for word in words)
+    return f"_labels{text[:40]}"
 
 
 def read_interval(words: list[str] | None) -> tuple[float, float] | None:

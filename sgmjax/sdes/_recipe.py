@@ -307,7 +307,12 @@ def _check(D, Q, Sigma_inf, variables) -> None:
 
 
 def _check_schedule(schedule) -> None:
-    """beta must be non-negative and not identically zero."""
+    """It must have a rate; beta must be non-negative and not identically zero."""
+    if not hasattr(schedule, "integral"):
+        raise InputError(
+            f"schedule = {schedule!r}: must have beta(t) and its integral, as LinearSchedule(beta_min=8, beta_max=8) has; "
+            "for a constant rate give beta_min and beta_max alone"
+        )
     if not linalg.is_concrete(schedule) or not isinstance(schedule, LinearSchedule):
         return
     low, high = float(schedule.beta_min), float(schedule.beta_max)

@@ -84,7 +84,7 @@ def load_run(
 
     Args:
         path: the run folder, or what `python -m sgmjax.export_checkpoint --format=safetensors` has made of one; or the
-            name of a run that comes with sgmjax, as "psld_mnist"; "zoo:psld_mnist" is never a folder.
+            name of a run that comes with sgmjax, as "psld_digits"; "zoo:psld_digits" is never a folder.
         task: of a run of `fit`: a function that makes its (last) task.
         sampling: settings of the `sampling` section to use in place of the run's, as {"steps": 100}; `options` are
             added to the run's, unless the sampler is another one. What the run has set for a sampler of another kind

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from sgmjax._files import AnyPath, free_space, in_zoo, is_remote, probe_folder, replacing, user_path
+from sgmjax._files import AnyPath, free_space, in_zoo, is_remote, probe_folder, replacing, user_path, zoo
 from sgmjax._inputs import InputError, one_line
 from sgmjax.config import Config, ConfigError, differences, from_dict
 from sgmjax.data.classes import check_same
@@ -151,7 +151,8 @@ def read_config(path: str | os.PathLike) -> Config:
             )
         return from_dict(record["config"], refuse=lambda path: False)
     except FileNotFoundError:
-        raise WorkdirError(f"no run in {path}: {file} does not exist; give the --workdir of a run") from None
+        known = "" if "/" in str(path) else f", or one of zoo:{', zoo:'.join(zoo())}"
+        raise WorkdirError(f"no run in {path}: {file} does not exist; give the --workdir of a run{known}") from None
     except ConfigError as error:
         raise WorkdirError(f"{file} does not fit this version of sgmjax: {error}") from error
     except InputError:

@@ -340,6 +340,7 @@ BAD = [
         lambda: sdes.recipe(D=[[1.0]], Q=[[0.0]], beta_min=1.0, schedule=sdes.LinearSchedule(beta_min=1, beta_max=2)),
         "beta_min, beta_max: a schedule has its own rate; leave them out",
     ),
+    (lambda: sdes.recipe(D=[[1.0]], Q=[[0.0]], schedule=8.0), r"schedule = 8.0: must have beta\(t\) and its integral"),
     (lambda: sdes.psld(gamma=4.0, nu=4.0), "gamma = nu"),
     (lambda: sdes.psld(gamma=-1.0), ">= 0"),
     (lambda: sdes.psld(kappa=0.0), "kappa"),

@@ -372,6 +372,17 @@ def test_as_programs():
     assert done.stdout.split()[1:] == ["False", "False"], done.stderr
 
 
+def test_files_of_samples_say_of_which_classes_they_are():
+    """So that those of one class do not overwrite those of all."""
+    assert sample.label_words(None) == "" and sample.label_words(["3", "big cat"]) == "_labels3-bigcat"
+
+
+def test_a_name_that_is_no_run_names_those_that_come_with_the_package(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"give the --workdir of a run, or one of zoo:\w+, .*zoo:psld_digits"):
+        load_run("psld_digit")
+
+
 def test_labels():
     np.testing.assert_array_equal(sample.read_labels(["1", "3"], 10, 5), [1, 3, 1, 3, 1])
     assert sample.read_labels(None, 10, 5) is None
