@@ -310,7 +310,7 @@ def _check_schedule(schedule) -> None:
     """It must have a rate; beta must be non-negative and not identically zero."""
     if not hasattr(schedule, "integral"):
         raise InputError(
-            f"schedule = {schedule!r}: must have beta(t) and its integral, as LinearSchedule(beta_min=8, beta_max=8) has; "
+            f"schedule = {schedule!r}: must have beta(t) and its integral, as LinearSchedule(beta_min=8, beta_max=8); "
             "for a constant rate give beta_min and beta_max alone"
         )
     if not linalg.is_concrete(schedule) or not isinstance(schedule, LinearSchedule):
