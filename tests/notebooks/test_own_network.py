@@ -32,7 +32,7 @@ def test_networks_give_waves(executed):
         assert rest < 0.8 * report["normal"][1], name  # what is left over the nearest wave
         assert floors < 4 * report["data"][0], name
     assert report["function"].shape == (600, 32, 1) and report["function"].dtype == np.float32
-    # forty steps of the run are too few for its shape, but a wrong scale would show
+    # so few steps of the run are too few for its shape, but a wrong scale would show
     np.testing.assert_allclose(report["run"].std(), 1.0, atol=0.3)
 
 
@@ -40,4 +40,4 @@ def test_labels_are_heeded_and_runs_open_at_their_step(executed):
     assert (executed.report["guided"] > 0.6).all()  # by chance a third
     ran, asked, own = executed.report["steps"]
     assert ran == asked and own == 200 and executed.report["finite"]
-    assert "its output channels must be" in executed.printed("function-sample")
+    assert "which 2 phase variables cannot share" in executed.printed("function-sample")
