@@ -65,13 +65,12 @@ def measure(run: Any, word: str, method: str, x: np.ndarray, each: int, steps: i
         score_fn, more = task.score_fn(variables), {}
         if method == "replacement":
             more["constraint"] = samplers.inpaint(task.sde, x, where.reshape(task.event_shape))
-        elif method == "c_pigdm":
-            known = samplers.measurement(operator, y, NOISE)
-            return samplers.c_pigdm(
-                key, score_fn, task.sde, x.shape, times=times, measurement=known, **options
-            )[0]  # fmt: skip
         else:
             known = samplers.measurement(operator, y, NOISE)
+            if method == "c_pigdm":
+                return samplers.c_pigdm(
+                    key, score_fn, task.sde, x.shape, times=times, measurement=known, **options
+                )[0]  # fmt: skip
             score_fn = samplers.posterior_score(score_fn, task.sde, known, method=method, **options)
         return samplers.unipc(
             key, score_fn, task.sde, x.shape, times=times, order=3, denoise="tweedie", **more

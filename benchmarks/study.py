@@ -35,16 +35,16 @@ HERE = Path(__file__).resolve().parent
 KEPT = HERE / "study"
 LATENT = ("lsgm", "lsgm_psld")
 UNIPC = {"sampler": "unipc", "options": "order=3", "grid": "auto", "denoise": "tweedie"}
-OWN = {
+SSCS = {"sampler": "sscs", "grid": "quadratic"}
+OWN = {  # those that are not here are of data in phase space, and take SSCS
     "ncsnv2": {"sampler": "annealed_langevin", "grid": "levels"},
     "vp": {"sampler": "em", "grid": "uniform"},
     "subvp": {"sampler": "em", "grid": "uniform"},
     "ve": {"sampler": "pc", "grid": "uniform"},
     "edm": {"sampler": "edm", "grid": "rho", "denoise": "tweedie"},
     "lsgm": {"sampler": "em", "grid": "uniform"},
-    "lsgm_psld": {"sampler": "sscs", "grid": "quadratic"},
+    "lsgm_psld": SSCS,
 }
-SSCS = {"sampler": "sscs", "grid": "quadratic"}
 EM = {"sampler": "em", "grid": "quadratic"}
 ODE = {"sampler": "ode", "rtol": "1e-4", "atol": "1e-4"}
 METRICS = "fd,kid,pr,balance,frechet"
@@ -61,7 +61,7 @@ def ways(system: str) -> dict[str, dict[str, str]]:
         else:
             more = {"steps": str(n)}
         found[f"{own['sampler']}, {n}"] = own | more
-    if own is SSCS:
+    if system not in OWN:
         found["em, 50"] = EM | {"steps": "50"}
     return found | {"ode": ODE}
 

@@ -8,7 +8,6 @@ import jax
 import numpy as np
 import official_files
 import pytest
-import tiers
 
 from sgmjax.commands import export_checkpoint, import_checkpoint, sample
 from sgmjax.interop import torch_file
@@ -44,7 +43,8 @@ def same(a, b) -> None:
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
-@pytest.mark.parametrize("name", tiers.alike(FORMATS, ()))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FORMATS)
 def test_there_and_back(name, imported, tmp_path, capsys):
     """official -> run -> official, and run -> safetensors -> run: not a bit is lost, and not a name."""
     run, official = imported(name)

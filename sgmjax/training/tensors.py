@@ -108,15 +108,13 @@ def read(path: str | os.PathLike[str], abstract: Variables) -> tuple[int, Variab
         InputError: as `read_metadata`; a tensor that the run does not have, or lacks, or of another shape; numbers that
             are not finite, or not those that were written.
     """
-    wanted = {f"{group}/{name}": leaf for group in GROUPS for name, leaf in named(_group(abstract, group)).items()}
 
     def content(file: Any) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata())
 
     arrays, metadata = _open(path, content)
-    alone = not any(name.startswith("params/") for name in arrays)
-    if alone:
-        wanted = {name: leaf for name, leaf in wanted.items() if not name.startswith("params/")}
+    groups = GROUPS if any(name.startswith("params/") for name in arrays) else GROUPS[1:]
+    wanted = {f"{group}/{name}": leaf for group in groups for name, leaf in named(_group(abstract, group)).items()}
     for name in [*arrays, *wanted]:
         problem = None
         if name not in wanted:
@@ -138,9 +136,9 @@ def read(path: str | os.PathLike[str], abstract: Variables) -> tuple[int, Variab
         if array.dtype.kind == "f" or str(array.dtype) == "bfloat16":
             check_numbers(array, f"{shown(path)}: '{name}'")
         arrays[name] = array.astype(wanted[name].dtype)
-    whose = {group: "ema" if alone and group == "params" else group for group in GROUPS}
-    trees = {group: _filled(_group(abstract, group), f"{whose[group]}/", arrays) for group in GROUPS}
-    return int(step), Variables(trees["params"], trees["state"]), Variables(trees["ema"], trees["state"])
+    trees = {group: _filled(_group(abstract, group), f"{group}/", arrays) for group in groups}
+    averaged = Variables(trees["ema"], trees["state"])
+    return int(step), Variables(trees.get("params", averaged.params), averaged.state), averaged
 
 
 def named(tree: Any) -> dict[str, Any]:

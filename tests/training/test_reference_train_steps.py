@@ -86,10 +86,7 @@ def times(arrays, i):
     return jnp.asarray(arrays["rand_t"][i], jnp.float32) * (1 - T_MIN) + T_MIN
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=pytest.mark.slow) for name in sorted(SCORESDE, reverse=True)] or refdata.cases(SCORESDE),
-)
+@pytest.mark.parametrize("name", refdata.cases(SCORESDE, at_once=lambda name: False))
 def test_scoresde(name):
     config = SCORESDE[name]
     everything = refdata.load_npz("scoresde_train_steps.npz")

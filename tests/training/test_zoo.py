@@ -11,6 +11,7 @@ import pytest
 from sgmjax import _files, load_run
 from sgmjax._inputs import InputError
 from sgmjax.commands import export_checkpoint, import_checkpoint, sample, train
+from sgmjax.evaluation.pictures import to_arrays
 from sgmjax.metrics import pixel_frechet
 from sgmjax.samplers.plan import Plan
 from sgmjax.training import tensors, workdir
@@ -44,7 +45,7 @@ def test_the_digits_are_those_of_the_data():
     plan = Plan(sampler="unipc", steps=10, grid="auto", denoise="tweedie")
     x, info = jax.jit(lambda key: run.sample(key, 500, plan))(jax.random.key(0))
     images = np.asarray(data.load(run.config.data, "train").arrays()["x"])
-    drawn = np.clip(np.round(127.5 * (np.asarray(x) + 1)), 0, 255).astype(np.uint8)
+    drawn = to_arrays(np.asarray(x), run.task.discrete, run.task.centered)
     floor = pixel_frechet(images[:500], images[500:])
     assert info.nfe == 10 and pixel_frechet(drawn, images) < 1.5 * floor
 
