@@ -39,6 +39,7 @@ HERE = Path(__file__).resolve().parent
 BUDGETS = (10, 20, 50, 200)
 MEASUREMENTS = 4
 NUM = 4000
+KEY = jax.random.key(5)
 PROCESSES: dict[str, sdes.SDE] = {
     "vp": sdes.vp(),
     "ve": sdes.edm(sigma_max=80.0),
@@ -76,7 +77,8 @@ class Problem(NamedTuple):
         """A measurement, (measured,)."""
         draws = np.random.default_rng([7, seed])
         x = self.means[draws.integers(len(self.means))] + np.linalg.cholesky(self.cov) @ draws.normal(size=self.size)
-        return self.A @ x + self.noise_std * draws.normal(size=len(self.A))
+        y = self.A @ x + self.noise_std * draws.normal(size=len(self.A))
+        return y.astype(np.float32)
 
     @property
     def size(self) -> int:
@@ -133,38 +135,33 @@ def mixture16() -> Problem:
 PROBLEMS = {"normal5": normal5, "ring": ring, "mixture16": mixture16}
 
 
-def sample(problem: Problem, y: np.ndarray, sde: sdes.SDE, method: str, nfe: int, options: dict[str, Any]) -> Any:
-    """(samples, evaluations)."""
-    score_fn, shape, key = problem.score_fn(sde), (NUM, problem.size), jax.random.key(5)
-    known = samplers.measurement(operators.matrix(problem.A), y.astype(np.float32), problem.noise_std)
+def sampler(problem: Problem, sde: sdes.SDE, method: str, nfe: int, options: dict[str, Any]) -> Any:
+    """draw(key, y) -> (samples, evaluations), compiled once for all measurements."""
+    score_fn, shape = problem.score_fn(sde), (NUM, problem.size)
     std = float(np.sqrt(np.mean(problem.means.var(axis=0) + np.diag(problem.cov))))
     if method == "twisted":
         times = samplers.time_grid("logsnr", nfe, t_min=1e-3, sde=sde)
-        run = lambda key: samplers.twisted(  # noqa: E731
-            key, score_fn, sde, shape, times=times, measurement=known, data_std=std, **options
-        )
     else:
-        repeats = options.get("repeats", 1)
-        times = samplers.time_grid("auto", nfe // repeats, sde=sde)
-        if method == "c_pigdm":
-            run = lambda key: samplers.c_pigdm(  # noqa: E731
-                key, score_fn, sde, shape, times=times, measurement=known, data_std=std, **options
-            )
-            x, info = jax.jit(run)(key)
-            return np.asarray(x), int(info.nfe)
-        draw = functools.partial(samplers.unipc, times=times, order=3, denoise="tweedie")
-        if method.startswith("replacement"):
-            x0 = np.zeros(problem.size, np.float32)
-            x0[: len(y)] = y
-            mask = (np.arange(problem.size) < len(y)).astype(np.float32)
-            constraint = samplers.inpaint(sde, x0, mask, **options)
-            run = lambda key: draw(key, score_fn, sde, shape, constraint=constraint)  # noqa: E731
+        times = samplers.time_grid("auto", nfe // options.get("repeats", 1), sde=sde)
+    plain = functools.partial(samplers.unipc, sde=sde, shape=shape, times=times, order=3, denoise="tweedie")
+
+    @jax.jit
+    def draw(key, y):
+        known = samplers.measurement(operators.matrix(problem.A), y, problem.noise_std)
+        if method in ("twisted", "c_pigdm"):
+            whole = getattr(samplers, method)
+            x, info = whole(key, score_fn, sde, shape, times=times, measurement=known, data_std=std, **options)
+        elif method.startswith("replacement"):
+            measured = jnp.arange(problem.size) < len(problem.A)
+            x0 = jnp.zeros(problem.size).at[: len(problem.A)].set(y)
+            constraint = samplers.inpaint(sde, x0, measured.astype(jnp.float32), **options)
+            x, info = plain(key, score_fn, constraint=constraint)
         else:
-            options = options | ({"data_std": std} if method == "pigdm" else {})
-            given = samplers.posterior_score(score_fn, sde, known, method=method, **options)
-            run = lambda key: draw(key, given, sde, shape)  # noqa: E731
-    x, info = jax.jit(run)(key)
-    return np.asarray(x), int(info.nfe)
+            more = options | ({"data_std": std} if method == "pigdm" else {})
+            x, info = plain(key, samplers.posterior_score(score_fn, sde, known, method=method, **more))
+        return x, info.nfe
+
+    return draw
 
 
 def error(problem: Problem, x: np.ndarray, y: np.ndarray, seed: int) -> float:
@@ -187,15 +184,17 @@ def measure(name: str, process: str, method: str, nfe: int) -> dict[str, Any] | 
         return None
     if method == "dps":
         other = problem.draw(100)
-        tried = {
-            s: error(problem, sample(problem, other, sde, method, nfe, {"scale": s})[0], other, 100) for s in SCALES
-        }
+        tried = {}
+        for scale in SCALES:
+            x, _ = sampler(problem, sde, method, nfe, {"scale": scale})(KEY, other)
+            tried[scale] = error(problem, np.asarray(x), other, 100)
         options["scale"] = min(tried, key=tried.__getitem__)
-    errors, cost = [], 0
+    draw, errors, cost = sampler(problem, sde, method, nfe, options), [], 0
     for seed in range(MEASUREMENTS):
         y = problem.draw(seed)
-        x, cost = sample(problem, y, sde, method, nfe, options)
-        errors.append(round(error(problem, x, y, seed), 3))
+        x, spent = draw(KEY, y)
+        cost = int(spent)
+        errors.append(round(error(problem, np.asarray(x), y, seed), 3))
     return {"problem": name, "process": process, "method": method, "nfe": nfe, "spent": cost, "options": options,
             "floors": errors}  # fmt: skip
 
