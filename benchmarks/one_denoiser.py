@@ -5,14 +5,15 @@
     python benchmarks/one_denoiser.py --across runs/vp_0 runs/psld_0 runs/cld_0 ...  # each with all of theirs, 200
     python benchmarks/one_denoiser.py --report                                       # the tables again
 
-Runs that differ in nothing but their seed are taken together: tables give the mean over them and its standard error.
+Runs that differ in nothing but their seed are taken together: tables give the mean over them and its standard error;
+of one run that over --draws sets of samples.
 All processes step through the same kinds of grids (--grids): "rho" in their noise levels (Karras et al. 2022),
 "quadratic" in their times; end at the same level (--end) and take Tweedie's step from there. "tuned" is UniPC of order
 3 on the grid that `tune_grid` finds for the first of the runs, "auto" (UniPC of order 3 too) that of `time_grid`; they
-may end earlier, and have rows of their own. Of several other grids the first of the runs chooses, for each process,
-sampler and budget, and the others are what the tables show. The error is the pixel-space Frechet distance to the
-training data, in floors: that of as many of its images (at most half) to the others. Every measurement is kept in --out
-as soon as it is made, and none is made twice.
+may end earlier, and have rows of their own; so have samplers with --restarts, whose evaluations are in the budget. Of
+several other grids the first of the runs chooses, for each process, sampler and budget, and the others are what the
+tables show. The error is the pixel-space Frechet distance to the training data, in floors: that of as many of its
+images (at most half) to the others. Every measurement is kept in --out as soon as it is made, and none is made twice.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ import numpy as np
 
 from sgmjax import load_run, sdes
 from sgmjax._files import replacing
+from sgmjax.commands.sampling import read_restarts
 from sgmjax.evaluation.pictures import to_arrays
 from sgmjax.metrics import pixel_frechet
 from sgmjax.samplers.grids import host_time_at
@@ -57,8 +59,9 @@ PROCESSES: dict[str, sdes.SDE] = {
 class Bench:
     """Measures, and remembers what was measured."""
 
-    def __init__(self, out: Path, num: int, end: float, grids: list[str]):
-        self.out, self.num, self.end, self.grids = out, num, end, grids
+    def __init__(self, out: Path, num: int, end: float, grids: list[str], restarts: str, draws: int):
+        self.out, self.num, self.end, self.grids, self.draws = out, num, end, grids, draws
+        self.restarts = restarts
         self.found: dict[str, Any] = json.loads(out.read_text()) if out.is_file() else {}
         self._floors: dict[Any, tuple[float, np.ndarray]] = {}
 
@@ -86,30 +89,31 @@ class Bench:
             sde = PROCESSES[name] if kind != "own" else run.task.sde
             task = run.task if kind == "own" or name == run.config.sde.name else run.task.as_process(sde)
             t_min = max(1e-5, float(host_time_at(sde, np.asarray([self.end]))[0]))
-            for sampler in samplers:
-                for steps, grid in itertools.product(budgets, self.grids):
-                    whose = f"{kind}/{settings['data']}/{settings['trained']}/{settings['seed']}"
-                    key = f"{whose}/{name}/{sampler}/{steps}/{grid}"
-                    if key in self.found or (grid == "tuned" and (sampler != "unipc" or steps > TUNED_UP_TO)):
-                        continue
-                    order = Settings(order=3) if (sampler, grid) == ("unipc", "auto") else Settings()
-                    plan = Plan(sampler=sampler, steps=steps, t_min=t_min, denoise="tweedie", options=order)
-                    if grid == "tuned":
-                        plan = self._tuned(key.replace(f"/{settings['seed']}/", "/", 1), plan, task, sde, run.variables)
-                    else:
-                        plan = dataclasses.replace(plan, grid=grid)
-                    draw = jax.jit(lambda v, key, task=task, plan=plan: task.sample(v, key, self.num, plan)[0])
-                    start = time.perf_counter()
-                    samples = np.asarray(draw(run.variables, jax.random.key(1)))
-                    error = pixel_frechet(to_arrays(samples, task.discrete, task.centered), images)
-                    self.found[key] = {
-                        "kind": kind, **settings, "process": name, "sampler": sampler, "steps": steps, "grid": grid,
-                        "num": self.num, "end": self.end, "frechet": error, "floor": floor,
-                        "floors": error / floor, "seconds": round(time.perf_counter() - start, 2),
-                        **({"times": plan.times} if grid == "tuned" else {}),
-                    }  # fmt: skip
-                    _write(self.out, json.dumps(self.found, indent=1))
-                    print(key, f"{error / floor:.2f} floors", flush=True)
+            for sampler, steps, grid, draw in itertools.product(samplers, budgets, self.grids, range(self.draws)):
+                whose = f"{kind}/{settings['data']}/{settings['trained']}/{settings['seed']}"
+                key = f"{whose}/{name}/{sampler}/{steps}/{grid}" + f"/restarts {self.restarts}" * bool(self.restarts)
+                key += f"/draw {draw}" * bool(draw)
+                if key in self.found or (grid == "tuned" and (sampler != "unipc" or steps > TUNED_UP_TO)):
+                    continue
+                order = Settings(order=3) if (sampler, grid) == ("unipc", "auto") else Settings()
+                plan = Plan(sampler=sampler, steps=steps, t_min=t_min, denoise="tweedie", options=order)
+                if grid == "tuned":
+                    plan = self._tuned(key.replace(f"/{settings['seed']}/", "/", 1), plan, task, sde, run.variables)
+                else:
+                    plan = dataclasses.replace(plan, grid=grid, restarts=read_restarts(self.restarts))
+                sample = jax.jit(lambda v, key, task=task, plan=plan: task.sample(v, key, self.num, plan)[0])
+                start = time.perf_counter()
+                samples = np.asarray(sample(run.variables, jax.random.key(1 + draw)))
+                error = pixel_frechet(to_arrays(samples, task.discrete, task.centered), images)
+                self.found[key] = {
+                    "kind": kind, **settings, "process": name, "sampler": sampler, "steps": steps, "grid": grid,
+                    "num": self.num, "end": self.end, "frechet": error, "floor": floor,
+                    "floors": error / floor, "seconds": round(time.perf_counter() - start, 2),
+                    **({"times": plan.times} if grid == "tuned" else {}),
+                    **({"restarts": self.restarts} if self.restarts else {}), **({"draw": draw} if draw else {}),
+                }  # fmt: skip
+                _write(self.out, json.dumps(self.found, indent=1))
+                print(key, f"{error / floor:.2f} floors", flush=True)
 
     def _tuned(self, whose: str, plan: Plan, task: Any, sde: Any, variables: Any) -> Plan:
         """On the grid that is tuned to the first of the networks, by 64 paths of other starts. whose: but its seed."""
@@ -128,13 +132,14 @@ class Bench:
 
 def table(found: dict[str, Any], kind: str) -> list[str]:
     """Markdown lines: mean over seeds +- its standard error, in floors."""
-    every: dict[tuple, dict[int, dict[str, dict[int, float]]]] = {}
+    every: dict[tuple, dict[int, dict[str, dict[int, list[float]]]]] = {}
     for one in found.values():
         if one["kind"] == kind:
             sampler = one["sampler"] + f", {one['grid']}" * (one["grid"] in ("tuned", "auto"))
+            sampler += f", restarts {one['restarts']}" if "restarts" in one else ""
             row = (one["data"], one["trained"], one["parameterization"], one["process"], sampler)
             by_grid = every.setdefault(row, {}).setdefault(one["steps"], {})
-            by_grid.setdefault(one["grid"], {})[one["seed"]] = one["floors"]
+            by_grid.setdefault(one["grid"], {}).setdefault(one["seed"], []).append(one["floors"])
     if not every:
         return []
     rows = {row: {steps: _chosen(grids) for steps, grids in each.items()} for row, each in every.items()}
@@ -153,11 +158,16 @@ def table(found: dict[str, Any], kind: str) -> list[str]:
     return lines
 
 
-def _chosen(grids: dict[str, dict[int, float]]) -> list[float]:
-    """The errors of the seeds on the grid that is best for the first of them, which then does not count."""
+def _chosen(grids: dict[str, dict[int, list[float]]]) -> list[float]:
+    """The errors of the seeds on the grid that is best for the first of them, which then does not count.
+
+    Of one seed, and where there is no choice, those of its draws.
+    """
     first = min(min(each) for each in grids.values())
-    best = min(grids.values(), key=lambda each: each.get(first, np.inf))
-    return [error for seed, error in best.items() if len(grids) == 1 or len(best) == 1 or seed != first]
+    best = min(grids.values(), key=lambda each: np.mean(each.get(first, [np.inf])))
+    if len(best) == 1:
+        return best[first] if len(grids) == 1 else best[first][:1]
+    return [float(np.mean(errors)) for seed, errors in best.items() if len(grids) == 1 or seed != first]
 
 
 def main() -> None:
@@ -171,10 +181,12 @@ def main() -> None:
     parser.add_argument("--num", type=int, default=500, help="samples")
     parser.add_argument("--end", type=float, default=0.02, help="noise level at which sampling ends")
     parser.add_argument("--grids", nargs="*", default=["rho", "quadratic"], help="kinds of samplers.time_grid, tuned")
+    parser.add_argument("--restarts", default="", help="as of sgmjax.sample, levels,repeats,low,high;...")
+    parser.add_argument("--draws", type=int, default=1, help="sets of samples of each run")
     parser.add_argument("--out", type=Path, default=HERE / "one_denoiser.json")
     parser.add_argument("--report", action="store_true", help="only the tables")
     flags = parser.parse_args()
-    bench = Bench(flags.out, flags.num, flags.end, flags.grids)
+    bench = Bench(flags.out, flags.num, flags.end, flags.grids, flags.restarts, flags.draws)
     if not flags.report:
         for path in flags.denoisers:
             bench.measure("denoiser", path, list(PROCESSES), flags.samplers or SAMPLERS, flags.budgets)

@@ -48,7 +48,8 @@ OWN = {  # those that are not here are of data in phase space, and take SSCS
 EM = {"sampler": "em", "grid": "quadratic"}
 ODE = {"sampler": "ode", "rtol": "1e-4", "atol": "1e-4"}
 METRICS = "fd,kid,pr,balance,frechet"
-NUMBERS = ("fd", "kid", "pr_precision", "pr_recall", "balance", "frechet", "mind")
+SHOWN = ("unipc, 50", 0)  # the way whose samples are shown beside their nearest training images
+NUMBERS = ("fd", "kid", "pr_precision", "pr_recall", "balance", "frechet", "mind", "neighbours_median_ratio")
 
 
 def ways(system: str) -> dict[str, dict[str, str]]:
@@ -119,7 +120,9 @@ class Study:
                     continue
                 words = [f"--workdir={folder}", f"--num={self.flags.samples}", f"--seed={draw}", "--batch_size=100"]
                 words += [f"--{key}={value}" for key, value in flags.items()]
-                self.call("evaluate", *words, f"--metrics={METRICS}", f"--features={self.features}")
+                shown = SHOWN == (way, draw)
+                wanted = METRICS + (",neighbours" if shown else "")
+                self.call("evaluate", *words, f"--metrics={wanted}", f"--features={self.features}", "--nearest=3")
                 found = self._report(folder)
                 first = found["metrics"]["fd"]
                 row = {
@@ -130,8 +133,10 @@ class Study:
                 row |= _numbers(found)
                 self.call("evaluate", *words, "--metrics=mind", "--features=pixels")
                 row |= _numbers(self._report(folder))
-                picture = folder / "metrics" / f"report_step{found['step']}.png"
-                shutil.copyfile(picture, KEPT / self.data / f"{system}_{seed}" / f"{way.replace(', ', '_')}.png")
+                pictures, kept = folder / "metrics", KEPT / self.data / f"{system}_{seed}"
+                shutil.copyfile(pictures / f"report_step{found['step']}.png", kept / f"{way.replace(', ', '_')}.png")
+                if shown:
+                    shutil.copyfile(pictures / f"neighbours_step{found['step']}.png", kept / "neighbours.png")
                 self._keep(row)
         if (self.data, system, seed, "likelihood", 0) not in have:
             name = "nelbo" if system in LATENT else "bpd"
@@ -160,7 +165,7 @@ def _numbers(report: dict[str, Any]) -> dict[str, float]:
 
 
 # --------------------------------------------------------------------------------------------------------------- tables
-HEADS = ("FD", "KID x 1000", "precision", "recall", "balance", "Frechet, pixels", "MIND, pixels")
+HEADS = ("FD", "KID x 1000", "precision", "recall", "balance", "Frechet, pixels", "MIND, pixels", "nearest")
 
 
 def table(rows: list[dict[str, Any]], data: str) -> list[str]:

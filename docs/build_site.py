@@ -13,6 +13,7 @@ import inspect
 import os
 import re
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -178,9 +179,11 @@ def execute() -> None:
         source = [cell.source for cell in notebook.cells]
         if copy.exists() and [cell.source for cell in nbformat.read(copy, as_version=4).cells] == source:
             continue
-        print(f"executing {path.name} ...", flush=True)
+        print(f"executing {path.name} ...", end=" ", flush=True)
+        start = time.monotonic()
         NotebookClient(notebook, timeout=1800, resources={"metadata": {"path": str(EXECUTED)}}).execute()
         nbformat.write(notebook, copy)
+        print(f"{time.monotonic() - start:.0f} s")
 
 
 if __name__ == "__main__":
