@@ -19,6 +19,8 @@ from typing import Any
 
 import griffe
 
+from sgmjax.__main__ import COMMANDS
+
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = ROOT / "notebooks"
 EXECUTED = ROOT / "build" / "notebooks"  # their executed copies
@@ -45,8 +47,6 @@ ROOMS = {
     "sgmjax.config": "Configurations",
     "sgmjax.sharding": "Several devices",
 }
-COMMANDS = ("train", "sample", "evaluate", "noise_levels", "tune_grid", "import_checkpoint", "export_checkpoint",
-            "data.prepare")  # fmt: skip
 
 
 def public_names(room: str) -> list[str]:
@@ -75,9 +75,8 @@ def reference_page(room: str) -> str:
 def commands_page() -> str:
     """Markdown: what `python -m sgmjax.<command> --help` says first."""
     lines = ["# Commands", "", "`python -m sgmjax.<command> --helpfull` names every flag.", ""]
-    for command in COMMANDS:
-        where = f"sgmjax.commands.{command}" if "." not in command else f"sgmjax.{command}"
-        text = importlib.import_module(where).__doc__ or ""
+    for command, file in COMMANDS.items():
+        text = importlib.import_module("sgmjax." + file.removesuffix(".py").replace("/", ".")).__doc__ or ""
         lines += [f"## {command}", "", "```text", text.strip(), "```", ""]
     return "\n".join(lines)
 

@@ -415,3 +415,23 @@ def test_sampling_work_is_split_over_devices(sampler):
             assert not re.search(r"f32\[64(,1)?,24\]", text)
     # rounding is relative to the largest numbers, which an untrained network's samples have
     np.testing.assert_allclose(drawn[8], drawn[1], rtol=1e-4, atol=max(1e-5, 1e-6 * np.abs(drawn[1]).max()))
+
+
+def test_the_package_itself_says_which_commands_there_are():
+    """Every module that runs as a command is named, and nothing that does not run."""
+    from sgmjax.__main__ import COMMANDS, page
+
+    files = [path.relative_to(ROOT / "sgmjax") for path in (ROOT / "sgmjax").rglob("*.py") if path.name[0] != "_"]
+    runs = {
+        ".".join(file.with_suffix("").parts)
+        for file in files
+        if 'if __name__ == "__main__":' in (ROOT / "sgmjax" / file).read_text()
+    }
+    assert runs == COMMANDS.keys()
+    assert all(f"python -m sgmjax.{command} " in page() for command in runs) and "zoo:psld_mnist" in page()
+
+
+def test_a_command_that_is_not_one_is_answered_with_those_that_are():
+    found = subprocess.run([sys.executable, "-m", "sgmjax", "train"], capture_output=True, text=True)
+    assert found.returncode == 1 and "write python -m sgmjax.train\n" in found.stderr
+    assert "Traceback" not in found.stderr and "Trains a model." in found.stderr
