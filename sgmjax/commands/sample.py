@@ -204,7 +204,7 @@ def draw(request: Any) -> None:
     show = _cli.progress(plan.num, " samples")
     drawn = sampler(variables, key, plan.num, labels=labels, inputs=inputs, progress=show)
     assert drawn is not None
-    lost = int(np.sum(~np.isfinite(np.asarray(drawn[0])).all(axis=tuple(range(1, np.ndim(drawn[0]))))))
+    lost, far = pictures.astray(np.asarray(drawn[0]), task.discrete, task.centered)
     samples = pictures.to_arrays(drawn[0], task.discrete, task.centered)
     name = "_".join(filter(None, [sampling.process_label(process), name]))
     name = f"{steer.name}{name}{label_words(values.labels)}{sampling.label(values)}_seed{values.seed}"
@@ -218,9 +218,10 @@ def draw(request: Any) -> None:
             extra["measured"] = inputs["y"]
         pictures.save_arrays(f"{out}.npz", samples=samples, nfe=np.int64(drawn[1]), step=np.int64(step), **extra)
         pictures.save_picture(f"{out}.png", steer.picture(task, samples, inputs))
-    if lost:
-        fix = "take more --steps, or another --sampler or --method"
-        say(f"warning: {lost} of {len(samples)} samples are not finite; {fix}")
+    fix = "take more --steps, or another --sampler, --grid or --method"
+    for count, how in ((lost, "are not finite"), (far, "lie far outside the range of images, which cuts them off")):
+        if count:
+            say(f"warning: {count} of {len(samples)} samples {how}; {fix}")
     say(f"NFE {drawn[1]}{steer.cost()}, {time.perf_counter() - start:.1f} s, {out}.npz and .png")
 
 

@@ -24,6 +24,20 @@ def to_levels(x: np.ndarray, low: float, high: float) -> np.ndarray:
     return np.round(np.clip(np.nan_to_num(unit), 0, 1) * 255).astype(np.uint8)
 
 
+def astray(x: np.ndarray, discrete: bool, centered: bool) -> tuple[int, int]:
+    """How many samples are not finite; of images also, how many are further off than a range beyond that of images.
+
+    Samplers that have not converged leave them: the picture, which is cut off, does not show by how much.
+    """
+    flat = x.reshape(len(x), -1)
+    finite = np.isfinite(flat).all(axis=1)
+    if not discrete:
+        return int(np.sum(~finite)), 0
+    middle, half = (0.0, 1.0) if centered else (0.5, 0.5)
+    far = np.max(np.abs(flat[finite] - middle), axis=1, initial=0.0) > 3 * half
+    return int(np.sum(~finite)), int(np.sum(far))
+
+
 def picture(samples: np.ndarray, limit: int = 100, columns: int | None = None, *, centered: bool = True) -> np.ndarray:
     """One picture of many samples, uint8 (H, W, 3).
 

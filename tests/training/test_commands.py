@@ -22,7 +22,7 @@ from sgmjax import sharding as sh
 from sgmjax._inputs import InputError
 from sgmjax.commands import sample, train, tune_grid
 from sgmjax.config import from_dict
-from sgmjax.evaluation import draw
+from sgmjax.evaluation import draw, pictures
 from sgmjax.tasks import build
 from sgmjax.training.load import load_run
 from sgmjax.training.run import Run
@@ -308,6 +308,25 @@ def test_samples_that_are_not_finite_are_told(finished, capsys):
     words = ["sample", f"--workdir={finished}", "--num=8", "--sampler=unipc", "--steps=12", "--grid=rho"]
     assert sample.main([*words, "--inverse=random:0.5", "--noise=0.1", "--method=pigdm"]) == 0
     assert "warning: 8 of 8 samples are not finite; take more --steps" in capsys.readouterr().out
+
+
+def test_images_far_outside_their_range_are_told(tmp_path, capsys):
+    """Ten steps of Euler and Maruyama on a network that has learnt its data leave values of hundreds."""
+    words = ["sample", "--workdir=zoo:psld_digits", "--num=8", f"--out={tmp_path / 'drawn'}"]
+    assert sample.main([*words, "--sampler=em", "--grid=quadratic", "--steps=10"]) == 0
+    warning = re.search(r"warning: (\d) of 8 samples lie far outside the range of images", capsys.readouterr().out)
+    assert warning is not None and int(warning[1]) > 4
+    assert sample.main([*words, "--sampler=unipc", "--grid=auto", "--steps=10", "--options=order=3"]) == 0
+    assert "warning" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("centered, middle, half", [(True, 0.0, 1.0), (False, 0.5, 0.5)])
+def test_what_is_astray_is_counted(centered, middle, half):
+    x = np.full((5, 2, 2, 1), middle, np.float32)
+    x[0, 0, 0], x[1, 1, 1], x[2, 0, 1] = np.nan, middle + 3.1 * half, middle - 2.9 * half
+    assert pictures.astray(x, True, centered) == (1, 1)
+    assert pictures.astray(x, False, centered) == (1, 0)
+    assert pictures.astray(np.full((2, 1), np.inf), True, centered) == (2, 0)
 
 
 def test_sampling_with_a_samplers_own_settings(finished, capsys):
