@@ -356,33 +356,41 @@ class Control:
         }
         return "".join(f"{part}_" for part, there in parts.items() if there)
 
-    def picture(self, task: Any, samples: np.ndarray, inputs: dict[str, np.ndarray]) -> np.ndarray:
-        """The samples (from `pictures.to_arrays`) below the inputs and what was kept of them, uint8 (H, W, 3)."""
+    def picture(self, task: Any, samples: np.ndarray, inputs: dict[str, np.ndarray]) -> tuple[np.ndarray, str]:
+        """The samples (from `pictures.to_arrays`) below the inputs and what was kept of them.
+
+        Returns:
+            The picture, uint8 (H, W, 3), and what its rows are; "" where all are samples.
+        """
         if self.interpolate or self.interpolate_samples:
             flat = samples.reshape(-1, *task.event_shape)
-            return pictures.picture(flat, limit=12 * COLUMNS, columns=COLUMNS, centered=task.centered)
+            return pictures.picture(flat, limit=12 * COLUMNS, columns=COLUMNS, centered=task.centered), ""
         if not inputs or len(task.event_shape) != 3:
-            return pictures.picture(samples, centered=task.centered)
+            return pictures.picture(samples, centered=task.centered), ""
         x0 = inputs["x0"][:COLUMNS]
-        rows = [x0]
+        above = {"the inputs": x0}
         if self.mask is not None:
             middle = np.float32(0.0 if task.centered else 0.5)
-            rows.append(np.where(np.broadcast_to(self.mask > 0, x0.shape), x0, middle))
+            above["what is known"] = np.where(np.broadcast_to(self.mask > 0, x0.shape), x0, middle)
         if self.colorize:
-            rows.append(np.broadcast_to(x0.mean(axis=-1, keepdims=True), x0.shape))
+            above["what is known"] = np.broadcast_to(x0.mean(axis=-1, keepdims=True), x0.shape)
         if self.inverse is not None:
-            rows.append(_projected_back(self.operator, inputs["y"][:COLUMNS], x0, task.centered))
-        above = pictures.to_arrays(np.concatenate(rows), task.discrete, task.centered)
-        below = []
+            above["the measurement as an image"] = _projected_back(
+                self.operator, inputs["y"][:COLUMNS], x0, task.centered
+            )
+        below = {}
         full = len(samples) // len(x0)
         if self.constrained and full > 1:
             each = samples[: full * len(x0)].astype(np.float32).reshape(full, *x0.shape)
             spread = 2 * each.std(axis=0) + (0 if task.discrete or not task.centered else -1)
             top = 255 if task.discrete else 1
-            below = [np.minimum(part, top).astype(samples.dtype) for part in (each.mean(axis=0), spread)]
-        last = (12 - len(rows) - len(below)) * len(x0)
-        shown = np.concatenate([above, samples[:last], *below])
-        return pictures.picture(shown, limit=12 * len(x0), columns=len(x0), centered=task.centered)
+            for name, part in (("their mean", each.mean(axis=0)), ("twice their standard deviation", spread)):
+                below[name] = np.minimum(part, top).astype(samples.dtype)
+        last = (12 - len(above) - len(below)) * len(x0)
+        top_rows = pictures.to_arrays(np.concatenate(list(above.values())), task.discrete, task.centered)
+        shown = np.concatenate([top_rows, samples[:last], *below.values()])
+        image = pictures.picture(shown, limit=12 * len(x0), columns=len(x0), centered=task.centered)
+        return image, ", ".join([*above, "samples", *below])
 
 
 def _projected_back(operator: measurements.Operator, y: np.ndarray, x0: np.ndarray, centered: bool) -> np.ndarray:

@@ -208,6 +208,7 @@ def draw(request: Any) -> None:
     samples = pictures.to_arrays(drawn[0], task.discrete, task.centered)
     name = "_".join(filter(None, [sampling.process_label(process), name]))
     name = f"{steer.name}{name}{label_words(values.labels)}{sampling.label(values)}_seed{values.seed}"
+    rows = ""
     out = user_path(values.out.removesuffix(".npz")) if values.out else tensors.folder_of(path) / "samples" / name
     if jax.process_index() == 0:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -217,12 +218,16 @@ def draw(request: Any) -> None:
         if "y" in inputs:
             extra["measured"] = inputs["y"]
         pictures.save_arrays(f"{out}.npz", samples=samples, nfe=np.int64(drawn[1]), step=np.int64(step), **extra)
-        pictures.save_picture(f"{out}.png", steer.picture(task, samples, inputs))
+        image, rows = steer.picture(task, samples, inputs)
+        pictures.save_picture(f"{out}.png", image)
     fix = "take more --steps, or another --sampler, --grid or --method"
     for count, how in ((lost, "are not finite"), (far, "lie far outside the range of images, which cuts them off")):
         if count:
             say(f"warning: {count} of {len(samples)} samples {how}; {fix}")
-    say(f"NFE {drawn[1]}{steer.cost()}, {time.perf_counter() - start:.1f} s, {out}.npz and .png")
+    say(
+        f"NFE {drawn[1]}{steer.cost()}, {time.perf_counter() - start:.1f} s, {out}.npz and .png"
+        + (f", from above: {rows}" if rows else "")
+    )
 
 
 def label_words(words: list[str] | None) -> str:

@@ -320,6 +320,14 @@ def test_images_far_outside_their_range_are_told(tmp_path, capsys):
     assert "warning" not in capsys.readouterr().out
 
 
+def test_the_rows_of_a_picture_are_named(tmp_path, capsys):
+    words = ["sample", "--workdir=zoo:psld_digits", "--num=20", "--sampler=unipc", "--steps=6", "--grid=auto"]
+    words += ["--inverse=super_resolution:2", "--noise=0.1", "--method=pigdm", f"--out={tmp_path / 'drawn'}"]
+    assert sample.main(words) == 0
+    rows = "the inputs, the measurement as an image, samples, their mean, twice their standard deviation"
+    assert f"from above: {rows}\n" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("centered, middle, half", [(True, 0.0, 1.0), (False, 0.5, 0.5)])
 def test_what_is_astray_is_counted(centered, middle, half):
     x = np.full((5, 2, 2, 1), middle, np.float32)
