@@ -115,7 +115,8 @@ def check_config(path: AnyPath, config: Config, allow: Sequence[str] = ()) -> li
         flag = f", or --allow_changes={','.join(possible)}" if len(possible) == len(found) else ""
         raise WorkdirError(
             f"{path} holds a run with another config ({'; '.join(refused[:3])}{more}); "
-            f"choose another --workdir, or the same settings to go on with it{flag}"
+            f"choose another --workdir, --restart to begin anew (what is there is kept), or the same settings to go "
+            f"on with it{flag}"
         )
     if found:
         changes.check_optimizer(before, config)

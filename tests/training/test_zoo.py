@@ -81,7 +81,8 @@ def test_training_goes_on_from_one_with_its_own_settings(tmp_path, capsys):
     assert train.main(["train", *words]) == 0
     assert load_run(folder).step == step + 2
     assert train.main(["train", f"--workdir={folder}", "--config.sde.gamma=0.3"]) == 2
-    assert "holds a run with another config (sde.gamma: 0.01 there, 0.3 now)" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "holds a run with another config (sde.gamma: 0.01 there, 0.3 now)" in error and "--restart" in error
     half = tmp_path / "half.safetensors"
     assert export_checkpoint.main(
         ["export", f"--workdir={folder}", "--format=safetensors", "--half", f"--out={half}"]
