@@ -78,6 +78,12 @@ def in_zoo(path: AnyPath) -> bool:
     return path in zoo().values()
 
 
+def run_name(path: str | os.PathLike[str]) -> str:
+    """What messages call a run: `zoo:name` where it comes with sgmjax, else its path."""
+    found = user_path(path, "--workdir")
+    return f"{ZOO}{found.stem}" if in_zoo(found) else shown(path)
+
+
 def _in_bucket(text: str, what: str) -> epath.Path:
     if not text.removeprefix(BUCKET).strip("/"):
         raise InputError(f"{what}: {shown(text)} names no bucket; write {BUCKET}bucket/folder")

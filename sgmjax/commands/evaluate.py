@@ -41,7 +41,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from sgmjax import _cli
-from sgmjax._files import check_writable, user_path
+from sgmjax._files import check_writable, run_name, user_path
 from sgmjax._inputs import InputError
 from sgmjax._ranges import COUNT, OPEN_UNIT, SEED, TOLERANCE, check_memory
 from sgmjax.commands import sampling
@@ -183,7 +183,7 @@ def evaluate(request: Any) -> None:
     )  # fmt: skip
     measured: dict[str, metrics.Measured] = {}
     for name in values.metrics:
-        say(f"{name} on {dataset.name}, step {run.step} of {path} ...")
+        say(f"{name} on {dataset.name}, step {run.step} of {run_name(path)} ...")
         start = time.perf_counter()
         found = measured[name] = metrics.METRICS[name](subject, settings)
         seconds = time.perf_counter() - start

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from sgmjax import _cli
-from sgmjax._files import check_writable, replacing, user_path
+from sgmjax._files import check_writable, replacing, run_name, user_path
 from sgmjax._inputs import shown
 from sgmjax._ranges import COUNT
 
@@ -84,7 +84,7 @@ def export(values: Any) -> None:
         if values.half and config.data.name not in ("folder", "idx", "npz"):
             record["config"]["data"]["data_dir"] = None  # of this machine, and found by name
         tensors.write(out, record, averaged.step, params, averaged.variables.params, raw.state)
-        say(f"step {averaged.step} of {shown(path)} is now {out}; for samples")
+        say(f"step {averaged.step} of {run_name(path)} is now {out}; for samples")
         say(f"    python -m sgmjax.sample --workdir={out} --num=64")
         return
     if not isinstance(task, ScoreTask | ClassifierTask):
@@ -115,4 +115,4 @@ def export(values: Any) -> None:
 
     with replacing(out) as partial:
         torch.save(content, partial)
-    say(f"step {averaged.step} of {shown(path)} is now {out}, as {values.format} saves it")
+    say(f"step {averaged.step} of {run_name(path)} is now {out}, as {values.format} saves it")

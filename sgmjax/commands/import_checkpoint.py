@@ -27,7 +27,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from sgmjax import _cli
-from sgmjax._files import AnyPath, overwrite, remove_folder, user_path
+from sgmjax._files import AnyPath, overwrite, remove_folder, run_name, user_path
 from sgmjax._inputs import shown
 from sgmjax._ranges import COUNT, MAX_SIDE
 
@@ -182,7 +182,7 @@ def _own(values: Any, named: Any) -> None:
     with _appearing(folder) as hidden:
         record = {"config": workdir.read_record(path)["config"]}
         _adopt(hidden, config, Converted(parts, variables, averaged, step, True), record, data)
-    say(f"step {step} of {shown(path)} is now the run {folder}; for samples")
+    say(f"step {step} of {run_name(path)} is now the run {folder}; for samples")
     say(f"    python -m sgmjax.sample --workdir={folder} --num=64")
 
 

@@ -35,8 +35,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from sgmjax import _cli
-from sgmjax._files import check_writable, user_path
-from sgmjax._inputs import InputError, shown
+from sgmjax._files import check_writable, run_name, user_path
+from sgmjax._inputs import InputError
 from sgmjax._ranges import COUNT, NON_NEGATIVE, OPEN_UNIT, SEED, TOLERANCE, check_memory
 from sgmjax.commands import sampling
 
@@ -198,7 +198,7 @@ def draw(request: Any) -> None:
         how, name = "the VAE", "vae"
     else:
         how = f"{plan.sampler if steer.method != control.C_PIGDM else steer.method} ({how})"
-    say(f"drawing {plan.num} samples with {how} from step {step} of {shown(path)} ...")
+    say(f"drawing {plan.num} samples with {how} from step {step} of {run_name(path)} ...")
     start = time.perf_counter()
     key = sh.replicate(jax.random.key(values.seed), mesh)
     show = _cli.progress(plan.num, " samples")

@@ -24,8 +24,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from sgmjax import _cli
-from sgmjax._files import user_path
-from sgmjax._inputs import shown
+from sgmjax._files import run_name, user_path
 from sgmjax._ranges import COUNT, COUNT_OR_ZERO, OPEN_UNIT, SEED, check_memory
 from sgmjax.commands import sampling
 
@@ -103,7 +102,7 @@ def tune(request: Any) -> None:
     check_memory("--num", values.num, shape[1:], fix="give fewer")
     labels = None if task.num_classes is None else np.arange(values.num) % task.num_classes
 
-    say(f"following {values.num} paths of {shown(path)} at step {run.step} ...")
+    say(f"following {values.num} paths of {run_name(path)} at step {run.step} ...")
     start = time.perf_counter()
     free = values.analytic_start
     found = samplers.tune_grid(

@@ -241,15 +241,15 @@ def load_data(
     """The data of a run, for what is done with it afterwards.
 
     Args:
-        path: the run folder.
-        run: that in the folder.
+        path: the run's, as of `load_run`.
+        run: what `load_run` found there.
         split: training or held-out data.
         file: an .npz with the data to use instead (flag --data), see `sgmjax.data.npz.load_given`.
 
     Raises:
         DataError: no such data, or others than the run was trained on. InputError: a file that is no such archive.
     """
-    task = run.task
+    task, path = run.task, tensors.find(path)
     if file is not None:
         dataset = npz.load_given(file, split, task.num_classes)
     elif workdir.read_data(path).given or run.config is None:

@@ -15,6 +15,7 @@ from sgmjax.evaluation.pictures import to_arrays
 from sgmjax.metrics import pixel_frechet
 from sgmjax.samplers.plan import Plan
 from sgmjax.training import tensors, workdir
+from sgmjax.training.load import load_data
 
 NAMES = list(_files.zoo())
 
@@ -63,12 +64,19 @@ def test_samples_lie_in_the_folder_where_one_is(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     words = ["--workdir=zoo:psld_digits", "--num=4", "--steps=2", "--sampler=em", "--grid=uniform"]
     assert sample.main(["sample", *words]) == 0
+    assert " of zoo:psld_digits ...\n" in capsys.readouterr().out
     with np.load(tmp_path / "runs/zoo_psld_digits/samples/em_2_uniform_seed0.npz") as file:
         assert file["samples"].shape == (4, 8, 8, 1)
     assert sample.main(["sample", "--workdir=zoo:psld"]) == 2
     assert "--workdir: no run psld comes with sgmjax; there are " in capsys.readouterr().err
     assert train.main(["train", "--workdir=zoo:psld_digits"]) == 2
     assert "import_checkpoint --checkpoint=zoo:psld_digits" in capsys.readouterr().err
+
+
+def test_its_data_are_found_by_its_name():
+    run = load_run("psld_digits")
+    by_name, by_address = (load_data(name, run, "eval") for name in ("psld_digits", "zoo:psld_digits"))
+    np.testing.assert_array_equal(by_name.read(np.arange(3))["x"], by_address.read(np.arange(3))["x"])
 
 
 @pytest.mark.slow
