@@ -205,9 +205,12 @@ def linearised(
 def solve(operator: Callable[[Data], Data], look: Look, iterations: int) -> Data:
     """(noise_std^2 + operator)^-1 residual by conjugate gradients, every example by its own.
 
+    A network's covariance is neither quite symmetric nor quite positive, and then the iterates can run away: of an
+    example's that of the least remainder is taken, where none is less than the residual the step along it that leaves
+    least, and none is made where a direction is not positive.
+
     Args:
-        operator: linear and positive on (batch, *measured), up to a network's faults: an example stops where a
-            direction is not.
+        operator: linear and positive on (batch, *measured), up to a network's faults.
         look: see `Look`.
         iterations: at most the size of a measurement are of use.
     """
@@ -216,19 +219,24 @@ def solve(operator: Callable[[Data], Data], look: Look, iterations: int) -> Data
     def dot(a, b):
         return jnp.sum(a * b, axis=axes, keepdims=True)
 
-    def step(_, state):
-        found, rest, way, square = state
+    def ratio(a, b):
+        """a / b where both are positive, else 0."""
+        return jnp.where((a > 0) & (b > 0), a / jnp.where(b > 0, b, 1.0), 0.0)
+
+    def step(i, state):
+        found, rest, way, square, best, least = state
         through = look.noise_variance * way + operator(way)
         curvature = dot(way, through)
-        goes = (curvature > 0) & (square > 0)
-        length = jnp.where(goes, square / jnp.where(goes, curvature, 1.0), 0.0)
+        length = ratio(square, curvature)
         found, rest = found + length * way, rest - length * through
-        after = dot(rest, rest)
-        way = rest + jnp.where(goes, after / jnp.where(goes, square, 1.0), 0.0) * way
-        return found, rest, way, jnp.where(goes, after, 0.0)
+        after = jnp.where(length > 0, dot(rest, rest), 0.0)
+        best = jnp.where(i == 0, ratio(curvature, dot(through, through)) * way, best)
+        better = (length > 0) & (after < least)
+        best, least = jnp.where(better, found, best), jnp.where(better, after, least)
+        return found, rest, rest + ratio(after, square) * way, after, best, least
 
-    start = jnp.zeros_like(look.residual), look.residual, look.residual, dot(look.residual, look.residual)
-    return jax.lax.fori_loop(0, iterations, step, start)[0]
+    zero, square = jnp.zeros_like(look.residual), dot(look.residual, look.residual)
+    return jax.lax.fori_loop(0, iterations, step, (zero, look.residual, look.residual, square, zero, square))[4]
 
 
 def _scale(by: PerExample, v: Data) -> Any:

@@ -13,6 +13,7 @@ import tiers
 from sgmjax import exact, metrics, samplers, sdes
 from sgmjax._inputs import InputError
 from sgmjax.samplers import measurements as operators
+from sgmjax.samplers import posterior
 from sgmjax.sdes import estimate
 
 PROCESSES = {
@@ -137,6 +138,29 @@ def test_samples_have_the_mean_and_the_covariance_of_the_posterior(name, sampler
     assert np.abs((x.mean(0) - mean) / deviation).max() < 5 / np.sqrt(len(x)) + 0.01
     off = (np.cov(x.T) - cov) / np.outer(deviation, deviation)
     assert np.abs(off).max() < 5 * np.sqrt(2 / len(x)) + 0.02
+
+
+def looking(residual, noise_variance=0.01):
+    """A `posterior.Look` of which only what `posterior.solve` reads is there."""
+    return posterior.Look(jnp.asarray(residual), None, None, None, None, noise_variance, None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("iterations", [1, 3, 8, 20])
+def test_what_a_network_gets_wrong_does_not_run_away(iterations, x64):
+    """Symmetric and positive matrices are solved; whatever else a network makes of them, no remainder grows."""
+    draws = np.random.default_rng(3)
+    root = draws.normal(size=(50, 8, 8))
+    right, residual = root @ np.swapaxes(root, 1, 2), draws.normal(size=(50, 8))
+    exact = np.linalg.solve(right + 0.01 * np.eye(8), residual[..., None])[..., 0]
+    wrong = {"not symmetric": right + 0.5 * draws.normal(size=right.shape), "not positive": right - np.eye(8)}
+    for name, matrices in ({"right": right} | wrong).items():
+        product = lambda w, m=jnp.asarray(matrices): jnp.einsum("bij,bj->bi", m, w)  # noqa: E731
+        found = np.asarray(posterior.solve(product, looking(residual), iterations))
+        rest = residual - 0.01 * found - np.einsum("bij,bj->bi", matrices, found)
+        sizes = np.linalg.norm(rest, axis=1) / np.linalg.norm(residual, axis=1)
+        assert (sizes <= 1).all(), name
+        if name == "right":
+            assert (sizes < 1).all() and (iterations < 20 or np.abs(found - exact).max() < 1e-5 * np.abs(exact).max())
 
 
 def test_ranks_of_posterior_samples_are_uniform():
