@@ -13,8 +13,9 @@ Of --samples each it is said
     spread      the standard deviation over the samples of an image, mean over its pixels
     distance    the root mean square distance of a sample to the image
 
-Samples are drawn by UniPC of order 3 on the grid "auto" (c_pigdm is a sampler itself, on the same grid). --pictures
-keeps of each method a picture: inputs, what was measured, and the samples below. Writes a JSON, a row a line, to --out.
+Samples are drawn by UniPC of order 3 on the grid "auto" from the known first score, as `sgmjax.sample` does (c_pigdm
+is a sampler itself, on the same grid). --pictures keeps of each method a picture: inputs, what was measured, and the
+samples below. Writes a JSON, a row a line, to --out.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 from rows import read, write
 
-from sgmjax import load_run, samplers
+from sgmjax import load_run, samplers, score
 from sgmjax.commands.inputs import read_operator
 from sgmjax.data import to_float
 from sgmjax.evaluation.pictures import picture, save_picture, to_arrays
@@ -54,7 +55,7 @@ def measure(run: Any, word: str, method: str, x: np.ndarray, each: int, steps: i
     task, (operator, _) = run.task, read_operator(word, run.task.event_shape)
     clean = np.asarray(jax.vmap(operator)(x))
     y = clean + NOISE * np.random.default_rng(0).standard_normal(clean.shape).astype(np.float32)
-    times = samplers.time_grid("auto", steps, sde=task.sde)
+    times = samplers.time_grid("auto", steps + 1, sde=task.sde)  # the first score is known
 
     numbers = jnp.arange(np.prod(task.event_shape), dtype=jnp.float32).reshape(task.event_shape)
     where = np.zeros(numbers.size, np.float32)
@@ -62,7 +63,7 @@ def measure(run: Any, word: str, method: str, x: np.ndarray, each: int, steps: i
         where[np.asarray(operator(numbers), int)] = 1
 
     def draw(variables, key, x, y):
-        score_fn, more = task.score_fn(variables), {}
+        score_fn, more = score.analytic_start(task.score_fn(variables), task.sde, 0.0, 1.0), {}
         if method == "replacement":
             more["constraint"] = samplers.inpaint(task.sde, x, where.reshape(task.event_shape))
         else:

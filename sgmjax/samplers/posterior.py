@@ -66,8 +66,15 @@ def mmps(look: Look, *, iterations: int = 3) -> Data:
 
 
 def tmpd(look: Look, *, iterations: int = 5) -> Data:
-    """The row sums of the covariance, as a diagonal. iterations: of the conjugate gradients, without D."""
-    diagonal = jnp.maximum(look.covariance(jnp.ones_like(look.pull(look.residual))), 0.0)
+    """The row sums of the covariance, as a diagonal. iterations: of the conjugate gradients, without D.
+
+    At levels at which they have no digit (in float32 above 900: the first step of third order) those of white data of
+    deviation 1 take their place.
+    """
+    diagonal = jnp.maximum(look.covariance(jnp.ones_like(look.estimate)), 0.0)
+    known = look.sigma**2 * jnp.finfo(look.estimate.dtype).eps < LOST
+    white = linalg.expand_to(white_variance(look.sigma, 1.0), diagonal.ndim)
+    diagonal = jnp.where(linalg.expand_to(known, diagonal.ndim), diagonal, white)
     return solve(lambda w: look.push(diagonal * look.pull(w)), look, iterations)
 
 
@@ -94,6 +101,9 @@ def dps(look: Look, *, scale: float = 1.0) -> Data:
 
 
 METHODS: Mapping[str, Callable[..., Data]] = {"mmps": mmps, "tmpd": tmpd, "pigdm": pigdm, "dps": dps}
+LOST = (
+    0.1  # rounding of the covariance, sigma^2 times that of D's slope, above which that of white data takes its place
+)
 NEED_NOISE = ("mmps", "tmpd")  # their covariance may have no inverse
 
 
