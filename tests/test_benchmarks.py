@@ -292,8 +292,8 @@ def test_the_table_of_the_study_says_means_spreads_and_floors(study):
     rows = [row | {"draw": 0}, row | {"draw": 1, "fd": 0.7}]
     rows += [{"data": "mnist", "system": "psld", "way": "likelihood", "ode": 1.5, "error": 0.01, "nfe": 99.4}]
     lines = study.table(rows, "mnist")
-    assert "| psld | unipc | 10 | 20 | 0.6 ± 0.1 | 2 |  |  |  |  |  |" in lines
-    assert "| *held-out images* | | | | 0.1 | 0 |  |  |  |  |  |" in lines
+    assert "| psld | unipc | 10 | 20 | 0.6 ± 0.1 | 2 |  |  |  |  |  |  |" in lines
+    assert "| *held-out images* | | | | 0.1 | 0 |  |  |  |  |  |  |" in lines
     assert "| psld | 1.500 ± 0.010 |  | 99 |" in lines and study.table(rows, "fashion_mnist") == []
 
 

@@ -36,5 +36,5 @@ def test_with_exact_scores_the_samples_are_at_the_floor_and_networks_come_near(r
 def test_the_grid_decides(report):
     assert (report["auto"] < report["uniform"]).all()  # of networks trained so shortly; in full by 5 and 40 times
     assert report["tuned"] < report["plain"]
-    sscs, unipc = report["many"].T
-    assert (unipc < 2).all() and (unipc < 0.7 * sscs).all()
+    sscs, unipc = report["many"].T  # of few samples, whose floor is high: errors add to it in squares
+    assert (unipc < 1.2).all() and (sscs**2 - 1 > 0.2).all()
