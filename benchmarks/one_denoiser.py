@@ -89,6 +89,7 @@ class Bench:
             sde = PROCESSES[name] if kind != "own" else run.task.sde
             task = run.task if kind == "own" or name == run.config.sde.name else run.task.as_process(sde)
             t_min = max(1e-5, float(host_time_at(sde, np.asarray([self.end]))[0]))
+            compiled, sample = None, None
             for sampler, steps, grid, draw in itertools.product(samplers, budgets, self.grids, range(self.draws)):
                 whose = f"{kind}/{settings['data']}/{settings['trained']}/{settings['seed']}"
                 key = f"{whose}/{name}/{sampler}/{steps}/{grid}" + f"/restarts {self.restarts}" * bool(self.restarts)
@@ -101,7 +102,9 @@ class Bench:
                     plan = self._tuned(key.replace(f"/{settings['seed']}/", "/", 1), plan, task, sde, run.variables)
                 else:
                     plan = dataclasses.replace(plan, grid=grid, restarts=read_restarts(self.restarts))
-                sample = jax.jit(lambda v, key, task=task, plan=plan: task.sample(v, key, self.num, plan)[0])
+                if plan != compiled:  # the draws of one plan share its program
+                    compiled = plan
+                    sample = jax.jit(lambda v, key, task=task, plan=plan: task.sample(v, key, self.num, plan)[0])
                 start = time.perf_counter()
                 samples = np.asarray(sample(run.variables, jax.random.key(1 + draw)))
                 error = pixel_frechet(to_arrays(samples, task.discrete, task.centered), images)

@@ -28,7 +28,7 @@ def page() -> str:
     for command, file in COMMANDS.items():
         text = ast.get_docstring(ast.parse((HERE / file).read_text(encoding="utf-8"))) or ""
         lines.append(f"  python -m sgmjax.{command:<18} {text.splitlines()[0]}")
-    runs = ", ".join(f"zoo:{name}" for name in sorted(_files.zoo()))
+    runs = ", ".join(f"zoo:{name}" for name in _files.zoo())
     return "\n".join([*lines, "", f"Each says more with --help. Trained runs that come along, for --workdir: {runs}"])
 
 

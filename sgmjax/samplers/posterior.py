@@ -101,9 +101,7 @@ def dps(look: Look, *, scale: float = 1.0) -> Data:
 
 
 METHODS: Mapping[str, Callable[..., Data]] = {"mmps": mmps, "tmpd": tmpd, "pigdm": pigdm, "dps": dps}
-LOST = (
-    0.1  # rounding of the covariance, sigma^2 times that of D's slope, above which that of white data takes its place
-)
+LOST = 0.1  # rounding of the covariance, sigma^2 times that of D's slope, above which its row sums are not taken
 NEED_NOISE = ("mmps", "tmpd")  # their covariance may have no inverse
 
 
