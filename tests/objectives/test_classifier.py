@@ -293,7 +293,7 @@ def test_colour_images_are_colorized_and_inpainted():
             assert not same.any()
         else:
             np.testing.assert_array_equal(same, np.pad(np.zeros((2, 2), bool), 1, constant_values=True))
-        picture = control.picture(stub.task, np.zeros((2, 4, 4, 3), np.uint8), {"x0": np.asarray(x0)})
+        picture, _ = control.picture(stub.task, np.zeros((2, 4, 4, 3), np.uint8), {"x0": np.asarray(x0)})
         assert picture.dtype == np.uint8 and picture.shape[-1] == 3
 
 
