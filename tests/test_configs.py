@@ -78,6 +78,7 @@ ALIKE = {  # another one has nearly the same networks
     "ve_cifar", "vp_cifar", "psld_cifar_classifier", "ncsnv2_tower128", "lsgm_cifar_nll", "psld_celeba64",
     "psld_afhqv2", "ncsnv2_celeba64", "ncsnv2_church96", "ncsnv2_bedroom128", "lsgm_cld_digits", "cld_mnist",
     "vp_mnist", "ncsnv2_mnist", "classifier_mnist", "features_mnist", "edm_mnist", "edm_cifar",
+    "cld_celebahq256", "ve_celebahq256", "lsgm_psld_mnist",
 }  # fmt: skip
 PROCESSES = {
     "classifier": "psld",

@@ -137,6 +137,7 @@ def test_bpd_of_a_run(finished, capsys):
     assert 0 < results["exact"]["standard_error"] < 1 and result["nfe"]["max"] >= result["nfe"]["mean"] > 0
 
 
+@pytest.mark.slow
 def test_bpd_with_another_process(finished, capsys):
     """Its likelihood is that of the same denoiser; beside the run's own, not in its place."""
     words = ["--num=8", "--rtol=1e-2", "--atol=1e-2", "--draws=2", "--process=vp", "--process.beta_max=12"]

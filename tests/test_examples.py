@@ -53,7 +53,7 @@ def test_every_function_has_an_example():
 
 
 # One in four at once, but for those that train a run.
-AT_ONCE = {path for path in ALL[::4] if path not in WITHOUT | {"sgmjax.fit", "sgmjax.train", "sgmjax.load_run"}}
+AT_ONCE = {path for path in ALL[::8] if path not in WITHOUT | {"sgmjax.fit", "sgmjax.train", "sgmjax.load_run"}}
 
 
 @pytest.mark.parametrize("path", tiers.alike([path for path in ALL if path not in WITHOUT], AT_ONCE))

@@ -8,6 +8,7 @@ import re
 import numpy as np
 import official_files
 import pytest
+import tiers
 from official_files import CLASSES, SOURCES, fresh, pieces
 from official_files import run_import as run
 
@@ -16,6 +17,8 @@ from sgmjax.commands import sample
 from sgmjax.training.load import load_run
 
 torch = pytest.importorskip("torch")
+
+HOW = ("renamed", "misshapen", "missing", "infinite", "truncated", "corrupt", "hostile")
 
 
 class Runs:
@@ -64,7 +67,7 @@ def broken(name: str, how: str, folder) -> str:
     }[how]
 
 
-@pytest.mark.parametrize("how", ["renamed", "misshapen", "missing", "infinite", "truncated", "corrupt", "hostile"])
+@pytest.mark.parametrize("how", tiers.alike(HOW, HOW[1:]))  # the heaviest: networks are made
 @pytest.mark.parametrize("name", SOURCES)
 def test_broken_files(name, how, tmp_path, capsys):
     if (name, how) == ("scoresde_jax", "hostile"):

@@ -19,7 +19,7 @@ from sgmjax.sdes import estimate
 
 PROCESSES = analytic.PROCESSES | analytic.NEW
 NAMES = ("vp", "subvp", "ve", "cld", "psld", "third_order", "recipe4", "oblique", *analytic.NEW)
-FEW = ("vp", "cld", "psld", "third_order", "friction")  # one of each kind
+FEW = ("vp", "psld", "friction")  # one of each kind
 TIMES = (1e-5, 1e-4, 1e-3, 1e-2, 0.1, 0.3, 0.6, 1.0)
 MIXTURES = {
     "ring": exact.ring(),
@@ -111,7 +111,7 @@ def test_a_score_function_is_a_denoiser(name, noised_only, dtype):
     "here, there",
     tiers.alike(
         itertools.product(["vp", "cld", "psld", "third_order"], NAMES),
-        [("vp", "psld"), ("cld", "vp"), ("psld", "third_order"), ("third_order", "friction")],
+        [("vp", "psld"), ("third_order", "friction")],
     ),
 )
 def test_a_score_of_one_process_is_one_of_every_other(here, there, x64):
@@ -135,7 +135,7 @@ def test_a_score_of_one_process_is_one_of_every_other(here, there, x64):
     assert (error < 1e-8 + rounding).all()
 
 
-@pytest.mark.parametrize("name", tiers.alike(NAMES, ["vp", "psld"]))
+@pytest.mark.parametrize("name", tiers.alike(NAMES, ["psld"]))
 def test_gradients_are_those_of_the_exact_score(name, x64):
     mixture, sde = MIXTURES["unequal"], PROCESSES[name]
     z, t, _ = states(name, mixture, np.float64, num=2)
@@ -150,6 +150,7 @@ def test_gradients_are_those_of_the_exact_score(name, x64):
         np.testing.assert_allclose(a, b, rtol=1e-7, atol=1e-9 * np.abs(b).max())
 
 
+@pytest.mark.slow
 def test_images_and_their_channels(x64):
     """Any shape of an event: the estimate is element by element."""
     mixture = exact.mixture(np.random.default_rng(0).standard_normal((3, 4, 5, 2)), 0.3)
@@ -175,7 +176,7 @@ def test_what_cannot_be():
         denoiser(eps_fn, sdes.vp())
 
 
-@pytest.mark.parametrize("name", ["cld", "psld", "third_order"])
+@pytest.mark.parametrize("name", tiers.alike(["cld", "psld", "third_order"], ["psld"]))
 def test_a_denoiser_asks_about_states_as_the_kernel_makes_them(name):
     """Of law N(m y, Sigma - sigma^2 m m^T), which is that of z given its estimate y; and their estimate is y."""
     sde, asked = PROCESSES[name], []

@@ -170,6 +170,7 @@ def test_what_is_no_snapshot(official, tmp_path, capsys):
     assert err.count("\n") == 1 and not (tmp_path / "run").exists() and not (tmp_path / "mark").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", tiers.alike(["ddpmpp", "ddpmpp_labels"], ["ddpmpp_labels"]))
 def test_a_snapshot_as_a_run(official, tmp_path, capsys, name):
     """The networks of `edm_song.npz` in a file of the official form, imported, and sampled with PSLD."""

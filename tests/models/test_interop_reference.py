@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import refdata
+import tiers
 
 from sgmjax import interop
 
@@ -52,7 +53,7 @@ def _output(network, params, x, cond):
     return np.asarray(apply({"params": params}, jnp.asarray(_channels_last(x)), cond))
 
 
-@pytest.mark.parametrize("path", NETS)
+@pytest.mark.parametrize("path", tiers.each(NETS, 2))
 def test_network_outputs(path):
     arrays, weights, cond = _load(refdata.beside(path, ".npz"))
     network = _network(path, arrays["input"])
@@ -92,7 +93,7 @@ def test_network_weights_must_match_exactly(path):
             interop.convert_weights(network, weights | {"sigmas": weights["sigmas"] * 1.1})
 
 
-@pytest.mark.parametrize("path", CHECKPOINTS)
+@pytest.mark.parametrize("path", tiers.each(CHECKPOINTS, 2))
 def test_checkpoint_outputs(path):
     pytest.importorskip("torch")
     arrays, _, cond = _load(refdata.beside(path, "_expected.npz"))

@@ -169,7 +169,7 @@ REAL = {
 VECTORS = (MLP, CLDToyMLP, CLDToyResNet)
 
 
-@pytest.mark.parametrize("name", tiers.alike(REAL, ("biggan-fir-residual", "ddpm", "mlp", "toy_mlp", "classifier")))
+@pytest.mark.parametrize("name", tiers.alike(REAL, ("ddpm", "mlp", "toy_mlp", "classifier")))
 def test_float32_against_float64_and_independence_of_batch_mates(x64, name):
     module = REAL[name]
     x, cond = _inputs((3, 6) if isinstance(module, VECTORS) else (3, 8, 8, 3))
@@ -259,6 +259,7 @@ def test_remat_changes_neither_output_nor_gradient():
             np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", [NCSNpp(num_res_blocks=3), DDPM(num_res_blocks=3)], ids=type)
 def test_remat_keeps_less_for_the_backward_pass(module):
     x, cond = _inputs((8, 32, 32, 3))

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import refdata
+import tiers
 from flax import traverse_util
 
 from sgmjax import interop, models
@@ -187,6 +188,7 @@ def test_remat_and_bfloat16_change_the_network_as_they_should(small):
     assert 0 < np.abs(narrow - wide).max() < 0.2 * np.abs(wide).max()  # 8 bits, some forty layers
 
 
+@pytest.mark.slow
 def test_levels_of_ncsn_as_integers_or_floats():
     """Each level has rows of its own; a float that holds the index reads the same row."""
     module = NCSN(ngf=2, num_levels=3, out_channels=1)
@@ -254,7 +256,7 @@ def _close(output, recorded, bound):
     assert (error <= bound * scale).all(), error / scale
 
 
-@pytest.mark.parametrize("path", NETS)
+@pytest.mark.parametrize("path", tiers.each(NETS, 2))
 def test_network_outputs(path):
     arrays, weights = _load(refdata.beside(path, ".npz"))
     network = interop.from_ncsnv2_config(json.loads(path.read_text()))

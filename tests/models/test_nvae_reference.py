@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import refdata
+import tiers
 
 from sgmjax.interop.lsgm import convert_lsgm_vae, from_lsgm_vae_config, image_of, read_lsgm
 from sgmjax.models import distributions, layers
@@ -94,7 +95,7 @@ def test_network_in_single_precision(path):
     np.testing.assert_allclose(terms.log_prob_of_groups(out.log_q), arrays["f64/log_q"], rtol=1e-5, atol=1e-3)
 
 
-@pytest.mark.parametrize("path", refdata.files("nets/lsgm_nvae_*.json"))
+@pytest.mark.parametrize("path", tiers.each(refdata.files("nets/lsgm_nvae_*.json"), 2))
 def test_weights_of_another_network_are_refused(path):
     state = _state_dict(refdata.load_npz(refdata.beside(path, ".npz")))
     config = json.loads(path.read_text())

@@ -165,6 +165,7 @@ def solver_run(name: str, solver, called: list, **options):
     return finished
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, solver", tiers.alike(itertools.product(("vp", "psld", "oblique"), SDE_SOLVERS), [("psld", "ShARK")])
 )

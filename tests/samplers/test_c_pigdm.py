@@ -48,7 +48,7 @@ def integrated(sde, data, noise_std, z, times, **options):
     return jax.jit(run)(z)[0]
 
 
-@pytest.mark.parametrize("noise_std", [0.2, 0.0])
+@pytest.mark.parametrize("noise_std", tiers.alike([0.2, 0.0], [0.2]))
 @pytest.mark.parametrize("name", tiers.alike(list(PROCESSES), ["vp", "psld"]))
 def test_one_step_is_exact_for_white_data(name, noise_std, x64):
     sde = PROCESSES[name]
@@ -57,7 +57,7 @@ def test_one_step_is_exact_for_white_data(name, noise_std, x64):
     np.testing.assert_allclose(integrated(sde, WHITE, noise_std, z, [1.0, END]), true, rtol=0, atol=1e-7)
 
 
-@pytest.mark.parametrize("lam", [0.0, 0.7])
+@pytest.mark.parametrize("lam", tiers.alike([0.0, 0.7], [0.7]))
 @pytest.mark.parametrize("name", tiers.alike(list(PROCESSES), ["vp", "psld"]))
 def test_it_converges_to_the_guided_flow_at_first_order(name, lam, x64):
     sde = PROCESSES[name]

@@ -84,7 +84,7 @@ def test_samples_counts_and_compilations(label: str, name: str):
     assert np.array_equal(again, results[1])
 
 
-@pytest.mark.parametrize("label", tiers.alike(CASES, ("em", "deis", "pc", "ode", "edm")))
+@pytest.mark.parametrize("label", tiers.alike(CASES, ("em", "deis", "edm")))
 def test_jit_equals_eager(label: str):
     name = CASES[label].processes[-1]
     sde, _ = PROCESSES[name]
@@ -133,7 +133,7 @@ SOLVERS = ["Heun", "Midpoint", "Bosh3", "Dopri5", "Tsit5", "Dopri8"]
     "solver, adaptive",
     tiers.alike(
         [("Euler", False)] + [(s, a) for s in SOLVERS for a in (False, True)],
-        [("Euler", False), ("Heun", False), ("Bosh3", True), ("Dopri5", True)],
+        [("Heun", False), ("Dopri5", True)],
     ),
 )
 def test_evaluations_of_every_solver(solver: str, adaptive: bool):
@@ -228,7 +228,7 @@ FLAG = "xla_cpu_use_fusion_emitters"
 XLAS_OWN = {FLAG: True} if FLAG in os.environ.get("XLA_FLAGS", "") else None
 
 
-@pytest.mark.parametrize("label", tiers.alike(CASES, ("em", "deis", "pc", "ode")))
+@pytest.mark.parametrize("label", tiers.alike(CASES, ("em", "deis")))
 def test_work_is_split_over_devices(label: str):
     """Read in the compiled module: no array on a device has the batch's full size anywhere, so neither in the loop."""
     name = "psld" if "psld" in CASES[label].processes else CASES[label].processes[0]

@@ -235,7 +235,7 @@ EXACT = {
 }
 
 
-@pytest.mark.parametrize("name", ["vp", *PHASE_SPACE])
+@pytest.mark.parametrize("name", tiers.alike(["vp", *PHASE_SPACE], ["vp", "psld"]))
 def test_any_step_is_exact_for_point_data(x64, name: str):
     """z_s = E_0(s) x_0 + R_s R_t^-1 (z_t - E_0(t) x_0), R by its ODE, though only the noised scores are given."""
     sde, x0 = analytic.PROCESSES[name], 0.7
@@ -678,6 +678,7 @@ POLYNOMIAL = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, order, corrector, tau", tiers.alike(POLYNOMIAL, [("psld", 3, 3, 0.8)]))
 def test_exact_for_polynomial_estimates(x64, name: str, order: int, corrector: int, tau: float):
     """D a polynomial in lambda of the degree that the order has; the mean of its process by an integrator of order 8.

@@ -62,6 +62,7 @@ def test_density_of_data(name: str):
             np.testing.assert_allclose(log_prob, mixture.log_prob(x0), atol=2e-3)
 
 
+@pytest.mark.slow
 def test_many_dimensions_at_a_loose_tolerance():
     """Steps are rejected for the error of the log density too, which is one number beside 2,048 of the state.
 

@@ -88,7 +88,9 @@ def recorded_draws(arrays, kind: str, denoise: int):
     refdata.cases(
         refdata.load_npz("psld_samplers.npz"),
         r"(.+)/(lower|upper)/f64/den([01])/(uniform|quadratic)/(em|sscs)",
-        at_once=lambda name, factor, denoise, grid, kind: (denoise == "1") == (grid == "quadratic"),
+        at_once=lambda name, factor, denoise, grid, kind: (
+            (denoise == "1") == (grid == "quadratic") == (factor == "upper")
+        ),
     ),
 )
 def test_psld_runs(x64, name, factor, kind, grid, denoise):
@@ -110,7 +112,7 @@ def test_psld_runs(x64, name, factor, kind, grid, denoise):
     refdata.cases(
         refdata.load_npz("cld_samplers.npz"),
         r"(.+)/f64/mixed([01])/(linear|quadratic)/den([01])/(em|sscs)_x",
-        at_once=lambda name, mixed, grid, denoise, kind: (denoise == "1") == (grid == "quadratic"),
+        at_once=lambda name, mixed, grid, denoise, kind: (denoise == "1") == (grid == "quadratic") == (mixed == "1"),
     ),
 )
 def test_cld_runs(x64, name, mixed, kind, grid, denoise):

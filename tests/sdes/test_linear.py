@@ -46,7 +46,7 @@ def relative(found, expected) -> float:
     return float(np.max(np.abs(found - expected) / np.where(size > 0, size, 1)))
 
 
-@pytest.mark.parametrize("name", tiers.alike(["vp", "cld", "psld", "third_order", "oblique"], ["vp", "cld"]))
+@pytest.mark.parametrize("name", tiers.alike(["vp", "cld", "psld", "third_order", "oblique"], ["cld"]))
 def test_constant_matrices_are_the_recipe(name, x64):
     """Every method, where the two share no code but the QR decomposition."""
     recipe = analytic.PROCESSES[name]
@@ -76,7 +76,7 @@ def test_constant_matrices_are_the_recipe(name, x64):
     np.testing.assert_allclose(linear.split_precision(), recipe.split_precision(), rtol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["chain", "friction"])
+@pytest.mark.parametrize("name", tiers.alike(["chain", "friction"], ["friction"]))
 def test_kernels_obey_the_equations_of_their_moments(name, x64):
     """dE/dt = f E, dS/dt = f S + S f^T + g g^T, by an integrator of order 8 at 1e-12, upwards and back."""
     sde = PROCESSES[name]
@@ -143,6 +143,7 @@ def test_paths_are_what_they_are_called(name):
     np.testing.assert_allclose(kernel.factor[:, 0, 0], s(t), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_path_is_its_two_functions(x64):
     """The straight one and a curved one, of functions in jax.numpy."""
     straight = sdes.gaussian_path(lambda t: 1 - 0.999 * t, lambda t: t, prior=1.0)
@@ -154,7 +155,7 @@ def test_a_path_is_its_two_functions(x64):
     np.testing.assert_allclose(kernel.factor[:, 0, 0] ** 2, -np.expm1(-6 * TIMES**2) + 1e-9 * TIMES, rtol=1e-8)
 
 
-@pytest.mark.parametrize("name", tiers.alike(PROCESSES, ["flow", "friction"]))
+@pytest.mark.parametrize("name", tiers.alike(PROCESSES, ["flow"]))
 def test_float32_is_float64_rounded(name):
     """All kernels at every t from 1e-5 to 1, of steps of all sizes; covariances by their factors."""
     sde = PROCESSES[name]
@@ -177,7 +178,7 @@ def test_float32_is_float64_rounded(name):
             assert error.max() < 1e-5 + (2e-7 / (1 - share) if share else 0)
 
 
-@pytest.mark.parametrize("name", tiers.alike(PROCESSES, ["cosine", "chain"]))
+@pytest.mark.parametrize("name", tiers.alike(PROCESSES, ["cosine"]))
 def test_transitions_compose(name, x64):
     sde = PROCESSES[name]
     s, u, t = (jnp.asarray(v) for v in ([0.0, 1e-4, 0.1, 0.3], [1e-3, 0.2, 0.15, 0.6], [0.5, 0.9, 0.2, 1.0]))

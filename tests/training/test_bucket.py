@@ -123,6 +123,7 @@ def test_a_bucket_that_is_not_there_is_one_line(bucket):
     )
 
 
+@pytest.mark.slow
 def test_a_bucket_that_is_lost_is_one_line(bucket, one_device, monkeypatch):
     import gcsfs.retry
 

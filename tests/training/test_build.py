@@ -37,7 +37,7 @@ def config(**sections):
 
 
 LOSSES = [(name, weighting) for name in PROCESSES for weighting in ("simple", "likelihood")]
-AT_ONCE = [("vp", "simple"), ("ve", "likelihood"), ("cld", "simple"), ("psld", "likelihood"), ("recipe", "simple")]
+AT_ONCE = [("ve", "likelihood"), ("psld", "simple"), ("recipe", "simple")]
 
 
 @pytest.mark.parametrize("name, weighting", tiers.alike(LOSSES, AT_ONCE))

@@ -105,6 +105,7 @@ def test_the_likelihood_of_held_out_data(run):
     assert 0 < abs(result["results"]["ode"]["mean"]) < 100
 
 
+@pytest.mark.slow
 def test_a_run_on_data_given_in_python_says_so_to_the_commands(tmp_path, capsys):
     x, model = FORMS["vectors"]
     labels = np.arange(64) % 4

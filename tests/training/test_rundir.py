@@ -15,6 +15,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import tiers
 from training import tiny
 
 from sgmjax.config import ConfigError
@@ -240,7 +241,9 @@ def test_lines_that_are_no_metrics_are_left_out_and_counted(folder, capsys):
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [5, 10, 15, 20, 25, 30]
 
 
-@pytest.mark.parametrize("name", ["metrics.jsonl", "samples/final.npz", "samples/final.png", "tensorboard"])
+@pytest.mark.parametrize(
+    "name", tiers.alike(["metrics.jsonl", "samples/final.npz", "samples/final.png", "tensorboard"], ["metrics.jsonl"])
+)
 def test_what_stands_in_the_way_is_moved(folder, capsys, name):
     path = folder / name
     if path.is_dir():
@@ -394,7 +397,13 @@ def test_training_where_another_trains(holder, tmp_path):
 
 
 # ------------------------------------------------------------------------------------------- full disks, lost processes
-@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), OSError(errno.EDQUOT, "quota")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        pytest.param(OSError(errno.EDQUOT, "quota"), marks=pytest.mark.slow),
+    ],
+)
 def test_a_full_disk_is_one_line_and_the_run_goes_on_afterwards(tmp_path, monkeypatch, error):
     """While the final samples are written: nothing half written stays, and the same command ends the run."""
 
