@@ -79,14 +79,26 @@ def tmpd(look: Look, *, iterations: int = 5) -> Data:
 
 
 def pigdm(look: Look, *, data_std: float = 1.0, iterations: int = 5) -> Data:
-    """The covariance for white normal data of deviation data_std (published: 1). iterations: as `tmpd`."""
+    """The covariance for white normal data of deviation data_std (published: 1). iterations: as `tmpd`.
+
+    A step that would go farther than the covariance itself allows is shortened, to where it is best along its own
+    direction: the paper's gain overshoots by the data's variance where that is more than data_std^2 (along the first
+    principal components of images by some dozens, and samples run away). For white data nothing is shortened. The
+    authors' program has sigma^2 in place of the variance, `data_std=inf` here: it overshoots nowhere, and takes little
+    from few measurements.
+    """
     variance = white_variance(look.sigma, data_std)
-    return solve(lambda w: _scale(variance, look.push(look.pull(w))), look, iterations)
+    found = solve(lambda w: _scale(variance, look.push(look.pull(w))), look, iterations)
+    axes = tuple(range(1, found.ndim))
+    through = look.noise_variance * found + look.push(look.covariance(look.pull(found)))
+    best = jnp.sum(found * look.residual, axis=axes)
+    asked = jnp.sum(found * through, axis=axes)
+    return _scale(jnp.where(asked > best, best / jnp.where(asked > best, asked, 1.0), 1.0), found)
 
 
 def white_variance(sigma: Any, data_std: Any) -> Any:
     """Of the posterior of x_0 given its estimate at level sigma, for white normal data of deviation data_std."""
-    return data_std**2 * sigma**2 / (data_std**2 + sigma**2)
+    return sigma**2 / (1 + (sigma / data_std) ** 2)
 
 
 def dps(look: Look, *, scale: float = 1.0) -> Data:
@@ -119,7 +131,7 @@ def posterior_score(
 
     Returns:
         score_fn(z, t) -> (batch, k, *event), zero for variables without noise. A call is one evaluation of score_fn and
-        1 (dps, pigdm), 2 (tmpd) or 1 + iterations (mmps) of its derivatives; `info.nfe` counts calls.
+        1 (dps), 2 (pigdm, tmpd) or 1 + iterations (mmps) of its derivatives; `info.nfe` counts calls.
 
     Raises:
         InputError: a method that does not exist, settings that it does not have, a noise of 0 where it needs one; when
