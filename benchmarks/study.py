@@ -3,6 +3,7 @@
     python -m benchmarks.study --data=mnist                        # all that is missing; some days on two cores
     python -m benchmarks.study --data=mnist --only psld vp --seeds 0 1
     python -m benchmarks.study --data=fashion_mnist --stage=train # only the trainings; and measure, only the rest
+    python -m benchmarks.study --only psld cld --ways unipc,10 sscs,50 likelihood   # only some of the measurements
     python -m benchmarks.study --report                           # the tables again
 
 Each training is `python -m sgmjax.train --config=configs/study.py:SYSTEM,DATA`, each measurement `python -m
@@ -10,7 +11,7 @@ sgmjax.evaluate`, as a user would call them; what was stopped goes on, and nothi
 of `configs/features_mnist.py`, trained on the same data first.
 
 --samples images are drawn with 10 and 50 evaluations by UniPC of order 3 on the grid "auto", with 50 and 200 by the
-sampler and on the grid that the system's paper takes, and by an adaptive ODE; the first two with two seeds. Beside each
+sampler and on the grid that the system's paper takes, and by an adaptive ODE; the first two --draws times. Beside each
 number stands that of as many held-out images. Bits/dim are of --likelihood held-out images.
 
 Runs lie in --runs. What is kept of each in benchmarks/study/: its configuration, metrics and final grid.
@@ -115,8 +116,8 @@ class Study:
         rows = read(self.flags.out)
         have = {(r["data"], r["system"], r["seed"], r["way"], r["draw"]) for r in rows}
         for way, flags in ways(system).items():
-            for draw in range(2 if way.startswith("unipc") else 1):
-                if (self.data, system, seed, way, draw) in have:
+            for draw in range(self.flags.draws if way.startswith("unipc") else 1):
+                if not self._asked(way) or (self.data, system, seed, way, draw) in have:
                     continue
                 words = [f"--workdir={folder}", f"--num={self.flags.samples}", f"--seed={draw}", "--batch_size=100"]
                 words += [f"--{key}={value}" for key, value in flags.items()]
@@ -138,7 +139,7 @@ class Study:
                 if shown:
                     shutil.copyfile(pictures / f"neighbours_step{found['step']}.png", kept / "neighbours.png")
                 self._keep(row)
-        if (self.data, system, seed, "likelihood", 0) not in have:
+        if self._asked("likelihood") and (self.data, system, seed, "likelihood", 0) not in have:
             name = "nelbo" if system in LATENT else "bpd"
             words = ["--rtol=1e-4", "--atol=1e-4", f"--num={self.flags.likelihood}", "--batch_size=100"]
             self.call("evaluate", f"--workdir={folder}", f"--metrics={name}", *words)
@@ -149,6 +150,9 @@ class Study:
             row |= {key: round(one["mean"], 4) for key, one in record["results"].items()}
             row["error"] = round(record["results"]["ode"]["standard_error"], 4)
             self._keep(row | {"nfe": record["nfe"]["mean"]})
+
+    def _asked(self, way: str) -> bool:
+        return not self.flags.ways or way.replace(" ", "") in self.flags.ways
 
     def _report(self, folder: Path) -> dict[str, Any]:
         newest = max((folder / "metrics").glob("report_step*.json"), key=lambda path: path.stat().st_mtime)
@@ -210,12 +214,17 @@ def main() -> None:
     parser.add_argument("--stage", choices=["train", "measure", "both"], default="both")
     parser.add_argument("--steps", type=int, help="of each training, in place of the configuration's")
     parser.add_argument("--samples", type=int, default=1000)
+    parser.add_argument("--ways", nargs="*", help="only these measurements: unipc,10 sscs,50 ode likelihood ...")
+    parser.add_argument("--draws", type=int, default=2, help="sets of samples, of unipc")
     parser.add_argument("--likelihood", type=int, default=200, help="held-out images")
     parser.add_argument("--runs", type=Path, default=Path("runs/study"))
     parser.add_argument("--data-dir", help="of TFDS")
     parser.add_argument("--out", type=Path, default=HERE / "study.json")
     parser.add_argument("--report", action="store_true", help="only the tables")
     flags = parser.parse_args()
+    known = {way.replace(" ", "") for system in study.SYSTEMS for way in ways(system)} | {"likelihood"}
+    if unknown := set(flags.ways or ()) - known:
+        parser.error(f"--ways: no {', '.join(sorted(unknown))}; there are {' '.join(sorted(known))}")
     if not flags.report:
         this = Study(flags, flags.data)
         if flags.stage != "train":
