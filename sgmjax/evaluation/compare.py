@@ -130,7 +130,10 @@ def generate(subject: Subject, settings: Settings) -> Chunks:
     if memo in subject.memo:
         return subject.memo[memo]
 
-    sampler = sampler_of(subject.task, subject.plan, subject.mesh, subject.places, batch_size)
+    if ("sampler", batch_size) not in subject.programs:
+        made = sampler_of(subject.task, subject.plan, subject.mesh, subject.places, batch_size)
+        subject.programs["sampler", batch_size] = made
+    sampler = subject.programs["sampler", batch_size]
     key = sh.replicate(jax.random.key(settings.seed), subject.mesh)
     about = {"plan": dataclasses.asdict(subject.plan), "seed": settings.seed, **subject.identity}
     if settings.folder is not None:

@@ -41,6 +41,7 @@ class Subject:
         stop: asked between pieces of long work: whether a signal wants it to end.
         identity: JSON-able: which parameters these are, the run, its step, averaged or not.
         memo: what metrics share; empty at first.
+        programs: what is compiled; subjects that differ in their variables alone may share it.
     """
 
     task: Any
@@ -58,6 +59,7 @@ class Subject:
     stop: Callable[[], bool] = lambda: False
     identity: dict[str, Any] = dataclasses.field(default_factory=dict)
     memo: dict[Any, Any] = dataclasses.field(default_factory=dict)
+    programs: dict[Any, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def places(self) -> Any:

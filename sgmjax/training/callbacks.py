@@ -233,14 +233,18 @@ class Metrics(Callback):
     ):
         self.names, self._plan, self.every = tuple(names), plan, every
         self._settings, self._subject = settings or metrics.Settings(), subject
+        self._compiled: tuple[Any, dict[Any, Any]] | None = None
 
     def __call__(self, moment: Moment) -> Mapping[str, float]:
         """Measures, says, writes; the numbers."""
         held_out = moment.held_out is not None
         data, others = (moment.held_out, moment.data) if held_out else (moment.data, None)
+        if self._compiled is None or self._compiled[0] is not moment.task:
+            self._compiled = (moment.task, {})
         subject = metrics.Subject(
             task=moment.task, variables=moment.variables, data=data, plan=self._plan, mesh=moment.mesh,
-            others=None if others is None else lambda: others, held_out=held_out, **self._subject,
+            others=None if others is None else lambda: others, held_out=held_out, programs=self._compiled[1],
+            **self._subject,
         )  # fmt: skip
         numbers: dict[str, float] = {}
         settings = self._settings

@@ -11,6 +11,8 @@ import pytest
 from sgmjax import tasks
 from sgmjax.commands import sample
 from sgmjax.config import ConfigError, from_dict
+from sgmjax.evaluation import compare
+from sgmjax.evaluation.draw import sampler_of
 from sgmjax.training.best import Best
 from sgmjax.training.callbacks import Moment
 from sgmjax.training.load import load_run
@@ -31,8 +33,11 @@ TOY = {
 }  # fmt: skip
 
 
-def test_the_best_of_a_run_is_kept(tmp_path, capsys):
+def test_the_best_of_a_run_is_kept(tmp_path, capsys, monkeypatch):
+    made = []
+    monkeypatch.setattr(compare, "sampler_of", lambda *given: made.append(sampler_of(*given)) or made[-1])
     train(from_dict(TOY), tmp_path)
+    assert len(made) == 1  # of all three moments
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     values = {row["step"]: row["fd"] for row in rows if "fd" in row}
     assert sorted(values) == [4, 8, 12] and all("kid_floor" in row for row in rows)
