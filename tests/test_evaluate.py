@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import jax
@@ -201,6 +202,13 @@ def test_frechet():
     which = [int(jax.random.randint(key, (1,), 0, len(x))[0]) for key in keys]
     expected = pixel_frechet(x[which], x)
     assert found.record["results"]["pixel_frechet"] == found.numbers["frechet"] == expected
+    assert set(found.numbers) == {"frechet"}  # there are no others
+    apart = np.random.default_rng(1).integers(0, 256, (12, 2, 2, 1)).astype(np.uint8)
+    subject = dataclasses.replace(subject, others=lambda: ArrayDataset("others", apart))
+    beside = metrics.METRICS["frechet"](subject, metrics.Settings(num=24, batch_size=24))
+    floor = pytest.approx(pixel_frechet(apart, x))
+    assert beside.numbers == {"frechet": expected, "frechet_floor": floor}
+    assert "of 12 other real images" in beside.lines[0] and beside.record["results"]["pixel_frechet_floor"] == floor
 
 
 @pytest.mark.slow

@@ -182,13 +182,20 @@ def nelbo(subject: Subject, settings: Settings) -> Measured:
 
 
 def frechet(subject: Subject, settings: Settings) -> Measured:
-    """Frechet distance in pixel space of samples to the data: for small images."""
+    """Frechet distance in pixel space of samples to the data, beside that of as many real images: for small images."""
     samples, about = samples_of(subject, settings)
     real = subject.data.read(np.arange(subject.data.num_examples))["x"]
-    distance = metrics.pixel_frechet(samples, real, centered=subject.task.centered)
-    line = f"pixel-space Frechet distance: {distance:.4f}, {about['num']} samples to {len(real)} images"
-    record = about | {"real": len(real), "results": {"pixel_frechet": distance}}
-    return Measured({"frechet": distance}, [f"{line}, NFE {about['nfe']}"], record)
+    numbers = {"frechet": metrics.pixel_frechet(samples, real, centered=subject.task.centered)}
+    line = f"pixel-space Frechet distance: {numbers['frechet']:.4f}, {about['num']} samples to {len(real)} images"
+    others = None if subject.others is None else subject.others()
+    if others is not None and others.num_examples > 1:
+        order = np.random.default_rng(0).permutation(others.num_examples)[: about["num"]]
+        apart = others.read(np.sort(order))["x"]
+        numbers["frechet_floor"] = metrics.pixel_frechet(apart, real, centered=subject.task.centered)
+        line += f"; of {len(apart)} other real images {numbers['frechet_floor']:.4f}"
+    results = {key.replace("frechet", "pixel_frechet"): value for key, value in numbers.items()}
+    record = about | {"real": len(real), "results": results}
+    return Measured(numbers, [f"{line}, NFE {about['nfe']}"], record)
 
 
 def neighbours(subject: Subject, settings: Settings) -> Measured:
