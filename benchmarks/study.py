@@ -63,6 +63,8 @@ def ways(system: str) -> dict[str, dict[str, str]]:
         else:
             more = {"steps": str(n)}
         found[f"{own['sampler']}, {n}"] = own | more
+    if system == "edm":  # one denoiser, every process
+        found |= {f"unipc_as_psld, {n}": UNIPC | {"process": "psld", "steps": str(n)} for n in (10, 50)}
     if system not in OWN:
         found["em, 50"] = EM | {"steps": "50"}
     return found | {"ode": ODE}
