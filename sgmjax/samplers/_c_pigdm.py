@@ -121,7 +121,7 @@ def c_pigdm(
         known = look.pull(look.residual + look.push(look.estimate))
         return rest + measured(stepped(c.measured) - rest) / size + _outer(c.known, known), memory
 
-    given = posterior_score(score_fn, sde, measurement, method="pigdm", data_std=data_std)
+    given = posterior_score(score_fn, sde, measurement, method="pigdm", data_std=data_std, shorten=False)
     return scan_grid(
         step, key, given, sde, shape, times=times, draws=0, denoise=denoise, evaluations=1, per_step=steps, **options
     )

@@ -78,17 +78,19 @@ def tmpd(look: Look, *, iterations: int = 5) -> Data:
     return solve(lambda w: look.push(diagonal * look.pull(w)), look, iterations)
 
 
-def pigdm(look: Look, *, data_std: float = 1.0, iterations: int = 5) -> Data:
+def pigdm(look: Look, *, data_std: float = 1.0, iterations: int = 5, shorten: bool = True) -> Data:
     """The covariance for white normal data of deviation data_std (published: 1). iterations: as `tmpd`.
 
-    A step that would go farther than the covariance itself allows is shortened, to where it is best along its own
-    direction: the paper's gain overshoots by the data's variance where that is more than data_std^2 (along the first
-    principal components of images by some dozens, and samples run away). For white data nothing is shortened. The
-    authors' program has sigma^2 in place of the variance, `data_std=inf` here: it overshoots nowhere, and takes little
-    from few measurements.
+    shorten: a step that would go farther than the covariance itself allows ends where it is best along its own
+    direction (a derivative more). The paper's gain overshoots by the data's variance where that is more than
+    data_std^2 (along the first principal components of images by some dozens, and samples run away). For white data
+    nothing is shortened. The authors' program has sigma^2 in place of the variance, `data_std=inf` here: it overshoots
+    nowhere, and takes little from few measurements.
     """
     variance = white_variance(look.sigma, data_std)
     found = solve(lambda w: _scale(variance, look.push(look.pull(w))), look, iterations)
+    if not shorten:
+        return found
     axes = tuple(range(1, found.ndim))
     through = look.noise_variance * found + look.push(look.covariance(look.pull(found)))
     best = jnp.sum(found * look.residual, axis=axes)

@@ -34,7 +34,7 @@ MIXTURE = exact.GaussianMixture(
 def flow(sde, data, noise_std, z):
     """The guided flow down to END by an adaptive solver, which knows nothing of the integrator."""
     m = samplers.measurement(operators.matrix(A), Y, noise_std)
-    given = samplers.posterior_score(data.score_fn(sde), sde, m, method="pigdm", data_std=S)
+    given = samplers.posterior_score(data.score_fn(sde), sde, m, method="pigdm", data_std=S, shorten=False)
     tight = {"t_min": END, "rtol": 1e-9, "atol": 1e-9, "denoise": False, "dtype": jnp.float64}
     return jax.jit(lambda z: samplers.ode(jax.random.key(1), given, sde, (len(z), 3), initial=z, **tight)[0])(z)
 

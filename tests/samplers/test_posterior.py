@@ -103,6 +103,8 @@ def test_pigdm_does_not_overshoot_where_the_data_are_wider_than_it_is_told(name,
         matrix = np.stack(operator, -1) + 0.09 * np.eye(3)
         variance = np.asarray(posterior.white_variance(look.sigma, 1.0))[0]
         published = np.linalg.solve(0.09 * np.eye(3) + variance * data.A @ data.A.T, np.asarray(look.residual).T).T
+        plain = np.asarray(posterior.pigdm(look, iterations=3, shorten=False))
+        np.testing.assert_allclose(plain, published, rtol=1e-9)
         found = np.asarray(posterior.pigdm(look, iterations=3))
         share = found / published
         np.testing.assert_allclose(share, share[:, :1] * np.ones(3), rtol=1e-9)
@@ -189,8 +191,8 @@ def test_what_a_network_gets_wrong_does_not_run_away(iterations, x64):
 def test_ranks_of_posterior_samples_are_uniform():
     """Simulation-based calibration: of x_0 from the data among 19 samples given a measurement of it, 500 times.
 
-    By the closed posterior's samples the statistic is chi-squared with 19 degrees of freedom. PiGDM told that the data
-    vary less than they do is too sure, and must fail the same test.
+    By the closed posterior's samples the statistic is chi-squared with 19 degrees of freedom. The score of data that
+    vary less than these do is too sure, and must fail the same test.
     """
     sde, count, each = sdes.vp(), 500, 19
     data = Normal(noise_std=0.05)
@@ -202,7 +204,7 @@ def test_ranks_of_posterior_samples_are_uniform():
     measured = samplers.measurement(operators.matrix(data.A), values, data.noise_std)
     score_fn, times = data.score_fn(sde), samplers.time_grid("rho", 31, t_min=1e-3, sde=sde)
     given = samplers.posterior_score(score_fn, sde, measured, iterations=2)
-    sure = samplers.posterior_score(score_fn, sde, measured, method="pigdm", data_std=0.2)
+    sure = samplers.posterior_score(data.score_fn(sde, cov=0.3 * data.cov), sde, measured, iterations=2)
     unlikely = {}
     for method, of in (("mmps", given), ("sure", sure)):
         draw = jax.jit(
