@@ -205,7 +205,7 @@ def _cell(name: str, values: list[float | None]) -> str:
     if not len(known):
         return ""
     spread = np.max(np.abs(known - known.mean()))
-    return f"{known.mean():.3g}" + (f" ± {spread:.1g}" if len(known) > 1 and spread > 0 else "")
+    return f"{known.mean():.3g}" + (f" ± {spread:.1g}" if spread > 1e-9 * np.abs(known.mean()) else "")
 
 
 def main() -> None:
