@@ -21,7 +21,7 @@ from sgmjax import sharding as sh
 from sgmjax._inputs import InputError
 from sgmjax.evaluation import pictures
 from sgmjax.evaluation.chunks import Chunks, Columns, chunk_size
-from sgmjax.evaluation.draw import sampler_of
+from sgmjax.evaluation.draw import sampler_of, some
 from sgmjax.evaluation.features import Extractor, Features, cache_folder, digest, extractor_of, load_features
 from sgmjax.evaluation.statistics_file import check_same, read_statistics
 from sgmjax.evaluation.subject import Settings, Subject, Unfinished
@@ -177,9 +177,7 @@ def real_features(dataset: Any, extractor: Extractor, subject: Subject, *, limit
     Every example counts: the last batch is filled up, and what fills it is left out.
     """
     features, num = extractor.features, dataset.num_examples
-    order = np.arange(num)
-    if limit is not None and limit < num:
-        order = np.sort(np.random.default_rng(0).permutation(num)[:limit])
+    order = some(dataset, limit)
     looked_at = np.unique(np.linspace(0, num - 1, min(num, 256)).astype(int))
     contents = hashlib.sha256(np.ascontiguousarray(dataset.read(looked_at)["x"]).tobytes()).hexdigest()[:12]
     about = {

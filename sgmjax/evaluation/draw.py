@@ -114,6 +114,11 @@ def accuracy_by_time(
     return times, np.mean(jax.device_get(table), axis=0)
 
 
+def some(dataset: Any, num: int | None, seed: int = 0) -> np.ndarray:
+    """Places of `num` examples drawn without replacement, or of all there are if they are fewer or num is None."""
+    return np.sort(np.random.default_rng(seed).permutation(dataset.num_examples)[:num])
+
+
 def map_examples(
     function: Callable[[dict[str, Array]], PyTree],
     dataset: Any,
@@ -141,7 +146,7 @@ def map_examples(
     Returns:
         The examples' places, (num,), and the tree of (num, ...) NumPy arrays.
     """
-    indices = np.sort(np.random.default_rng(seed).permutation(dataset.num_examples)[:num])
+    indices = some(dataset, num, seed)
     unit = math.lcm(mesh.size, jax.process_count())
     batch_size = math.ceil(min(batch_size, num) / unit) * unit
     local = batch_size // jax.process_count()

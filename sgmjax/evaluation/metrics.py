@@ -23,6 +23,7 @@ from sgmjax._inputs import InputError
 from sgmjax.data import dequantize
 from sgmjax.evaluation import feature_metrics, pictures
 from sgmjax.evaluation.compare import evaluations, generate
+from sgmjax.evaluation.draw import some
 from sgmjax.evaluation.likelihood import LikelihoodSettings, held_out_likelihood
 from sgmjax.evaluation.nelbo import NelboSettings, held_out_nelbo
 from sgmjax.evaluation.subject import Measured, Metric, Settings, Subject, Unfinished, mean_and_error
@@ -189,8 +190,7 @@ def frechet(subject: Subject, settings: Settings) -> Measured:
     line = f"pixel-space Frechet distance: {numbers['frechet']:.4f}, {about['num']} samples to {len(real)} images"
     others = None if subject.others is None else subject.others()
     if others is not None and others.num_examples > 1:
-        order = np.random.default_rng(0).permutation(others.num_examples)[: about["num"]]
-        apart = others.read(np.sort(order))["x"]
+        apart = others.read(some(others, about["num"]))["x"]
         numbers["frechet_floor"] = metrics.pixel_frechet(apart, real, centered=subject.task.centered)
         line += f"; of {len(apart)} other real images {numbers['frechet_floor']:.4f}"
     results = {key.replace("frechet", "pixel_frechet"): value for key, value in numbers.items()}
@@ -208,8 +208,8 @@ def neighbours(subject: Subject, settings: Settings) -> Measured:
     k = min(settings.nearest, training.num_examples)
     near = metrics.nearest(samples, training, k, mirrored=subject.mirrored)  # a mirrored copy is a copy then
     # As many held-out images as there are samples, at most: the search takes as long for them.
-    order = np.random.default_rng(settings.seed).permutation(held_out.num_examples)[: max(len(samples), 1000)]
-    reference = metrics.nearest(held_out.read(np.sort(order))["x"], training, mirrored=subject.mirrored)
+    order = some(held_out, max(len(samples), 1000), settings.seed)
+    reference = metrics.nearest(held_out.read(order)["x"], training, mirrored=subject.mirrored)
     found = metrics.memorisation(near.distances[:, 0], reference.distances[:, 0])
     lines = [
         f"distance to the nearest of {training.num_examples} training images, median: {found.sample_median:.4f} of "

@@ -91,11 +91,9 @@ def pigdm(look: Look, *, data_std: float = 1.0, iterations: int = 5, shorten: bo
     found = solve(lambda w: _scale(variance, look.push(look.pull(w))), look, iterations)
     if not shorten:
         return found
-    axes = tuple(range(1, found.ndim))
     through = look.noise_variance * found + look.push(look.covariance(look.pull(found)))
-    best = jnp.sum(found * look.residual, axis=axes)
-    asked = jnp.sum(found * through, axis=axes)
-    return _scale(jnp.where(asked > best, best / jnp.where(asked > best, asked, 1.0), 1.0), found)
+    best, asked = _dot(found, look.residual), _dot(found, through)
+    return jnp.where(asked > best, _ratio(best, asked), 1.0) * found
 
 
 def white_variance(sigma: Any, data_std: Any) -> Any:
@@ -236,29 +234,31 @@ def solve(operator: Callable[[Data], Data], look: Look, iterations: int) -> Data
         look: see `Look`.
         iterations: at most the size of a measurement are of use.
     """
-    axes = tuple(range(1, look.residual.ndim))
-
-    def dot(a, b):
-        return jnp.sum(a * b, axis=axes, keepdims=True)
-
-    def ratio(a, b):
-        """a / b where both are positive, else 0."""
-        return jnp.where((a > 0) & (b > 0), a / jnp.where(b > 0, b, 1.0), 0.0)
 
     def step(i, state):
         found, rest, way, square, best, least = state
         through = look.noise_variance * way + operator(way)
-        curvature = dot(way, through)
-        length = ratio(square, curvature)
+        curvature = _dot(way, through)
+        length = _ratio(square, curvature)
         found, rest = found + length * way, rest - length * through
-        after = jnp.where(length > 0, dot(rest, rest), 0.0)
-        best = jnp.where(i == 0, ratio(curvature, dot(through, through)) * way, best)
+        after = jnp.where(length > 0, _dot(rest, rest), 0.0)
+        best = jnp.where(i == 0, _ratio(curvature, _dot(through, through)) * way, best)
         better = (length > 0) & (after < least)
         best, least = jnp.where(better, found, best), jnp.where(better, after, least)
-        return found, rest, rest + ratio(after, square) * way, after, best, least
+        return found, rest, rest + _ratio(after, square) * way, after, best, least
 
-    zero, square = jnp.zeros_like(look.residual), dot(look.residual, look.residual)
+    zero, square = jnp.zeros_like(look.residual), _dot(look.residual, look.residual)
     return jax.lax.fori_loop(0, iterations, step, (zero, look.residual, look.residual, square, zero, square))[4]
+
+
+def _dot(a: Data, b: Data) -> Data:
+    """Of every example, (batch, 1, ...)."""
+    return jnp.sum(a * b, axis=tuple(range(1, a.ndim)), keepdims=True)
+
+
+def _ratio(a: Data, b: Data) -> Data:
+    """a / b where both are positive, else 0."""
+    return jnp.where((a > 0) & (b > 0), a / jnp.where(b > 0, b, 1.0), 0.0)
 
 
 def _scale(by: PerExample, v: Data) -> Any:

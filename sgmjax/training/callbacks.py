@@ -107,6 +107,18 @@ class Callback:
         return ""
 
 
+class _OfTask:
+    """What was made for a task, until another one comes."""
+
+    def __init__(self) -> None:
+        self._task, self._made = None, None
+
+    def __call__(self, task: Any, make: Callable[[], Any]) -> Any:
+        if self._task is not task:
+            self._task, self._made = task, make()
+        return self._made
+
+
 class HeldOut(Callback):
     """The loss and the task's metrics on held-out data, as `eval_loss`, ..., at the same times and noises every time.
 
@@ -117,16 +129,15 @@ class HeldOut(Callback):
 
     def __init__(self, every: int = 1000, batches: int | None = 8):
         self.every, self._batches = every, batches
-        self._compiled: tuple[Any, Any] | None = None
+        self._compiled = _OfTask()
 
     def __call__(self, moment: Moment) -> Mapping[str, float]:
         """The numbers."""
         if moment.held_out is None:
             return {}
-        if self._compiled is None or self._compiled[0] is not moment.task:
-            self._compiled = (moment.task, draw.make_eval_loss(moment.task.loss, moment.mesh, moment.places))
+        task = moment.task
         found = draw.held_out_metrics(
-            self._compiled[1],
+            self._compiled(task, lambda: draw.make_eval_loss(task.loss, moment.mesh, moment.places)),
             moment.variables,
             moment.random(EVALUATION),
             moment.held_out,
@@ -150,7 +161,7 @@ class Pictures(Callback):
 
     def __init__(self, plan: Any, every: int = 1000, num: int = 64):
         self._plan, self.every, self._num = plan, every, num
-        self._compiled: tuple[Any, draw.Sampler] | None = None
+        self._compiled = _OfTask()
 
     def due(self, step: int, steps: int) -> bool:
         """Not after the last step, where `FinalSamples` draws."""
@@ -159,9 +170,8 @@ class Pictures(Callback):
     def __call__(self, moment: Moment) -> Mapping[str, float]:
         """Draws and writes."""
         task = moment.task
-        if self._compiled is None or self._compiled[0] is not task:
-            self._compiled = (task, _sampler(moment, self._plan, self._num))
-        drawn = self._compiled[1](moment.variables, moment.random(PREVIEW, moment.step), self._num)
+        sampler = self._compiled(task, lambda: _sampler(moment, self._plan, self._num))
+        drawn = sampler(moment.variables, moment.random(PREVIEW, moment.step), self._num)
         assert drawn is not None
         samples = pictures.to_arrays(drawn[0], task.discrete, task.centered)
         image = pictures.picture(samples, centered=task.centered)
@@ -233,18 +243,16 @@ class Metrics(Callback):
     ):
         self.names, self._plan, self.every = tuple(names), plan, every
         self._settings, self._subject = settings or metrics.Settings(), subject
-        self._compiled: tuple[Any, dict[Any, Any]] | None = None
+        self._programs = _OfTask()
 
     def __call__(self, moment: Moment) -> Mapping[str, float]:
         """Measures, says, writes; the numbers."""
         held_out = moment.held_out is not None
         data, others = (moment.held_out, moment.data) if held_out else (moment.data, None)
-        if self._compiled is None or self._compiled[0] is not moment.task:
-            self._compiled = (moment.task, {})
         subject = metrics.Subject(
             task=moment.task, variables=moment.variables, data=data, plan=self._plan, mesh=moment.mesh,
-            others=None if others is None else lambda: others, held_out=held_out, programs=self._compiled[1],
-            **self._subject,
+            others=None if others is None else lambda: others, held_out=held_out,
+            programs=self._programs(moment.task, dict), **self._subject,
         )  # fmt: skip
         numbers: dict[str, float] = {}
         settings = self._settings

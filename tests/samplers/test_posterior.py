@@ -97,12 +97,13 @@ def test_pigdm_does_not_overshoot_where_the_data_are_wider_than_it_is_told(name,
     """Its step ends where the normal equations' energy is least along it; nothing is shortened for narrower data."""
     sde, data = PROCESSES[name], Normal()
     z, t = jnp.asarray(np.random.default_rng(1).normal(size=(4, sde.k, 5))), jnp.full(4, 0.7)
+    noise = data.noise_std**2 * np.eye(3)
     for width in (0.1, 30.0):
         _, look, _ = posterior.linearised(data.score_fn(sde, cov=width**2 * data.cov), sde, data.measurement)(z, t)
         operator = [np.asarray(look.push(look.covariance(look.pull(jnp.tile(w, (4, 1)))))) for w in jnp.eye(3)]
-        matrix = np.stack(operator, -1) + 0.09 * np.eye(3)
+        matrix = np.stack(operator, -1) + noise
         variance = np.asarray(posterior.white_variance(look.sigma, 1.0))[0]
-        published = np.linalg.solve(0.09 * np.eye(3) + variance * data.A @ data.A.T, np.asarray(look.residual).T).T
+        published = np.linalg.solve(noise + variance * data.A @ data.A.T, np.asarray(look.residual).T).T
         plain = np.asarray(posterior.pigdm(look, iterations=3, shorten=False))
         np.testing.assert_allclose(plain, published, rtol=1e-9)
         found = np.asarray(posterior.pigdm(look, iterations=3))

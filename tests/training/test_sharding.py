@@ -267,7 +267,8 @@ def test_split_parameters_are_gathered_before_the_first_step():
     assert [name for name, _ in found] == ["all-gather"] * len(split) and split
 
 
-@pytest.mark.parametrize("name", tiers.alike(["em", "ode"], []))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["em", "ode"])
 def test_samples_are_those_of_one_device(name):
     drawn = []
     for devices, fsdp in ((1, 1), (8, 1), (8, 4)):
