@@ -119,14 +119,14 @@ class Study:
         have = {(r["data"], r["system"], r["seed"], r["way"], r["draw"]) for r in rows}
         for way, flags in ways(system).items():
             for draw in range(self.flags.draws if way.startswith("unipc") else 1):
-                if not self._asked(way) or (self.data, system, seed, way, draw) in have:
+                if way not in self.flags.ways or (self.data, system, seed, way, draw) in have:
                     continue
                 words = [f"--workdir={folder}", f"--num={self.flags.samples}", f"--seed={draw}", "--batch_size=100"]
                 words += [f"--{key}={value}" for key, value in flags.items()]
                 shown = SHOWN == (way, draw)
                 wanted = METRICS + (",neighbours" if shown else "")
                 self.call("evaluate", *words, f"--metrics={wanted}", f"--features={self.features}", "--nearest=3")
-                found = self._report(folder)
+                found, _ = self._report(folder)
                 first = found["metrics"]["fd"]
                 row = {
                     "data": self.data, "system": system, "seed": seed, "way": way, "draw": draw,
@@ -135,17 +135,18 @@ class Study:
                 }  # fmt: skip
                 row |= _numbers(found)
                 self.call("evaluate", *words, "--metrics=mind", "--features=pixels")
-                row |= _numbers(self._report(folder))
-                pictures, kept = folder / "metrics", KEPT / self.data / f"{system}_{seed}"
-                shutil.copyfile(pictures / f"report_step{found['step']}.png", kept / f"{way.replace(', ', '_')}.png")
+                found, picture = self._report(folder)
+                row |= _numbers(found)
+                kept = KEPT / self.data / f"{system}_{seed}"
+                shutil.copyfile(picture, kept / f"{way.replace(', ', '_')}.png")
                 if shown:
-                    shutil.copyfile(pictures / f"neighbours_step{found['step']}.png", kept / "neighbours.png")
+                    shutil.copyfile(picture.with_name(f"neighbours_step{found['step']}.png"), kept / "neighbours.png")
                 self._keep(row)
-        if self._asked("likelihood") and (self.data, system, seed, "likelihood", 0) not in have:
+        if "likelihood" in self.flags.ways and (self.data, system, seed, "likelihood", 0) not in have:
             name = "nelbo" if system in LATENT else "bpd"
             words = ["--rtol=1e-4", "--atol=1e-4", f"--num={self.flags.likelihood}", "--batch_size=100"]
             self.call("evaluate", f"--workdir={folder}", f"--metrics={name}", *words)
-            found = self._report(folder)
+            found, _ = self._report(folder)
             row = {"data": self.data, "system": system, "seed": seed, "way": "likelihood", "draw": 0}
             row |= {"step": found["step"], "num": self.flags.likelihood}
             record = found["metrics"][name]
@@ -153,12 +154,10 @@ class Study:
             row["error"] = round(record["results"]["ode"]["standard_error"], 4)
             self._keep(row | {"nfe": record["nfe"]["mean"]})
 
-    def _asked(self, way: str) -> bool:
-        return not self.flags.ways or way.replace(" ", "") in self.flags.ways
-
-    def _report(self, folder: Path) -> dict[str, Any]:
+    def _report(self, folder: Path) -> tuple[dict[str, Any], Path]:
+        """The newest one, and its picture, which another process has in a file of its own."""
         newest = max((folder / "metrics").glob("report_step*.json"), key=lambda path: path.stat().st_mtime)
-        return json.loads(newest.read_text())
+        return json.loads(newest.read_text()), newest.with_suffix(".png")
 
     def _keep(self, row: dict[str, Any]) -> None:
         write(self.flags.out, [*read(self.flags.out), row])
@@ -224,9 +223,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HERE / "study.json")
     parser.add_argument("--report", action="store_true", help="only the tables")
     flags = parser.parse_args()
-    known = {way.replace(" ", "") for system in study.SYSTEMS for way in ways(system)} | {"likelihood"}
-    if unknown := set(flags.ways or ()) - known:
-        parser.error(f"--ways: no {', '.join(sorted(unknown))}; there are {' '.join(sorted(known))}")
+    every = {way.replace(" ", ""): way for system in study.SYSTEMS for way in (*ways(system), "likelihood")}
+    if unknown := set(flags.ways or ()) - every.keys():
+        parser.error(f"--ways: no {', '.join(sorted(unknown))}; there are {' '.join(sorted(every))}")
+    flags.ways = {every[word] for word in flags.ways or every}
     if not flags.report:
         this = Study(flags, flags.data)
         if flags.stage != "train":
