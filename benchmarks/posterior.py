@@ -49,7 +49,7 @@ PROCESSES: dict[str, sdes.SDE] = {
 }
 METHODS: dict[str, dict[str, Any]] = {
     "mmps": {"iterations": 4},
-    "tmpd": {"iterations": 4},
+    "tmpd": {},
     "pigdm": {"iterations": 4},
     "c_pigdm": {},
     "dps": {},

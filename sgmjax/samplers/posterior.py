@@ -14,7 +14,7 @@ it taken as normal, N(D, V), and A linear, or linearised at D,
 and the methods differ in V:
 
     "mmps"   sigma^2 d D / d y, by vector-Jacobian products in conjugate gradients (Rozet et al. 2024, eq. (14), alg. 2)
-    "tmpd"   its row sums as a diagonal (Boys et al. 2023, eq. (19))
+    "tmpd"   the same, the row sums of A V A^T in place of the matrix (Boys et al. 2023, eq. (19))
     "pigdm"  s^2 sigma^2 / (s^2 + sigma^2), right for normal white data of deviation s (Song et al. 2023, eqs. (7), (8))
     "dps"    0; of the residual the length alone is used, with a strength (Chung et al. 2023, alg. 1)
 
@@ -65,21 +65,27 @@ def mmps(look: Look, *, iterations: int = 3) -> Data:
     return solve(lambda w: look.push(look.covariance(look.pull(w))), look, iterations)
 
 
-def tmpd(look: Look, *, iterations: int = 5) -> Data:
-    """The row sums of the covariance, as a diagonal. iterations: of the conjugate gradients, without D.
+def tmpd(look: Look, *, shorten: bool = True) -> Data:
+    """The row sums of the measurement's covariance A V A^T, as a diagonal.
 
     At levels at which they have no digit (in float32 above 900: the first step of third order) those of white data of
-    deviation 1 take their place.
+    deviation 1 take their place; where one is negative it is taken for 0.
+
+    shorten: as `pigdm`. Where correlations are negative a row's sum is less than its variance, and the published step
+    overshoots.
     """
-    diagonal = jnp.maximum(look.covariance(jnp.ones_like(look.estimate)), 0.0)
+    ones = look.pull(jnp.ones_like(look.residual))
+    sums, white = look.push(look.covariance(ones)), look.push(_scale(white_variance(look.sigma, 1.0), ones))
     known = look.sigma**2 * jnp.finfo(look.estimate.dtype).eps < LOST
-    white = linalg.expand_to(white_variance(look.sigma, 1.0), diagonal.ndim)
-    diagonal = jnp.where(linalg.expand_to(known, diagonal.ndim), diagonal, white)
-    return solve(lambda w: look.push(diagonal * look.pull(w)), look, iterations)
+    sums = jnp.where(linalg.expand_to(known, sums.ndim), sums, white)
+    found = look.residual / (look.noise_variance + jnp.maximum(sums, 0.0))
+    return shortened(found, look) if shorten else found
 
 
 def pigdm(look: Look, *, data_std: float = 1.0, iterations: int = 5, shorten: bool = True) -> Data:
-    """The covariance for white normal data of deviation data_std (published: 1). iterations: as `tmpd`.
+    """The covariance for white normal data of deviation data_std (published: 1).
+
+    iterations: of the conjugate gradients, without D.
 
     shorten: a step that would go farther than the covariance itself allows ends where it is best along its own
     direction (a derivative more). The paper's gain overshoots by the data's variance where that is more than
@@ -89,11 +95,7 @@ def pigdm(look: Look, *, data_std: float = 1.0, iterations: int = 5, shorten: bo
     """
     variance = white_variance(look.sigma, data_std)
     found = solve(lambda w: _scale(variance, look.push(look.pull(w))), look, iterations)
-    if not shorten:
-        return found
-    through = look.noise_variance * found + look.push(look.covariance(look.pull(found)))
-    best, asked = _dot(found, look.residual), _dot(found, through)
-    return jnp.where(asked > best, _ratio(best, asked), 1.0) * found
+    return shortened(found, look) if shorten else found
 
 
 def white_variance(sigma: Any, data_std: Any) -> Any:
@@ -249,6 +251,13 @@ def solve(operator: Callable[[Data], Data], look: Look, iterations: int) -> Data
 
     zero, square = jnp.zeros_like(look.residual), _dot(look.residual, look.residual)
     return jax.lax.fori_loop(0, iterations, step, (zero, look.residual, look.residual, square, zero, square))[4]
+
+
+def shortened(found: Data, look: Look) -> Data:
+    """`found` (batch, *measured), but no farther along its own direction than the covariance itself would go."""
+    through = look.noise_variance * found + look.push(look.covariance(look.pull(found)))
+    best, asked = _dot(found, look.residual), _dot(found, through)
+    return jnp.where(asked > best, _ratio(best, asked), 1.0) * found
 
 
 def _dot(a: Data, b: Data) -> Data:

@@ -53,6 +53,7 @@ CASES = [
     ((5, 6), (1, 1), 4, 6, (1, 1), [(1, 0), (0, 2)], 1),
     ((9, 8), (5, 5), 4, 4, (1, 1), [(2, 2), (2, 2)], 4),
     ((9, 8), (3, 3), 4, 4, (2, 2), [(1, 1), (1, 1)], 4),
+    ((11, 7), (5, 3), 4, 4, (3, 2), [(2, 2), (1, 0)], 4),
     ((8, 8), (3, 3), 4, 8, (1, 1), "SAME", 2),
 ]
 
@@ -67,6 +68,36 @@ def test_a_convolution_and_its_derivatives_are_those_of_xla(image, window, c, f,
     for a, b in zip(found, expected, strict=True):
         assert a.shape == b.shape and a.dtype == b.dtype
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-13 * np.abs(b).max())
+
+
+@pytest.mark.parametrize("in_cache", [0, 1e9])
+def test_a_kernel_for_each_channel_goes_over_examples_in_blocks(in_cache, monkeypatch):
+    """Whatever fits into the cache; also in a second derivative, mapped, and with the examples on several devices."""
+    monkeypatch.setattr(convolution, "IN_CACHE", in_cache)
+    x, kernel = draw((8, 5, 6, 3), (3, 3, 1, 3))
+
+    def call(x, kernel):
+        padding = [(1, 1), (1, 1)]
+        return convolve(x, kernel, (1, 1), padding, dimension_numbers=NUMBERS, feature_group_count=3)
+
+    def slope(x, kernel):
+        return jax.grad(lambda x, k: jnp.sum(jnp.sin(call(x, k))), (0, 1))(x, kernel)
+
+    def everything(x, kernel):
+        again = jax.jvp(lambda x, k: slope(x, k), (x, kernel), (x[::-1], 2 * kernel))
+        each = jax.vmap(slope, (0, None))(x[:, None], kernel)
+        return again, each
+
+    found = jax.jit(everything)(x, kernel)
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:4])
+    with jax.set_mesh(mesh):
+        placed = jax.device_put(x, jax.sharding.NamedSharding(mesh, jax.P("data")))
+        sharded = jax.jit(everything)(placed, kernel)
+    with convolution.native():
+        expected = jax.jit(everything)(x, kernel)
+    for a, b, c in zip(*map(jax.tree.leaves, (found, sharded, expected)), strict=True):
+        np.testing.assert_allclose(a, c, rtol=0, atol=1e-13 * np.abs(c).max())
+        np.testing.assert_allclose(b, c, rtol=0, atol=1e-13 * np.abs(c).max())
 
 
 @pytest.mark.parametrize("axes", [1, 3])

@@ -77,12 +77,14 @@ def test_mmps_is_exact_for_normal_data(name, x64):
 
 @pytest.mark.parametrize("name", tiers.alike(list(PROCESSES), ["vp", "psld"]))
 def test_pigdm_and_tmpd_are_what_they_assume(name, x64):
-    """PiGDM is exact for white data of the deviation it is told, TMPD where the covariance is a diagonal."""
-    sde, data = PROCESSES[name], Normal()
+    """PiGDM is exact for white data of the deviation it is told, TMPD for some numbers of a diagonal covariance."""
+    sde, data, picked = PROCESSES[name], Normal(), Normal()
+    picked.A = np.eye(5)[[0, 2, 3]] * np.array([[1.0], [-2.0], [0.5]])
+    picked.measurement = samplers.measurement(operators.matrix(picked.A), picked.y, picked.noise_std)
     z, t = jnp.asarray(np.random.default_rng(1).normal(size=(4, sde.k, 5))), jnp.full(4, 0.2)
-    for method, cov, options in (
-        ("pigdm", 0.49 * np.eye(5), {"data_std": 0.7, "iterations": 3}),
-        ("tmpd", np.diag([0.1, 0.5, 1.0, 2.0, 0.3]), {"iterations": 3}),
+    for method, data, cov, options in (
+        ("pigdm", data, 0.49 * np.eye(5), {"data_std": 0.7, "iterations": 3}),
+        ("tmpd", picked, np.diag([0.1, 0.5, 1.0, 2.0, 0.3]), {}),
     ):
         score_fn = data.score_fn(sde, cov=cov)
         given = samplers.posterior_score(score_fn, sde, data.measurement, method=method, **options)
@@ -90,6 +92,22 @@ def test_pigdm_and_tmpd_are_what_they_assume(name, x64):
         np.testing.assert_allclose(given(z, t), expected, rtol=0, atol=1e-9 * float(jnp.abs(expected).max()))
         off = samplers.posterior_score(data.score_fn(sde), sde, data.measurement, method=method, **options)(z, t)
         assert float(jnp.abs(off - data.score_fn(sde, *data.gain(data.y))(z, t)).max()) > 1e-3
+
+
+@pytest.mark.parametrize("name", tiers.alike(list(PROCESSES), ["vp", "psld"]))
+def test_tmpd_sums_over_what_is_measured(name, x64):
+    """Boys et al. 2023: of a few pixels of an image the rows of their own covariance, not those of all its pixels."""
+    sde, data, t = PROCESSES[name], Normal(size=40, measured=4), 0.2
+    data.cov = data.cov + 3.0  # all numbers go together, and a row's sum grows with their count
+    data.A = np.eye(40)[[3, 11, 12, 30]]
+    known = samplers.measurement(operators.matrix(data.A), data.y, data.noise_std)
+    z = jnp.asarray(np.random.default_rng(1).normal(size=(3, sde.k, 40)))
+    _, look, _ = posterior.linearised(data.score_fn(sde), sde, known)(z, jnp.full(3, t))
+    variance = float(look.sigma[0]) ** 2
+    posterior_cov = np.linalg.inv(np.linalg.inv(data.cov) + np.eye(40) / variance)
+    sums = np.maximum(data.A @ posterior_cov @ data.A.T @ np.ones(4), 0)
+    expected = np.asarray(look.residual) / (data.noise_std**2 + sums)
+    np.testing.assert_allclose(posterior.tmpd(look), expected, rtol=1e-8)
 
 
 @pytest.mark.parametrize("name", tiers.alike(list(PROCESSES), ["vp", "psld"]))
