@@ -305,7 +305,7 @@ def test_the_study_trains_measures_and_goes_on(study, tmp_path, monkeypatch):
     words = ["study", "--only", "psld", "--steps=2", "--samples=200", "--likelihood=2", f"--runs={tmp_path / 'runs'}"]
     words += [f"--data-dir={refdata.DATA}", f"--out={tmp_path / 'study.json'}"]
     monkeypatch.setattr(sys, "argv", words)
-    monkeypatch.setattr(study.Study, "FEATURES", ("--config.train.steps=2", "--config.model.widths=(4, 8)"))
+    monkeypatch.setattr(study.Study, "FEATURES", ("--config.train.steps=2", "--config.model.widths=(8, 16)"))
     study.main()
     rows = json.loads((tmp_path / "study.json").read_text())
     assert [row["way"] for row in rows] == ["unipc, 2", "unipc, 2", "likelihood"]

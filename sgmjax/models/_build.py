@@ -13,7 +13,7 @@ from flax import linen as nn
 from sgmjax._inputs import InputError
 from sgmjax.models.adm import ADM
 from sgmjax.models.ddpm import DDPM
-from sgmjax.models.feature_net import FeatureNet
+from sgmjax.models.feature_net import GROUP_SIZE, FeatureNet
 from sgmjax.models.fir import normalized_kernel
 from sgmjax.models.mlp import MLP, CLDToyMLP, CLDToyResNet, MLPClassifier
 from sgmjax.models.ncsnpp import NCSNpp, NCSNppClassifier
@@ -56,6 +56,11 @@ def _check_fields(settings: Mapping[str, Any]) -> None:
         raise InputError("model.labels_at: is of classes; set model.num_classes too, or leave it out")
     if not settings.get("ch_mult", (1,)):
         raise InputError("model.ch_mult: () must be one positive integer for each resolution")
+    if "widths" in settings and (not settings["widths"] or any(width % GROUP_SIZE for width in settings["widths"])):
+        raise InputError(
+            f"model.widths: {settings['widths']} must be one multiple of {GROUP_SIZE} (the channels that are normalised "
+            "together) for each stage"
+        )
     if settings.get("fir"):
         try:
             normalized_kernel(settings["fir_kernel"])

@@ -12,13 +12,15 @@ from sgmjax._ranges import Fraction, PositiveInt
 from sgmjax.models import layers
 from sgmjax.models.convolution import convolve
 
+GROUP_SIZE = 8  # channels of a group norm
+
 
 class FeatureNet(nn.Module):
     """Tells the classes of clean images apart; its features are the means over space before the last layer.
 
     A convolution with stride 2 and, for each width, residual blocks with a halving before the second and later ones.
 
-    Fields: `widths`, channels of each stage, the last being the number of features; `num_res_blocks` of each stage;
+    Fields: `widths`, channels of each stage, multiples of 8, the last being the number of features; `num_res_blocks` of each stage;
     `dropout` of the features in training; `out_channels`, the number of classes; `centered`, accepted for uniformity.
 
     Called as x (B, H, W, C) -> features (B, widths[-1]) and logits (B, out_channels), float32.
@@ -51,7 +53,7 @@ class FeatureNet(nn.Module):
             )
 
         def norm(name: str) -> nn.GroupNorm:
-            return nn.GroupNorm(num_groups=None, group_size=8, dtype=self.dtype, name=name)
+            return nn.GroupNorm(num_groups=None, group_size=GROUP_SIZE, dtype=self.dtype, name=name)
 
         h = conv(self.widths[0], 2, "conv_in")(x.astype(self.dtype))
         for stage, width in enumerate(self.widths):

@@ -133,7 +133,7 @@ def posterior_score(
 
     Returns:
         score_fn(z, t) -> (batch, k, *event), zero for variables without noise. A call is one evaluation of score_fn and
-        1 (dps), 2 (pigdm, tmpd) or 1 + iterations (mmps) of its derivatives; `info.nfe` counts calls.
+        1 (dps), 2 (pigdm), 3 (tmpd) or 1 + iterations (mmps) of its derivatives; `info.nfe` counts calls.
 
     Raises:
         InputError: a method that does not exist, settings that it does not have, a noise of 0 where it needs one; when

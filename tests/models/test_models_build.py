@@ -81,3 +81,10 @@ def test_vector_network_on_images_and_unknown_setting():
         models.build(MODEL.section("mlp"), **IMAGE)
     with pytest.raises(ValueError, match=r"model\.heads: no such setting of mlp"):
         MODEL.section("mlp", heads=3)
+
+
+@pytest.mark.parametrize("widths", [(4, 8), (8, 12), ()])
+def test_widths_that_no_group_norm_has_are_refused(widths):
+    with pytest.raises(ValueError, match=r"model\.widths: \(.*\) must be one multiple of 8") as error:
+        models.build(MODEL.section("feature_net", widths=widths), **IMAGE)
+    assert "\n" not in str(error.value)
