@@ -58,8 +58,8 @@ def _check_fields(settings: Mapping[str, Any]) -> None:
         raise InputError("model.ch_mult: () must be one positive integer for each resolution")
     if "widths" in settings and (not settings["widths"] or any(width % GROUP_SIZE for width in settings["widths"])):
         raise InputError(
-            f"model.widths: {settings['widths']} must be one multiple of {GROUP_SIZE} (the channels that are normalised "
-            "together) for each stage"
+            f"model.widths: {settings['widths']} must be one multiple of {GROUP_SIZE} for each stage (channels are "
+            f"normalised by {GROUP_SIZE})"
         )
     if settings.get("fir"):
         try:

@@ -20,8 +20,9 @@ class FeatureNet(nn.Module):
 
     A convolution with stride 2 and, for each width, residual blocks with a halving before the second and later ones.
 
-    Fields: `widths`, channels of each stage, multiples of 8, the last being the number of features; `num_res_blocks` of each stage;
-    `dropout` of the features in training; `out_channels`, the number of classes; `centered`, accepted for uniformity.
+    Fields: `widths`, channels of each stage, multiples of 8, the last being the number of features; `num_res_blocks`
+    of each stage; `dropout` of the features in training; `out_channels`, the number of classes; `centered`, accepted
+    for uniformity.
 
     Called as x (B, H, W, C) -> features (B, widths[-1]) and logits (B, out_channels), float32.
 
