@@ -100,8 +100,10 @@ class Study:
             )  # fmt: skip
         kept = KEPT / self.data / f"{system}_{seed}"
         kept.mkdir(parents=True, exist_ok=True)
-        for name in ("config.json", "metrics.jsonl"):
-            shutil.copyfile(folder / name, kept / name)
+        shutil.copyfile(folder / "metrics.jsonl", kept / "metrics.jsonl")
+        settings = json.loads((folder / "config.json").read_text())
+        settings["config"]["data"]["data_dir"] = study.DATA[self.data].get("data_dir")  # not where they lie here
+        (kept / "config.json").write_text(json.dumps(settings, indent=2) + "\n")
         return folder
 
     def train_features(self) -> None:
