@@ -150,10 +150,12 @@ def _along_image(strides: tuple[int, int], dx: jax.Array, kernel: jax.Array, out
 def _along_kernel(strides: tuple[int, int], x: jax.Array, dkernel: jax.Array, out: jax.Array) -> jax.Array:
     """`_shifted` with dkernel, in a loop over its pixels, and over few enough examples to stay in the cache.
 
-    In a gradient the loop is run backwards: each pixel of the kernel is one sum over examples and space.
+    In a gradient the loop is run backwards: each pixel of the kernel is one sum over examples and space, of float32 at
+    least.
     """
     (h, w), (down, right) = dkernel.shape[:2], strides
-    pixels = jnp.arange(h * w), dkernel.reshape(h * w, 1, 1, 1, -1)
+    dtype = jnp.promote_types(out.dtype, jnp.float32)
+    pixels = jnp.arange(h * w), dkernel.reshape(h * w, 1, 1, 1, -1).astype(dtype)
 
     def of(x: jax.Array) -> jax.Array:
         size = (x.shape[0], x.shape[1] - h + 1, x.shape[2] - w + 1, x.shape[3])
@@ -164,11 +166,11 @@ def _along_kernel(strides: tuple[int, int], x: jax.Array, dkernel: jax.Array, ou
             part = lax.dynamic_slice(x, (0, n // w, n % w, 0), size)
             return total + part[:, ::down, ::right] * weights, None
 
-        return lax.scan(add, jnp.zeros((x.shape[0], *out.shape[1:]), out.dtype), pixels)[0]
+        return lax.scan(add, jnp.zeros((x.shape[0], *out.shape[1:]), dtype), pixels)[0].astype(out.dtype)
 
-    batch, each = x.shape[0], math.prod(x.shape[1:])
-    if not jax.sharding.get_abstract_mesh().empty and jax.sharding.get_abstract_mesh().size > 1:
-        return of(x)  # examples lie on several devices
+    mesh, batch, each = jax.sharding.get_abstract_mesh(), x.shape[0], math.prod(x.shape[1:])
+    if not batch or mesh.size > 1:  # then examples lie on several devices
+        return of(x)
     some = max(n for n in range(1, batch + 1) if batch % n == 0 and n * each <= max(IN_CACHE, each))
     return lax.map(of, x.reshape(-1, some, *x.shape[1:])).reshape(out.shape)
 

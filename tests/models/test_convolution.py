@@ -100,6 +100,21 @@ def test_a_kernel_for_each_channel_goes_over_examples_in_blocks(in_cache, monkey
         np.testing.assert_allclose(b, c, rtol=0, atol=1e-13 * np.abs(c).max())
 
 
+def test_the_gradient_of_a_kernel_for_each_channel_is_summed_in_float32(monkeypatch):
+    """In bfloat16 as near as its last rounding, whatever the number of examples; and there may be none."""
+    monkeypatch.setattr(convolution, "IN_CACHE", 0)
+    x, kernel = draw((256, 5, 6, 3), (3, 3, 1, 3), dtype=jnp.bfloat16)
+
+    def slope(kernel, x):
+        options = {"dimension_numbers": NUMBERS, "feature_group_count": 3}
+        return jax.grad(lambda k: jnp.sum(convolve(x, k, (1, 1), "SAME", **options).astype(jnp.float64)))(kernel)
+
+    found, exact = jax.jit(slope)(kernel, x), slope(kernel.astype(jnp.float64), x.astype(jnp.float64))
+    assert found.dtype == jnp.bfloat16
+    np.testing.assert_allclose(found.astype(np.float64), exact, rtol=2**-8, atol=2**-8 * np.abs(exact).mean())
+    np.testing.assert_array_equal(slope(kernel, x[:0]), 0)
+
+
 @pytest.mark.parametrize("axes", [1, 3])
 def test_signals_and_volumes(axes, monkeypatch):
     monkeypatch.setattr(convolution, "WORTHWHILE", 0)
