@@ -26,8 +26,6 @@ from sgmjax._types import AnyArray
 # Multiplications below which a 3 x 3 convolution stays as it is: Winograd's sixteen products take a second to compile.
 WORTHWHILE = 1e8
 
-IN_CACHE = 1e5  # numbers: three times as fast as from memory, for the gradient of a kernel for each channel
-
 CONVOLVED = "convolved"  # `checkpoint_name` of what comes out, for policies of what is kept for the backward pass
 
 _native = contextvars.ContextVar("native", default=False)
@@ -106,73 +104,18 @@ def pointwise(x: jax.Array, kernel: jax.Array, *, strides: Sequence[int]) -> jax
 def depthwise(x: jax.Array, kernel: jax.Array, *, strides: Sequence[int]) -> jax.Array:
     """A kernel for each channel, (h, w, 1, C), as a sum of shifted products.
 
-    XLA's CPU backend takes 25 times as long for the gradient of the convolution with as many groups as channels, and
-    five times as long for that which JAX derives of the sum; its derivatives are therefore written out.
+    XLA's CPU backend takes 25 times as long for the gradient of the convolution with as many groups as channels. Sums
+    are of float32 at least, as there, those of the gradients too.
     """
-    return _depthwise((strides[0], strides[1]), x, kernel)
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _depthwise(strides: tuple[int, int], x: jax.Array, kernel: jax.Array) -> jax.Array:
-    return _shifted(strides, x, kernel)
-
-
-@_depthwise.defjvp
-def _depthwise_jvp(strides: tuple[int, int], primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
-    (x, kernel), (dx, dkernel) = primals, tangents
-    out = _depthwise(strides, x, kernel)
-    return out, _along_image(strides, dx, kernel, out) + _along_kernel(strides, x, dkernel, out)
-
-
-def _shifted(strides: tuple[int, int], x: jax.Array, kernel: jax.Array) -> jax.Array:
     (h, w), (down, right) = kernel.shape[:2], strides
+    kernel = kernel.astype(jnp.promote_types(kernel.dtype, jnp.float32))
     rows, columns = x.shape[1] - h + 1, x.shape[2] - w + 1
     parts = [
         x[:, i : i + rows : down, j : j + columns : right] * kernel[None, i, j : j + 1]
         for i in range(h)
         for j in range(w)
     ]
-    return functools.reduce(jnp.add, parts)
-
-
-def _along_image(strides: tuple[int, int], dx: jax.Array, kernel: jax.Array, out: jax.Array) -> jax.Array:
-    """`_shifted` of dx, as the transpose of its transpose: in a gradient that is a sum of shifted products too."""
-
-    def transposed(g: jax.Array) -> jax.Array:
-        sides = zip(kernel.shape, strides, dx.shape[1:3], g.shape[1:3], strict=False)
-        around = [(k - 1, n - (m - 1) * stride - 1, stride - 1) for k, stride, n, m in sides]
-        g = lax.pad(g, jnp.zeros((), g.dtype), [(0, 0, 0), *around, (0, 0, 0)])
-        return _shifted((1, 1), g, kernel[::-1, ::-1])
-
-    return jax.linear_transpose(transposed, out)(dx)[0]
-
-
-def _along_kernel(strides: tuple[int, int], x: jax.Array, dkernel: jax.Array, out: jax.Array) -> jax.Array:
-    """`_shifted` with dkernel, in a loop over its pixels, and over few enough examples to stay in the cache.
-
-    In a gradient the loop is run backwards: each pixel of the kernel is one sum over examples and space, of float32 at
-    least.
-    """
-    (h, w), (down, right) = dkernel.shape[:2], strides
-    dtype = jnp.promote_types(out.dtype, jnp.float32)
-    pixels = jnp.arange(h * w), dkernel.reshape(h * w, 1, 1, 1, -1).astype(dtype)
-
-    def of(x: jax.Array) -> jax.Array:
-        size = (x.shape[0], x.shape[1] - h + 1, x.shape[2] - w + 1, x.shape[3])
-
-        @jax.checkpoint  # the slices are not kept
-        def add(total, pixel):
-            n, weights = pixel
-            part = lax.dynamic_slice(x, (0, n // w, n % w, 0), size)
-            return total + part[:, ::down, ::right] * weights, None
-
-        return lax.scan(add, jnp.zeros((x.shape[0], *out.shape[1:]), dtype), pixels)[0].astype(out.dtype)
-
-    mesh, batch, each = jax.sharding.get_abstract_mesh(), x.shape[0], math.prod(x.shape[1:])
-    if not batch or mesh.size > 1:  # then examples lie on several devices
-        return of(x)
-    some = max(n for n in range(1, batch + 1) if batch % n == 0 and n * each <= max(IN_CACHE, each))
-    return lax.map(of, x.reshape(-1, some, *x.shape[1:])).reshape(out.shape)
+    return functools.reduce(jnp.add, parts).astype(x.dtype)
 
 
 @jax.jit  # traced once for each shape: without, half of the time to trace a network

@@ -70,10 +70,7 @@ def test_a_convolution_and_its_derivatives_are_those_of_xla(image, window, c, f,
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-13 * np.abs(b).max())
 
 
-@pytest.mark.parametrize("in_cache", [0, 1e9])
-def test_a_kernel_for_each_channel_goes_over_examples_in_blocks(in_cache, monkeypatch):
-    """Whatever fits into the cache; also in a second derivative, mapped, and with the examples on several devices."""
-    monkeypatch.setattr(convolution, "IN_CACHE", in_cache)
+def test_a_kernel_for_each_channel_in_a_second_derivative_mapped_and_on_several_devices():
     x, kernel = draw((8, 5, 6, 3), (3, 3, 1, 3))
 
     def call(x, kernel):
@@ -100,9 +97,8 @@ def test_a_kernel_for_each_channel_goes_over_examples_in_blocks(in_cache, monkey
         np.testing.assert_allclose(b, c, rtol=0, atol=1e-13 * np.abs(c).max())
 
 
-def test_the_gradient_of_a_kernel_for_each_channel_is_summed_in_float32(monkeypatch):
+def test_the_gradient_of_a_kernel_for_each_channel_is_summed_in_float32():
     """In bfloat16 as near as its last rounding, whatever the number of examples; and there may be none."""
-    monkeypatch.setattr(convolution, "IN_CACHE", 0)
     x, kernel = draw((256, 5, 6, 3), (3, 3, 1, 3), dtype=jnp.bfloat16)
 
     def slope(kernel, x):
