@@ -75,9 +75,9 @@ def tmpd(look: Look, *, shorten: bool = True) -> Data:
     overshoots.
     """
     ones = look.pull(jnp.ones_like(look.residual))
-    sums, white = look.push(look.covariance(ones)), look.push(_scale(white_variance(look.sigma, 1.0), ones))
     known = look.sigma**2 * jnp.finfo(look.estimate.dtype).eps < LOST
-    sums = jnp.where(linalg.expand_to(known, sums.ndim), sums, white)
+    white = _scale(white_variance(look.sigma, 1.0), ones)
+    sums = look.push(jnp.where(linalg.expand_to(known, ones.ndim), look.covariance(ones), white))
     found = look.residual / (look.noise_variance + jnp.maximum(sums, 0.0))
     return shortened(found, look) if shorten else found
 
