@@ -142,7 +142,8 @@ class Study:
                 kept = KEPT / self.data / f"{system}_{seed}"
                 shutil.copyfile(picture, kept / f"{way.replace(', ', '_')}.png")
                 if shown:
-                    shutil.copyfile(picture.with_name(f"neighbours_step{found['step']}.png"), kept / "neighbours.png")
+                    beside = picture.with_name(picture.name.replace("report", "neighbours", 1))
+                    shutil.copyfile(beside, kept / "neighbours.png")
                 self._keep(row)
         if "likelihood" in self.flags.ways and (self.data, system, seed, "likelihood", 0) not in have:
             name = "nelbo" if system in LATENT else "bpd"

@@ -347,6 +347,7 @@ class Control:
             "colorize": self.colorize,
             "" if self.inverse is None else self.inverse[1]: self.inverse is not None,
             "" if self.method is None else self.method: self.method is not None,
+            f"noise_{self.noise:g}": self.noise != type(self).noise,
             f"from_{self.start_time or 0:g}": self.start_time is not None,
             "interpolate": self.interpolate,
             "interpolate_samples": self.interpolate_samples,

@@ -25,11 +25,12 @@ published; --against=test takes held-out data, --reference=FILE a file of statis
 guided-diffusion's, ...). Beside each number stands its floor: that of as many real examples of the other part.
 
 Takes the averaged parameters of the newest checkpoint, with --params=raw those being trained; --process=psld measures
-them with another process than the run's, as `python -m sgmjax.sample` draws with it. The data are those of
-the run's config; --data=FILE.npz gives others, as runs on arrays given in Python need. Writes
+them with another process than the run's, as `python -m sgmjax.sample` draws with it. The data are those of the run's
+config; --data=FILE.npz gives others, as runs on arrays given in Python need. Writes
 `<workdir>/metrics/<metric>_step<step>.json` with all settings that matter, and a report of all metrics, JSON, Markdown
-and a picture. Samples and features are kept in `<workdir>/metrics/samples_step<step>_...`: the same command goes on
-from what is there, also with a larger --num. --t_min is by default the time where the run's training ended.
+and a picture; names of what was drawn have --sampler, --steps, ... too, where they are given. Samples and features are
+kept in `<workdir>/metrics/samples_step<step>_...`: the same command goes on from what is there, also with a larger
+--num. --t_min is by default the time where the run's training ended.
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ _COUNTS = (
     "num", "batch_size", "probes", "momenta", "dequantizations", "draws", "posterior_samples", "nearest", "steps",
     "subsets", "splits", "k",
 )  # fmt: skip
+_DRAWN = ("sampler", "steps", "grid", "denoise", "options")  # flags of the section `sampling`
 RANGES = dict.fromkeys(_COUNTS, COUNT) | {"rtol": TOLERANCE, "atol": TOLERANCE, "t_min": OPEN_UNIT, "seed": SEED}
 
 
@@ -136,7 +138,7 @@ def evaluate(request: Any) -> None:
     path, place = user_path(values.workdir, "--workdir"), tensors.folder_of(values.workdir) / "metrics"
     mesh = sh.make_mesh()
     wanted = sampling.given(values)
-    chosen = {key: wanted[key] for key in ("sampler", "steps", "grid", "denoise", "options") if key in wanted}
+    chosen = {key: wanted[key] for key in _DRAWN if key in wanted}
     drawing = [name for name in values.metrics if name in metrics.DRAW]
     if chosen and not drawing:
         raise _cli.UsageError(f"--{next(iter(chosen))}: is of metrics that draw samples, and there is none here")
@@ -166,6 +168,7 @@ def evaluate(request: Any) -> None:
     check_memory("--batch_size", min(values.batch_size or 1, largest), task.event_shape, fix="give fewer")
     as_other = sampling.process_label(process)
     raw = sampling.label(values) + (f"_{as_other}" if as_other else "")
+    how = sampling.plan_label(values, [*_DRAWN, "rtol", "atol"]) if drawing else ""
     about = {"workdir": str(path), "step": run.step, "checkpoint": values.checkpoint, "parameters": values.params}
     about |= {} if process is None else {"process": process}
     about |= {"split": values.split, "data": dataset.name, "seed": values.seed}
@@ -187,7 +190,8 @@ def evaluate(request: Any) -> None:
         start = time.perf_counter()
         found = measured[name] = metrics.METRICS[name](subject, settings)
         seconds = time.perf_counter() - start
-        out = user_path(values.out) if values.out else place / f"{name}_step{run.step}{raw}.json"
+        drawn = how if name in drawing else ""
+        out = user_path(values.out) if values.out else place / f"{name}_step{run.step}{raw}{drawn}.json"
         metrics.write(out, found, {"metric": name, **about, "seconds": round(seconds, 2)})
         for line in found.lines:
             say(line)
@@ -196,7 +200,7 @@ def evaluate(request: Any) -> None:
     if drawing:
         about |= {"sampling": dataclasses.asdict(run.plan)}
     page = write_report(
-        place, f"report_step{run.step}{raw}", measured, about=about,
+        place, f"report_step{run.step}{raw}{how}", measured, about=about,
         command=["python -m sgmjax.evaluate", *words[1:]], picture=metrics.picture_of(subject),
     )  # fmt: skip
     say(f"report: {page}")

@@ -185,13 +185,14 @@ def draw(request: Any) -> None:
     shardings = jax.tree.map(lambda _: everywhere, variables)
     sampler = Sampler(steer.sample_fn(run), mesh, shardings, min(plan.batch_size, plan.num))
 
+    more = sampling.plan_label(values, ("restarts", "options", "denoise", "t_min", "method_options"))
     if registry.is_adaptive(plan.sampler):
         rtol, atol = ("its own" if v is None else f"{v:g}" for v in (plan.rtol, plan.atol))
         how = f"tolerances {rtol} and {atol}"
-        name = plan.sampler + ("" if plan.rtol is None else f"_{rtol}")
+        name = plan.sampler + ("" if plan.rtol is None else f"_{rtol}") + sampling.plan_label(values, ["atol"])
     else:
         how = f"{plan.steps} steps, {plan.grid} grid" + ", restarts" * bool(plan.restarts)
-        name = f"{plan.sampler}_{plan.steps}_{plan.grid}" + "_restarts" * bool(plan.restarts)
+        name = f"{plan.sampler}_{plan.steps}_{plan.grid}" + "_restarts" * bool(plan.restarts and not values.restarts)
     if values.interpolate:
         how, name = "the probability flow, there and back", "ode"
     elif values.reconstruct:
@@ -207,7 +208,7 @@ def draw(request: Any) -> None:
     lost, far = pictures.astray(np.asarray(drawn[0]), task.discrete, task.centered)
     samples = pictures.to_arrays(drawn[0], task.discrete, task.centered)
     name = "_".join(filter(None, [sampling.process_label(process), name]))
-    name = f"{steer.name}{name}{label_words(values.labels)}{sampling.label(values)}_seed{values.seed}"
+    name = f"{steer.name}{name}{more}{label_words(values.labels)}{sampling.label(values)}_seed{values.seed}"
     rows = ""
     out = user_path(values.out.removesuffix(".npz")) if values.out else tensors.folder_of(path) / "samples" / name
     if jax.process_index() == 0:

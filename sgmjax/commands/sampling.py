@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -101,6 +102,22 @@ def which(values: Any) -> dict[str, Any]:
 def label(values: Any) -> str:
     """What names of files have of it."""
     return "_best" * (values.checkpoint == "best") + "_raw" * (values.params == "raw")
+
+
+def plan_label(values: Any, names: Sequence[str]) -> str:
+    """What names of files have of these flags where they are given, `_order3_tweedie`: others have other files."""
+    parts: list[str] = []
+    for name in names:
+        value = getattr(values, name)
+        if isinstance(value, list):  # --options, --method_options
+            parts += [word.replace("=", "") for word in value]
+        elif name == "restarts" and value is not None:
+            parts.append("restarts" + re.sub("[,;]", "-", value))
+        elif name == "denoise" and value is not None:
+            parts.append({"true": "denoised", "false": "not_denoised"}.get(value.lower(), value))
+        elif value is not None:
+            parts.append(f"{name}{value:g}" if isinstance(value, float) else str(value))
+    return "".join(f"_{file_name([part])}" for part in parts if part)[:120]
 
 
 def given(values: Any) -> dict[str, Any]:

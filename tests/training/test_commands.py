@@ -189,6 +189,9 @@ def test_sampling_from_a_run(finished, capsys):
     assert sample.main([*command, f"--out={finished}/again"]) == 0
     with np.load(finished / "again.npz") as archive:
         np.testing.assert_array_equal(archive["samples"], first)
+    assert sample.main([*command, "--denoise=true", "--t_min=0.01"]) == 0  # drawn otherwise, so in another file
+    with np.load(finished / "samples" / "em_8_uniform_denoised_t_min0.01_seed1.npz") as archive:
+        assert not np.allclose(archive["samples"], first)
     assert (finished / "again.png").exists()
 
 
@@ -232,7 +235,7 @@ def test_a_tuned_grid_is_found(finished, capsys):
     assert run.plan.weights == ()
     draw = ["sample", f"--workdir={finished}", "--num=4", "--grid=tuned"]
     assert sample.main([*draw, *how]) == 0
-    with np.load(finished / "samples" / "unipc_6_tuned_seed0.npz") as drawn:
+    with np.load(finished / "samples" / "unipc_6_tuned_order3_tweedie_seed0.npz") as drawn:
         first = drawn["samples"]
         assert drawn["nfe"] == 6 and np.isfinite(first).all()
     assert sample.main([*draw, *how[:1], "--steps=7"]) == 2
@@ -251,7 +254,7 @@ def test_a_tuned_grid_is_found(finished, capsys):
     learned = json.loads(file.read_text())
     assert len(learned["weights"]) == 5 * 4 * 2 and learned["error"] < content["error"]
     assert sample.main([*draw, *how]) == 0
-    with np.load(finished / "samples" / "unipc_6_tuned_seed0.npz") as again:
+    with np.load(finished / "samples" / "unipc_6_tuned_order3_tweedie_seed0.npz") as again:
         assert again["nfe"] == 6 and not np.array_equal(again["samples"], first)
     assert sample.main([*draw, *how, "--start_time=0.5"]) == 2
     assert "tune without --weights and --analytic_start for this" in capsys.readouterr().err
@@ -260,7 +263,7 @@ def test_a_tuned_grid_is_found(finished, capsys):
     free = json.loads(file.read_text())
     assert len(free["times"]) == len(learned["times"]) + 1 and len(free["mean"]) == 2 and free["std"] > 0
     assert sample.main([*draw, *how]) == 0
-    with np.load(finished / "samples" / "unipc_6_tuned_seed0.npz") as again:
+    with np.load(finished / "samples" / "unipc_6_tuned_order3_tweedie_seed0.npz") as again:
         assert again["nfe"] == 6 and np.isfinite(again["samples"]).all()
     assert sample.main([*draw, *how, "--start_time=0.5"]) == 2
     assert "--analytic_start for this" in capsys.readouterr().err
@@ -278,7 +281,7 @@ def test_sampling_with_restarts(finished, capsys):
     command = ["sample", f"--workdir={finished}", "--num=8", "--sampler=unipc", "--steps=10", "--grid=rho"]
     assert sample.main([*command, "--denoise=True", "--restarts=3,2,0.3,2"]) == 0
     assert "NFE 10" in capsys.readouterr().out
-    with np.load(finished / "samples" / "unipc_10_rho_restarts_seed0.npz") as drawn:
+    with np.load(finished / "samples" / "unipc_10_rho_restarts3-2-0.3-2_denoised_seed0.npz") as drawn:
         assert drawn["nfe"] == 10 and np.isfinite(drawn["samples"]).all()
     assert sample.main([*command, "--restarts=3,2,0.3"]) == 2
     assert "write levels,repeats,low,high, as 3,2,0.06,0.3" in capsys.readouterr().err
@@ -290,7 +293,7 @@ def test_sampling_given_a_measurement(finished, capsys):
     for more, name in (
         (
             ["--inverse=random:0.5", "--noise=0.1", "--method=mmps", "--method_options=iterations=2"],
-            "random_0.5_mmps_unipc_12_rho_seed0",
+            "random_0.5_mmps_noise_0.1_unipc_12_rho_iterations2_seed0",
         ),
         (["--inpaint=half"], "inpaint_unipc_12_rho_seed0"),
         (["--inpaint=half", "--method=replacement"], "inpaint_replacement_unipc_12_rho_seed0"),
