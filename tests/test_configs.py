@@ -27,7 +27,7 @@ NAMES = {
     "psld_afhqv2",
     "cld_toy", "cld_mnist", "cld_cifar", "cld_celebahq256", "vp_mnist", "vp_cifar", "subvp_cifar", "ve_cifar",
     "ve_celebahq256", "recipe_toy", "classifier_digits", "classifier_mnist", "psld_cifar_classifier",
-    "features_digits", "features_mnist", "study",
+    "features_digits", "features_mnist", "study", "cifar_small",
     "ncsnv2_digits", "ncsnv2_mnist", "ncsnv2_cifar", "ncsnv2_celeba64", "ncsnv2_church96", "ncsnv2_bedroom128",
     "ncsnv2_tower128", "ncsnv2_ffhq256", "ncsn_cifar",
     "lsgm_digits", "lsgm_psld_digits", "lsgm_cld_digits", "lsgm_mnist", "lsgm_psld_mnist", "lsgm_cld_mnist",
@@ -84,6 +84,7 @@ PROCESSES = {
     "classifier": "psld",
     "digits": "psld",
     "study": "psld",
+    "cifar": "psld",
     "ncsnv2": "ve",
     "ncsn": "ve",
 }  # by the first word of the name
