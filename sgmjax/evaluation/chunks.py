@@ -133,6 +133,27 @@ class Chunks:
         """What `make` noted about each piece."""
         return [self._notes_of(first) for first in range(0, self.num, self.size)]
 
+    def kept(self, name: str, make: Callable[[], np.ndarray]) -> np.ndarray:
+        """An array of the whole set, which is made once and lies beside the pieces.
+
+        Args:
+            name: what it is; of more or fewer examples it is another one.
+            make: makes it.
+        """
+        if self.folder is None:
+            return make()
+        file = self.folder / f"{name}_of_{self.num}.npy"
+        if file.is_file():
+            try:
+                return np.load(local_copy(file, name))
+            except (ValueError, OSError, EOFError):  # damaged: made again
+                pass
+        array = make()
+        if jax.process_index() == 0:
+            with replacing(file) as partial, partial.open("wb") as out:
+                np.save(out, array)
+        return array
+
     def __iter__(self):
         """The pieces in order."""
         for first in range(0, self.num, self.size):
@@ -186,6 +207,10 @@ class Columns:
     def num_examples(self) -> int:
         """How many there are."""
         return self._of.num
+
+    def kept(self, name: str, make: Callable[[], np.ndarray]) -> np.ndarray:
+        """See `Chunks.kept`; `name` tells these numbers from others of the set."""
+        return self._of.kept(name, make)
 
     def read(self, indices: np.ndarray) -> dict[str, np.ndarray]:
         """{"x": (len(indices), last - first)}."""

@@ -63,10 +63,11 @@ class Comparison:
     memo: dict[Any, Any] = dataclasses.field(default_factory=dict)
 
     def radii(self, k: int) -> np.ndarray:
-        """Of the balls about the data, see `metrics.manifold`."""
+        """Of the balls about the data, see `metrics.manifold`; kept with their features."""
         assert self.real is not None
+        rows = self.real.rows
         if ("radii", k) not in self.memo:
-            self.memo["radii", k] = radii(self.real.rows, k)
+            self.memo["radii", k] = rows.kept(f"radii_{k}", lambda: radii(rows, k))
         return self.memo["radii", k]
 
 

@@ -40,6 +40,29 @@ def test_columns(tmp_path):
     np.testing.assert_array_equal(np.concatenate(list(part))[:, 0], np.arange(10))
 
 
+def test_an_array_of_the_whole_set_is_made_once_and_again_where_it_is_damaged_or_the_set_grows(tmp_path):
+    asked = []
+
+    def make_it():
+        asked.append(len(asked))
+        return np.arange(3.0) + len(asked)
+
+    def found(num):
+        rows = Chunks(tmp_path / "rows", {}, 4)
+        rows.fill(num, make)
+        return Columns(rows, 0, 1).kept("radii_3", make_it)
+
+    np.testing.assert_array_equal(found(8), np.arange(3.0) + 1)
+    np.testing.assert_array_equal(found(8), np.arange(3.0) + 1)
+    assert asked == [0]
+    np.testing.assert_array_equal(found(12), np.arange(3.0) + 2)
+    (tmp_path / "rows" / "radii_3_of_8.npy").write_bytes(b"half")
+    np.testing.assert_array_equal(found(8), np.arange(3.0) + 3)
+    there = Chunks(None, {}, 4)
+    there.fill(8, make)
+    assert len(there.kept("radii_3", make_it)) == 3 and asked == [0, 1, 2, 3]
+
+
 def test_a_stop_and_more_afterwards(tmp_path):
     """What is there is not made again, a half-written piece is, and more are the same ones and more."""
     made = []
