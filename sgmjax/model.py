@@ -271,7 +271,12 @@ class ScoreModel(NetworkModel):
         )
 
     def _score_fn(self, params: PyTree, labels: Labels | None) -> score.ScoreFn:
-        own = score.score_from_eps(self.eps_fn(params, labels=labels), self._own, matching=self.matching)
+        own = score.score_from_eps(
+            self.eps_fn(params, labels=labels),
+            self._own,
+            matching=self.matching,
+            hears=objectives.hears(self.weighting),
+        )
         return own if self.trained_as is None else score.from_denoiser(score.denoiser(own, self._own), self.sde)
 
     def losses(

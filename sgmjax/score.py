@@ -21,12 +21,13 @@ from jaxtyping import Float, Real, Shaped
 from sgmjax._inputs import InputError
 from sgmjax._kinds import check_kind, says
 from sgmjax._types import AnyArray, EpsFn, Key, Network, Numbers, ScoreFn, Times
-from sgmjax.sdes import SDE, Denoiser, estimate, linalg, noise_level, time_at_noise_level
+from sgmjax.sdes import SDE, Denoiser, estimate, heard_by_drift, linalg, noise_level, time_at_noise_level
 from sgmjax.sdes._estimate import BLIND
 from sgmjax.sdes.base import Matching, check_time
 
 Parameterization = Literal["eps", "mixed", "score"]
 TimeConditioning = Literal["t", "t999", "sigma", "level"]
+Hearing = Literal["eps", "drift"]
 
 
 def to_channels(z: Real[AnyArray, "batch k *space C"]) -> Real[jax.Array, "batch *space channels"]:
@@ -268,7 +269,7 @@ def learned_mixed_eps(
     return mixed
 
 
-def score_from_eps(eps_fn: EpsFn, sde: SDE, *, matching: Matching | None = None) -> ScoreFn:
+def score_from_eps(eps_fn: EpsFn, sde: SDE, *, matching: Matching | None = None, hears: Hearing = "eps") -> ScoreFn:
     """score_fn(z, t) = -L_t^-T eps_fn(z, t), zero for variables without noise.
 
     Args:
@@ -276,6 +277,7 @@ def score_from_eps(eps_fn: EpsFn, sde: SDE, *, matching: Matching | None = None)
         sde: the process.
         matching: the kernel whose L it is; None: that of `eps_fn`, where `eps_from_network` made it, else "hsm".
             Official codes sample with the HSM covariance also after DSM training (PSLD); "hsm" does that.
+        hears: see `consistent`; objectives.hears(weighting) of the training.
 
     Raises:
         InputError: `eps_fn` is a score function already.
@@ -290,7 +292,7 @@ def score_from_eps(eps_fn: EpsFn, sde: SDE, *, matching: Matching | None = None)
     check_kind(eps_fn, "eps")
     kernel: Matching = matching or getattr(eps_fn, "matching", "hsm")
 
-    @says(kind="score")
+    @says(kind="score", hears=hears)
     def score_fn(z, t):
         return sde.transition(t, kernel).score(eps_fn(z, t))
 
@@ -343,6 +345,51 @@ def from_denoiser(denoiser: Any, sde: SDE, *, noised_only: bool = True) -> Score
     return score_fn
 
 
+def consistent(score_fn: ScoreFn, sde: SDE, *, hears: Hearing = "eps") -> ScoreFn:
+    """The nearest score whose variables agree.
+
+    A state of k variables is one noisy look at the data (`sdes.estimate`), so one number for each of theirs decides
+    the true score of all variables. Where r > 1 of them have noise a network predicts r, which need not agree. Of all
+    scores that do this one is the nearest, in the measure in which the network was trained, and so it is nearer to the
+    true one at every state. For r = 1 it is the score itself, of all variables.
+
+    Args:
+        score_fn: of the process; that of the noised variables is enough.
+        sde: the process.
+        hears: "eps": near in eps, as after training with weighting "simple". "drift": near in g^T score, as after
+            training by likelihood ("likelihood", "ll"), which leaves the score of weakly driven variables, the data
+            variable of PSLD, so much worse that least squares in eps would drown in its error (up to ten times the
+            error at gamma = 0.01; see `objectives.hears`).
+
+    Examples:
+        >>> sde, t = sdes.psld(), jnp.full(1, 0.5)
+        >>> z, exactly = jnp.ones((1, 2, 2)), exact.ring().score_fn(sde)
+        >>> off = lambda z, t: exactly(z, t) + jnp.array([0.3, -0.1])[:, None]
+        >>> nearer = score.consistent(off, sde)(z, t) - exactly(z, t)
+        >>> bool(jnp.all(jnp.abs(nearer[0, 1]) < 0.1))
+        True
+    """
+    check_kind(score_fn, "score")
+
+    @says(kind="score")
+    def agreeing(z, t):
+        look = estimate(sde, t)
+        weights = heard_by_drift(sde, t, look) if hears == "drift" else None
+        return look.score(z, look.noise(z, look.kernel.restrict(look.kernel.eps(score_fn(z, t))), weights))
+
+    return agreeing
+
+
+def agreed(score_fn: ScoreFn, sde: SDE) -> ScoreFn:
+    """`score_fn`; where it says that it hears the drift, and could disagree, `consistent`.
+
+    For what reads an estimate of the data off a score, which is by least squares in eps.
+    """
+    if getattr(score_fn, "hears", "eps") == "eps" or sde.num_noised == 1:
+        return score_fn
+    return consistent(score_fn, sde, hears="drift")
+
+
 def _check_sees_data(sde: SDE) -> None:
     """Raise for a process whose data column vanishes: then there is no y. Traced ones pass."""
     if not linalg.is_concrete(sde):
@@ -378,6 +425,7 @@ def denoiser(score_fn: ScoreFn, sde: SDE, *, key: Key | None = None, typical: bo
         [1.0, 2.0]
     """
     check_kind(score_fn, "score")
+    score_fn = agreed(score_fn, sde)
 
     def noise(y, sigma):
         t = time_at_noise_level(sde, sigma)

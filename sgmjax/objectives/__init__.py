@@ -19,7 +19,7 @@ from sgmjax.objectives.time_law import (
     lsgm_mode,
     uniform,
 )
-from sgmjax.objectives.weighting import WEIGHTINGS
+from sgmjax.objectives.weighting import WEIGHTINGS, hears
 
 __all__ = [
     "WEIGHTINGS",
@@ -40,6 +40,7 @@ __all__ = [
     "cross_entropy_constant",
     "denoising",
     "denoising_loss",
+    "hears",
     "importance",
     "levels",
     "log_normal",

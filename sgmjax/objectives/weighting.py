@@ -126,6 +126,21 @@ WEIGHTINGS: dict[str, Callable[[SDE, Any, Any, Options], Weighted]] = {
     "drop_sigma2t": drop_sigma2t,
     "rescale": rescale,
 }
+BY_DRIFT = ("reweightedv1", "likelihood", "ll", "drop_sigma2t")
+
+
+def hears(weighting: str) -> Literal["eps", "drift"]:
+    """Whether a network trained with a weighting hears all variables alike, or as the process drives them.
+
+    See `score.consistent`.
+
+    Examples:
+        >>> objectives.hears("simple"), objectives.hears("likelihood")
+        ('eps', 'drift')
+    """
+    return "drift" if weighting in BY_DRIFT else "eps"
+
+
 if TYPE_CHECKING:
     Weighting = str
 else:

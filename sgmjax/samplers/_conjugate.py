@@ -47,6 +47,7 @@ from sgmjax.samplers import linear_flow
 from sgmjax.samplers._splitting import check_phase_space
 from sgmjax.samplers.common import Denoise, SampleInfo, batch_time, check_end, check_times, scan_grid
 from sgmjax.samplers.declaration import on_grid
+from sgmjax.score import agreed
 from sgmjax.sdes import SDE, linalg
 
 Scheme = Literal["euler", "heun", "symplectic_euler", "velocity_verlet"]
@@ -295,6 +296,9 @@ def conjugate(
         raise InputError(
             f"coefficients belong to another grid or scheme: expected {steps} steps of {scheme!r}, {sde.k} variables."
         )
+
+    if prediction == "data" or sde.num_noised < sde.k:  # it reads the data off the score
+        score_fn = agreed(score_fn, sde)
 
     def step(z, memory, node):
         return conjugate_step(score_fn, z, node.t, node.s, node.extra), memory

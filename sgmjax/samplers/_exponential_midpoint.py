@@ -50,6 +50,7 @@ from sgmjax._types import AnyArray, Key, Samples, ScoreFn, Shape, State, States,
 from sgmjax.samplers import linear_flow
 from sgmjax.samplers.common import Denoise, SampleInfo, batch_time, check_end, check_times, scan_grid
 from sgmjax.samplers.declaration import on_grid
+from sgmjax.score import agreed
 from sgmjax.sdes import SDE, linalg
 
 
@@ -188,6 +189,8 @@ def exponential_midpoint(
     steps = len(times) - 1
     if np.shape(coefficients.mean_1) != (steps, sde.k, sde.k):
         raise InputError(f"coefficients belong to another grid: expected {steps} steps, {sde.k} variables.")
+
+    score_fn = agreed(score_fn, sde)
 
     def step(z, memory, node):
         return midpoint_step(score_fn, z, memory, node.noises, node.extra)

@@ -27,6 +27,7 @@ from sgmjax._types import (
     TimeGrid,
     Times,
 )
+from sgmjax.score import agreed
 from sgmjax.sdes import SDE, VE, estimate, linalg
 
 EARLIEST_SURE = 1e-5  # kernels are right to rounding in float32 from here on, whatever the process
@@ -77,6 +78,8 @@ def denoise_step(score_fn: ScoreFn, sde: SDE, z: State, t: Times, kind: Denoise)
     of every process (`sdes.estimate`), and of the others their share in it.
     """
     check_denoise(sde, kind)
+    if kind == "tweedie":
+        score_fn = agreed(score_fn, sde)
     if kind == "tweedie" and sde.num_noised < sde.k:
         look = estimate(sde, t)
         mean, eps = look.kernel.mean[:, :, 0], look.kernel.restrict(look.kernel.eps(score_fn(z, t)))

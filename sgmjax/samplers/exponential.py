@@ -35,6 +35,7 @@ from sgmjax._inputs import InputError
 from sgmjax._types import AnyArray, Key, Samples, ScoreFn, Shape, State, TimeGrid
 from sgmjax.samplers.common import Denoise, SampleInfo, batch_time, check_end, check_times, scan_grid
 from sgmjax.samplers.linear_flow import Flow, float64_process, flow
+from sgmjax.score import agreed
 from sgmjax.sdes import SDE, linalg
 
 HIGHEST = 4  # order of a multistep method
@@ -201,6 +202,8 @@ def sample(
             out = out + linalg.apply(node.extra.noise, node.noises[0])
         return out, memory
 
+    if np.shape(coefficients.from_state)[1] != sde.num_noised:  # it reads the data off the score
+        score_fn = agreed(score_fn, sde)
     per_step = jax.tree.map(lambda v: jnp.asarray(v, dtype), coefficients)
     draws = 0 if coefficients.noise is None else 1
     return scan_grid(

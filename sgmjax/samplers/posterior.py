@@ -36,6 +36,7 @@ from sgmjax._inputs import InputError
 from sgmjax._kinds import check_kind, says
 from sgmjax._types import Data, PerExample, ScoreFn
 from sgmjax.samplers.measurements import Measurement
+from sgmjax.score import agreed
 from sgmjax.sdes import SDE, estimate, linalg
 
 
@@ -201,7 +202,7 @@ def linearised(
     score_fn: ScoreFn, sde: SDE, measurement: Measurement
 ) -> Callable[..., tuple[Any, Look, Callable[[Any], Any]]]:
     """f(z, t) -> the score, the `Look`, and v (batch, *event) -> (d D / d z)^T v, (batch, k, *event)."""
-    std = measurement.noise_std
+    std, score_fn = measurement.noise_std, agreed(score_fn, sde)
 
     def look_at(z, t):
         look = estimate(sde, t)

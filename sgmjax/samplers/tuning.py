@@ -170,7 +170,8 @@ def tune_grid(
         make = lambda _: given  # noqa: E731
     else:
         make = score_fn
-    run = Run(make, variables, sde, denoise)
+    read = lambda v: score.agreed(make(v), sde)  # noqa: E731
+    run = Run(read, variables, sde, denoise)
     teacher = follow(key, run, sde, shape, t_min=t_min, levels=levels)
     if coefficients_of is None or not tried:
         return TunedGrid(selections(teacher, steps, (2.0,), order=1)[0], None, {})
@@ -181,7 +182,7 @@ def tune_grid(
         level = np.argmin(np.mean(np.var(teacher.data, axis=1), axis=1))
         mean = np.mean(teacher.data[level], axis=0).reshape(shape[1:]).astype(np.float32)
         std = float(np.sqrt(np.mean(np.var(teacher.samples, axis=0))))
-        run = Run(lambda v: score.analytic_start(make(v), sde, mean, std), variables, sde, denoise)
+        run = Run(lambda v: score.analytic_start(read(v), sde, mean, std), variables, sde, denoise)
     descent = Descent(run, teacher.start, teacher.samples, sde, functools.partial(coefficients_of, sde, **options))
     plain = {}
     for kind in PLAIN:

@@ -11,7 +11,7 @@ Processes are pytrees: pass them through jit, vmap and grad; changing beta_max d
 from collections.abc import Callable
 
 from sgmjax.sdes import noise_levels
-from sgmjax.sdes._estimate import Denoiser, Estimate, estimate, noise_level, time_at_noise_level
+from sgmjax.sdes._estimate import Denoiser, Estimate, estimate, heard_by_drift, noise_level, time_at_noise_level
 from sgmjax.sdes._linear import Linear, linear
 from sgmjax.sdes._recipe import Recipe, recipe
 from sgmjax.sdes.base import SDE, Kernel
@@ -40,6 +40,6 @@ GIVEN = frozenset({"schedule", "num_noised", "variables", "name"})  # parameters
 __all__ = [
     "GIVEN", "PROCESSES", "SDE", "VE", "Denoiser", "Estimate", "GeometricSchedule", "Kernel", "Linear",
     "LinearSchedule", "Recipe", "Schedule", "SubVP", "cld", "cosine", "edm", "estimate", "flow", "gaussian_path",
-    "geometric_levels", "geometric_vp", "hold", "level_times", "linear", "noise_level", "noise_levels", "psld",
-    "psld_friction", "recipe", "subvp", "third_order", "time_at_noise_level", "ve", "vp",
+    "geometric_levels", "geometric_vp", "heard_by_drift", "hold", "level_times", "linear", "noise_level",
+    "noise_levels", "psld", "psld_friction", "recipe", "subvp", "third_order", "time_at_noise_level", "ve", "vp",
 ]  # fmt: skip

@@ -37,6 +37,7 @@ from sgmjax.sdes.base import SDE, Kernel
 
 BLIND = 1e8  # noise level from which a state knows nothing of the data
 EARLIEST = 1e-7  # times are looked for from here on
+_LEAST_HEARD = 1e-6  # share of all variables alike in `heard_by_drift`
 _BISECTIONS = {"float32": 40, "float64": 70}  # halvings of log t down to rounding
 
 
@@ -107,14 +108,16 @@ class Estimate(NamedTuple):
         """The score of all variables, where `noise` is a denoiser's, of y: (batch, *event)."""
         return -linalg.apply(self.rest, z) - linalg.expand_to(self.along, z.ndim) * noise[:, None]
 
-    def noise(self, z: State, eps: Noise) -> Samples:
+    def noise(self, z: State, eps: Noise, weights: Vectors | None = None) -> Samples:
         """The n in y that a prediction of the noised variables' eps at z implies.
 
-        By least squares, where the variables do not agree: those of a network need not.
+        Where the variables do not agree, as those of a network need not, by `weights` (batch, k), `heard_by_drift` or
+        any other; None: `white`, which is least squares in eps.
         """
         white = self.kernel.restrict(linalg.expand_to(self.white, z.ndim))
+        weighed = white if weights is None else self.kernel.restrict(linalg.expand_to(weights, z.ndim))
         other = self.kernel.restrict(-self.kernel.eps(linalg.apply(self.rest, z)))
-        return jnp.sum(white * (eps - other), axis=1) / jnp.sum(white**2, axis=1)
+        return jnp.sum(weighed * (eps - other), axis=1) / jnp.sum(weighed * white, axis=1)
 
 
 def estimate(sde: SDE, t: Times) -> Estimate:
@@ -142,6 +145,18 @@ def estimate(sde: SDE, t: Times) -> Estimate:
     half = linalg.matmul(jnp.swapaxes(linalg.inverse_transpose(spread), 1, 2), others)
     rest = linalg.matmul(jnp.swapaxes(half, 1, 2), half)
     return Estimate(sigma, along * sigma[:, None], along, rest, white, kernel)
+
+
+def heard_by_drift(sde: SDE, t: Times, look: Estimate) -> Vectors:
+    """Weights (batch, k) of `Estimate.noise` for the n whose score is nearest as the process uses it.
+
+    That is the least |g^T (score - score_n)|: H white, H = L^-1 g g^T L^-T, scaled to the trace 1, and a little of
+    white itself for where g is zero.
+    """
+    turned = linalg.matmul(jnp.swapaxes(look.kernel.inverse_transpose, 1, 2), sde.diffusion(t))
+    noise = linalg.matmul(turned, jnp.swapaxes(turned, 1, 2))
+    trace = jnp.trace(noise, axis1=1, axis2=2)[:, None]
+    return linalg.apply(noise, look.white) / jnp.where(trace > 0, trace, 1.0) + _LEAST_HEARD * look.white
 
 
 def noise_level(sde: SDE, t: Times) -> PerExample:

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Float, Shaped
 
-from sgmjax import samplers, score, sdes
+from sgmjax import objectives, samplers, score, sdes
 from sgmjax._inputs import InputError
 from sgmjax._types import AnyArray, Key, Labels, Samples
 from sgmjax.data import to_float
@@ -219,7 +219,8 @@ class LatentModel:
         refuse_labels(labels)
         if not samplers.Guidance.of(guidance).is_one:
             raise InputError(f"guidance: {guidance}, but a latent prior knows no classes; leave it 1")
-        return score.score_from_eps(self.eps_fn(variables), self.sde)
+        weighting = self.latent.p_weighting.rpartition("_")[0]
+        return score.score_from_eps(self.eps_fn(variables), self.sde, hears=objectives.hears(weighting))
 
 
 def refuse_labels(labels: Any) -> None:
