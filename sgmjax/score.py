@@ -364,9 +364,9 @@ def consistent(score_fn: ScoreFn, sde: SDE, *, hears: Hearing = "eps") -> ScoreF
     Examples:
         >>> sde, t = sdes.psld(), jnp.full(1, 0.5)
         >>> z, exactly = jnp.ones((1, 2, 2)), exact.ring().score_fn(sde)
-        >>> off = lambda z, t: exactly(z, t) + jnp.array([0.3, -0.1])[:, None]
-        >>> nearer = score.consistent(off, sde)(z, t) - exactly(z, t)
-        >>> bool(jnp.all(jnp.abs(nearer[0, 1]) < 0.1))
+        >>> off = lambda z, t: 1.1 * exactly(z, t)
+        >>> error = [jnp.abs(fn(z, t) - exactly(z, t)).max() for fn in (off, score.consistent(off, sde, hears="drift"))]
+        >>> bool(error[1] < error[0])
         True
     """
     check_kind(score_fn, "score")
@@ -384,6 +384,11 @@ def agreed(score_fn: ScoreFn, sde: SDE) -> ScoreFn:
     """`score_fn`; where it says that it hears the drift, and could disagree, `consistent`.
 
     For what reads an estimate of the data off a score, which is by least squares in eps.
+
+    Examples:
+        >>> score_fn = score.score_from_eps(lambda z, t: z, sdes.psld(), hears=objectives.hears("likelihood"))
+        >>> score.agreed(score_fn, sdes.psld()) is score_fn, score.agreed(score_fn, sdes.cld()) is score_fn
+        (False, True)
     """
     if getattr(score_fn, "hears", "eps") == "eps" or sde.num_noised == 1:
         return score_fn
@@ -477,7 +482,7 @@ def analytic_start(score_fn: ScoreFn, sde: SDE, mean: Numbers, std: Numbers) -> 
 
     known = from_denoiser(Denoiser(noise=noise), sde)
 
-    @says(kind="score")
+    @says(kind="score", hears=getattr(score_fn, "hears", "eps"))
     def started(z, t):
         return jax.lax.cond(jnp.all(t >= 1), known, score_fn, z, t)
 

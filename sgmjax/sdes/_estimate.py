@@ -152,6 +152,13 @@ def heard_by_drift(sde: SDE, t: Times, look: Estimate) -> Vectors:
 
     That is the least |g^T (score - score_n)|: H white, H = L^-1 g g^T L^-T, scaled to the trace 1, and a little of
     white itself for where g is zero.
+
+    Examples:
+        >>> sde, t = sdes.psld(gamma=0.01), jnp.full(1, 0.5)
+        >>> look = sdes.estimate(sde, t)
+        >>> heard = sdes.heard_by_drift(sde, t, look)  # least squares hears both variables alike, the drift does not
+        >>> [round(float(v[0, 1] / v[0, 0]), 1) for v in (look.white, heard)]
+        [-0.8, -3.0]
     """
     turned = linalg.matmul(jnp.swapaxes(look.kernel.inverse_transpose, 1, 2), sde.diffusion(t))
     noise = linalg.matmul(turned, jnp.swapaxes(turned, 1, 2))
