@@ -280,7 +280,7 @@ def score_from_eps(eps_fn: EpsFn, sde: SDE, *, matching: Matching | None = None,
         hears: see `consistent`; objectives.hears(weighting) of the training.
 
     Raises:
-        InputError: `eps_fn` is a score function already.
+        InputError: `eps_fn` is a score function already; a `hears` that there is not.
 
     Examples:
         >>> sde = sdes.ve(sigma_min=0.01, sigma_max=100.0)
@@ -290,6 +290,7 @@ def score_from_eps(eps_fn: EpsFn, sde: SDE, *, matching: Matching | None = None,
         [-1.0, -0.01]
     """
     check_kind(eps_fn, "eps")
+    _check_hearing(hears)
     kernel: Matching = matching or getattr(eps_fn, "matching", "hsm")
 
     @says(kind="score", hears=hears)
@@ -370,6 +371,7 @@ def consistent(score_fn: ScoreFn, sde: SDE, *, hears: Hearing = "eps") -> ScoreF
         True
     """
     check_kind(score_fn, "score")
+    _check_hearing(hears)
 
     @says(kind="score")
     def agreeing(z, t):
@@ -378,6 +380,11 @@ def consistent(score_fn: ScoreFn, sde: SDE, *, hears: Hearing = "eps") -> ScoreF
         return look.score(z, look.noise(z, look.kernel.restrict(look.kernel.eps(score_fn(z, t))), weights))
 
     return agreeing
+
+
+def _check_hearing(hears: str) -> None:
+    if hears not in get_args(Hearing):
+        raise InputError(f"hears must be 'eps' or 'drift', not {hears!r}; objectives.hears(weighting) says which")
 
 
 def agreed(score_fn: ScoreFn, sde: SDE) -> ScoreFn:

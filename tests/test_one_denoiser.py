@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import tiers
 
-from sgmjax import exact, samplers, score, sdes, sharding
+from sgmjax import ScoreModel, exact, models, samplers, score, sdes, sharding
 from sgmjax._inputs import InputError
+from sgmjax.samplers.plan import Plan, draw
 from sgmjax.score import denoiser, from_denoiser
 from sgmjax.sdes import estimate
 
@@ -277,7 +278,26 @@ def test_a_network_that_learnt_by_likelihood_is_read_as_it_was_trained():
 
     said = score.score_from_eps(lambda z, t: sde.transition(t).eps(off(z, t)), sde, hears="drift")
     assert error(said) < 0.1 * error(off)
-    twice = samplers.guided_score(
-        said, lambda z, t: jnp.zeros((len(z), 2)), 0, sde=sde
-    )  # a classifier that knows nothing
-    assert error(twice) == pytest.approx(error(said), rel=1e-3)
+    around = {
+        "a classifier that knows nothing": samplers.guided_score(said, lambda z, t: jnp.zeros((len(z), 2)), 0, sde=sde),
+        "the same network as guide": samplers.cfg_score(said, said, 2.0),
+    }
+    for name, score_fn in around.items():
+        assert error(score_fn) < 0.1 * error(off), name
+    plan = Plan(sampler="unipc", steps=12, grid="auto", analytic_start=True)  # the first score is known
+    drawn = [
+        draw(plan, jax.random.key(2), fn, sde, z.shape[::2])[0]
+        for fn in (said, score.consistent(said, sde, hears="drift"))
+    ]
+    np.testing.assert_allclose(*drawn, atol=1e-4)
+
+
+def test_models_say_what_their_training_heard():
+    net = models.MLP(out_channels=4, width=8)
+    heard = {
+        weighting: ScoreModel(sdes.psld(), net, weighting=weighting).score_fn({}).hears
+        for weighting in ("simple", "likelihood", "ll", "reweightedv1", "rescale")
+    }
+    assert heard == {"simple": "eps", "likelihood": "drift", "ll": "drift", "reweightedv1": "drift", "rescale": "eps"}
+    with pytest.raises(InputError, match="hears must be 'eps' or 'drift', not 'score'"):
+        score.consistent(lambda z, t: z, sdes.psld(), hears="score")
