@@ -33,6 +33,11 @@ _DATA = [
 _META = ["k", "num_noised", "numerical_eps", "name"]
 
 
+def _derived() -> Any:
+    """A field that follows from the others, or is a table: not printed."""
+    return dataclasses.field(repr=False)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Recipe(SDE):
     """A process of the complete recipe. Build it with `recipe` or a named constructor, which fill the derived fields.
@@ -56,14 +61,14 @@ class Recipe(SDE):
     Q: Any
     Sigma_inf: Any
     schedule: Schedule
-    F: Any
-    G: Any
+    F: Any = _derived()
+    G: Any = _derived()
     initial: Any
-    prior: Any
-    frame: Any
-    forward: linalg.LinearDynamics
-    backward: linalg.LinearDynamics
-    initial_in_frame: Any
+    prior: Any = _derived()
+    frame: Any = _derived()
+    forward: linalg.LinearDynamics = _derived()
+    backward: linalg.LinearDynamics = _derived()
+    initial_in_frame: Any = _derived()
     k: int
     num_noised: int
     numerical_eps: float = 0.0

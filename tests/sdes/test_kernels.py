@@ -394,3 +394,9 @@ def test_kernels_have_derivatives_in_time_at_every_time(name, x64):
     assert np.isfinite(found).all()
     np.testing.assert_allclose(there / scale, expected / scale, rtol=0, atol=1e-5)  # a difference of what hardly grows
     np.testing.assert_allclose(found / scale, there / scale, rtol=0, atol=0.02)
+
+
+def test_a_process_is_printed_by_what_it_was_made_of():
+    """And not by its tables, which are thousands of numbers."""
+    shown = repr(sdes.third_order())
+    assert "schedule=LinearSchedule(" in shown and "name='third_order'" in shown and len(shown) < 1000

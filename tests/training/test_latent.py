@@ -202,6 +202,7 @@ def test_idle_latent_channels_are_left_to_the_normal_prior():
     eps = jax.jit(p.eps_fn(Variables(after, new)))
     a, b = eps(z, jnp.full(2, 0.5)), eps(moved, jnp.full(2, 0.5))
     np.testing.assert_array_equal(a[..., 1:], b[..., 1:])  # what the network says does not depend on an idle channel
+    assert (p.latent.p_weighting, p.score_fn(Variables(after, new)).hears) == ("ll_iw", "drift")
 
 
 @pytest.mark.slow
