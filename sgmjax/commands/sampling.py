@@ -114,7 +114,7 @@ def plan_label(values: Any, names: Sequence[str]) -> str:
         elif name == "restarts" and value is not None:
             parts.append("restarts" + re.sub("[,;]", "-", value))
         elif name == "denoise" and value is not None:
-            parts.append({"true": "denoised", "false": "not_denoised"}.get(value.lower(), value))
+            parts.append(str({"true": "denoised", "false": "not_denoised"}.get(value.lower(), value)))
         elif value is not None:
             parts.append(f"{name}{value:g}" if isinstance(value, float) else str(value))
     return "".join(f"_{file_name([part])}" for part in parts if part)[:120]
