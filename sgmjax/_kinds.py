@@ -17,7 +17,7 @@ _WORDS = {"eps": "the noise eps", "score": "the score"}
 
 
 def says(**what: Any) -> Callable[[Any], Any]:
-    """Decorator: sets the attributes `kind` and `matching` of a function."""
+    """Decorator: sets attributes of a function, `kind`, `matching` and `hears`."""
 
     def mark(function):
         for name, value in what.items():
@@ -25,6 +25,11 @@ def says(**what: Any) -> Callable[[Any], Any]:
         return function
 
     return mark
+
+
+def hearing(score_fn: Any) -> Literal["eps", "drift"]:
+    """What a score function says that its training heard, see `score.consistent`; "eps" where it says nothing."""
+    return getattr(score_fn, "hears", "eps")
 
 
 def check_kind(function: Any, wanted: Kind) -> None:

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Float, Real, Shaped
 
 from sgmjax._inputs import InputError
-from sgmjax._kinds import check_kind, says
+from sgmjax._kinds import check_kind, hearing, says
 from sgmjax._types import AnyArray, EpsFn, Key, Network, Numbers, ScoreFn, Times
 from sgmjax.sdes import SDE, Denoiser, estimate, heard_by_drift, linalg, noise_level, time_at_noise_level
 from sgmjax.sdes._estimate import BLIND
@@ -397,7 +397,7 @@ def agreed(score_fn: ScoreFn, sde: SDE) -> ScoreFn:
         >>> score.agreed(score_fn, sdes.psld()) is score_fn, score.agreed(score_fn, sdes.cld()) is score_fn
         (False, True)
     """
-    if getattr(score_fn, "hears", "eps") == "eps" or sde.num_noised == 1:
+    if hearing(score_fn) == "eps" or sde.num_noised == 1:
         return score_fn
     return consistent(score_fn, sde, hears="drift")
 
@@ -489,7 +489,7 @@ def analytic_start(score_fn: ScoreFn, sde: SDE, mean: Numbers, std: Numbers) -> 
 
     known = from_denoiser(Denoiser(noise=noise), sde)
 
-    @says(kind="score", hears=getattr(score_fn, "hears", "eps"))
+    @says(kind="score", hears=hearing(score_fn))
     def started(z, t):
         return jax.lax.cond(jnp.all(t >= 1), known, score_fn, z, t)
 

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from jaxtyping import Int
 
 from sgmjax._inputs import InputError, check_labels
-from sgmjax._kinds import says
+from sgmjax._kinds import hearing, says
 from sgmjax._ranges import FINITE, check_range
 from sgmjax._types import AnyArray, Labels, LogitsFn, Numbers, ScoreFn, Times
 from sgmjax.sdes import SDE, noise_level
@@ -109,7 +109,7 @@ def guided_score(
     check_labels(labels, None)
     guidance = Guidance.of(strength)
 
-    @says(kind="score", hears=getattr(score_fn, "hears", "eps"))
+    @says(kind="score", hears=hearing(score_fn))
     def guided(z, t):
         chosen = jnp.broadcast_to(jnp.asarray(labels), (z.shape[0],))
         time = 1 - t if reverse_time else t
@@ -156,7 +156,7 @@ def cfg_score(cond: ScoreFn, uncond: ScoreFn, strength: Numbers | Guidance = 1.0
         without = uncond(z, t)
         return without + _per_example(strength, z) * (cond(z, t) - without)
 
-    @says(kind="score", hears=getattr(cond, "hears", "eps"))
+    @says(kind="score", hears=hearing(cond))
     def guided(z, t):
         if sde is None or guidance.everywhere:
             return both(z, t, guidance.strength)
