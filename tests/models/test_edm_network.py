@@ -59,7 +59,7 @@ def last(x):
     return jnp.asarray(np.moveaxis(x, 1, -1), jnp.float64)
 
 
-@pytest.mark.parametrize("name", tiers.alike(NAMES, NAMES[1::2]))
+@pytest.mark.parametrize("name", tiers.alike(NAMES, NAMES[-1:]))
 def test_the_denoiser_is_the_official_one(recorded, name, x64):
     model, params = denoiser(recorded, name)
     labels = recorded.get(f"{name}/labels")
@@ -72,7 +72,7 @@ def test_the_denoiser_is_the_official_one(recorded, name, x64):
 
 @pytest.mark.parametrize(
     "name, how",
-    tiers.alike(itertools.product(NAMES, SAMPLER), [("ddpmpp", "sampled"), ("adm", "churned")]),
+    tiers.alike(itertools.product(NAMES, SAMPLER), [("adm", "churned")]),
 )
 def test_the_sampler_is_the_official_one(recorded, name, how, x64):
     model, params = denoiser(recorded, name)

@@ -188,6 +188,7 @@ def test_solvers_converge_to_the_solution_on_the_path(name, solver):
     assert order > SDE_SOLVERS[solver] - 0.4 and errors[1] < 0.1, (order, errors, counts)
 
 
+@pytest.mark.slow
 def test_own_steps_converge_to_the_same_samples():
     _, exact = on_the_path("psld", 5, SHAPE)
     called: list = []

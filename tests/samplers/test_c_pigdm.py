@@ -49,7 +49,7 @@ def integrated(sde, data, noise_std, z, times, **options):
 
 
 @pytest.mark.parametrize("noise_std", tiers.alike([0.2, 0.0], [0.2]))
-@pytest.mark.parametrize("name", tiers.alike(list(PROCESSES), ["vp", "psld"]))
+@pytest.mark.parametrize("name", tiers.alike(list(PROCESSES), ["psld"]))
 def test_one_step_is_exact_for_white_data(name, noise_std, x64):
     sde = PROCESSES[name]
     z = sde.prior_sample(jax.random.key(0), (6, 3), jnp.float64)

@@ -61,7 +61,7 @@ class Normal:
         return score
 
 
-@pytest.mark.parametrize("name", tiers.alike(list(PROCESSES), ["vp", "psld"]))
+@pytest.mark.parametrize("name", tiers.alike(list(PROCESSES), ["psld"]))
 def test_mmps_is_exact_for_normal_data(name, x64):
     """The score of z_t given the measurement is that of the closed posterior, which is normal data too."""
     sde, data = PROCESSES[name], Normal()

@@ -92,7 +92,7 @@ def test_law_and_forgetting(name: str, sampler: str):
                 intervals=[(40, repeats, 0.1, 3.0)] if repeats else [], **options,
             )[0]
         )
-        for repeats in (0, 4)
+        for repeats in ((0, 4) if sampler == "unipc" else (4,))  # SSCS forgets where it began without restarts
     }  # fmt: skip
     true, _ = RING.sample(jax.random.key(1), 2000)
     off = {repeats: float(metrics.sliced_wasserstein(one(jax.random.key(0)), true)) for repeats, one in run.items()}
@@ -101,7 +101,7 @@ def test_law_and_forgetting(name: str, sampler: str):
         assert off[0] > 0.8, off
 
 
-@pytest.mark.parametrize("name", ["ve", "psld"])
+@pytest.mark.parametrize("name", tiers.alike(["ve", "psld"], ["psld"]))
 def test_trajectory_progress_and_counts(name: str):
     sde, called, seen = PROCESSES[name][0], [], []
 

@@ -79,6 +79,7 @@ def test_a_complete_run_is_left_alone_and_goes_on_when_more_is_asked(pair, capsy
     assert same(there, disk) and rows(there) == rows(disk)
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_set_aside(bucket, one_device, capsys):
     there = user_path("gs://bucket/tests/damaged")
     train(there)

@@ -44,11 +44,11 @@ def test_the_digits_are_those_of_the_data():
 
     run = load_run("psld_digits")
     plan = Plan(sampler="unipc", steps=10, grid="auto", denoise="tweedie")
-    x, info = jax.jit(lambda key: run.sample(key, 500, plan))(jax.random.key(0))
+    x, info = jax.jit(lambda key: run.sample(key, 250, plan))(jax.random.key(0))
     images = np.asarray(data.load(run.config.data, "train").arrays()["x"])
     drawn = to_arrays(np.asarray(x), run.task.discrete, run.task.centered)
-    floor = pixel_frechet(images[:500], images[500:])
-    assert info.nfe == 10 and pixel_frechet(drawn, images) < 1.5 * floor
+    floor = pixel_frechet(images[:250], images[250:])
+    assert info.nfe == 10 and pixel_frechet(drawn, images) < floor
 
 
 def test_a_folder_of_that_name_comes_first(tmp_path, monkeypatch):
