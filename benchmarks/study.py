@@ -4,17 +4,20 @@
     python -m benchmarks.study --data=mnist --only psld vp --seeds 0 1
     python -m benchmarks.study --data=fashion_mnist --stage=train # only the trainings; and measure, only the rest
     python -m benchmarks.study --only psld cld --ways unipc,10 sscs,50 likelihood   # only some of the measurements
+    python -m benchmarks.study --only psld --afresh               # trains what comes with it, too
     python -m benchmarks.study --report                           # the tables again
 
 Each training is `python -m sgmjax.train --config=configs/study.py:SYSTEM,DATA`, each measurement `python -m
 sgmjax.evaluate`, as a user would call them; what was stopped goes on, and nothing is made twice. The features are those
-of `configs/features_mnist.py`, trained on the same data first.
+of `configs/features_mnist.py`, trained on the same data.
 
 --samples images are drawn with 10 and 50 evaluations by UniPC of order 3 on the grid "auto", with 50 and 200 by the
 sampler and on the grid that the system's paper takes, and by an adaptive ODE; the first two --draws times. Beside each
 number stands that of as many held-out images. Bits/dim are of --likelihood held-out images.
 
-Runs lie in --runs. What is kept of each in benchmarks/study/: its configuration, metrics and final grid.
+Runs lie in --runs. What is kept of each in benchmarks/study/: its configuration, metrics, final grid, and the averaged
+network in half precision, so that the same networks can be measured without training them; those of runs that come with
+sgmjax are in sgmjax/zoo.
 """
 
 from __future__ import annotations
@@ -31,9 +34,12 @@ import numpy as np
 
 from benchmarks.rows import read, write
 from configs import study
+from sgmjax._files import zoo
+from sgmjax.training.tensors import folder_of, read_metadata
 
 HERE = Path(__file__).resolve().parent
 KEPT = HERE / "study"
+FILE = "run.safetensors"
 LATENT = ("lsgm", "lsgm_psld")
 UNIPC = {"sampler": "unipc", "options": "order=3", "grid": "auto", "denoise": "tweedie"}
 SSCS = {"sampler": "sscs", "grid": "quadratic"}
@@ -76,7 +82,6 @@ class Study:
     def __init__(self, flags: argparse.Namespace, data: str):
         self.flags, self.data = flags, data
         self.runs = flags.runs / data
-        self.features = flags.runs / data / "features"
 
     def call(self, command: str, *words: str) -> None:
         """A command of sgmjax, whose output is seen here; stops where it fails."""
@@ -89,50 +94,72 @@ class Study:
             return [f"--config.data.data_dir={self.flags.data_dir}"]
         return []
 
+    def stored(self, run: str) -> Path | None:
+        """The file of a network that needs no training here, None: there is none. run: its folder's name."""
+        file = KEPT / self.data / run / FILE
+        found = file if file.is_file() else zoo().get(f"{run.removesuffix('_0')}_{self.data}")
+        return None if self.flags.afresh else found
+
+    def keep(self, run: str) -> Path:
+        """Keeps the network of a finished run; where."""
+        kept = KEPT / self.data / run / FILE
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        self.call(
+            "export_checkpoint", f"--workdir={self.runs / run}", "--format=safetensors", "--half", f"--out={kept}"
+        )
+        return kept
+
     def train(self, system: str, seed: int) -> Path:
-        """The folder of a finished run."""
-        folder = self.runs / f"{system}_{seed}"
+        """The folder of a finished run, or the file of one whose network is kept."""
+        run = f"{system}_{seed}"
+        folder, stored = self.runs / run, self.stored(run)
         steps = self.flags.steps or study.get_config(f"{system},{self.data}").train.steps
         if not (folder / "checkpoints" / str(steps)).is_dir():
+            if stored and int(read_metadata(stored)["step"]) == steps:
+                self.runs.mkdir(parents=True, exist_ok=True)  # what is made of it lies beside it, not here
+                return Path(shutil.copyfile(stored, folder.with_suffix(".safetensors")))
             self.call(
                 "train", f"--config=configs/study.py:{system},{self.data}", f"--workdir={folder}",
                 f"--config.seed={seed}", f"--config.train.steps={steps}", *self.location(),
             )  # fmt: skip
-        kept = KEPT / self.data / f"{system}_{seed}"
-        kept.mkdir(parents=True, exist_ok=True)
+        kept = self.keep(run).parent
         shutil.copyfile(folder / "metrics.jsonl", kept / "metrics.jsonl")
         settings = json.loads((folder / "config.json").read_text())
         settings["config"]["data"]["data_dir"] = study.DATA[self.data].get("data_dir")  # not where they lie here
         (kept / "config.json").write_text(json.dumps(settings, indent=2) + "\n")
         return folder
 
-    def train_features(self) -> None:
-        settings = self.features / "config.json"
+    def features(self) -> Path:
+        """The file of the network whose features are compared."""
+        folder, stored = self.runs / "features", self.stored("features")
+        if stored:
+            return stored
+        settings = folder / "config.json"
         steps = json.loads(settings.read_text())["config"]["train"]["steps"] if settings.is_file() else None
-        if not (self.features / "checkpoints" / str(steps)).is_dir():
-            where = study.DATA[self.data]
-            words = [f"--config.data.{key}={value}" for key, value in where.items()] + [*self.FEATURES]
-            self.call(
-                "train", "--config=configs/features_mnist.py", f"--workdir={self.features}", *words, *self.location()
-            )
+        if not (folder / "checkpoints" / str(steps)).is_dir():
+            words = [f"--config.data.{key}={value}" for key, value in study.DATA[self.data].items()]
+            words += [*self.FEATURES, *self.location()]
+            self.call("train", "--config=configs/features_mnist.py", f"--workdir={folder}", *words)
+        return self.keep("features")
 
-    def measure(self, system: str, seed: int, folder: Path) -> None:
+    def measure(self, system: str, seed: int, folder: Path, features: Path) -> None:
+        network = read_metadata(features)["sha256"][:8]
         rows = read(self.flags.out)
-        have = {(r["data"], r["system"], r["seed"], r["way"], r["draw"]) for r in rows}
+        have = {_key(row) for row in rows if row.get("features") == network or row["way"] == "likelihood"}
         for way, flags in ways(system).items():
             for draw in range(self.flags.draws if way.startswith("unipc") else 1):
-                if way not in self.flags.ways or (self.data, system, seed, way, draw) in have:
+                row = {"data": self.data, "system": system, "seed": seed, "way": way, "draw": draw}
+                if way not in self.flags.ways or _key(row) in have:
                     continue
                 words = [f"--workdir={folder}", f"--num={self.flags.samples}", f"--seed={draw}", "--batch_size=100"]
                 words += [f"--{key}={value}" for key, value in flags.items()]
                 shown = SHOWN == (way, draw)
                 wanted = METRICS + (",neighbours" if shown else "")
-                self.call("evaluate", *words, f"--metrics={wanted}", f"--features={self.features}", "--nearest=3")
+                self.call("evaluate", *words, f"--metrics={wanted}", f"--features={features}", "--nearest=3")
                 found, _ = self._report(folder)
                 first = found["metrics"]["fd"]
-                row = {
-                    "data": self.data, "system": system, "seed": seed, "way": way, "draw": draw,
-                    "step": found["step"], "num": self.flags.samples, "nfe": first["nfe"],
+                row |= {
+                    "features": network, "step": found["step"], "num": self.flags.samples, "nfe": first["nfe"],
                     "seconds": round(1000 * first["seconds_per_sample"], 1),
                 }  # fmt: skip
                 row |= _numbers(found)
@@ -140,17 +167,18 @@ class Study:
                 found, picture = self._report(folder)
                 row |= _numbers(found)
                 kept = KEPT / self.data / f"{system}_{seed}"
+                kept.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(picture, kept / f"{way.replace(', ', '_')}.png")
                 if shown:
                     beside = picture.with_name(picture.name.replace("report", "neighbours", 1))
                     shutil.copyfile(beside, kept / "neighbours.png")
                 self._keep(row)
-        if "likelihood" in self.flags.ways and (self.data, system, seed, "likelihood", 0) not in have:
+        row = {"data": self.data, "system": system, "seed": seed, "way": "likelihood", "draw": 0}
+        if "likelihood" in self.flags.ways and _key(row) not in have:
             name = "nelbo" if system in LATENT else "bpd"
             words = ["--rtol=1e-4", "--atol=1e-4", f"--num={self.flags.likelihood}", "--batch_size=100"]
             self.call("evaluate", f"--workdir={folder}", f"--metrics={name}", *words)
             found, _ = self._report(folder)
-            row = {"data": self.data, "system": system, "seed": seed, "way": "likelihood", "draw": 0}
             row |= {"step": found["step"], "num": self.flags.likelihood}
             record = found["metrics"][name]
             row |= {key: round(one["mean"], 4) for key, one in record["results"].items()}
@@ -159,12 +187,17 @@ class Study:
 
     def _report(self, folder: Path) -> tuple[dict[str, Any], Path]:
         """The newest one, and its picture, which another process has in a file of its own."""
-        newest = max((folder / "metrics").glob("report_step*.json"), key=lambda path: path.stat().st_mtime)
+        reports = (folder_of(folder) / "metrics").glob("report_step*.json")
+        newest = max((Path(path) for path in reports), key=lambda path: path.stat().st_mtime)
         return json.loads(newest.read_text()), newest.with_suffix(".png")
 
     def _keep(self, row: dict[str, Any]) -> None:
-        write(self.flags.out, [*read(self.flags.out), row])
+        write(self.flags.out, [*(one for one in read(self.flags.out) if _key(one) != _key(row)), row])
         print(json.dumps(row), flush=True)
+
+
+def _key(row: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(row[name] for name in ("data", "system", "seed", "way", "draw"))
 
 
 def _numbers(report: dict[str, Any]) -> dict[str, float]:
@@ -173,6 +206,7 @@ def _numbers(report: dict[str, Any]) -> dict[str, float]:
 
 
 # --------------------------------------------------------------------------------------------------------------- tables
+EARLIER = "†"
 HEADS = ("FD", "KID x 1000", "precision", "recall", "balance", "Frechet, pixels", "MIND, pixels", "nearest")
 
 
@@ -182,9 +216,11 @@ def table(rows: list[dict[str, Any]], data: str) -> list[str]:
     drawn = [row for row in rows if row["way"] != "likelihood"]
     if not drawn:
         return []
+    newest = drawn[-1].get("features")
     lines = [f"## {data}", "", "| system | sampler | NFE | s / 1,000 | " + " | ".join(HEADS) + " |"]
     lines.append("|---|---|--:|--:|" + "--:|" * len(HEADS))
-    real = [_cell(name, [row.get(f"{name}_floor") for row in drawn]) for name in NUMBERS]
+    compared = [row for row in drawn if row.get("features") == newest]
+    real = [_cell(name, [row.get(f"{name}_floor") for row in compared]) for name in NUMBERS]
     lines.append("| *held-out images* | | | | " + " | ".join(real) + " |")
     for system in study.SYSTEMS:
         for way in dict.fromkeys(row["way"] for row in drawn if row["system"] == system):
@@ -192,7 +228,13 @@ def table(rows: list[dict[str, Any]], data: str) -> list[str]:
             cells = [_cell(name, [row.get(name) for row in same]) for name in NUMBERS]
             nfe = "-".join(str(n) for n in sorted({row["nfe"] for row in same}))
             seconds = f"{np.mean([row['seconds'] for row in same]):.0f}"
-            lines.append("| " + " | ".join([system, way.partition(",")[0], nfe, seconds, *cells]) + " |")
+            mark = "" if all(row.get("features") == newest for row in same) else EARLIER
+            lines.append("| " + " | ".join([system + mark, way.partition(",")[0], nfe, seconds, *cells]) + " |")
+    if len(compared) < len(drawn):
+        lines += [
+            "",
+            f"{EARLIER} in the features of another network than the rest: only the numbers in pixels compare.",
+        ]
     likelihoods = [row for row in rows if row["way"] == "likelihood"]
     if likelihoods:
         lines += ["", "| system | bits/dim (LSGM: NELBO) | by the variational bound | NFE |", "|---|--:|--:|--:|"]
@@ -223,6 +265,7 @@ def main() -> None:
     parser.add_argument("--likelihood", type=int, default=200, help="held-out images")
     parser.add_argument("--runs", type=Path, default=Path("runs/study"))
     parser.add_argument("--data-dir", help="of TFDS")
+    parser.add_argument("--afresh", action="store_true", help="train what is kept or comes with sgmjax, too")
     parser.add_argument("--out", type=Path, default=HERE / "study.json")
     parser.add_argument("--report", action="store_true", help="only the tables")
     flags = parser.parse_args()
@@ -232,13 +275,12 @@ def main() -> None:
     flags.ways = {every[word] for word in flags.ways or every}
     if not flags.report:
         this = Study(flags, flags.data)
-        if flags.stage != "train":
-            this.train_features()
+        features = None if flags.stage == "train" else this.features()
         for seed in flags.seeds:
             for system in flags.only:
                 folder = this.train(system, seed)
-                if flags.stage != "train":
-                    this.measure(system, seed, folder)
+                if features:
+                    this.measure(system, seed, folder, features)
     lines = ["# Every system at one budget", ""]
     for data in study.DATA:
         lines += table(read(flags.out), data)

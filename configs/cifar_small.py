@@ -6,7 +6,7 @@ Data:      TFDS `cifar10`, prepared once: python -m sgmjax.data.prepare cifar10
 Hardware:  a CPU core each, a night; an accelerator does it in minutes
 Expected:  samples/final.png shows blurred scenes and outlines of animals and vehicles; no FID worth the name
 
-Ours, not published: the network of `configs/psld_mnist.py` (1.2M parameters instead of 97.6M), with flips, everything
+Ours, not published: the network of `configs/psld_mnist.py` (1.3M parameters instead of 97.6M), with flips, everything
 else as there. docs/results.md says how far it got.
 """
 

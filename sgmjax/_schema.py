@@ -157,7 +157,7 @@ class TrainConfig(LoopSettings):
     sample_every: NonNegativeInt = 1000
     metrics: tuple[str, ...] = ()  # of `python -m sgmjax.evaluate`: bpd, fid, ...
     metrics_every: NonNegativeInt = 0
-    metrics_features: str = "inception"  # of fid, fd, kid, ...: a name, or the run folder of a feature network
+    metrics_features: str = "inception"  # of fid, fd, kid, ...: a name, or the run of a feature network
     keep_best: str | None = None  # a number measured on the way, eval_loss, fid, ...: its best parameters are kept
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 import os
@@ -295,6 +296,11 @@ def test_the_table_of_the_study_says_means_spreads_and_floors(study):
     assert "| psld | unipc | 10 | 20 | 0.6 ± 0.1 | 2 |  |  |  |  |  |  |" in lines
     assert "| *held-out images* | | | | 0.1 | 0 |  |  |  |  |  |  |" in lines
     assert "| psld | 1.500 ± 0.010 |  | 99 |" in lines and study.table(rows, "fashion_mnist") == []
+    lines = study.table([*rows, row | {"system": "vp", "draw": 0, "features": "another", "fd_floor": 0.2}], "mnist")
+    assert "| psld† | unipc | 10 | 20 | 0.6 ± 0.1 | 2 |  |  |  |  |  |  |" in lines
+    assert "| vp | unipc | 10 | 20 | 0.5 | 2 |  |  |  |  |  |  |" in lines
+    assert "| *held-out images* | | | | 0.2 | 0 |  |  |  |  |  |  |" in lines
+    assert any(line.startswith("† in the features of another network") for line in lines)
 
 
 @pytest.mark.slow
@@ -304,7 +310,7 @@ def test_the_study_trains_measures_and_goes_on(study, tmp_path, monkeypatch):
     monkeypatch.chdir(FOLDER.parent)
     words = ["study", "--only", "psld", "--steps=2", "--samples=200", "--likelihood=2", "--draws=1"]
     words += [f"--runs={tmp_path / 'runs'}", f"--data-dir={refdata.DATA}", f"--out={tmp_path / 'study.json'}"]
-    monkeypatch.setattr(sys, "argv", words)
+    monkeypatch.setattr(sys, "argv", [*words, "--afresh"])
     monkeypatch.setattr(study.Study, "FEATURES", ("--config.train.steps=2", "--config.model.widths=(8, 16)"))
     study.main()
     rows = json.loads((tmp_path / "study.json").read_text())
@@ -315,3 +321,19 @@ def test_the_study_trains_measures_and_goes_on(study, tmp_path, monkeypatch):
     assert json.loads((kept / "config.json").read_text())["config"]["data"]["data_dir"] is None
     study.main()
     assert json.loads((tmp_path / "study.json").read_text()) == rows
+
+    again = [f"--runs={tmp_path / 'others'}", f"--out={tmp_path / 'again.json'}"]  # without any training
+    monkeypatch.setattr(sys, "argv", [*words, *again])
+    monkeypatch.setattr(study.Study, "call", functools.partialmethod(_no_training, study.Study.call))
+    study.main()
+    same = json.loads((tmp_path / "again.json").read_text())
+    assert [row.keys() for row in same] == [row.keys() for row in rows]
+    for found, first in zip(same, rows, strict=True):
+        for key in ("features", "step", "nfe"):
+            assert found.get(key) == first.get(key)
+    assert same[0]["fd"] == pytest.approx(rows[0]["fd"], rel=0.05)  # the network is kept in half precision
+
+
+def _no_training(this, call, command, *words):
+    assert command != "train"
+    call(this, command, *words)

@@ -3,7 +3,7 @@
     python -m sgmjax.evaluate --workdir=runs/psld_digits --metrics=bpd
     python -m sgmjax.evaluate --workdir=runs/cld_cifar --metrics=bpd --num=1000 --momenta=8 --probes=4
     python -m sgmjax.evaluate --workdir=runs/psld_cifar --metrics=fid,kid,pr --num=50000
-    python -m sgmjax.evaluate --workdir=runs/psld_mnist --metrics=fd,pr,dc --features=runs/features_mnist --num=10000
+    python -m sgmjax.evaluate --workdir=runs/psld_mnist --metrics=fd,pr,dc --features=zoo:features_mnist --num=10000
 
 Of data:
     nelbo    of runs with a VAE: the negative bound in nats (binary images) or bits/dim, by the probability-flow ODE of
@@ -19,10 +19,11 @@ Of samples, drawn as the run's config says, or as --sampler, --steps, --grid, --
     frechet  Frechet distance in pixel space to the data: for small images
     neighbours  the same as memorisation in pixels, with a picture: each row a sample and its nearest training images
 
-Features (--features): inception (pytorch-fid's), inception_tf1 (TensorFlow 1's preprocessing), pixels, or the run
-folder of a feature network, as configs/features_mnist.py trains one. Samples are compared with the training data, as
-published; --against=test takes held-out data, --reference=FILE a file of statistics (pytorch-fid's, EDM's,
-guided-diffusion's, ...). Beside each number stands its floor: that of as many real examples of the other part.
+Features (--features): inception (pytorch-fid's), inception_tf1 (TensorFlow 1's preprocessing), pixels, or a run of a
+feature network, as configs/features_mnist.py trains one: its folder or file; zoo:features_mnist comes with sgmjax.
+Samples are compared with the training data, as published; --against=test takes held-out data, --reference=FILE a file
+of statistics (pytorch-fid's, EDM's, guided-diffusion's, ...). Beside each number stands its floor: that of as many real
+examples of the other part.
 
 Takes the averaged parameters of the newest checkpoint, with --params=raw those being trained; --process=psld measures
 them with another process than the run's, as `python -m sgmjax.sample` draws with it. The data are those of the run's
@@ -78,7 +79,7 @@ def read_flags(argv: Sequence[str]) -> Any:
     flags.DEFINE_integer("batch_size", None, "examples at a time, or samples on each device", flag_values=values)
     flags.DEFINE_integer("seed", 0, "of all that is random, and of which examples", flag_values=values)
     sampling.define(values)
-    _cli.define_path(values, "features", "inception", "features of the metrics of samples, or a run folder")
+    _cli.define_path(values, "features", "inception", "of the metrics of samples: a name, or a feature network's run")
     flags.DEFINE_enum("against", "train", ["train", "test"], "the data samples are compared with", flag_values=values)
     _cli.define_path(values, "reference", None, "a file of statistics in place of the data, for fid and fd")
     kinds = ["pytorch_fid", "tf1"]

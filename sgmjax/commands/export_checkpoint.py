@@ -66,6 +66,7 @@ def export(values: Any) -> None:
     import jax
 
     from sgmjax._say import say
+    from sgmjax.commands import published
     from sgmjax.commands.published import PROCESSES, official_network
     from sgmjax.interop import check_exportable, export
     from sgmjax.model import DenoiserModel
@@ -84,8 +85,9 @@ def export(values: Any) -> None:
         if values.half and config.data.name not in ("folder", "idx", "npz"):
             record["config"]["data"]["data_dir"] = None  # of this machine, and found by name
         tensors.write(out, record, averaged.step, params, averaged.variables.params, raw.state)
-        say(f"step {averaged.step} of {run_name(path)} is now {out}; for samples")
-        say(f"    python -m sgmjax.sample --workdir={out} --num=64")
+        what, line = published.use(task, out)
+        say(f"step {averaged.step} of {run_name(path)} is now {out}; {what}")
+        say(line)
         return
     if not isinstance(task, ScoreTask | ClassifierTask):
         kind = type(task).__name__

@@ -85,6 +85,7 @@ def import_checkpoint(request: Any) -> None:
         ValueError: a file that is no such checkpoint, weights that do not fit, or a folder that holds a run already.
     """
     from sgmjax._say import say
+    from sgmjax.commands import published
     from sgmjax.config import to_dict
     from sgmjax.interop import recognise
     from sgmjax.training import tensors, workdir
@@ -102,8 +103,9 @@ def import_checkpoint(request: Any) -> None:
     with _appearing(folder) as hidden:
         _adopt(hidden, config, converted, {"config": to_dict(config)}, data)
     averages = "with averages" if converted.has_average else "without averages"
-    say(f"step {converted.step}, {averages}, is now the run {folder}; for samples")
-    say(f"    python -m sgmjax.sample --workdir={folder} --num=64")
+    what, line = published.use(converted.parts[-1][0], folder)
+    say(f"step {converted.step}, {averages}, is now the run {folder}; {what}")
+    say(line)
 
 
 def _classes(converted: Any, values: Any) -> int | None:
@@ -164,6 +166,7 @@ def _own(values: Any, named: Any) -> None:
     import jax
 
     from sgmjax._say import say
+    from sgmjax.commands import published
     from sgmjax.commands.published import Converted
     from sgmjax.tasks import build
     from sgmjax.training import tensors, workdir
@@ -172,7 +175,9 @@ def _own(values: Any, named: Any) -> None:
     stem = user_path(path, "--checkpoint").stem
     if values.source or named is not None or values.image_shape:
         flag = "source" if values.source else "config" if named is not None else "image_shape"
-        raise _cli.UsageError(f"--{flag}: {shown(path)} is a run of sgmjax, which has its config with it; leave it out")
+        raise _cli.UsageError(
+            f"--{flag}: {run_name(path)} is a run of sgmjax, which has its config with it; leave it out"
+        )
     config, data = workdir.read_config(path), workdir.read_data(path)
     known = {"class_names": data.class_names, "discrete": data.discrete}
     parts = build.phases(config, data.shape, data.num_classes, **known)
@@ -182,8 +187,9 @@ def _own(values: Any, named: Any) -> None:
     with _appearing(folder) as hidden:
         record = {"config": workdir.read_record(path)["config"]}
         _adopt(hidden, config, Converted(parts, variables, averaged, step, True), record, data)
-    say(f"step {step} of {run_name(path)} is now the run {folder}; for samples")
-    say(f"    python -m sgmjax.sample --workdir={folder} --num=64")
+    what, line = published.use(parts[-1][0], folder)
+    say(f"step {step} of {run_name(path)} is now the run {folder}; {what}")
+    say(line)
 
 
 def _adopt(folder: AnyPath, config: Any, converted: Any, record: dict[str, Any], data: Any) -> None:

@@ -19,7 +19,7 @@ from sgmjax.interop._recognise import Recognised
 from sgmjax.interop.configs import OfficialNetwork
 from sgmjax.models.nvae import regularization
 from sgmjax.sdes import noise_levels
-from sgmjax.tasks import Variables, build
+from sgmjax.tasks import ClassifierTask, FeatureTask, Variables, build
 from sgmjax.tasks.vae import LatentModel
 
 # Side and channels of data that have them themselves.
@@ -52,6 +52,16 @@ class Converted:
     averaged: Variables
     step: int
     has_average: bool
+
+
+def use(task: Any, path: Any) -> tuple[str, str]:
+    """What a run is for, in words, and the command for it. path: of the run."""
+    uses = {
+        ClassifierTask: ("to guide samples", f"sample --workdir=RUN --classifier={path} --labels=0"),
+        FeatureTask: ("to measure samples with", f"evaluate --workdir=RUN --metrics=fd --features={path}"),
+    }
+    what, line = uses.get(type(task), ("for samples", f"sample --workdir={path} --num=64"))
+    return what, f"    python -m sgmjax.{line}"
 
 
 def official_network(config: Any, task: Any, *, num_scales: int | None = None, sigmas: Any = None) -> OfficialNetwork:

@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sgmjax import _cli
-from sgmjax._files import file_name
-from sgmjax._inputs import shown
+from sgmjax._files import file_name, run_name
 
 NAMES = ("sampler", "steps", "grid", "denoise", "rtol", "atol", "batch_size", "num")
 
@@ -58,7 +57,7 @@ def refuse_classifier(task: Any, path: Any) -> None:
     from sgmjax.tasks import ClassifierTask, FeatureTask
 
     if isinstance(task, ClassifierTask | FeatureTask):
-        raise _cli.UsageError(f"--workdir: {shown(path)} is a classifier's run; give that of a score network")
+        raise _cli.UsageError(f"--workdir: {run_name(path)} is a classifier's run; give that of a score network")
 
 
 def split_process(argv: Sequence[str]) -> tuple[list[str], dict[str, Any]]:

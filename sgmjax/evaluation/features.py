@@ -3,8 +3,8 @@
     network = load_features("inception", event_shape=(32, 32, 3))
     features, logits = extract(network, images, mesh)
 
-A new one is a function of the shape of an example that gives a `Features`, and its name in `FEATURES`; a trained one of
-one's own is the folder of its run (`training.load.load_features`).
+A new one is a function of the shape of an example that gives a `Features`, and its name in `FEATURES`; a trained one is
+named by its run (`training.load.load_features`).
 """
 
 from __future__ import annotations
@@ -119,8 +119,8 @@ def load_features(name: str, event_shape: tuple[int, ...]) -> Features:
     """
     if name not in FEATURES:
         raise InputError(
-            f"no features called {shown(repr(name), 60)}; there are {', '.join(FEATURES)}, and run folders of feature "
-            "networks"
+            f"no features called {shown(repr(name), 60)}; there are {', '.join(FEATURES)}, and runs of feature "
+            "networks: their folders or files, or one that comes with sgmjax, as zoo:features_mnist"
         )
     return FEATURES[name](tuple(event_shape))
 

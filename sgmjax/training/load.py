@@ -18,7 +18,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from sgmjax._files import user_path
+from sgmjax._files import run_name, user_path
 from sgmjax._inputs import InputError
 from sgmjax._say import say as say_on_stdout
 from sgmjax._types import Key
@@ -140,7 +140,7 @@ def load_run(
     shapes = jax.eval_shape(parts[0][0].init, jax.random.key(0))
     if tensors.is_tensor_file(path):
         if best:
-            raise workdir.WorkdirError(f"{path} is one file, of one checkpoint, without best parameters beside it")
+            raise workdir.WorkdirError(f"{run_name(path)} is one file, without best parameters beside it")
         step, raw, average = tensors.read(path, shapes)
         variables = jax.device_put(average if averaged else raw, sharding)
     else:
@@ -209,27 +209,29 @@ def read_config(path: str | os.PathLike, sampling: Mapping[str, Any] | None = No
 
 
 def load_features(name: str, task: Any) -> features.Features:
-    """The features of a name in `evaluation.features.FEATURES`, or of the run folder of a feature network.
+    """The features of a name in `evaluation.features.FEATURES`, or of the run of a feature network.
 
     Args:
-        name: of either.
+        name: of either; of a run its folder, its safetensors file, or `zoo:name` where it comes with sgmjax.
         task: of the model whose samples are compared: what its examples look like.
 
     Raises:
         InputError: there is no such name or run, or it is of other examples.
     """
-    if name in features.FEATURES or not (user_path(name, "features") / "config.json").is_file():
+    path = user_path(tensors.find(name), "features")
+    is_file = tensors.is_tensor_file(path) and path.is_file()
+    if name in features.FEATURES or not (is_file or (path / "config.json").is_file()):
         return features.load_features(name, task.event_shape)
-    run = load_run(name)
+    run = load_run(path)
     if not isinstance(run.task, FeatureTask):
         raise InputError(
-            f"features: {name} is no run of a feature network; train one, as configs/features_mnist.py does"
+            f"features: {run_name(path)} is no run of a feature network; train one, as configs/features_mnist.py does"
         )
     ours, theirs = ((one.event_shape, one.discrete) for one in (task, run.task))
     if ours != theirs:
         one, other = (f"{'uint8' if d else 'float32'} examples of shape {tuple(s)}" for s, d in (ours, theirs))
-        raise InputError(f"features: the network in {name} is of {other}, and the samples are {one}")
-    version = f"{user_path(name, 'features').name} step {run.step} ({features.digest(run.variables)})"
+        raise InputError(f"features: the network in {run_name(path)} is of {other}, and the samples are {one}")
+    version = f"{path.stem if is_file else path.name} step {run.step} ({features.digest(run.variables)})"
     return features.Features(
         name, features.Convention(version), run.task.dim, run.task.features, run.variables, run.task.batch_size
     )
@@ -254,15 +256,15 @@ def load_data(
         dataset = npz.load_given(file, split, task.num_classes)
     elif workdir.read_data(path).given or run.config is None:
         raise DataError(
-            f"--data: the run in {path} was trained on a data set given in Python, which its folder does not hold; "
-            "give held-out data, as --data=FILE.npz with arrays x and, for classes, labels"
+            f"--data: the run in {run_name(path)} was trained on a data set given in Python, which its folder does not "
+            "hold; give held-out data, as --data=FILE.npz with arrays x and, for classes, labels"
         )
     else:
         dataset = load(run.config.data, split)
     ours, found = (task.event_shape, task.discrete), (dataset.shape, dataset.discrete)
     if ours != found:
         one, other = (f"{'uint8' if d else 'float32'} examples of shape {tuple(s)}" for s, d in (ours, found))
-        raise DataError(f"{dataset.name}: the run in {path} was trained on {one}, and these are {other}")
+        raise DataError(f"{dataset.name}: the run in {run_name(path)} was trained on {one}, and these are {other}")
     if task.num_classes is not None:
         check_same(task.num_classes, task.class_names, dataset)
     check_values(dataset, task.centered)

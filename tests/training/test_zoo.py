@@ -15,14 +15,14 @@ from sgmjax.evaluation.pictures import to_arrays
 from sgmjax.metrics import pixel_frechet
 from sgmjax.samplers.plan import Plan
 from sgmjax.training import tensors, workdir
-from sgmjax.training.load import load_data
+from sgmjax.training.load import load_data, load_features
 
 NAMES = list(_files.zoo())
 
 
 def test_they_are_small():
     sizes = {name: path.stat().st_size for name, path in _files.zoo().items()}
-    assert {"psld_digits", "psld_mnist", "edm_mnist", "vp_mnist", "lsgm_psld_mnist"} <= sizes.keys()
+    assert {"psld_digits", "psld_mnist", "edm_mnist", "vp_mnist", "lsgm_psld_mnist", "features_mnist"} <= sizes.keys()
     assert sum(sizes.values()) < 8e6, sizes
 
 
@@ -77,6 +77,34 @@ def test_its_data_are_found_by_its_name():
     run = load_run("psld_digits")
     by_name, by_address = (load_data(name, run, "eval") for name in ("psld_digits", "zoo:psld_digits"))
     np.testing.assert_array_equal(by_name.read(np.arange(3))["x"], by_address.read(np.arange(3))["x"])
+
+
+def test_features_are_those_of_a_run_by_any_of_its_names(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = ["--workdir=zoo:features_mnist", "--format=safetensors", "--half", "--out=mine.safetensors"]
+    assert export_checkpoint.main(["export", *words]) == 0
+    line = "    python -m sgmjax.evaluate --workdir=RUN --metrics=fd --features=mine.safetensors"
+    assert line in capsys.readouterr().out.splitlines()
+    task = load_run("psld_mnist").task
+    images = np.random.default_rng(0).integers(0, 256, (2, *task.event_shape), np.uint8)
+    known = [load_features(name, task) for name in ("zoo:features_mnist", "features_mnist", "mine.safetensors")]
+    digests = {one.convention.network.partition(" ")[::2] for one in known}
+    assert digests == {(name, f"step 4000 ({known[0].digest})") for name in ("features_mnist", "mine")}
+    first, *others = (np.asarray(one.apply(one.variables, images)[0]) for one in known)
+    assert first.shape == (2, known[0].dim) and np.ptp(first) > 0.1
+    for other in others:
+        np.testing.assert_array_equal(other, first)
+    for name, message in {
+        "zoo:psld_mnist": "features: zoo:psld_mnist is no run of a feature network; train one",
+        "zoo:dino": "features: no run dino comes with sgmjax; there are ",
+        "dino": "no features called 'dino'; there are inception, inception_tf1, pixels, and runs of feature networks: ",
+    }.items():
+        with pytest.raises(InputError, match=message):
+            load_features(name, task)
+    with pytest.raises(InputError, match=r"network in zoo:features_mnist is of uint8 examples of shape \(28, 28, 1\)"):
+        load_features("features_mnist", load_run("psld_digits").task)
+    assert sample.main(["sample", "--workdir=zoo:features_mnist"]) == 2
+    assert "--workdir: zoo:features_mnist is a classifier's run; give that of a score" in capsys.readouterr().err
 
 
 @pytest.mark.slow
