@@ -124,6 +124,7 @@ class Study:
             )  # fmt: skip
         kept = self.keep(run).parent
         shutil.copyfile(folder / "metrics.jsonl", kept / "metrics.jsonl")
+        shutil.copyfile(folder / "samples" / "final.png", kept / "final.png")
         settings = json.loads((folder / "config.json").read_text())
         settings["config"]["data"]["data_dir"] = study.DATA[self.data].get("data_dir")  # not where they lie here
         (kept / "config.json").write_text(json.dumps(settings, indent=2) + "\n")

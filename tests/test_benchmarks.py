@@ -317,7 +317,7 @@ def test_the_study_trains_measures_and_goes_on(study, tmp_path, monkeypatch):
     assert [row["way"] for row in rows] == ["unipc, 2", "likelihood"]
     assert rows[0]["fd"] > 0 and rows[0]["nfe"] == 2 and rows[0]["seconds"] > 0
     kept = tmp_path / "kept" / "mnist" / "psld_0"
-    assert (kept / "unipc_2.png").is_file()
+    assert (kept / "unipc_2.png").is_file() and (kept / "final.png").is_file()
     assert json.loads((kept / "config.json").read_text())["config"]["data"]["data_dir"] is None
     study.main()
     assert json.loads((tmp_path / "study.json").read_text()) == rows
