@@ -112,7 +112,7 @@ class Study:
     def train(self, system: str, seed: int) -> Path:
         """The folder of a finished run, or the file of one whose network is kept."""
         run = f"{system}_{seed}"
-        folder, stored = self.runs / run, self.stored(run)
+        folder, stored, kept = self.runs / run, self.stored(run), KEPT / self.data / run
         steps = self.flags.steps or study.get_config(f"{system},{self.data}").train.steps
         if not (folder / "checkpoints" / str(steps)).is_dir():
             if stored and int(read_metadata(stored)["step"]) == steps:
@@ -122,7 +122,9 @@ class Study:
                 "train", f"--config=configs/study.py:{system},{self.data}", f"--workdir={folder}",
                 f"--config.seed={seed}", f"--config.train.steps={steps}", *self.location(),
             )  # fmt: skip
-        kept = self.keep(run).parent
+        elif (kept / FILE).is_file():
+            return folder
+        self.keep(run)
         shutil.copyfile(folder / "metrics.jsonl", kept / "metrics.jsonl")
         shutil.copyfile(folder / "samples" / "final.png", kept / "final.png")
         settings = json.loads((folder / "config.json").read_text())
