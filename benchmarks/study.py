@@ -39,6 +39,7 @@ from sgmjax.training.tensors import folder_of, read_metadata
 
 HERE = Path(__file__).resolve().parent
 KEPT = HERE / "study"
+PAGE = HERE.parent / "docs" / "results.md"
 FILE = "run.safetensors"
 LATENT = ("lsgm", "lsgm_psld")
 UNIPC = {"sampler": "unipc", "options": "order=3", "grid": "auto", "denoise": "tweedie"}
@@ -210,6 +211,31 @@ def _numbers(report: dict[str, Any]) -> dict[str, float]:
 
 # --------------------------------------------------------------------------------------------------------------- tables
 EARLIER = "†"
+SYSTEMS = {
+    "ncsnv2": "NCSNv2",
+    "ve": "VE",
+    "vp": "VP",
+    "subvp": "sub-VP",
+    "cld": "CLD",
+    "cld_dsm": "CLD by DSM",
+    "cld_eps": "CLD, no mixed score",
+    "psld": "PSLD",
+    "psld_classes": "PSLD, classes given",
+    "third_order": "third order",
+    "edm": "denoiser (EDM)",
+    "lsgm": "LSGM",
+    "lsgm_psld": "LSGM, PSLD prior",
+}
+SAMPLERS = {
+    "unipc": "UniPC",
+    "unipc_as_psld": "UniPC, as PSLD",
+    "annealed_langevin": "annealed Langevin",
+    "pc": "predictor-corrector",
+    "em": "EM",
+    "sscs": "SSCS",
+    "edm": "EDM",
+    "ode": "ODE",
+}
 HEADS = ("FD", "KID x 1000", "precision", "recall", "balance", "Frechet, pixels", "MIND, pixels", "nearest")
 
 
@@ -220,19 +246,20 @@ def table(rows: list[dict[str, Any]], data: str) -> list[str]:
     if not drawn:
         return []
     newest = drawn[-1].get("features")
-    lines = [f"## {data}", "", "| system | sampler | NFE | s / 1,000 | " + " | ".join(HEADS) + " |"]
+    lines = ["| system | sampler | NFE | s / 1,000 | " + " | ".join(HEADS) + " |"]
     lines.append("|---|---|--:|--:|" + "--:|" * len(HEADS))
     compared = [row for row in drawn if row.get("features") == newest]
     real = [_cell(name, [row.get(f"{name}_floor") for row in compared]) for name in NUMBERS]
     lines.append("| *held-out images* | | | | " + " | ".join(real) + " |")
-    for system in study.SYSTEMS:
+    for system in SYSTEMS:
         for way in dict.fromkeys(row["way"] for row in drawn if row["system"] == system):
             same = [row for row in drawn if row["system"] == system and row["way"] == way]
             cells = [_cell(name, [row.get(name) for row in same]) for name in NUMBERS]
             nfe = "-".join(str(n) for n in sorted({row["nfe"] for row in same}))
             seconds = f"{np.mean([row['seconds'] for row in same]):.0f}"
             mark = "" if all(row.get("features") == newest for row in same) else EARLIER
-            lines.append("| " + " | ".join([system + mark, way.partition(",")[0], nfe, seconds, *cells]) + " |")
+            names = [SYSTEMS[system] + mark, SAMPLERS[way.partition(",")[0]]]
+            lines.append("| " + " | ".join([*names, nfe, seconds, *cells]) + " |")
     if len(compared) < len(drawn):
         lines += [
             "",
@@ -241,9 +268,11 @@ def table(rows: list[dict[str, Any]], data: str) -> list[str]:
     likelihoods = [row for row in rows if row["way"] == "likelihood"]
     if likelihoods:
         lines += ["", "| system | bits/dim (LSGM: NELBO) | by the variational bound | NFE |", "|---|--:|--:|--:|"]
-        for row in sorted(likelihoods, key=lambda row: list(study.SYSTEMS).index(row["system"])):
+        for row in sorted(likelihoods, key=lambda row: list(SYSTEMS).index(row["system"])):
             bound = row.get("variational_bound", row.get("weighted", ""))
-            lines.append(f"| {row['system']} | {row['ode']:.3f} ± {row['error']:.3f} | {bound} | {row['nfe']:.0f} |")
+            lines.append(
+                f"| {SYSTEMS[row['system']]} | {row['ode']:.3f} ± {row['error']:.3f} | {bound} | {row['nfe']:.0f} |"
+            )
     return [*lines, ""]
 
 
@@ -253,6 +282,16 @@ def _cell(name: str, values: list[float | None]) -> str:
         return ""
     spread = np.max(np.abs(known - known.mean()))
     return f"{known.mean():.3g}" + (f" ± {spread:.1g}" if spread > 1e-9 * np.abs(known.mean()) else "")
+
+
+def with_tables(page: str, rows: list[dict[str, Any]]) -> str:
+    """The page with its tables, which stand between two comments each, as the rows have them."""
+    for data in study.DATA:
+        first, last = f"<!-- table of {data} -->\n", "<!-- end of the table -->"
+        before, found, rest = page.partition(first)
+        if found:
+            page = before + first + "\n".join(table(rows, data)) + "\n" + last + rest.partition(last)[2]
+    return page
 
 
 def main() -> None:
@@ -286,8 +325,11 @@ def main() -> None:
                     this.measure(system, seed, folder, features)
     lines = ["# Every system at one budget", ""]
     for data in study.DATA:
-        lines += table(read(flags.out), data)
+        if found := table(read(flags.out), data):
+            lines += [f"## {data}", "", *found]
     flags.out.with_suffix(".md").write_text("\n".join(lines))
+    if flags.out == HERE / "study.json":
+        PAGE.write_text(with_tables(PAGE.read_text(), read(flags.out)))
     print("\n".join(lines))
 
 

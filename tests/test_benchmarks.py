@@ -293,14 +293,21 @@ def test_the_table_of_the_study_says_means_spreads_and_floors(study):
     rows = [row | {"draw": 0}, row | {"draw": 1, "fd": 0.7}]
     rows += [{"data": "mnist", "system": "psld", "way": "likelihood", "ode": 1.5, "error": 0.01, "nfe": 99.4}]
     lines = study.table(rows, "mnist")
-    assert "| psld | unipc | 10 | 20 | 0.6 ± 0.1 | 2 |  |  |  |  |  |  |" in lines
+    assert "| PSLD | UniPC | 10 | 20 | 0.6 ± 0.1 | 2 |  |  |  |  |  |  |" in lines
     assert "| *held-out images* | | | | 0.1 | 0 |  |  |  |  |  |  |" in lines
-    assert "| psld | 1.500 ± 0.010 |  | 99 |" in lines and study.table(rows, "fashion_mnist") == []
+    assert "| PSLD | 1.500 ± 0.010 |  | 99 |" in lines and study.table(rows, "fashion_mnist") == []
     lines = study.table([*rows, row | {"system": "vp", "draw": 0, "features": "another", "fd_floor": 0.2}], "mnist")
-    assert "| psld† | unipc | 10 | 20 | 0.6 ± 0.1 | 2 |  |  |  |  |  |  |" in lines
-    assert "| vp | unipc | 10 | 20 | 0.5 | 2 |  |  |  |  |  |  |" in lines
+    assert "| PSLD† | UniPC | 10 | 20 | 0.6 ± 0.1 | 2 |  |  |  |  |  |  |" in lines
+    assert "| VP | UniPC | 10 | 20 | 0.5 | 2 |  |  |  |  |  |  |" in lines
     assert "| *held-out images* | | | | 0.2 | 0 |  |  |  |  |  |  |" in lines
     assert any(line.startswith("† in the features of another network") for line in lines)
+
+
+def test_the_page_of_results_has_the_tables_of_the_study(study):
+    rows = study.read(study.HERE / "study.json")
+    page = study.PAGE.read_text()
+    assert "| UniPC | 10 |" in page and study.with_tables(page, rows) == page
+    assert set(study.SYSTEMS) == set(study.study.SYSTEMS)
 
 
 @pytest.mark.slow
