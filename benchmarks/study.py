@@ -253,7 +253,8 @@ def table(rows: list[dict[str, Any]], data: str) -> list[str]:
     lines.append("| *held-out images* | | | | " + " | ".join(real) + " |")
     for system in SYSTEMS:
         for way in dict.fromkeys(row["way"] for row in drawn if row["system"] == system):
-            same = [row for row in drawn if row["system"] == system and row["way"] == way]
+            every = [row for row in drawn if row["system"] == system and row["way"] == way]
+            same = [row for row in every if row.get("features") == newest] or every
             cells = [_cell(name, [row.get(name) for row in same]) for name in NUMBERS]
             nfe = "-".join(str(n) for n in sorted({row["nfe"] for row in same}))
             seconds = f"{np.mean([row['seconds'] for row in same]):.0f}"
