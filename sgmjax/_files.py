@@ -10,6 +10,7 @@ A bucket has no folders, only objects whose names have slashes: a folder is ther
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import pathlib
 import shutil
@@ -226,6 +227,14 @@ def free_space(path: AnyPath) -> int | None:
 def file_name(words: Iterable[str]) -> str:
     """The words, joined by _, as a name that every file system takes: _ for all but letters, digits, . and -."""
     return "".join(c if c.isalnum() or c in "._-" else "_" for c in "_".join(words))
+
+
+def short(name: str, longest: int = 180) -> str:
+    """A name for a file, which no system takes beyond 255 bytes: of a long one the beginning and a digest of all."""
+    if len(name.encode()) <= longest:
+        return name
+    digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+    return f"{name.encode()[: longest - 9].decode(errors='ignore')}_{digest}"
 
 
 def check_writable(path: AnyPath, what: str) -> None:

@@ -49,6 +49,15 @@ def test_what_is_no_path_is_refused(text, said):
     assert said in str(error.value)
 
 
+def test_long_names_are_cut_and_stay_different():
+    assert _files.short("as_psld_gamma0.02") == "as_psld_gamma0.02"
+    long = ["_".join(["é", *"order=3 scale=1".split() * 40, end]) for end in "ab"]
+    first, other = (_files.short(name) for name in long)
+    assert (
+        first != other and first[:150] == long[0][:150] and {len(n.encode()) <= 180 for n in (first, other)} == {True}
+    )
+
+
 def test_a_bucket_without_the_package_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "gcsfs", None)
     with pytest.raises(InputError, match=r"pip install 'sgmjax\[gcs\]'"):

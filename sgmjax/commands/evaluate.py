@@ -43,7 +43,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from sgmjax import _cli
-from sgmjax._files import check_writable, run_name, user_path
+from sgmjax._files import check_writable, run_name, short, user_path
 from sgmjax._inputs import InputError
 from sgmjax._ranges import COUNT, OPEN_UNIT, SEED, TOLERANCE, check_memory
 from sgmjax.commands import sampling
@@ -170,6 +170,7 @@ def evaluate(request: Any) -> None:
     as_other = sampling.process_label(process)
     raw = sampling.label(values) + (f"_{as_other}" if as_other else "")
     how = sampling.plan_label(values, [*_DRAWN, "rtol", "atol"]) if drawing else ""
+    raw, how = (short(words, 100) for words in (raw, how))  # of long settings a digest
     about = {"workdir": str(path), "step": run.step, "checkpoint": values.checkpoint, "parameters": values.params}
     about |= {} if process is None else {"process": process}
     about |= {"split": values.split, "data": dataset.name, "seed": values.seed}

@@ -35,7 +35,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from sgmjax import _cli
-from sgmjax._files import check_writable, run_name, user_path
+from sgmjax._files import check_writable, run_name, short, user_path
 from sgmjax._inputs import InputError
 from sgmjax._ranges import COUNT, NON_NEGATIVE, OPEN_UNIT, SEED, TOLERANCE, check_memory
 from sgmjax.commands import sampling
@@ -208,7 +208,9 @@ def draw(request: Any) -> None:
     lost, far = pictures.astray(np.asarray(drawn[0]), task.discrete, task.centered)
     samples = pictures.to_arrays(drawn[0], task.discrete, task.centered)
     name = "_".join(filter(None, [sampling.process_label(process), name]))
-    name = f"{steer.name}{name}{more}{label_words(values.labels)}{sampling.label(values)}_seed{values.seed}"
+    name = (
+        short(f"{steer.name}{name}{more}{label_words(values.labels)}{sampling.label(values)}") + f"_seed{values.seed}"
+    )
     rows = ""
     out = user_path(values.out.removesuffix(".npz")) if values.out else tensors.folder_of(path) / "samples" / name
     if jax.process_index() == 0:
@@ -236,7 +238,7 @@ def label_words(words: list[str] | None) -> str:
     if not words:
         return ""
     text = "-".join(re.sub(r"[^A-Za-z0-9]+", "", word) for word in words)
-    return f"_labels{text[:40]}"
+    return f"_labels{text}"
 
 
 def read_interval(words: list[str] | None) -> tuple[float, float] | None:

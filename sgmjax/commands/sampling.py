@@ -116,7 +116,7 @@ def plan_label(values: Any, names: Sequence[str]) -> str:
             parts.append(str({"true": "denoised", "false": "not_denoised"}.get(value.lower(), value)))
         elif value is not None:
             parts.append(f"{name}{value:g}" if isinstance(value, float) else str(value))
-    return "".join(f"_{file_name([part])}" for part in parts if part)[:120]
+    return "".join(f"_{file_name([part])}" for part in parts if part)
 
 
 def given(values: Any) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from sgmjax._files import AnyPath, file_name, replacing
+from sgmjax._files import AnyPath, file_name, replacing, short
 from sgmjax._inputs import InputError, shown
 from sgmjax.samplers.plan import Plan
 from sgmjax.samplers.tuning import TunedGrid
@@ -46,7 +46,7 @@ def write(
     same = [file for file, content in _contents(folder) if _identity_of(content) == known]
     settings = [f"{name}{value}" for name, value in {**known["options"], **(process or {})}.items() if name != "name"]
     words = [*([] if process is None else ["as", process["name"]]), plan.sampler, str(plan.steps), *settings]
-    name = file_name(words)
+    name = short(file_name(words))
     file = same[0] if same else folder / f"{name}.json"
     number = 1
     while not same and file.exists():  # of another last step

@@ -19,6 +19,7 @@ from refdata import ROOT
 
 from sgmjax import _cli, sdes
 from sgmjax import sharding as sh
+from sgmjax._files import short
 from sgmjax._inputs import InputError
 from sgmjax.commands import sample, train, tune_grid
 from sgmjax.config import from_dict
@@ -412,6 +413,8 @@ def test_as_programs():
 def test_files_of_samples_say_of_which_classes_they_are():
     """So that those of one class do not overwrite those of all."""
     assert sample.label_words(None) == "" and sample.label_words(["3", "big cat"]) == "_labels3-bigcat"
+    many = [[*map(str, range(150)), last] for last in ("3", "4")]
+    assert len({short(sample.label_words(words)) for words in many}) == 2
 
 
 def test_a_name_that_is_no_run_names_those_that_come_with_the_package(tmp_path, monkeypatch):
