@@ -252,7 +252,8 @@ def table(rows: list[dict[str, Any]], data: str) -> list[str]:
     real = [_cell(name, [row.get(f"{name}_floor") for row in compared]) for name in NUMBERS]
     lines.append("| *held-out images* | | | | " + " | ".join(real) + " |")
     for system in SYSTEMS:
-        for way in dict.fromkeys(row["way"] for row in drawn if row["system"] == system):
+        there = {row["way"] for row in drawn if row["system"] == system}
+        for way in sorted(there, key=list(ways(system)).index):
             every = [row for row in drawn if row["system"] == system and row["way"] == way]
             same = [row for row in every if row.get("features") == newest] or every
             cells = [_cell(name, [row.get(name) for row in same]) for name in NUMBERS]
