@@ -196,7 +196,9 @@ class Study:
         return json.loads(newest.read_text()), newest.with_suffix(".png")
 
     def _keep(self, row: dict[str, Any]) -> None:
-        write(self.flags.out, [*(one for one in read(self.flags.out) if _key(one) != _key(row)), row])
+        rows = [*(one for one in read(self.flags.out) if _key(one) != _key(row)), row]
+        write(self.flags.out, rows)
+        show(rows, self.flags.out)
         print(json.dumps(row), flush=True)
 
 
@@ -296,6 +298,17 @@ def with_tables(page: str, rows: list[dict[str, Any]]) -> str:
     return page
 
 
+def show(rows: list[dict[str, Any]], out: Path) -> str:
+    """Writes the tables beside the rows, and into the page if the rows are those that are kept."""
+    tables = {data: table(rows, data) for data in study.DATA}
+    parts = [line for data, found in tables.items() if found for line in (f"## {data}", "", *found)]
+    text = "\n".join(["# Every system at one budget", "", *parts])
+    out.with_suffix(".md").write_text(text)
+    if out.resolve() == HERE / "study.json":
+        PAGE.write_text(with_tables(PAGE.read_text(), rows))
+    return text
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", choices=list(study.DATA), default="mnist")
@@ -325,14 +338,7 @@ def main() -> None:
                 folder = this.train(system, seed)
                 if features:
                     this.measure(system, seed, folder, features)
-    lines = ["# Every system at one budget", ""]
-    for data in study.DATA:
-        if found := table(read(flags.out), data):
-            lines += [f"## {data}", "", *found]
-    flags.out.with_suffix(".md").write_text("\n".join(lines))
-    if flags.out == HERE / "study.json":
-        PAGE.write_text(with_tables(PAGE.read_text(), read(flags.out)))
-    print("\n".join(lines))
+    print(show(read(flags.out), flags.out))
 
 
 if __name__ == "__main__":
