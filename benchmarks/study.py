@@ -123,7 +123,7 @@ class Study:
                 "train", f"--config=configs/study.py:{system},{self.data}", f"--workdir={folder}",
                 f"--config.seed={seed}", f"--config.train.steps={steps}", *self.location(),
             )  # fmt: skip
-        elif (kept / FILE).is_file():
+        elif stored:
             return folder
         self.keep(run)
         shutil.copyfile(folder / "metrics.jsonl", kept / "metrics.jsonl")
