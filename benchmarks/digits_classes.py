@@ -1,9 +1,10 @@
-"""Which digits a run drew: a network that has no part in the drawing counts the classes of the samples.
+"""Which digits a run drew: a classifier that has no part in the drawing counts the classes of the samples.
 
 python benchmarks/digits_classes.py runs/psld_digits/samples/final.npz
 
 Of the 8 x 8 digits a support vector machine trained on the real ones, of MNIST the feature network that comes with
-sgmjax. Of samples drawn with --labels, which the file then holds too, it says how many are what was asked for.
+sgmjax (docs/evaluation.md). Of samples drawn with --labels, which the file then holds too, it says how many are what
+was asked for.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ def small_digits() -> Callable[[np.ndarray], np.ndarray]:
     images = images / 16
     accuracy = cross_val_score(SVC(), images, labels, cv=3).mean()
     print(f"the classifier is right for {100 * accuracy:.1f}% of held-out real digits")
+    print(f"real digits of each class: {np.bincount(labels).tolist()} of {len(labels)}")
     machine = SVC().fit(images, labels)
     return lambda samples: machine.predict(samples.reshape(len(samples), -1) / 255)
 
@@ -36,7 +38,6 @@ def mnist() -> Callable[[np.ndarray], np.ndarray]:
     from sgmjax.training.load import load_features
 
     network = load_features("zoo:features_mnist", load_run("psld_mnist").task)
-    print("the classifier is right for 99.5% of held-out real digits")
     apply = jax.jit(lambda images: network.apply(network.variables, images)[1])
     return lambda samples: np.argmax(np.asarray(apply(samples)), axis=1)
 

@@ -95,15 +95,19 @@ class Study:
             return [f"--config.data.data_dir={self.flags.data_dir}"]
         return []
 
+    def kept(self, run: str) -> Path:
+        """Where what is kept of a run lies. run: its folder's name."""
+        return KEPT / self.data / run
+
     def stored(self, run: str) -> Path | None:
         """The file of a network that needs no training here, None: there is none. run: its folder's name."""
-        file = KEPT / self.data / run / FILE
+        file = self.kept(run) / FILE
         found = file if file.is_file() else zoo().get(f"{run.removesuffix('_0')}_{self.data}")
         return None if self.flags.afresh else found
 
     def keep(self, run: str) -> Path:
         """Keeps the network of a finished run; where."""
-        kept = KEPT / self.data / run / FILE
+        kept = self.kept(run) / FILE
         kept.parent.mkdir(parents=True, exist_ok=True)
         self.call(
             "export_checkpoint", f"--workdir={self.runs / run}", "--format=safetensors", "--half", f"--out={kept}"
@@ -113,7 +117,7 @@ class Study:
     def train(self, system: str, seed: int) -> Path:
         """The folder of a finished run, or the file of one whose network is kept."""
         run = f"{system}_{seed}"
-        folder, stored, kept = self.runs / run, self.stored(run), KEPT / self.data / run
+        folder, stored, kept = self.runs / run, self.stored(run), self.kept(run)
         steps = self.flags.steps or study.get_config(f"{system},{self.data}").train.steps
         if not (folder / "checkpoints" / str(steps)).is_dir():
             if stored and int(read_metadata(stored)["step"]) == steps:
@@ -170,13 +174,13 @@ class Study:
                 self.call("evaluate", *words, "--metrics=mind", "--features=pixels")
                 found, picture = self._report(folder)
                 row |= _numbers(found)
-                kept = KEPT / self.data / f"{system}_{seed}"
+                kept = self.kept(f"{system}_{seed}")
                 kept.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(picture, kept / f"{way.replace(', ', '_')}.png")
                 if shown:
                     beside = picture.with_name(picture.name.replace("report", "neighbours", 1))
                     shutil.copyfile(beside, kept / "neighbours.png")
-                self._keep(row)
+                self._record(row)
         row = {"data": self.data, "system": system, "seed": seed, "way": "likelihood", "draw": 0}
         if "likelihood" in self.flags.ways and _key(row) not in have:
             name = "nelbo" if system in LATENT else "bpd"
@@ -187,7 +191,7 @@ class Study:
             record = found["metrics"][name]
             row |= {key: round(one["mean"], 4) for key, one in record["results"].items()}
             row["error"] = round(record["results"]["ode"]["standard_error"], 4)
-            self._keep(row | {"nfe": record["nfe"]["mean"]})
+            self._record(row | {"nfe": record["nfe"]["mean"]})
 
     def _report(self, folder: Path) -> tuple[dict[str, Any], Path]:
         """The newest one, and its picture, which another process has in a file of its own."""
@@ -195,7 +199,7 @@ class Study:
         newest = max((Path(path) for path in reports), key=lambda path: path.stat().st_mtime)
         return json.loads(newest.read_text()), newest.with_suffix(".png")
 
-    def _keep(self, row: dict[str, Any]) -> None:
+    def _record(self, row: dict[str, Any]) -> None:
         rows = [*(one for one in read(self.flags.out) if _key(one) != _key(row)), row]
         write(self.flags.out, rows)
         show(rows, self.flags.out)

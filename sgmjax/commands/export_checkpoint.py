@@ -67,7 +67,6 @@ def export(values: Any) -> None:
 
     from sgmjax._say import say
     from sgmjax.commands import published
-    from sgmjax.commands.published import PROCESSES, official_network
     from sgmjax.interop import check_exportable, export
     from sgmjax.model import DenoiserModel
     from sgmjax.tasks import ClassifierTask, ScoreTask
@@ -85,9 +84,7 @@ def export(values: Any) -> None:
         if values.half and config.data.name not in ("folder", "idx", "npz"):
             record["config"]["data"]["data_dir"] = None  # of this machine, and found by name
         tensors.write(out, record, averaged.step, params, averaged.variables.params, raw.state)
-        what, line = published.use(task, out)
-        say(f"step {averaged.step} of {run_name(path)} is now {out}; {what}")
-        say(line)
+        say(f"step {averaged.step} of {run_name(path)} is now {out}; {published.use(task, out)}")
         return
     if not isinstance(task, ScoreTask | ClassifierTask):
         kind = type(task).__name__
@@ -97,12 +94,12 @@ def export(values: Any) -> None:
             f"--format: the networks of {values.format} predict the noise of a process, and this run's is a denoiser "
             f"(objective.parameterization {config.objective.parameterization!r}); use safetensors"
         )
-    if config.sde.name not in PROCESSES[values.format]:
+    if config.sde.name not in published.PROCESSES[values.format]:
         raise _cli.UsageError(
             f"--format: {values.format} has no process {config.sde.name!r}, which this run has; it has "
-            + ", ".join(PROCESSES[values.format])
+            + ", ".join(published.PROCESSES[values.format])
         )
-    network = official_network(config, task, num_scales=values.num_scales)
+    network = published.official_network(config, task, num_scales=values.num_scales)
     check_exportable(network, values.format)
     raw = load_run(path, say=lambda line: None, averaged=False).variables
     params, ema_params = (jax.device_get(found.params) for found in (raw, averaged.variables))

@@ -103,9 +103,8 @@ def import_checkpoint(request: Any) -> None:
     with _appearing(folder) as hidden:
         _adopt(hidden, config, converted, {"config": to_dict(config)}, data)
     averages = "with averages" if converted.has_average else "without averages"
-    what, line = published.use(converted.parts[-1][0], folder)
-    say(f"step {converted.step}, {averages}, is now the run {folder}; {what}")
-    say(line)
+    use = published.use(converted.parts[-1][0], folder)
+    say(f"step {converted.step}, {averages}, is now the run {folder}; {use}")
 
 
 def _classes(converted: Any, values: Any) -> int | None:
@@ -167,7 +166,6 @@ def _own(values: Any, named: Any) -> None:
 
     from sgmjax._say import say
     from sgmjax.commands import published
-    from sgmjax.commands.published import Converted
     from sgmjax.tasks import build
     from sgmjax.training import tensors, workdir
 
@@ -186,10 +184,8 @@ def _own(values: Any, named: Any) -> None:
     folder = user_path(values.workdir or f"runs/{stem}_imported", "--workdir")
     with _appearing(folder) as hidden:
         record = {"config": workdir.read_record(path)["config"]}
-        _adopt(hidden, config, Converted(parts, variables, averaged, step, True), record, data)
-    what, line = published.use(parts[-1][0], folder)
-    say(f"step {step} of {run_name(path)} is now the run {folder}; {what}")
-    say(line)
+        _adopt(hidden, config, published.Converted(parts, variables, averaged, step, True), record, data)
+    say(f"step {step} of {run_name(path)} is now the run {folder}; {published.use(parts[-1][0], folder)}")
 
 
 def _adopt(folder: AnyPath, config: Any, converted: Any, record: dict[str, Any], data: Any) -> None:

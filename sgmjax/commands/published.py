@@ -54,14 +54,14 @@ class Converted:
     has_average: bool
 
 
-def use(task: Any, path: Any) -> tuple[str, str]:
-    """What a run is for, in words, and the command for it. path: of the run."""
+def use(task: Any, path: Any) -> str:
+    """What a run is for, and in a line of its own the command for it. path: of the run."""
     uses = {
         ClassifierTask: ("to guide samples", f"sample --workdir=RUN --classifier={path} --labels=0"),
         FeatureTask: ("to measure samples with", f"evaluate --workdir=RUN --metrics=fd --features={path}"),
     }
     what, line = uses.get(type(task), ("for samples", f"sample --workdir={path} --num=64"))
-    return what, f"    python -m sgmjax.{line}"
+    return f"{what}\n    python -m sgmjax.{line}"
 
 
 def official_network(config: Any, task: Any, *, num_scales: int | None = None, sigmas: Any = None) -> OfficialNetwork:
