@@ -18,7 +18,7 @@ import stat
 import tempfile
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -227,6 +227,13 @@ def free_space(path: AnyPath) -> int | None:
 def file_name(words: Iterable[str]) -> str:
     """The words, joined by _, as a name that every file system takes: _ for all but letters, digits, . and -."""
     return "".join(c if c.isalnum() or c in "._-" else "_" for c in "_".join(words))
+
+
+def process_label(section: Mapping[str, Any] | None) -> str:
+    """What names of files have of a section `sde` in place of the run's, `as_psld_gamma0.02`; empty for the run's."""
+    if section is None:
+        return ""
+    return file_name(["as", section["name"], *(f"{name}{value}" for name, value in section.items() if name != "name")])
 
 
 def short(name: str, longest: int = 180) -> str:

@@ -43,7 +43,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from sgmjax import _cli
-from sgmjax._files import check_writable, run_name, short, user_path
+from sgmjax._files import check_writable, process_label, run_name, short, user_path
 from sgmjax._inputs import InputError
 from sgmjax._ranges import COUNT, OPEN_UNIT, SEED, TOLERANCE, check_memory
 from sgmjax.commands import sampling
@@ -167,7 +167,7 @@ def evaluate(request: Any) -> None:
     if {"frechet", "neighbours"} & set(values.metrics):
         check_memory("--num", values.num or 1, task.event_shape, fix="give fewer")
     check_memory("--batch_size", min(values.batch_size or 1, largest), task.event_shape, fix="give fewer")
-    as_other = sampling.process_label(process)
+    as_other = process_label(process)
     raw = sampling.label(values) + (f"_{as_other}" if as_other else "")
     how = sampling.plan_label(values, [*_DRAWN, "rtol", "atol"]) if drawing else ""
     raw, how = (short(words, 100) for words in (raw, how))  # of long settings a digest

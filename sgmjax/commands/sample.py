@@ -35,7 +35,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from sgmjax import _cli
-from sgmjax._files import check_writable, run_name, short, user_path
+from sgmjax._files import check_writable, process_label, run_name, short, user_path
 from sgmjax._inputs import InputError
 from sgmjax._ranges import COUNT, NON_NEGATIVE, OPEN_UNIT, SEED, TOLERANCE, check_memory
 from sgmjax.commands import sampling
@@ -207,7 +207,7 @@ def draw(request: Any) -> None:
     assert drawn is not None
     lost, far = pictures.astray(np.asarray(drawn[0]), task.discrete, task.centered)
     samples = pictures.to_arrays(drawn[0], task.discrete, task.centered)
-    name = "_".join(filter(None, [sampling.process_label(process), name]))
+    name = "_".join(filter(None, [process_label(process), name]))
     name = (
         short(f"{steer.name}{name}{more}{label_words(values.labels)}{sampling.label(values)}") + f"_seed{values.seed}"
     )

@@ -79,14 +79,6 @@ def process(values: Any, settings: Mapping[str, Any]) -> dict[str, Any] | None:
     return {"name": values.process, **settings}
 
 
-def process_label(section: Mapping[str, Any] | None) -> str:
-    """What names of files have of the process, `as_psld_gamma0.02`; empty for the run's own."""
-    if section is None:
-        return ""
-    words = [f"{name}{value}" for name, value in section.items() if name != "name"]
-    return file_name(["as", section["name"], *words])
-
-
 def which(values: Any) -> dict[str, Any]:
     """Which parameters of the run, for `load_run`.
 

@@ -79,20 +79,23 @@ def denoise_step(score_fn: ScoreFn, sde: SDE, z: State, t: Times, kind: Denoise)
     """
     check_denoise(sde, kind)
     if kind == "tweedie":
-        score_fn = agreed(score_fn, sde)
-    if kind == "tweedie" and sde.num_noised < sde.k:
+        return _posterior_mean(agreed(score_fn, sde), sde, z, t)
+    drift = reverse_drift(score_fn, sde, z, t, probability_flow=kind == "ode")
+    denoised: Any = z + linalg.expand_to(t, z.ndim) * drift
+    return denoised
+
+
+def _posterior_mean(score_fn: ScoreFn, sde: SDE, z: State, t: Times) -> States:
+    """E[x_0 | z] in place of the data, and in place of each other variable what x_0 adds to its mean."""
+    if sde.num_noised < sde.k:
         look = estimate(sde, t)
         mean, eps = look.kernel.mean[:, :, 0], look.kernel.restrict(look.kernel.eps(score_fn(z, t)))
         x0 = look.of(z) - linalg.expand_to(look.sigma, z.ndim - 1) * look.noise(z, eps)
         return (linalg.expand_to(mean.at[:, 0].set(1.0), z.ndim) * x0[:, None]).astype(z.dtype)
-    if kind == "tweedie":
-        kernel = sde.transition(t, "hsm")
-        posterior = z + linalg.apply(kernel.covariance, score_fn(z, t))
-        x0 = posterior[:, 0] / linalg.expand_to(kernel.mean[:, 0, 0], z.ndim - 1)
-        return jnp.concatenate([x0[:, None], posterior[:, 1:]], axis=1)
-    drift = reverse_drift(score_fn, sde, z, t, probability_flow=kind == "ode")
-    denoised: Any = z + linalg.expand_to(t, z.ndim) * drift
-    return denoised
+    kernel = sde.transition(t, "hsm")
+    posterior = z + linalg.apply(kernel.covariance, score_fn(z, t))
+    x0 = posterior[:, 0] / linalg.expand_to(kernel.mean[:, 0, 0], z.ndim - 1)
+    return jnp.concatenate([x0[:, None], posterior[:, 1:]], axis=1)
 
 
 def check_denoise(sde: SDE, kind: Denoise) -> None:

@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from sgmjax._files import AnyPath, file_name, replacing, short
+from sgmjax._files import AnyPath, file_name, process_label, replacing, short
 from sgmjax._inputs import InputError, shown
 from sgmjax.samplers.plan import Plan
 from sgmjax.samplers.tuning import TunedGrid
@@ -44,9 +44,8 @@ def write(
     folder = _folder(path)
     folder.mkdir(parents=True, exist_ok=True)
     same = [file for file, content in _contents(folder) if _identity_of(content) == known]
-    settings = [f"{name}{value}" for name, value in {**known["options"], **(process or {})}.items() if name != "name"]
-    words = [*([] if process is None else ["as", process["name"]]), plan.sampler, str(plan.steps), *settings]
-    name = short(file_name(words))
+    options = [f"{name}{value}" for name, value in known["options"].items()]
+    name = short(file_name(filter(None, [process_label(process), plan.sampler, str(plan.steps), *options])))
     file = same[0] if same else folder / f"{name}.json"
     number = 1
     while not same and file.exists():  # of another last step
