@@ -5,11 +5,13 @@
     python -m benchmarks.study --data=fashion_mnist --stage=train # only the trainings; and measure, only the rest
     python -m benchmarks.study --only psld cld --ways unipc,10 sscs,50 likelihood   # only some of the measurements
     python -m benchmarks.study --only psld --afresh               # trains what comes with it, too
+    python -m benchmarks.study --data=cifar10                     # PSLD and VP, a night each
     python -m benchmarks.study --report                           # the tables again
+    python -m benchmarks.study --data=cifar10 --curves=curves.png # losses as a picture
 
-Each training is `python -m sgmjax.train --config=configs/study.py:SYSTEM,DATA`, each measurement `python -m
-sgmjax.evaluate`, as a user would call them; what was stopped goes on, and nothing is made twice. The features are those
-of `configs/features_mnist.py`, trained on the same data.
+Each training is `python -m sgmjax.train --config=configs/study.py:SYSTEM,DATA`, of CIFAR-10 `configs/cifar_small.py`,
+each measurement `python -m sgmjax.evaluate`, as a user would call them; what was stopped goes on, and nothing is made
+twice. The features are those of `configs/features_mnist.py`, trained on the same data.
 
 --samples images are drawn with 10 and 50 evaluations by UniPC of order 3 on the grid "auto", with 50 and 200 by the
 sampler and on the grid that the system's paper takes, and by an adaptive ODE; the first two --draws times. Beside each
@@ -33,7 +35,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.rows import read, write
-from configs import study
+from configs import cifar_small, study
 from sgmjax._files import zoo
 from sgmjax.training.tensors import folder_of, read_metadata
 
@@ -55,6 +57,8 @@ OWN = {  # those that are not here are of data in phase space, and take SSCS
 }
 EM = {"sampler": "em", "grid": "quadratic"}
 ODE = {"sampler": "ode", "rtol": "1e-4", "atol": "1e-4"}
+DATA = {**study.DATA, "cifar10": {"name": "cifar10", "flip": True}}
+IN_TFDS = ("mnist", "cifar10")
 METRICS = "fd,kid,pr,balance,frechet"
 SHOWN = ("unipc, 50", 0)  # the way whose samples are shown beside their nearest training images
 NUMBERS = ("fd", "kid", "pr_precision", "pr_recall", "balance", "frechet", "mind", "neighbours_median_ratio")
@@ -77,6 +81,18 @@ def ways(system: str) -> dict[str, dict[str, str]]:
     return found | {"ode": ODE}
 
 
+def systems(data: str) -> tuple[str, ...]:
+    """The systems that are trained on these data."""
+    return tuple(cifar_small.PROCESSES if data == "cifar10" else study.SYSTEMS)
+
+
+def config_of(system: str, data: str) -> tuple[str, Any]:
+    """The configuration of a training, by name and as it is."""
+    if data == "cifar10":
+        return f"configs/cifar_small.py:{system}", cifar_small.get_config(system)
+    return f"configs/study.py:{system},{data}", study.get_config(f"{system},{data}")
+
+
 class Study:
     FEATURES: tuple[str, ...] = ()  # more words for the training of the features
 
@@ -91,7 +107,7 @@ class Study:
         subprocess.run(line, check=True)
 
     def location(self) -> list[str]:
-        if self.flags.data_dir and self.data == "mnist":
+        if self.flags.data_dir and self.data in IN_TFDS:
             return [f"--config.data.data_dir={self.flags.data_dir}"]
         return []
 
@@ -118,13 +134,14 @@ class Study:
         """The folder of a finished run, or the file of one whose network is kept."""
         run = f"{system}_{seed}"
         folder, stored, kept = self.runs / run, self.stored(run), self.kept(run)
-        steps = self.flags.steps or study.get_config(f"{system},{self.data}").train.steps
+        name, config = config_of(system, self.data)
+        steps = self.flags.steps or config.train.steps
         if not (folder / "checkpoints" / str(steps)).is_dir():
             if stored and int(read_metadata(stored)["step"]) == steps:
                 self.runs.mkdir(parents=True, exist_ok=True)  # what is made of it lies beside it, not here
                 return Path(shutil.copyfile(stored, folder.with_suffix(".safetensors")))
             self.call(
-                "train", f"--config=configs/study.py:{system},{self.data}", f"--workdir={folder}",
+                "train", f"--config={name}", f"--workdir={folder}",
                 f"--config.seed={seed}", f"--config.train.steps={steps}", *self.location(),
             )  # fmt: skip
         elif stored:
@@ -133,7 +150,7 @@ class Study:
         shutil.copyfile(folder / "metrics.jsonl", kept / "metrics.jsonl")
         shutil.copyfile(folder / "samples" / "final.png", kept / "final.png")
         settings = json.loads((folder / "config.json").read_text())
-        settings["config"]["data"]["data_dir"] = study.DATA[self.data].get("data_dir")  # not where they lie here
+        settings["config"]["data"]["data_dir"] = DATA[self.data].get("data_dir")  # not where they lie here
         (kept / "config.json").write_text(json.dumps(settings, indent=2) + "\n")
         return folder
 
@@ -145,7 +162,7 @@ class Study:
         settings = folder / "config.json"
         steps = json.loads(settings.read_text())["config"]["train"]["steps"] if settings.is_file() else None
         if not (folder / "checkpoints" / str(steps)).is_dir():
-            words = [f"--config.data.{key}={value}" for key, value in study.DATA[self.data].items()]
+            words = [f"--config.data.{key}={value}" for key, value in DATA[self.data].items()]
             words += [*self.FEATURES, *self.location()]
             self.call("train", "--config=configs/features_mnist.py", f"--workdir={folder}", *words)
         return self.keep("features")
@@ -294,7 +311,7 @@ def _cell(name: str, values: list[float | None]) -> str:
 
 def with_tables(page: str, rows: list[dict[str, Any]]) -> str:
     """The page with its tables, which stand between two comments each, as the rows have them."""
-    for data in study.DATA:
+    for data in DATA:
         first, last = f"<!-- table of {data} -->\n", "<!-- end of the table -->"
         before, found, rest = page.partition(first)
         if found:
@@ -304,7 +321,7 @@ def with_tables(page: str, rows: list[dict[str, Any]]) -> str:
 
 def show(rows: list[dict[str, Any]], out: Path) -> str:
     """Writes the tables beside the rows, and into the page if the rows are those that are kept."""
-    tables = {data: table(rows, data) for data in study.DATA}
+    tables = {data: table(rows, data) for data in DATA}
     parts = [line for data, found in tables.items() if found for line in (f"## {data}", "", *found)]
     text = "\n".join(["# Every system at one budget", "", *parts])
     out.with_suffix(".md").write_text(text)
@@ -313,10 +330,39 @@ def show(rows: list[dict[str, Any]], out: Path) -> str:
     return text
 
 
+def draw_curves(data: str, out: Path) -> None:
+    """The loss of each kept run over the images seen, of training and, as dots, of held-out images."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    runs = {system: KEPT / data / f"{system}_0" for system in systems(data)}
+    runs = {system: kept for system, kept in runs.items() if (kept / "metrics.jsonl").is_file()}
+    columns = min(4, len(runs))
+    rows = -(-len(runs) // columns)
+    size = (2.8 * columns, 2.1 * rows)
+    figure, grid = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
+    for axes in grid.ravel()[len(runs) :]:
+        axes.set_axis_off()
+    for axes, (system, kept) in zip(grid.ravel(), runs.items(), strict=False):
+        batch = json.loads((kept / "config.json").read_text())["config"]["train"]["batch_size"]
+        lines = [json.loads(line) for line in (kept / "metrics.jsonl").read_text().splitlines()]
+        for name, mark in (("loss", "-"), ("eval_loss", "o")):
+            seen, losses = zip(
+                *((line["step"] * batch / 1000, line[name]) for line in lines if name in line), strict=True
+            )
+            axes.plot(seen, losses, mark, ms=3, lw=0.8)
+        axes.set(title=SYSTEMS[system], yscale="log")
+    figure.supxlabel("thousand images seen")
+    figure.supylabel("loss")
+    figure.savefig(out, dpi=120)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", choices=list(study.DATA), default="mnist")
-    parser.add_argument("--only", nargs="*", choices=list(study.SYSTEMS), default=list(study.SYSTEMS), metavar="SYSTEM")
+    parser.add_argument("--data", choices=list(DATA), default="mnist")
+    parser.add_argument("--only", nargs="*", choices=list(study.SYSTEMS), metavar="SYSTEM", help="default: all")
     parser.add_argument("--seeds", nargs="*", type=int, default=[0])
     parser.add_argument("--stage", choices=["train", "measure", "both"], default="both")
     parser.add_argument("--steps", type=int, help="of each training, in place of the configuration's")
@@ -329,7 +375,12 @@ def main() -> None:
     parser.add_argument("--afresh", action="store_true", help="train what is kept or comes with sgmjax, too")
     parser.add_argument("--out", type=Path, default=HERE / "study.json")
     parser.add_argument("--report", action="store_true", help="only the tables")
+    parser.add_argument("--curves", type=Path, help="only this picture of the losses of the kept runs")
     flags = parser.parse_args()
+    if flags.curves:
+        return draw_curves(flags.data, flags.curves)
+    if unknown := set(flags.only or ()) - set(systems(flags.data)):
+        parser.error(f"--only: no {', '.join(sorted(unknown))} on {flags.data}; {' '.join(systems(flags.data))}")
     every = {way.replace(" ", ""): way for system in study.SYSTEMS for way in (*ways(system), "likelihood")}
     if unknown := set(flags.ways or ()) - every.keys():
         parser.error(f"--ways: no {', '.join(sorted(unknown))}; there are {' '.join(sorted(every))}")
@@ -338,7 +389,7 @@ def main() -> None:
         this = Study(flags, flags.data)
         features = None if flags.stage == "train" else this.features()
         for seed in flags.seeds:
-            for system in flags.only:
+            for system in flags.only or systems(flags.data):
                 folder = this.train(system, seed)
                 if features:
                     this.measure(system, seed, folder, features)

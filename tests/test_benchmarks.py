@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import refdata
+from PIL import Image
 
 from sgmjax import _cli, exact
 from sgmjax import config as settings
@@ -301,6 +302,25 @@ def test_the_table_of_the_study_says_means_spreads_and_floors(study):
     assert "| VP | UniPC | 10 | 20 | 0.5 | 2 |  |  |  |  |  |  |" in lines
     assert "| *held-out images* | | | | 0.2 | 0 |  |  |  |  |  |  |" in lines
     assert any(line.startswith("† in the features of another network") for line in lines)
+
+
+def test_the_study_of_cifar_trains_what_there_is_for_it(study, monkeypatch, capsys):
+    assert study.systems("cifar10") == ("psld", "vp") and len(study.systems("mnist")) == len(study.SYSTEMS)
+    for system in study.systems("cifar10"):
+        name, config = study.config_of(system, "cifar10")
+        assert name == f"configs/cifar_small.py:{system}" and config.sde.name == system
+        assert {key: config.data[key] for key in study.DATA["cifar10"]} == study.DATA["cifar10"]
+    monkeypatch.setattr(sys, "argv", ["study", "--data=cifar10", "--only", "cld"])
+    with pytest.raises(SystemExit):
+        study.main()
+    assert "--only: no cld on cifar10; psld vp" in capsys.readouterr().err
+
+
+def test_the_losses_of_kept_runs_are_drawn(study, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["study", "--data=mnist", f"--curves={tmp_path / 'losses.png'}"])
+    study.main()
+    image = np.asarray(Image.open(tmp_path / "losses.png").convert("L"))
+    assert image.shape[0] > 400 and image.std() > 10  # rows of axes with lines in them
 
 
 def test_the_page_of_results_has_the_tables_of_the_study(study):

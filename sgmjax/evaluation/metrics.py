@@ -207,7 +207,7 @@ def neighbours(subject: Subject, settings: Settings) -> Measured:
     samples, about = samples_of(subject, settings)
     k = min(settings.nearest, training.num_examples)
     near = metrics.nearest(samples, training, k, mirrored=subject.mirrored)  # a mirrored copy is a copy then
-    # As many held-out images as there are samples, at most: the search takes as long for them.
+    # As many held-out images as samples, 1,000 at the least: the search takes as long for them.
     order = some(held_out, max(len(samples), 1000), settings.seed)
     reference = metrics.nearest(held_out.read(order)["x"], training, mirrored=subject.mirrored)
     found = metrics.memorisation(near.distances[:, 0], reference.distances[:, 0])
