@@ -57,8 +57,7 @@ OWN = {  # those that are not here are of data in phase space, and take SSCS
 }
 EM = {"sampler": "em", "grid": "quadratic"}
 ODE = {"sampler": "ode", "rtol": "1e-4", "atol": "1e-4"}
-DATA = {**study.DATA, "cifar10": {"name": "cifar10", "flip": True}}
-IN_TFDS = ("mnist", "cifar10")
+DATA = {**study.DATA, "cifar10": cifar_small.NIGHT["data"]}
 METRICS = "fd,kid,pr,balance,frechet"
 SHOWN = ("unipc, 50", 0)  # the way whose samples are shown beside their nearest training images
 NUMBERS = ("fd", "kid", "pr_precision", "pr_recall", "balance", "frechet", "mind", "neighbours_median_ratio")
@@ -107,7 +106,7 @@ class Study:
         subprocess.run(line, check=True)
 
     def location(self) -> list[str]:
-        if self.flags.data_dir and self.data in IN_TFDS:
+        if self.flags.data_dir and "data_dir" not in DATA[self.data]:
             return [f"--config.data.data_dir={self.flags.data_dir}"]
         return []
 
@@ -285,7 +284,7 @@ def table(rows: list[dict[str, Any]], data: str) -> list[str]:
             mark = "" if all(row.get("features") == newest for row in same) else EARLIER
             names = [SYSTEMS[system] + mark, SAMPLERS[way.partition(",")[0]]]
             lines.append("| " + " | ".join([*names, nfe, seconds, *cells]) + " |")
-    if len(compared) < len(drawn):
+    if any(EARLIER in line for line in lines):
         lines += [
             "",
             f"{EARLIER} in the features of another network than the rest: only the numbers in pixels compare.",
@@ -339,6 +338,8 @@ def draw_curves(data: str, out: Path) -> None:
 
     runs = {system: KEPT / data / f"{system}_0" for system in systems(data)}
     runs = {system: kept for system, kept in runs.items() if (kept / "metrics.jsonl").is_file()}
+    if not runs:
+        raise SystemExit(f"--curves: no run on {data} is kept; train one first: --data={data} --stage=train")
     columns = min(4, len(runs))
     rows = -(-len(runs) // columns)
     size = (2.8 * columns, 2.1 * rows)
@@ -362,7 +363,7 @@ def draw_curves(data: str, out: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", choices=list(DATA), default="mnist")
-    parser.add_argument("--only", nargs="*", choices=list(study.SYSTEMS), metavar="SYSTEM", help="default: all")
+    parser.add_argument("--only", nargs="*", metavar="SYSTEM", help="default: all")
     parser.add_argument("--seeds", nargs="*", type=int, default=[0])
     parser.add_argument("--stage", choices=["train", "measure", "both"], default="both")
     parser.add_argument("--steps", type=int, help="of each training, in place of the configuration's")

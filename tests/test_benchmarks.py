@@ -314,9 +314,17 @@ def test_the_study_of_cifar_trains_what_there_is_for_it(study, monkeypatch, caps
     with pytest.raises(SystemExit):
         study.main()
     assert "--only: no cld on cifar10; psld vp" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "argv", ["study", "--only", "cdl"])
+    with pytest.raises(SystemExit):
+        study.main()
+    assert "--only: no cdl on mnist; ncsnv2 vp" in capsys.readouterr().err
 
 
 def test_the_losses_of_kept_runs_are_drawn(study, tmp_path, monkeypatch):
+    monkeypatch.setattr(study, "KEPT", tmp_path)
+    with pytest.raises(SystemExit, match="no run on cifar10 is kept"):
+        study.draw_curves("cifar10", tmp_path / "none.png")
+    monkeypatch.undo()
     monkeypatch.setattr(sys, "argv", ["study", "--data=mnist", f"--curves={tmp_path / 'losses.png'}"])
     study.main()
     image = np.asarray(Image.open(tmp_path / "losses.png").convert("L"))
