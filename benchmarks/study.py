@@ -335,6 +335,7 @@ def draw_curves(data: str, out: Path) -> None:
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
+    from matplotlib.ticker import LogLocator, NullLocator
 
     runs = {system: KEPT / data / f"{system}_0" for system in systems(data)}
     runs = {system: kept for system, kept in runs.items() if (kept / "metrics.jsonl").is_file()}
@@ -355,6 +356,7 @@ def draw_curves(data: str, out: Path) -> None:
             )
             axes.plot(seen, losses, mark, ms=3, lw=0.8)
         axes.set(title=SYSTEMS[system], yscale="log")
+        axes.yaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), minor_locator=NullLocator(), major_formatter="{x:g}")
     figure.supxlabel("thousand images seen")
     figure.supylabel("loss")
     figure.savefig(out, dpi=120)
