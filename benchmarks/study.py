@@ -103,7 +103,8 @@ class Study:
         """A command of sgmjax, whose output is seen here; stops where it fails."""
         line = [sys.executable, "-m", f"sgmjax.{command}", *words]
         print("$ python", *line[1:], flush=True)
-        subprocess.run(line, check=True)
+        if status := subprocess.run(line, check=False).returncode:
+            raise SystemExit(f"study: stopped, as sgmjax.{command} ended with status {status}; the same line goes on")
 
     def location(self) -> list[str]:
         if self.flags.data_dir and "data_dir" not in DATA[self.data]:
