@@ -18,12 +18,12 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from commands import call
 
 from sgmjax import data, metrics
 from sgmjax.commands.noise_levels import round_up
@@ -79,11 +79,6 @@ def lines(levels: int, steps_per_level: int, ngf: int) -> dict[str, Line]:
     }
 
 
-def command(*words: str) -> None:
-    print("+", *words, flush=True)
-    subprocess.run([sys.executable, "-m", *words], check=True)
-
-
 def main(argv) -> int:
     end = argv.index("--") if "--" in argv else len(argv)
     own, overrides = argv[:end], argv[end + 1 :]
@@ -129,8 +124,8 @@ def main(argv) -> int:
         if given.report or given.only not in title or files(title).is_file():
             continue
         workdir = given.out / line.run
-        command("sgmjax.train", *common, *line.train, f"--workdir={workdir}")
-        command("sgmjax.sample", f"--workdir={workdir}", f"--num={given.num}", *line.sample, f"--out={files(title)}")
+        call("train", *common, *line.train, f"--workdir={workdir}")
+        call("sample", f"--workdir={workdir}", f"--num={given.num}", *line.sample, f"--out={files(title)}")
 
     def distances(x: np.ndarray) -> tuple[float, float]:
         x = x.reshape(real[: len(x)].shape)

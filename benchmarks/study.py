@@ -27,13 +27,12 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks.commands import call
 from benchmarks.rows import read, write
 from configs import cifar_small, study
 from sgmjax._files import zoo
@@ -99,13 +98,6 @@ class Study:
         self.flags, self.data = flags, data
         self.runs = flags.runs / data
 
-    def call(self, command: str, *words: str) -> None:
-        """A command of sgmjax, whose output is seen here; stops where it fails."""
-        line = [sys.executable, "-m", f"sgmjax.{command}", *words]
-        print("$ python", *line[1:], flush=True)
-        if status := subprocess.run(line, check=False).returncode:
-            raise SystemExit(f"study: stopped, as sgmjax.{command} ended with status {status}; the same line goes on")
-
     def location(self) -> list[str]:
         if self.flags.data_dir and "data_dir" not in DATA[self.data]:
             return [f"--config.data.data_dir={self.flags.data_dir}"]
@@ -125,9 +117,7 @@ class Study:
         """Keeps the network of a finished run; where."""
         kept = self.kept(run) / FILE
         kept.parent.mkdir(parents=True, exist_ok=True)
-        self.call(
-            "export_checkpoint", f"--workdir={self.runs / run}", "--format=safetensors", "--half", f"--out={kept}"
-        )
+        call("export_checkpoint", f"--workdir={self.runs / run}", "--format=safetensors", "--half", f"--out={kept}")
         return kept
 
     def train(self, system: str, seed: int) -> Path:
@@ -140,7 +130,7 @@ class Study:
             if stored and int(read_metadata(stored)["step"]) == steps:
                 self.runs.mkdir(parents=True, exist_ok=True)  # what is made of it lies beside it, not here
                 return Path(shutil.copyfile(stored, folder.with_suffix(".safetensors")))
-            self.call(
+            call(
                 "train", f"--config={name}", f"--workdir={folder}",
                 f"--config.seed={seed}", f"--config.train.steps={steps}", *self.location(),
             )  # fmt: skip
@@ -164,7 +154,7 @@ class Study:
         if not (folder / "checkpoints" / str(steps)).is_dir():
             words = [f"--config.data.{key}={value}" for key, value in DATA[self.data].items()]
             words += [*self.FEATURES, *self.location()]
-            self.call("train", "--config=configs/features_mnist.py", f"--workdir={folder}", *words)
+            call("train", "--config=configs/features_mnist.py", f"--workdir={folder}", *words)
         return self.keep("features")
 
     def measure(self, system: str, seed: int, folder: Path, features: Path) -> None:
@@ -180,7 +170,7 @@ class Study:
                 words += [f"--{key}={value}" for key, value in flags.items()]
                 shown = SHOWN == (way, draw)
                 wanted = METRICS + (",neighbours" if shown else "")
-                self.call("evaluate", *words, f"--metrics={wanted}", f"--features={features}", "--nearest=3")
+                call("evaluate", *words, f"--metrics={wanted}", f"--features={features}", "--nearest=3")
                 found, _ = self._report(folder)
                 first = found["metrics"]["fd"]
                 row |= {
@@ -188,7 +178,7 @@ class Study:
                     "seconds": round(1000 * first["seconds_per_sample"], 1),
                 }  # fmt: skip
                 row |= _numbers(found)
-                self.call("evaluate", *words, "--metrics=mind", "--features=pixels")
+                call("evaluate", *words, "--metrics=mind", "--features=pixels")
                 found, picture = self._report(folder)
                 row |= _numbers(found)
                 kept = self.kept(f"{system}_{seed}")
@@ -202,7 +192,7 @@ class Study:
         if "likelihood" in self.flags.ways and _key(row) not in have:
             name = "nelbo" if system in LATENT else "bpd"
             words = ["--rtol=1e-4", "--atol=1e-4", f"--num={self.flags.likelihood}", "--batch_size=100"]
-            self.call("evaluate", f"--workdir={folder}", f"--metrics={name}", *words)
+            call("evaluate", f"--workdir={folder}", f"--metrics={name}", *words)
             found, _ = self._report(folder)
             row |= {"step": found["step"], "num": self.flags.likelihood}
             record = found["metrics"][name]

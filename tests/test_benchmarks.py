@@ -338,6 +338,12 @@ def test_the_page_of_results_has_the_tables_of_the_study(study):
     assert set(study.SYSTEMS) == set(study.study.SYSTEMS)
 
 
+def test_a_command_that_fails_ends_the_study_with_its_status(study, capfd):
+    with pytest.raises(SystemExit, match=r"sgmjax\.nothing ended with status 1; the same line goes on"):
+        study.call("nothing", "--word")
+    assert "$ python -m sgmjax.nothing --word" in capfd.readouterr().out
+
+
 @pytest.mark.slow
 def test_the_study_trains_measures_and_goes_on(study, tmp_path, monkeypatch):
     monkeypatch.setattr(study, "KEPT", tmp_path / "kept")
@@ -359,7 +365,7 @@ def test_the_study_trains_measures_and_goes_on(study, tmp_path, monkeypatch):
 
     again = [f"--runs={tmp_path / 'others'}", f"--out={tmp_path / 'again.json'}"]  # without any training
     monkeypatch.setattr(sys, "argv", [*words, *again])
-    monkeypatch.setattr(study.Study, "call", functools.partialmethod(_no_training, study.Study.call))
+    monkeypatch.setattr(study, "call", functools.partial(_no_training, study.call))
     study.main()
     same = json.loads((tmp_path / "again.json").read_text())
     assert [row.keys() for row in same] == [row.keys() for row in rows]
@@ -369,6 +375,6 @@ def test_the_study_trains_measures_and_goes_on(study, tmp_path, monkeypatch):
     assert same[0]["fd"] == pytest.approx(rows[0]["fd"], rel=0.05)  # the network is kept in half precision
 
 
-def _no_training(this, call, command, *words):
+def _no_training(call, command, *words):
     assert command != "train"
-    call(this, command, *words)
+    call(command, *words)
