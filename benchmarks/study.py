@@ -7,7 +7,7 @@
     python -m benchmarks.study --only psld --afresh               # trains what comes with it, too
     python -m benchmarks.study --data=cifar10                     # PSLD and VP, a night each
     python -m benchmarks.study --report                           # the tables again
-    python -m benchmarks.study --data=cifar10 --curves=curves.png # losses as a picture
+    python -m benchmarks.study --pictures                         # and the pictures of docs/results.md
 
 Each training is `python -m sgmjax.train --config=configs/study.py:SYSTEM,DATA`, of CIFAR-10 `configs/cifar_small.py`,
 each measurement `python -m sgmjax.evaluate`, as a user would call them; what was stopped goes on, and nothing is made
@@ -30,17 +30,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from benchmarks.commands import call
 from benchmarks.rows import read, write
+from benchmarks.study_page import HERE, KEPT, NUMBERS, draw_pictures, show
 from configs import cifar_small, study
 from sgmjax._files import zoo
 from sgmjax.training.tensors import folder_of, read_metadata
 
-HERE = Path(__file__).resolve().parent
-KEPT = HERE / "study"
-PAGE = HERE.parent / "docs" / "results.md"
 FILE = "run.safetensors"
 LATENT = ("lsgm", "lsgm_psld")
 UNIPC = {"sampler": "unipc", "options": "order=3", "grid": "auto", "denoise": "tweedie"}
@@ -59,7 +55,6 @@ ODE = {"sampler": "ode", "rtol": "1e-4", "atol": "1e-4"}
 DATA = {**study.DATA, "cifar10": cifar_small.NIGHT["data"]}
 METRICS = "fd,kid,pr,balance,frechet"
 SHOWN = ("unipc, 50", 0)  # the way whose samples are shown beside their nearest training images
-NUMBERS = ("fd", "kid", "pr_precision", "pr_recall", "balance", "frechet", "mind", "neighbours_median_ratio")
 
 
 def ways(system: str) -> dict[str, dict[str, str]]:
@@ -222,137 +217,6 @@ def _numbers(report: dict[str, Any]) -> dict[str, float]:
     return {key: float(f"{found[key]:.5g}") for name in NUMBERS for key in (name, f"{name}_floor") if key in found}
 
 
-# --------------------------------------------------------------------------------------------------------------- tables
-EARLIER = "†"
-SYSTEMS = {
-    "ncsnv2": "NCSNv2",
-    "ve": "VE",
-    "vp": "VP",
-    "subvp": "sub-VP",
-    "cld": "CLD",
-    "cld_dsm": "CLD by DSM",
-    "cld_eps": "CLD, no mixed score",
-    "psld": "PSLD",
-    "psld_classes": "PSLD, classes given",
-    "third_order": "third order",
-    "edm": "denoiser (EDM)",
-    "lsgm": "LSGM",
-    "lsgm_psld": "LSGM, PSLD prior",
-}
-SAMPLERS = {
-    "unipc": "UniPC",
-    "unipc_as_psld": "UniPC, as PSLD",
-    "annealed_langevin": "annealed Langevin",
-    "pc": "predictor-corrector",
-    "em": "EM",
-    "sscs": "SSCS",
-    "edm": "EDM",
-    "ode": "ODE",
-}
-HEADS = ("FD", "KID x 1000", "precision", "recall", "balance", "Frechet, pixels", "MIND, pixels", "nearest")
-
-
-def table(rows: list[dict[str, Any]], data: str) -> list[str]:
-    """Markdown: a line for each system and way, means over seeds and draws with the largest deviation from them."""
-    rows = [row for row in rows if row["data"] == data]
-    drawn = [row for row in rows if row["way"] != "likelihood"]
-    if not drawn:
-        return []
-    newest = drawn[-1].get("features")
-    lines = ["| system | sampler | NFE | s / 1,000 | " + " | ".join(HEADS) + " |"]
-    lines.append("|---|---|--:|--:|" + "--:|" * len(HEADS))
-    compared = [row for row in drawn if row.get("features") == newest]
-    real = [_cell(name, [row.get(f"{name}_floor") for row in compared]) for name in NUMBERS]
-    lines.append("| *held-out images* | | | | " + " | ".join(real) + " |")
-    for system in SYSTEMS:
-        there = {row["way"] for row in drawn if row["system"] == system}
-        for way in sorted(there, key=list(ways(system)).index):
-            every = [row for row in drawn if row["system"] == system and row["way"] == way]
-            same = [row for row in every if row.get("features") == newest] or every
-            cells = [_cell(name, [row.get(name) for row in same]) for name in NUMBERS]
-            nfe = "-".join(str(n) for n in sorted({row["nfe"] for row in same}))
-            seconds = f"{np.mean([row['seconds'] for row in same]):.0f}"
-            mark = "" if all(row.get("features") == newest for row in same) else EARLIER
-            names = [SYSTEMS[system] + mark, SAMPLERS[way.partition(",")[0]]]
-            lines.append("| " + " | ".join([*names, nfe, seconds, *cells]) + " |")
-    if any(EARLIER in line for line in lines):
-        lines += [
-            "",
-            f"{EARLIER} in the features of another network than the rest: only the numbers in pixels compare.",
-        ]
-    likelihoods = [row for row in rows if row["way"] == "likelihood"]
-    if likelihoods:
-        lines += ["", "| system | bits/dim (LSGM: NELBO) | by the variational bound | NFE |", "|---|--:|--:|--:|"]
-        for row in sorted(likelihoods, key=lambda row: list(SYSTEMS).index(row["system"])):
-            bound = row.get("variational_bound", row.get("weighted", ""))
-            lines.append(
-                f"| {SYSTEMS[row['system']]} | {row['ode']:.3f} ± {row['error']:.3f} | {bound} | {row['nfe']:.0f} |"
-            )
-    return [*lines, ""]
-
-
-def _cell(name: str, values: list[float | None]) -> str:
-    known = np.asarray([value for value in values if value is not None]) * (1000 if name == "kid" else 1)
-    if not len(known):
-        return ""
-    spread = np.max(np.abs(known - known.mean()))
-    return f"{known.mean():.3g}" + (f" ± {spread:.1g}" if spread > 1e-9 * np.abs(known.mean()) else "")
-
-
-def with_tables(page: str, rows: list[dict[str, Any]]) -> str:
-    """The page with its tables, which stand between two comments each, as the rows have them."""
-    for data in DATA:
-        first, last = f"<!-- table of {data} -->\n", "<!-- end of the table -->"
-        before, found, rest = page.partition(first)
-        if found:
-            page = before + first + "\n".join(table(rows, data)) + "\n" + last + rest.partition(last)[2]
-    return page
-
-
-def show(rows: list[dict[str, Any]], out: Path) -> str:
-    """Writes the tables beside the rows, and into the page if the rows are those that are kept."""
-    tables = {data: table(rows, data) for data in DATA}
-    parts = [line for data, found in tables.items() if found for line in (f"## {data}", "", *found)]
-    text = "\n".join(["# Every system at one budget", "", *parts])
-    out.with_suffix(".md").write_text(text)
-    if out.resolve() == HERE / "study.json":
-        PAGE.write_text(with_tables(PAGE.read_text(), rows))
-    return text
-
-
-def draw_curves(data: str, out: Path) -> None:
-    """The loss of each kept run over the images seen, of training and, as dots, of held-out images."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-    from matplotlib.ticker import LogLocator, NullLocator
-
-    runs = {system: KEPT / data / f"{system}_0" for system in systems(data)}
-    runs = {system: kept for system, kept in runs.items() if (kept / "metrics.jsonl").is_file()}
-    if not runs:
-        raise SystemExit(f"--curves: no run on {data} is kept; train one first: --data={data} --stage=train")
-    columns = min(4, len(runs))
-    rows = -(-len(runs) // columns)
-    size = (2.8 * columns, 2.1 * rows)
-    figure, grid = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
-    for axes in grid.ravel()[len(runs) :]:
-        axes.set_axis_off()
-    for axes, (system, kept) in zip(grid.ravel(), runs.items(), strict=False):
-        batch = json.loads((kept / "config.json").read_text())["config"]["train"]["batch_size"]
-        lines = [json.loads(line) for line in (kept / "metrics.jsonl").read_text().splitlines()]
-        for name, mark in (("loss", "-"), ("eval_loss", "o")):
-            seen, losses = zip(
-                *((line["step"] * batch / 1000, line[name]) for line in lines if name in line), strict=True
-            )
-            axes.plot(seen, losses, mark, ms=3, lw=0.8)
-        axes.set(title=SYSTEMS[system], yscale="log")
-        axes.yaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), minor_locator=NullLocator(), major_formatter="{x:g}")
-    figure.supxlabel("thousand images seen")
-    figure.supylabel("loss")
-    figure.savefig(out, dpi=120)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", choices=list(DATA), default="mnist")
@@ -369,10 +233,10 @@ def main() -> None:
     parser.add_argument("--afresh", action="store_true", help="train what is kept or comes with sgmjax, too")
     parser.add_argument("--out", type=Path, default=HERE / "study.json")
     parser.add_argument("--report", action="store_true", help="only the tables")
-    parser.add_argument("--curves", type=Path, help="only this picture of the losses of the kept runs")
+    parser.add_argument("--pictures", action="store_true", help="only the pictures of docs/results.md")
     flags = parser.parse_args()
-    if flags.curves:
-        return draw_curves(flags.data, flags.curves)
+    if flags.pictures:
+        return draw_pictures()
     if unknown := set(flags.only or ()) - set(systems(flags.data)):
         parser.error(f"--only: no {', '.join(sorted(unknown))} on {flags.data}; {' '.join(systems(flags.data))}")
     every = {way.replace(" ", ""): way for system in study.SYSTEMS for way in (*ways(system), "likelihood")}

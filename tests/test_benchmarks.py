@@ -268,6 +268,12 @@ def study():
         yield importlib.import_module("benchmarks.study")
 
 
+@pytest.fixture(scope="module")
+def page(study):
+    """The module benchmarks.study_page."""
+    return importlib.import_module("benchmarks.study_page")
+
+
 @pytest.mark.parametrize("traced", [("psld", "ncsnv2"), pytest.param(None, marks=pytest.mark.slow)], ids=["two", "all"])
 def test_every_system_of_the_study_has_a_valid_training_and_valid_ways_to_sample(study, traced):
     from sgmjax.commands import evaluate, sampling
@@ -288,16 +294,16 @@ def test_every_system_of_the_study_has_a_valid_training_and_valid_ways_to_sample
                 plans.check(plan, build.process(config.sde))
 
 
-def test_the_table_of_the_study_says_means_spreads_and_floors(study):
+def test_the_table_of_the_study_says_means_spreads_and_floors(page):
     row = {"data": "mnist", "system": "psld", "seed": 0, "way": "unipc, 10", "nfe": 10, "seconds": 20.0, "num": 1000}
     row |= {"fd": 0.5, "fd_floor": 0.1, "kid": 0.002, "kid_floor": 0.0}
     rows = [row | {"draw": 0}, row | {"draw": 1, "fd": 0.7}]
     rows += [{"data": "mnist", "system": "psld", "way": "likelihood", "ode": 1.5, "error": 0.01, "nfe": 99.4}]
-    lines = study.table(rows, "mnist")
+    lines = page.table(rows, "mnist")
     assert "| PSLD | UniPC | 10 | 20 | 0.6 ± 0.1 | 2 |  |  |  |  |  |  |" in lines
     assert "| *held-out images* | | | | 0.1 | 0 |  |  |  |  |  |  |" in lines
-    assert "| PSLD | 1.500 ± 0.010 |  | 99 |" in lines and study.table(rows, "fashion_mnist") == []
-    lines = study.table([*rows, row | {"system": "vp", "draw": 0, "features": "another", "fd_floor": 0.2}], "mnist")
+    assert "| PSLD | 1.500 ± 0.010 |  | 99 |" in lines and page.table(rows, "fashion_mnist") == []
+    lines = page.table([*rows, row | {"system": "vp", "draw": 0, "features": "another", "fd_floor": 0.2}], "mnist")
     assert "| PSLD† | UniPC | 10 | 20 | 0.6 ± 0.1 | 2 |  |  |  |  |  |  |" in lines
     assert "| VP | UniPC | 10 | 20 | 0.5 | 2 |  |  |  |  |  |  |" in lines
     assert "| *held-out images* | | | | 0.2 | 0 |  |  |  |  |  |  |" in lines
@@ -305,7 +311,7 @@ def test_the_table_of_the_study_says_means_spreads_and_floors(study):
 
 
 def test_the_study_of_cifar_trains_what_there_is_for_it(study, monkeypatch, capsys):
-    assert study.systems("cifar10") == ("psld", "vp") and len(study.systems("mnist")) == len(study.SYSTEMS)
+    assert study.systems("cifar10") == ("psld", "vp") and len(study.systems("mnist")) == len(study.study.SYSTEMS)
     for system in study.systems("cifar10"):
         name, config = study.config_of(system, "cifar10")
         assert name == f"configs/cifar_small.py:{system}" and config.sde.name == system
@@ -320,22 +326,35 @@ def test_the_study_of_cifar_trains_what_there_is_for_it(study, monkeypatch, caps
     assert "--only: no cdl on mnist; ncsnv2 vp" in capsys.readouterr().err
 
 
-def test_the_losses_of_kept_runs_are_drawn(study, tmp_path, monkeypatch):
-    monkeypatch.setattr(study, "KEPT", tmp_path)
-    with pytest.raises(SystemExit, match="no run on cifar10 is kept"):
-        study.draw_curves("cifar10", tmp_path / "none.png")
-    monkeypatch.undo()
-    monkeypatch.setattr(sys, "argv", ["study", "--data=mnist", f"--curves={tmp_path / 'losses.png'}"])
-    study.main()
+def test_the_page_of_results_has_the_tables_and_pictures_of_the_study(study, page):
+    rows = study.read(page.HERE / "study.json")
+    text = page.PAGE.read_text()
+    assert "| UniPC | 10 |" in text and page.with_tables(text, rows) == text
+    assert set(page.SYSTEMS) == set(study.study.SYSTEMS)
+    assert {way.partition(",")[0] for system in page.SYSTEMS for way in study.ways(system)} == set(page.SAMPLERS)
+    for name, grids in page.BESIDE.items():
+        assert f"(images/study_{name}.png)" in text
+        there = np.asarray(Image.open(page.IMAGES / f"study_{name}.png"))
+        np.testing.assert_array_equal(page.beside(grids), there, err_msg=name)
+    assert all(f"(images/study_{name}.png)" in text for name in page.LOSSES)
+
+
+def test_the_losses_of_kept_runs_are_drawn(page, tmp_path):
+    page.draw_losses("mnist", tmp_path / "losses.png")
     image = np.asarray(Image.open(tmp_path / "losses.png").convert("L"))
     assert image.shape[0] > 400 and image.std() > 10  # rows of axes with lines in them
 
 
-def test_the_page_of_results_has_the_tables_of_the_study(study):
-    rows = study.read(study.HERE / "study.json")
-    page = study.PAGE.read_text()
-    assert "| UniPC | 10 |" in page and study.with_tables(page, rows) == page
-    assert set(study.SYSTEMS) == set(study.study.SYSTEMS)
+def test_grids_stand_beside_each_other_and_keep_their_colors(page, tmp_path, monkeypatch):
+    monkeypatch.setattr(page, "KEPT", tmp_path)
+    gray, colored = np.full((8, 8, 3), 7, np.uint8), np.zeros((8, 4, 3), np.uint8)
+    colored[..., 1] = 9
+    for name, image in {"a.png": gray, "b.png": colored}.items():
+        Image.fromarray(image).save(tmp_path / name)
+    found = page.beside(["a.png", "a.png"], gap=2)
+    assert found.shape == (8, 12) and found[0].tolist() == [7] * 5 + [255] * 2 + [7] * 5
+    found = page.beside(["a.png", "b.png"], gap=1)
+    assert found.shape == (8, 10, 3) and found[0, -1].tolist() == [0, 9, 0]
 
 
 def test_a_command_that_fails_ends_the_study_with_its_status(study, capfd):
