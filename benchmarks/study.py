@@ -34,6 +34,7 @@ from benchmarks.commands import call
 from benchmarks.rows import read, write
 from benchmarks.study_page import HERE, KEPT, NUMBERS, draw_pictures, show
 from configs import cifar_small, study
+from sgmjax._cli import read_config
 from sgmjax._files import zoo
 from sgmjax.training.tensors import folder_of, read_metadata
 
@@ -74,16 +75,11 @@ def ways(system: str) -> dict[str, dict[str, str]]:
     return found | {"ode": ODE}
 
 
-def systems(data: str) -> tuple[str, ...]:
-    """The systems that are trained on these data."""
-    return tuple(cifar_small.PROCESSES if data == "cifar10" else study.SYSTEMS)
-
-
-def config_of(system: str, data: str) -> tuple[str, Any]:
-    """The configuration of a training, by name and as it is."""
+def trainings(data: str) -> dict[str, str]:
+    """The configuration of each system that is trained on these data."""
     if data == "cifar10":
-        return f"configs/cifar_small.py:{system}", cifar_small.get_config(system)
-    return f"configs/study.py:{system},{data}", study.get_config(f"{system},{data}")
+        return {system: f"configs/cifar_small.py:{system}" for system in cifar_small.PROCESSES}
+    return {system: f"configs/study.py:{system},{data}" for system in study.SYSTEMS}
 
 
 class Study:
@@ -119,8 +115,8 @@ class Study:
         """The folder of a finished run, or the file of one whose network is kept."""
         run = f"{system}_{seed}"
         folder, stored, kept = self.runs / run, self.stored(run), self.kept(run)
-        name, config = config_of(system, self.data)
-        steps = self.flags.steps or config.train.steps
+        name = trainings(self.data)[system]
+        steps = self.flags.steps or read_config(name, ())[0].train.steps
         if not (folder / "checkpoints" / str(steps)).is_dir():
             if stored and int(read_metadata(stored)["step"]) == steps:
                 self.runs.mkdir(parents=True, exist_ok=True)  # what is made of it lies beside it, not here
@@ -237,8 +233,9 @@ def main() -> None:
     flags = parser.parse_args()
     if flags.pictures:
         return draw_pictures()
-    if unknown := set(flags.only or ()) - set(systems(flags.data)):
-        parser.error(f"--only: no {', '.join(sorted(unknown))} on {flags.data}; {' '.join(systems(flags.data))}")
+    there = list(trainings(flags.data))
+    if unknown := set(flags.only or ()).difference(there):
+        parser.error(f"--only: no {', '.join(sorted(unknown))} on {flags.data}; {' '.join(there)}")
     every = {way.replace(" ", ""): way for system in study.SYSTEMS for way in (*ways(system), "likelihood")}
     if unknown := set(flags.ways or ()) - every.keys():
         parser.error(f"--ways: no {', '.join(sorted(unknown))}; there are {' '.join(sorted(every))}")
@@ -247,7 +244,7 @@ def main() -> None:
         this = Study(flags, flags.data)
         features = None if flags.stage == "train" else this.features()
         for seed in flags.seeds:
-            for system in flags.only or systems(flags.data):
+            for system in flags.only or there:
                 folder = this.train(system, seed)
                 if features:
                     this.measure(system, seed, folder, features)

@@ -311,11 +311,12 @@ def test_the_table_of_the_study_says_means_spreads_and_floors(page):
 
 
 def test_the_study_of_cifar_trains_what_there_is_for_it(study, monkeypatch, capsys):
-    assert study.systems("cifar10") == ("psld", "vp") and len(study.systems("mnist")) == len(study.study.SYSTEMS)
-    for system in study.systems("cifar10"):
-        name, config = study.config_of(system, "cifar10")
-        assert name == f"configs/cifar_small.py:{system}" and config.sde.name == system
-        assert {key: config.data[key] for key in study.DATA["cifar10"]} == study.DATA["cifar10"]
+    assert list(study.trainings("mnist")) == list(study.study.SYSTEMS)
+    assert list(study.trainings("cifar10")) == ["psld", "vp"]
+    for system, name in study.trainings("cifar10").items():
+        config, _ = _cli.read_config(str(FOLDER.parent / name), ())
+        assert config.sde.name == system
+        assert {key: getattr(config.data, key) for key in study.DATA["cifar10"]} == study.DATA["cifar10"]
     monkeypatch.setattr(sys, "argv", ["study", "--data=cifar10", "--only", "cld"])
     with pytest.raises(SystemExit):
         study.main()
