@@ -106,6 +106,41 @@ def test_operations_are_those_of_the_network_by_hand(timed):
     assert 1.0 <= counted / (BATCH * step) < 1.001
 
 
+@pytest.fixture(scope="module")
+def full_runs(timed):
+    """The module of that name, whose neighbours are found as those of `timed`."""
+    return importlib.import_module("full_runs")
+
+
+@pytest.mark.usefixtures("one_device")
+def test_a_training_costs_its_steps(full_runs):
+    config, _ = _cli.read_config("psld_digits", [])
+    found = full_runs.cost(config)
+    assert (found.batch, found.steps) == (config.train.batch_size, config.train.steps)
+    _, step = digits_by_hand()
+    assert 1.0 <= found.operations / (found.steps * found.batch * step) < 1.001
+
+
+def test_published_trainings_have_times_of_what_was_measured(full_runs):
+    step = full_runs.MEASURED["psld_cifar"]
+    psld = full_runs.Cost(97_600_000, 128, 1000, 1000 * step * 3e14)
+    costs = {"psld_cifar": psld, "ve_cifar": psld._replace(steps=4000, operations=2 * psld.operations)}
+    lines = full_runs.table(costs | {"lsgm_mnist": psld})[2:]
+    assert [line.split(" | ")[-1] for line in lines] == [
+        f"{1000 * step / 3600:.3g} h |", f"about {2000 * step / 3600:.2g} h |", " |",
+    ]  # fmt: skip
+    assert full_runs.table({"ve_cifar": psld})[2].endswith("|  |")
+
+
+def test_the_page_has_what_the_published_trainings_cost(full_runs):
+    page = (FOLDER.parent / "docs" / "results.md").read_text().splitlines()
+    lines = {line.split("`")[1]: line.split(" | ") for line in page if line.startswith("| `configs/")}
+    assert list(lines) == [f"configs/{name}.py" for name in full_runs.CONFIGS]
+    for name, cells in lines.items():
+        config, _ = _cli.read_config(str(FOLDER.parent / name), [])
+        assert cells[2:4] == [str(config.train.batch_size), f"{config.train.steps:,}"]
+
+
 @pytest.mark.usefixtures("one_device")
 def test_a_dispatch_of_three_steps_counts_three(timed):
     one, three = (model_of(timed, dispatch=count) for count in (1, 3))
