@@ -129,8 +129,9 @@ BESIDE = {  # what stands beside each other: kept grids, of which the left half 
     "lsgm": [f"mnist/{system}_0/unipc_10.png" for system in ("lsgm", "lsgm_psld")],
     "fashion": [f"fashion_mnist/{system}_0/unipc_50.png" for system in ("vp", "psld", "psld_classes")]
     + [f"fashion_mnist/{system}_0/neighbours.png" for system in ("vp", "psld")],
+    "cifar": [f"cifar10/psld_0/{name}.png" for name in ("unipc_10", "unipc_50", "neighbours")],
 }
-LOSSES = {"mnist_losses": "mnist", "fashion_losses": "fashion_mnist"}
+LOSSES = {"mnist_losses": "mnist", "fashion_losses": "fashion_mnist", "cifar_losses": "cifar10"}
 
 
 def draw_pictures(folder: Path = IMAGES) -> None:

@@ -1,10 +1,10 @@
-"""PSLD or VP on CIFAR-10 with a network that learns overnight on two CPU cores.
+"""PSLD or VP on CIFAR-10 with a network that learns overnight on a CPU core.
 
 Command:   python -m sgmjax.train --config=configs/cifar_small.py:psld
            python -m sgmjax.train --config=configs/cifar_small.py:vp
 Data:      TFDS `cifar10`, prepared once: python -m sgmjax.data.prepare cifar10
-Hardware:  a CPU core each, a night; an accelerator does it in minutes
-Expected:  samples/final.png shows blurred scenes and outlines of animals and vehicles; no FID worth the name
+Hardware:  a CPU core each, nearly five hours; an accelerator does it in minutes
+Expected:  samples/final.png shows blurred scenes, ships, animals and cars among them; no FID worth the name
 
 Ours, not published: the network of `configs/psld_mnist.py` (1.3M parameters instead of 97.6M), with flips, everything
 else as there. docs/results.md says how far it got.
