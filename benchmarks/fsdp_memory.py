@@ -45,25 +45,19 @@ def collectives(text: str) -> dict[str, tuple[int, int]]:
 def measure(config: Any, shape: tuple[int, ...], devices: int) -> dict[str, Any]:
     """What the compiler says of the step on `devices` devices, the state split over all of them."""
     import jax
-    import numpy as np
+    from timed import abstract_step
 
     from sgmjax import sharding as sh
     from sgmjax.models import convolution
     from sgmjax.tasks import build
-    from sgmjax.training.state import create
-    from sgmjax.training.step import make_train_step
     from sgmjax.training.train import phases_of
 
     (phase, *_) = phases_of(config, build.phases(config, shape, None))
     mesh = sh.make_mesh(devices, jax.devices()[:devices])
-    shapes = jax.eval_shape(lambda key: create(phase.task.init(key), phase.optimizer), jax.random.key(0))
-    places = sh.state_shardings(mesh, shapes)
-    step = make_train_step(phase.task, phase.optimizer, phase.ema, config.train, mesh, places)
-    size = config.train.batch_size
-    batch = {"x": jax.ShapeDtypeStruct((size, *shape), np.uint8), "label": jax.ShapeDtypeStruct((size,), np.int32)}
+    step, arguments = abstract_step(phase, config.train, shape, mesh)
     start = time.perf_counter()
     with jax.set_mesh(mesh), convolution.native():
-        compiled = step.lower(shapes, batch, jax.eval_shape(lambda: jax.random.key(0))).compile()
+        compiled = step.lower(*arguments).compile()
     memory: Any = compiled.memory_analysis()
     fresh = memory.output_size_in_bytes - memory.alias_size_in_bytes
     state, temp = memory.argument_size_in_bytes + fresh, memory.temp_size_in_bytes

@@ -14,18 +14,15 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
-import numpy as np
-from timed import example_shape, operations
+from timed import abstract_step, example_shape, operations
 
 from sgmjax import _cli, models
 from sgmjax import sharding as sh
 from sgmjax.config import Config
 from sgmjax.tasks import build
-from sgmjax.training.state import create
-from sgmjax.training.step import make_train_step
 from sgmjax.training.train import phases_of
 
 MEASURED = {"psld_cifar": 0.0909, "psld_cifar_ablation": 0.0245}  # s a step on an H100 in bfloat16: docs/performance.md
@@ -52,18 +49,14 @@ def cost(config: Config) -> Cost:
     """
     shape, classes = example_shape(config), getattr(config.model, "num_classes", None)
     train = dataclasses.replace(config.train, steps_per_dispatch=1)
-    mesh, size = sh.make_mesh(1, jax.devices()[:1]), train.batch_size
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    batch = {"x": jax.ShapeDtypeStruct((size, *shape), np.uint8), "label": jax.ShapeDtypeStruct((size,), np.int32)}
+    mesh = sh.make_mesh(1, jax.devices()[:1])
     steps, total, parameters = 0, 0.0, 0
     for phase in phases_of(config, build.phases(config, shape, classes)):
-        state = jax.eval_shape(lambda key, phase=phase: create(phase.task.init(key), phase.optimizer), key)
-        places = sh.state_shardings(mesh, state)
-        step = make_train_step(phase.task, phase.optimizer, phase.ema, train, mesh, places)
+        step, arguments = abstract_step(phase, train, shape, mesh)
         with jax.set_mesh(mesh):
-            total += phase.steps * operations(step, state, batch, key)
-        steps, parameters = steps + phase.steps, models.count_parameters(state.params)
-    return Cost(parameters, size, steps, total)
+            total += phase.steps * operations(step, *arguments)
+        steps, parameters = steps + phase.steps, models.count_parameters(arguments[0].params)
+    return Cost(parameters, train.batch_size, steps, total)
 
 
 def hours(name: str, found: Cost, rate: float | None) -> str:
@@ -91,7 +84,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--configs", nargs="+", default=CONFIGS, metavar="NAME")
     flags = parser.parse_args()
-    costs: dict[str, Any] = {}
+    costs: dict[str, Cost] = {}
     for name in flags.configs:
         costs[name] = cost(_cli.read_config(name, ())[0])
         print(table(costs)[-1], flush=True)

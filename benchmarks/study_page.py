@@ -86,6 +86,11 @@ def table(rows: list[dict[str, Any]], data: str) -> list[str]:
     return [*lines, ""]
 
 
+def tables(rows: list[dict[str, Any]]) -> dict[str, list[str]]:
+    """Those of all data that have rows, in the order of these."""
+    return {data: table(rows, data) for data in dict.fromkeys(row["data"] for row in rows)}
+
+
 def _order(way: str) -> tuple[int, int]:
     sampler, _, evaluations = way.partition(",")
     return list(SAMPLERS).index(sampler), int(evaluations or 0)
@@ -101,18 +106,17 @@ def _cell(name: str, values: list[float | None]) -> str:
 
 def with_tables(page: str, rows: list[dict[str, Any]]) -> str:
     """The page with its tables, which stand between two comments each, as the rows have them."""
-    for data in {row["data"]: None for row in rows}:
+    for data, lines in tables(rows).items():
         first, last = f"<!-- table of {data} -->\n", "<!-- end of the table -->"
         before, found, rest = page.partition(first)
         if found:
-            page = before + first + "\n".join(table(rows, data)) + "\n" + last + rest.partition(last)[2]
+            page = before + first + "\n".join(lines) + "\n" + last + rest.partition(last)[2]
     return page
 
 
 def show(rows: list[dict[str, Any]], out: Path) -> str:
     """Writes the tables beside the rows, and into the page if the rows are those that are kept."""
-    tables = {row["data"]: table(rows, row["data"]) for row in rows}
-    parts = [line for data, found in tables.items() if found for line in (f"## {data}", "", *found)]
+    parts = [line for data, found in tables(rows).items() if found for line in (f"## {data}", "", *found)]
     text = "\n".join(["# Every system at one budget", "", *parts])
     out.with_suffix(".md").write_text(text)
     if out.resolve() == HERE / "study.json":
@@ -134,12 +138,12 @@ BESIDE = {  # what stands beside each other: kept grids, of which the left half 
 LOSSES = {"mnist_losses": "mnist", "fashion_losses": "fashion_mnist", "cifar_losses": "cifar10"}
 
 
-def draw_pictures(folder: Path = IMAGES) -> None:
-    """All of them, as study_*.png."""
+def draw_pictures() -> None:
+    """All of them, as study_*.png among the images of the pages."""
     for name, grids in BESIDE.items():
-        Image.fromarray(beside(grids)).save(folder / f"study_{name}.png", optimize=True)
+        Image.fromarray(beside(grids)).save(IMAGES / f"study_{name}.png", optimize=True)
     for name, data in LOSSES.items():
-        draw_losses(data, folder / f"study_{name}.png")
+        draw_losses(data, IMAGES / f"study_{name}.png")
 
 
 def beside(grids: list[str], gap: int = 10) -> np.ndarray:

@@ -18,10 +18,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from sgmjax import models
 from sgmjax import sharding as sh
 from sgmjax._inputs import InputError
+from sgmjax._schema import LoopSettings
 from sgmjax.config import Config
 from sgmjax.evaluation import draw
 from sgmjax.models import convolution
@@ -29,8 +31,10 @@ from sgmjax.samplers import registry
 from sgmjax.tasks import build
 from sgmjax.tasks.score import ScoreTask
 from sgmjax.tasks.vae import LatentModel
+from sgmjax.training.phase import Phase
 from sgmjax.training.run import AHEAD, Run
 from sgmjax.training.state import create
+from sgmjax.training.step import make_train_step
 from sgmjax.training.train import phases_of
 
 BATCHES = 4  # different ones, taken in turn
@@ -104,6 +108,23 @@ def _inner(values: Iterable[Any]) -> Iterable[Any]:
             yield from _inner(value)
         elif hasattr(getattr(value, "jaxpr", value), "eqns"):
             yield value
+
+
+def abstract_step(phase: Phase, train: LoopSettings, shape: tuple[int, ...], mesh: Mesh) -> tuple[Any, tuple[Any, ...]]:
+    """The training step of a phase, and the shapes of its arguments: nothing is made.
+
+    Args:
+        phase: of `phases_of`.
+        train: with one step a call.
+        shape: of an example.
+        mesh: over which the step is split.
+    """
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    state = jax.eval_shape(lambda key: create(phase.task.init(key), phase.optimizer), key)
+    step = make_train_step(phase.task, phase.optimizer, phase.ema, train, mesh, sh.state_shardings(mesh, state))
+    size = train.batch_size
+    batch = {"x": jax.ShapeDtypeStruct((size, *shape), np.uint8), "label": jax.ShapeDtypeStruct((size,), np.int32)}
+    return step, (state, batch, key)
 
 
 def operations(jitted: Any, *args: Any) -> float:
