@@ -290,26 +290,29 @@ def _nfe(info: Any) -> Any:
 
 
 def print_frechet(samples: np.ndarray, dataset: Any, centered: bool, limit: int = 10_000, max_size: int = 4096) -> None:
-    """Prints the pixel-space Frechet distance of samples to the data, beside that of two halves of the data.
+    """Prints the pixel-space Frechet distance of samples to the data, beside that of as many real images to other ones.
+
+    The distance of few images is large whatever they show, so the two are of the same number, as far as half of the
+    data goes.
 
     Args:
         samples: (num, H, W, C), as the data are.
         dataset: has `num_examples` and `read`.
         centered: whether floats are in [-1, 1], else in [0, 1].
-        limit: real images used.
+        limit: real images used, chosen at random where there are more.
         max_size: numbers in an image above which nothing is printed: the covariance would not be worth its time.
     """
     if math.prod(samples.shape[1:]) > max_size:
         return
     from sgmjax.metrics.frechet import pixel_frechet
 
-    real = dataset.read(np.arange(min(limit, dataset.num_examples)))["x"]
-    order = np.random.default_rng(0).permutation(len(real))
-    half = len(real) // 2
-    distance, floor = (
-        pixel_frechet(a, b, centered=centered) for a, b in ((samples, real), (real[order[:half]], real[order[half:]]))
-    )
+    chosen = np.random.default_rng(0).permutation(dataset.num_examples)[:limit]
+    real = dataset.read(chosen)["x"]
+    num = min(len(samples), len(real) // 2)
+    if num < 2:
+        return
+    distance, floor = (pixel_frechet(a, b, centered=centered) for a, b in ((samples, real), (real[:num], real[num:])))
     say(
         f"pixel-space Frechet distance: {distance:.3f} between {len(samples)} samples and {len(real)} real images, "
-        f"{floor:.3f} between two halves of the real ones"
+        f"{floor:.3f} between {num} real ones and the others"
     )

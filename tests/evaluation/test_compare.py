@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from types import SimpleNamespace
 
 import jax
@@ -17,6 +18,7 @@ from sgmjax._inputs import InputError
 from sgmjax.data import ArrayDataset
 from sgmjax.evaluation import metrics
 from sgmjax.evaluation.compare import generate
+from sgmjax.evaluation.draw import print_frechet
 from sgmjax.evaluation.features import Features
 from sgmjax.evaluation.report import write_report
 from sgmjax.evaluation.statistics_file import Convention, write_statistics
@@ -144,6 +146,14 @@ def test_they_move_with_what_they_measure():
     assert measure("dc", dropped)["dc_coverage"] < measure("dc", good)["dc_coverage"] - 0.15
     assert 0.7 < measure("memorisation", good)["memorisation_ratio"] < 1.4
     assert measure("memorisation", copies)["memorisation_ratio"] == 0
+
+
+def test_few_perfect_samples_are_as_far_as_as_many_real_ones(capsys):
+    noise = np.random.default_rng(3).integers(0, 256, (440, 8, 8, 1), dtype=np.uint8)  # 64 dimensions and 40 samples
+    print_frechet(noise[:40], ArrayDataset("train", noise[40:]), centered=True)
+    distance, floor = map(float, re.findall(r"(\d+\.\d+) between", capsys.readouterr().out))
+    assert 0.8 < distance / floor < 1.25
+    assert distance > 2 * distances.pixel_frechet(noise[:200], noise[200:400])
 
 
 def test_a_file_of_statistics_in_place_of_the_data(tmp_path):
