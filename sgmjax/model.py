@@ -25,7 +25,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Float, Real
 
-from sgmjax import objectives, preconditioning, samplers, score, sdes
+from sgmjax import models, objectives, preconditioning, samplers, score, sdes
 from sgmjax._inputs import InputError
 from sgmjax._types import AnyArray, Data, Key, Labels, PerExample, Samples, Shape
 from sgmjax.objectives._score_matching import Reduce
@@ -303,7 +303,8 @@ class DenoiserModel(NetworkModel):
         sde: the process that samples are drawn with; training knows none.
         network: as of `ScoreModel`, but x and out are (batch, *space, C), C the channels of the data.
         parameterization, time_conditioning, sigma_data: what the network's output and its time are, see
-            `preconditioning`.
+            `preconditioning`. time_conditioning None: "log_sigma", or "sigma" for a network that takes the logarithm
+            itself (`models.takes_log`).
         sigma_law: draws the noise levels of the training.
         reduce: of the loss over the event.
 
@@ -314,13 +315,21 @@ class DenoiserModel(NetworkModel):
     """
 
     parameterization: preconditioning.Prediction = "edm"
-    time_conditioning: preconditioning.SigmaConditioning = "log_sigma"
+    time_conditioning: preconditioning.SigmaConditioning | None = None
     sigma_data: float = 0.5
     sigma_law: objectives.SigmaLaw = dataclasses.field(default_factory=objectives.log_normal)
     reduce: Reduce = "mean"
 
     def __post_init__(self):
         super().__post_init__()
+        takes_log = models.takes_log(self.network)
+        if self.time_conditioning is None:
+            object.__setattr__(self, "time_conditioning", "sigma" if takes_log else "log_sigma")
+        elif self.time_conditioning == "log_sigma" and takes_log:
+            raise InputError(
+                "time_conditioning: the network takes the logarithm of its time itself, and that of 'log_sigma' is no "
+                "number where sigma < 1; use 'sigma', or leave it out"
+            )
         self.denoiser(None)  # says what does not fit, before anything is traced
 
     @property
@@ -338,6 +347,7 @@ class DenoiserModel(NetworkModel):
         self, params: PyTree, *, labels: Labels | None = None, dropout_key: Key | None = None
     ) -> sdes.Denoiser:
         """D(y; sigma). Arguments as of `losses`."""
+        assert self.time_conditioning is not None  # once it is made
         return preconditioning.denoiser_from_network(
             lambda x, cond: self.apply(params, x, cond, labels=labels, dropout_key=dropout_key),
             parameterization=self.parameterization,

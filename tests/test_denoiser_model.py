@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import warnings
+from typing import get_args
 
 import analytic
 import jax
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 import tiers
 
-from sgmjax import DenoiserModel, ScoreModel, exact, objectives, preconditioning, sdes
+from sgmjax import DenoiserModel, ScoreModel, exact, models, objectives, preconditioning, sdes
 from sgmjax._inputs import InputError
 from sgmjax.config import ConfigError, from_dict
 from sgmjax.samplers.common import denoise_step
@@ -230,6 +231,41 @@ def test_the_number_of_parameters_does_not_depend_on_the_process():
     assert len(counts) == 1
 
 
+SMALL = {"nf": 4, "ch_mult": (1,), "num_res_blocks": 1, "attn_resolutions": ()}
+TOLD = {  # networks, and an example's shape
+    "mlp": (models.MLP(out_channels=2, width=8, depth=1), (2,)),
+    "cld_toy_resnet": (models.CLDToyResNet(hidden_dim=8, num_hidden_layers=1), (2,)),
+    "cld_toy_mlp": (models.CLDToyMLP(hidden_dim=8), (2,)),
+    "unet1d": (models.UNet1d(out_channels=1, **SMALL), (4, 1)),
+    "fourier": (models.NCSNpp(out_channels=1, embedding_type="fourier", **SMALL), (4, 4, 1)),
+    "fourier of sigma": (
+        models.NCSNpp(out_channels=1, embedding_type="fourier", fourier_log=False, **SMALL),
+        (4, 4, 1),
+    ),
+    "positional": (models.NCSNpp(out_channels=1, **SMALL), (4, 4, 1)),
+    "adm": (models.ADM(out_channels=1, channels_per_head=4, **SMALL), (4, 4, 1)),
+}
+
+
+@pytest.mark.parametrize("name", TOLD)
+def test_a_network_hears_every_noise_level(name):
+    """However it is told, and by default too."""
+    network, shape = TOLD[name]
+    sigma = jnp.asarray([0.002, 0.05, 0.5, 2.0, 80.0])
+    for told in (None, *get_args(preconditioning.SigmaConditioning)):
+        if told == "log_sigma" and models.takes_log(network):
+            with pytest.raises(InputError, match="time_conditioning: the network takes the logarithm .* use 'sigma'"):
+                DenoiserModel(sdes.vp(), network, time_conditioning=told)
+            continue
+        model = DenoiserModel(sdes.vp(), network, parameterization="x0", time_conditioning=told)
+        params = jax.eval_shape(lambda model=model: model.init(jax.random.key(0), shape))
+        draws = np.random.default_rng(0)
+        params = jax.tree.map(lambda p: jnp.asarray(draws.standard_normal(p.shape), p.dtype), params)
+        out = np.asarray(model.denoiser(params)(jnp.ones((5, *shape)), sigma)).reshape(5, -1)
+        assert np.isfinite(out).all()
+        assert min(np.abs(np.diff(out, axis=0)).max(axis=1)) > 1e-4 * np.abs(out).max()
+
+
 @pytest.mark.slow
 def test_levels_that_the_network_has_not_seen_are_named_once():
     model = DenoiserModel(sdes.ve(sigma_min=0.002, sigma_max=80.0), network)
@@ -294,6 +330,14 @@ def test_settings_that_do_not_fit_are_refused(objective, message):
     with pytest.raises(ConfigError) as caught:
         build.task(from_dict(settings(objective=objective)), (4, 4, 3))
     assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_logarithm_of_a_logarithm_is_refused():
+    fourier = settings()["model"] | {"embedding_type": "fourier"}
+    for model, shape in ((fourier, (4, 4, 3)), ({"name": "mlp", "width": 8}, (2,))):
+        with pytest.raises(ConfigError, match="^objective.time_conditioning: .* takes the logarithm .* use 'sigma'$"):
+            build.task(from_dict(settings(model=model)), shape)
+        build.task(from_dict(settings(model=model, objective={"time_conditioning": "sigma"})), shape)
 
 
 def test_a_task_is_the_same_network_with_another_process():

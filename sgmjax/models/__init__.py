@@ -1,6 +1,15 @@
 """Networks (Flax Linen) and `build`, which makes one from the model section of a configuration."""
 
-from sgmjax.models._build import GIVEN, NETWORKS, build, classifies, count_parameters, sees_noise, trainable_mask
+from sgmjax.models._build import (
+    GIVEN,
+    NETWORKS,
+    build,
+    classifies,
+    count_parameters,
+    sees_noise,
+    takes_log,
+    trainable_mask,
+)
 from sgmjax.models.adm import ADM
 from sgmjax.models.ddpm import DDPM
 from sgmjax.models.feature_net import FeatureNet
@@ -32,5 +41,6 @@ __all__ = [
     "classifies",
     "count_parameters",
     "sees_noise",
+    "takes_log",
     "trainable_mask",
 ]

@@ -24,7 +24,7 @@ from sgmjax.spec import Section
 # A configuration's `model` section is one of these names and settings of that class. The class says beside its fields:
 # `axes`, the numbers of spatial axes that data may have, the usual one first (0: vectors, 1: signals, 2: images, 3:
 # volumes; unsaid: all), `classifies`, if it learns the class of the noised data in place of its score, and
-# `sees_noise`, False where it learns that of clean data.
+# `sees_noise`, False where it learns that of clean data. A module says by `takes_log` that it takes its time's logarithm.
 NETWORKS: dict[str, type[nn.Module]] = {
     "ncsnpp": NCSNpp,
     "ddpm": DDPM,
@@ -173,6 +173,19 @@ def sees_noise(section: Section) -> bool:
       [True, False]
     """
     return getattr(section.constructor, "sees_noise", True)
+
+
+def takes_log(network: Any) -> bool:
+    """Whether a network takes the logarithm of the time that it is given, so that this must be positive.
+
+    Args:
+      network: a module, or any function, which says so by a true attribute `takes_log`.
+
+    Examples:
+      >>> [models.takes_log(network) for network in (models.MLP(), models.UNet1d(), models.NCSNpp())]
+      [True, True, False]
+    """
+    return bool(getattr(network, "takes_log", False))
 
 
 def trainable_mask(params: Any) -> Any:

@@ -31,6 +31,8 @@ def log_time_features(cond: Cond, pairs: int = 16, floor: float = 1e-6) -> Float
 class _MLP(nn.Module):
     """Fields and layers, shared by the score network and the classifier."""
 
+    takes_log = True
+
     out_channels: int = 2
     width: PositiveInt = 128
     depth: PositiveInt = 4
@@ -159,6 +161,7 @@ class CLDToyResNet(nn.Module):
     """
 
     axes = (0,)
+    takes_log = True
 
     out_channels: int = 2
     hidden_dim: PositiveInt = 64

@@ -75,6 +75,11 @@ class _Encoder(nn.Module):
     dtype: Any = jnp.float32
 
     @property
+    def takes_log(self) -> bool:
+        """Whether the network takes the logarithm of its time."""
+        return self.embedding_type == "fourier" and self.fourier_log
+
+    @property
     def _wide(self) -> Any:
         """Type of embeddings and of the output: float32, whatever the compute type (float64 if that was asked for)."""
         return jnp.promote_types(self.dtype, jnp.float32)

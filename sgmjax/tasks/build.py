@@ -112,6 +112,11 @@ def phases(
     model: NetworkModel
     output: dict[str, Any] = {"parameterization": objective.parameterization, "reduce": objective.reduce}
     if denoises:
+        if objective.time_conditioning == "log_sigma" and models.takes_log(network):
+            raise ConfigError(
+                f"objective.time_conditioning: {config.model.name!r} takes the logarithm of its time itself, and that "
+                "of 'log_sigma' is no number where sigma < 1; use 'sigma'"
+            )
         output["time_conditioning"] = objective.time_conditioning
         model = DenoiserModel(
             sde, network, sigma_data=objective.sigma_data, sigma_law=_sigma_law(objective, sde), **output
