@@ -24,7 +24,7 @@ from sgmjax.spec import Section
 # A configuration's `model` section is one of these names and settings of that class. The class says beside its fields:
 # `axes`, the numbers of spatial axes that data may have, the usual one first (0: vectors, 1: signals, 2: images, 3:
 # volumes; unsaid: all), `classifies`, if it learns the class of the noised data in place of its score, and
-# `sees_noise`, False where it learns that of clean data. A module says by `takes_log` that it takes its time's logarithm.
+# `sees_noise`, False where it learns that of clean data. A module says `takes_log` if it takes its time's logarithm.
 NETWORKS: dict[str, type[nn.Module]] = {
     "ncsnpp": NCSNpp,
     "ddpm": DDPM,
