@@ -36,7 +36,7 @@ def make_eval_loss(
     def metrics(variables, key, batch):
         variables = sh.whole(variables, mesh)
         value, others, _ = loss(variables, key, batch, step=jnp.zeros((), jnp.int32), ema=variables.params, train=False)
-        return jax.tree.map(lambda m: m.astype(jnp.float32), {"loss": value, **others})
+        return jax.tree.map(lambda m: jnp.asarray(m, jnp.float32), {"loss": value, **others})
 
     return jax.jit(
         metrics,

@@ -14,13 +14,16 @@ import jax
 
 from sgmjax import sharding as sh
 from sgmjax._files import AnyPath, replacing
+from sgmjax._inputs import InputError
 from sgmjax._say import say
 from sgmjax.training.callbacks import Callback, Moment
 from sgmjax.training.checkpoint import Checkpointer
 
 FOLDER, FILE = "best", "best.json"
 # Of which more is better; of all others less is.
-LARGER = ("is", "pr_precision", "pr_recall", "dc_density", "dc_coverage", "eval_accuracy")
+LARGER = (
+    "is", "pr_precision", "pr_recall", "dc_density", "dc_coverage", "eval_accuracy", "memorisation_ratio"
+)  # fmt: skip
 
 
 class Best(Callback):
@@ -28,10 +31,13 @@ class Best(Callback):
 
     Args:
         name: of a number that another callback gives, as "eval_loss" or "fid".
+        larger: whether more of it is better; None: as for the metrics of `evaluation`, less of what is none of them.
+        beside: how the names of all numbers begin that come with it; where such come without it, its name is wrong.
     """
 
-    def __init__(self, name: str):
+    def __init__(self, name: str, *, larger: bool | None = None, beside: str | None = None):
         self.name, self._read, self._value = name, False, None
+        self._larger, self._beside = name in LARGER if larger is None else larger, beside
 
     def due(self, step: int, steps: int) -> bool:
         """Never by itself: it is told what others found."""
@@ -40,12 +46,15 @@ class Best(Callback):
     def told(self, moment: Moment, numbers: Mapping[str, float]) -> None:
         """Saves, if the number is there and better than all before."""
         value = numbers.get(self.name)
+        if value is None and self._beside is not None:
+            if there := [name for name in numbers if f"{name}_".startswith(self._beside)]:
+                raise InputError(f"train.keep_best: nothing measures {self.name!r}; there are {', '.join(there)}")
         if value is None or not math.isfinite(value):
             return
         if not self._read:
             self._value, self._read = _recorded(moment.folder, self.name), True
             sh.wait_for_all("sgmjax_best")  # all have read what the first may now write
-        sign = -1.0 if self.name in LARGER else 1.0
+        sign = -1.0 if self._larger else 1.0
         if self._value is not None and sign * value >= sign * self._value:
             return
         self._value = value

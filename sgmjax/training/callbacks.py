@@ -26,6 +26,7 @@ from sgmjax._files import AnyPath, read_array
 from sgmjax._inputs import InputError
 from sgmjax._say import say
 from sgmjax.evaluation import draw, metrics, pictures
+from sgmjax.evaluation.subject import Unfinished
 from sgmjax.tasks.base import Variables
 from sgmjax.training.load import load_features
 
@@ -91,15 +92,18 @@ class Callback:
         """Whether it is called after this step of so many."""
         return step == steps or (self.every > 0 and step % self.every == 0)
 
-    def __call__(self, moment: Moment) -> Mapping[str, float]:
-        """What is done; the numbers are logged."""
+    def __call__(self, moment: Moment) -> Mapping[str, float] | None:
+        """What is done; the numbers are logged. May return None where there are none."""
         return {}
 
     def told(self, moment: Moment, numbers: Mapping[str, float]) -> None:
         """Told, after a step for which some callback was due, all numbers of that step."""
 
     def finish(self, moment: Moment) -> bool:
-        """What is done once, after the last checkpoint; False if a signal came in between, and it is to be repeated."""
+        """What is done once, after the last checkpoint; False if a signal came in between, and it is to be repeated.
+
+        What takes long asks `moment.interrupted` now and then. (`__call__` may raise `evaluation.metrics.Unfinished`.)
+        """
         return True
 
     def finished(self, folder: AnyPath, steps: int) -> str | None:
@@ -171,8 +175,9 @@ class Pictures(Callback):
         """Draws and writes."""
         task = moment.task
         sampler = self._compiled(task, lambda: _sampler(moment, self._plan, self._num))
-        drawn = sampler(moment.variables, moment.random(PREVIEW, moment.step), self._num)
-        assert drawn is not None
+        drawn = sampler(moment.variables, moment.random(PREVIEW, moment.step), self._num, stop=moment.interrupted)
+        if drawn is None:
+            raise Unfinished("stopped while samples were drawn")
         samples = pictures.to_arrays(drawn[0], task.discrete, task.centered)
         image = pictures.picture(samples, centered=task.centered)
         if jax.process_index() == 0:
@@ -252,7 +257,7 @@ class Metrics(Callback):
         subject = metrics.Subject(
             task=moment.task, variables=moment.variables, data=data, plan=self._plan, mesh=moment.mesh,
             others=None if others is None else lambda: others, held_out=held_out,
-            programs=self._programs(moment.task, dict), **self._subject,
+            programs=self._programs(moment.task, dict), stop=moment.interrupted, **self._subject,
         )  # fmt: skip
         numbers: dict[str, float] = {}
         settings = self._settings

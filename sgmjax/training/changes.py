@@ -81,6 +81,16 @@ def changed(old: Config, new: Config) -> list[tuple[str, Any, Any]]:
     return [item for item in differences(to_dict(old), to_dict(new)) if not _is_free(item[0])]
 
 
+def depends_on_steps(config: Config) -> bool:
+    """Whether what is learnt depends on `train.steps`: by the cosine of a learning rate or the rise of the KL."""
+    optimizers = [config.optimizer]
+    portions: list[float] = []
+    if config.vae is not None:
+        optimizers += [config.latent.vae_optimizer, config.latent.vae_finetune]
+        portions += [config.vae.kl_anneal_portion, config.latent.kl_anneal_portion]
+    return any(portions) or any(optimizer.learning_rate_min is not None for optimizer in optimizers)
+
+
 def check_optimizer(old: Config, new: Config) -> None:
     """Checks that the state of the old optimiser is one of the new.
 

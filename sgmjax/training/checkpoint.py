@@ -100,7 +100,14 @@ class Checkpointer:
         self._start(step, Variables(state.ema_params, state.model_state), meta, train=train)
 
     def save_variables(self, step: int, variables: Variables, meta: dict[str, Any]) -> None:
-        """As `save`, of averaged parameters and the networks' state alone: for `restore_variables`."""
+        """As `save`, of averaged parameters and the networks' state alone: for `restore_variables`.
+
+        Those of this step and of later ones, which a run that went back has left, are deleted.
+        """
+        assert self._manager is not None
+        for old in self.steps():
+            if old >= step:
+                self._manager.delete(old)
         self._start(step, variables, meta)
 
     def _start(self, step: int, averaged: Variables, meta: dict[str, Any], **items: Any) -> None:

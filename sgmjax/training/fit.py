@@ -10,6 +10,7 @@ from `fold_in(key, n)`, and the data iterator's state is part of the checkpoint.
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,7 @@ from typing import Any
 
 import jax
 
-from sgmjax._inputs import InputError
+from sgmjax._inputs import InputError, one_line
 from sgmjax._ranges import COUNT, COUNT_OR_ZERO, check_range
 from sgmjax._say import say
 from sgmjax.training import earlier, workdir
@@ -74,10 +75,14 @@ def fit(
         ('finished', 20, 3.0)
     """
     settings = settings or Settings()
-    _check(phases, data, settings)
+    _check(phases, data, settings, callbacks)
     # more steps are a reason to go on, but where a phase ends the next one began
     record = {"seed": seed, "steps": [phase.steps for phase in phases[:-1]], "train": dataclasses.asdict(settings)}
     record = {"task": [type(phase.task).__name__ for phase in phases]} | record | dict(config or {})
+    try:
+        json.dumps(record)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"config: stands in config.json, and JSON cannot hold it: {one_line(error)}") from None
     with earlier.entered(folder, restart=restart) as entry:
         workdir.check_record(entry.path, record)
         steps = sum(phase.steps for phase in phases)
@@ -91,7 +96,7 @@ def fit(
     return run.execute()
 
 
-def _check(phases: Sequence[Phase], data: Any, settings: Settings) -> None:
+def _check(phases: Sequence[Phase], data: Any, settings: Settings, callbacks: Sequence[Callback]) -> None:
     if not phases:
         raise InputError("phases: there is none; give at least one Phase(task, steps, optimizer)")
     counts: dict[str, int] = {f"phases[{i}].steps": phase.steps for i, phase in enumerate(phases)}
@@ -100,7 +105,9 @@ def _check(phases: Sequence[Phase], data: Any, settings: Settings) -> None:
         if not isinstance(count, int) or isinstance(count, bool):
             raise InputError(f"{name}: expected a whole number, got {count!r}")
         check_range(count, COUNT_OR_ZERO if name == "checkpoint_every" else COUNT, name)
-    for name in (*list(counts)[: len(phases)], "log_every", "checkpoint_every"):
+    called = {f"callbacks[{i}].every": callback.every for i, callback in enumerate(callbacks)}
+    counts |= called
+    for name in (*list(counts)[: len(phases)], "log_every", "checkpoint_every", *called):
         if counts[name] % settings.steps_per_dispatch:
             raise InputError(
                 f"{name}: {counts[name]} is not a multiple of steps_per_dispatch={settings.steps_per_dispatch}"

@@ -19,7 +19,7 @@ __all__ = ["NonFiniteError", "Phase", "Result", "Settings"]
 
 
 class NonFiniteError(RuntimeError):
-    """Too many steps in a row with a loss or gradient that is not finite. The last good checkpoint is intact."""
+    """Too many steps in a row with a loss or gradient that is not finite. Checkpoints are from before them."""
 
 
 class Phase(NamedTuple):

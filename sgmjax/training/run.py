@@ -6,10 +6,10 @@ import collections
 import dataclasses
 import functools
 import gc
-import itertools
+import math
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,9 @@ import numpy as np
 
 from sgmjax import sharding as sh
 from sgmjax._files import AnyPath
+from sgmjax._inputs import InputError, shown
 from sgmjax._say import say
+from sgmjax.evaluation.subject import Unfinished
 from sgmjax.tasks.base import Variables
 from sgmjax.training import earlier, trouble, workdir
 from sgmjax.training.callbacks import Callback, Moment
@@ -43,6 +45,16 @@ class _Stage:
     step_fn: Any
     abstract: TrainState  # what its checkpoints hold
     shardings: TrainState
+
+
+class _Begun(NamedTuple):
+    """Where a run is: what a checkpoint says of it."""
+
+    state: TrainState
+    step: int
+    iterator: Any  # None: has seen no data
+    window: list[Any]  # metrics since the last line of the log
+    owed: bool = False  # a signal came before the callbacks that were due after the step
 
 
 class Run:
@@ -129,17 +141,26 @@ class Run:
 
     def _execute(self, checkpointer: Checkpointer) -> Result:
         with jax.set_mesh(self.mesh), Interrupt() as interrupt:
-            state, step, iterator, window = self._begin(checkpointer)
-            host_ms = None
-            if step < self.steps:
-                state, step, host_ms = self._take_steps(state, step, iterator, window, checkpointer, interrupt)
-            moment = self._moment(state, step, interrupt)
-            if interrupt.received or not all(callback.finish(moment) for callback in self.callbacks):
+            begun = self._begin(checkpointer)
+            state, step, host_ms = begun.state, begun.step, None
+            if step < self.steps or begun.owed:
+                state, step, host_ms = self._take_steps(begun, checkpointer, interrupt)
+            if interrupt.received or not self._finish(self._moment(state, step, interrupt), interrupt):
                 assert interrupt.received is not None
                 checkpointer.wait()
                 say(f"stopped by {interrupt.name} after step {step}, saved; the same command goes on from there")
                 return Result("interrupted", step, self.path, host_ms, int(interrupt.received), state.averaged)
         return Result("finished", step, self.path, host_ms, None, state.averaged)
+
+    def _finish(self, moment: Moment, interrupt: Interrupt) -> bool:
+        """Lets the callbacks finish; False: a signal came in between."""
+        for callback in self.callbacks:
+            if callback.finish(moment) is False:
+                if interrupt.received is None:
+                    name = type(callback).__name__
+                    raise InputError(f"{name}.finish returned False, which says that a signal came; return True")
+                return False
+        return True
 
     def adopt(self, variables: Variables, averaged: Variables, step: int, data: workdir.DataRecord) -> None:
         """Writes the folder of a run that has taken `step` steps to these variables, with an optimiser that has not."""
@@ -153,11 +174,11 @@ class Run:
                 state = begin(jax.device_put(variables, Variables(places.params, places.model_state)))
                 state = dataclasses.replace(state, step=jnp.full_like(state.step, step))
                 ema = jax.device_put(averaged.params, places.ema_params)
-                self._save(checkpointer, dataclasses.replace(state, ema_params=ema), step, None, [])
+                self._save(checkpointer, _Begun(dataclasses.replace(state, ema_params=ema), step, None, []))
             finally:
                 checkpointer.close()
 
-    def _begin(self, checkpointer: Checkpointer) -> tuple[TrainState, int, Any, list[dict[str, float]]]:
+    def _begin(self, checkpointer: Checkpointer) -> _Begun:
         index, count = jax.process_index(), jax.process_count()
         local = self.settings.batch_size // count
         iterator = self.data.iterator(local, seed=self.seed, process_index=index, process_count=count)
@@ -165,21 +186,22 @@ class Run:
         self._write_record(0 if found is None else int(sh.fetch(found[0].step)))
         if found is None:
             state = self.initial(self._place(jax.random.fold_in(self.key, _INIT)))
-            return self._started(state, self.stages[0]), 0, iterator, []
+            return _Begun(self._started(state, self.stages[0]), 0, iterator, [])
         state, meta = found
         self.key = jax.random.wrap_key_data(jnp.asarray(meta["key"], jnp.uint32), impl=meta["key_impl"])
         step = int(sh.fetch(state.step))
         if meta["data"] is not None:  # else parameters from elsewhere, which have seen none of it
             iterator.set_state(meta["data"])  # the same in all processes, and good for any number of them
         say(f"going on from step {step} of {self.steps} in {self.path}")
-        return state, step, iterator, meta["window"]
+        return _Begun(state, step, iterator, meta["window"], meta.get("owed", False))
 
     def _write_record(self, step: int) -> None:
         """Writes `config.json`, when it is certain from which step on the run has its settings."""
         data = workdir.DataRecord.of(self.data, given=self.given)
         workdir.write_record(self.path, self.record, data, changed=self.changed, step=step)
         for name, old, new in self.changed:
-            say(f"from step {step} on {name} is {new}, before {old}")
+            also = "; what depends on it (learning_rate_min, KL coefficients) too" if name == "train.steps" else ""
+            say(f"from step {step} on {name} is {new}, before {old}{also}")
 
     def _started(self, state: TrainState, stage: _Stage) -> TrainState:
         """The state with which a phase begins: a new optimiser, and what its `start` makes of the variables."""
@@ -209,82 +231,92 @@ class Run:
         return Moment(
             step=step, steps=self.steps, task=self.stage(step - 1).phase.task, variables=state.averaged,
             data=self.data, held_out=self.held_out, batch_size=self.settings.batch_size, folder=self.path,
-            mesh=self.mesh, key=self.key, image=lambda name, image: writer.image(step, name, image),
+            mesh=self.mesh, key=self.key,
+            image=lambda name, image: None if writer is None else writer.image(step, name, image),
             interrupted=lambda: interrupt.check(step),
         )  # fmt: skip
 
     # -------------------------------------------------------------------------------------------------------- steps
     def _take_steps(
-        self,
-        state: TrainState,
-        step: int,
-        iterator: Any,
-        window: list[Any],
-        checkpointer: Checkpointer,
-        interrupt: Interrupt,
+        self, begun: _Begun, checkpointer: Checkpointer, interrupt: Interrupt
     ) -> tuple[TrainState, int, float]:
         settings, stride = self.settings, self.settings.steps_per_dispatch
+        state, step, iterator, window, owed = begun
         key = self._place(jax.random.fold_in(self.key, _TRAIN))
-        first, stage = step, self.stage(step)
+        first, stage = step, self.stage(step - 1 if owed else step)
         host_seconds, host_steps = 0.0, 0
         pending: collections.deque[jax.Array] = collections.deque()
-        writer = MetricsWriter(self.path, step)
+        writer = MetricsWriter(self.path, step - owed)
         unit = "images" if len(stage.phase.task.event_shape) == 3 else "examples"
-        say(f"compiling the training step for {jax.device_count()} x {jax.devices()[0].device_kind} ...")
-        progress = Progress(self.steps, step, settings.batch_size, unit)
+        if step < self.steps:
+            say(f"compiling the training step for {jax.device_count()} x {jax.devices()[0].device_kind} ...")
         gc.collect()
         gc.freeze()  # what lives until now is not searched again: a full collection would take longer than many steps
+        progress = Progress(self.steps, step, settings.batch_size, unit)
+        postponed = False  # a checkpoint, until a step is good: those of bad ones would push out the good
         try:
-            while step < self.steps:
-                if self.stage(step) is not stage:
-                    stage, first = self.stage(step), step
-                    say(f"step {step}: compiling the next stage ...")
-                if step == stage.first > 0:
-                    state = self._started(state, stage)
-                start, busy = time.perf_counter(), time.thread_time()
-                batch = sh.put_batch(_stacked(iterator, stride), self._batch_sharding)
-                state, metrics = stage.step_fn(state, batch, key)
-                window.append(metrics)
-                pending.append(metrics["loss"])
-                busy = time.thread_time() - busy
-                step += stride
-                if len(pending) > AHEAD:  # bounds the batches that lie in memory; the only wait of a plain step
-                    pending.popleft().block_until_ready()
-                if step == first + stride:  # the first call compiled: neither the host's time per step nor progress
-                    pending.clear()
-                    metrics["loss"].block_until_ready()
-                    say(f"compiled in {time.perf_counter() - start:.1f} s")
-                    progress.pause(start)
-                else:
-                    host_seconds += busy
-                    host_steps += stride
-                stopping = interrupt.check(step)
+            while step < self.steps or owed:
+                if not owed:
+                    if self.stage(step) is not stage:
+                        stage, first = self.stage(step), step
+                        say(f"step {step}: compiling the next stage ...")
+                    if step == stage.first > 0:
+                        state = self._started(state, stage)
+                    start, busy = time.perf_counter(), time.thread_time()
+                    batch = sh.put_batch(_stacked(iterator, stride), self._batch_sharding)
+                    state, metrics = stage.step_fn(state, batch, key)
+                    window.append(metrics)
+                    pending.append(metrics["loss"])
+                    busy = time.thread_time() - busy
+                    step += stride
+                    if len(pending) > AHEAD:  # bounds the batches that lie in memory; the only wait of a plain step
+                        pending.popleft().block_until_ready()
+                    if step == first + stride:  # the first call compiled: neither the host's time nor progress
+                        pending.clear()
+                        metrics["loss"].block_until_ready()
+                        say(f"compiled in {time.perf_counter() - start:.1f} s")
+                        progress.pause(start)
+                    else:
+                        host_seconds += busy
+                        host_steps += stride
+                stopping, owed = interrupt.check(step), False
                 due = [callback for callback in self.callbacks if callback.due(step, self.steps)]
                 logs = step == stage.end or self._due(step, settings.log_every)  # metrics of two phases do not mix
                 saves = stopping or step == stage.end or self._due(step, settings.checkpoint_every)
-                if due or logs or saves:
-                    window = jax.device_get(window)
-                    start, row = time.perf_counter(), {}
-                    if logs:
+                if due or logs or saves or postponed:
+                    window, start, row = jax.device_get(window), time.perf_counter(), {}
+                    owed = stopping and bool(due)  # what is due may take long: it is done when the run goes on
+                    if logs and not owed:
                         row = _means(window)
-                        rate = progress.update(step, row["loss"])
-                        host_ms = 1e3 * host_seconds / max(host_steps, 1)
+                        rate, host_ms = math.nan, math.nan  # of no step
+                        if step > begun.step:
+                            rate = progress.update(step, row["loss"])
+                            host_ms = 1e3 * host_seconds / max(host_steps, 1)
                         bad = int(sh.fetch(state.bad_steps))
-                        row, window = row | {"examples_per_second": rate, "host_ms": host_ms, "bad_steps": bad}, []
-                    if due:
+                        row |= {"examples_per_second": rate, "host_ms": host_ms, "bad_steps": bad}
+                    if due and not owed:
                         progress.break_line()
                         moment = self._moment(state, step, interrupt, writer)
-                        row = dict(itertools.chain(row.items(), *(call(moment).items() for call in due)))
-                        for callback in self.callbacks:
-                            callback.told(moment, row)
-                    if row:
-                        writer.write(step, row)
+                        try:
+                            for callback in due:
+                                row |= _numbers(callback, moment)
+                        except Unfinished:  # a signal came in between
+                            owed = stopping = saves = True
+                        else:
+                            for callback in self.callbacks:
+                                callback.told(moment, row)
+                    if not owed:
+                        if row:
+                            writer.write(step, row)
+                        window = [] if logs else window
                     self._health(state, step, stage, checkpointer)
                     if self.lock is not None:
                         self.lock.check()
-                    if saves:
+                    good = stopping or step == stage.end or int(sh.fetch(state.bad_streak)) == 0
+                    saves, postponed = (saves or postponed) and good, (saves or postponed) and not good
+                    if saves and step > begun.step:  # else it is there, and says what is owed
                         writer.save()
-                        self._save(checkpointer, state, step, iterator, window)
+                        self._save(checkpointer, _Begun(state, step, iterator, window, owed))
                     checkpointer.poll()
                     progress.pause(start)
                 if stopping:
@@ -303,15 +335,20 @@ class Run:
         if streak < limit:
             return
         checkpointer.wait()
-        good = checkpointer.steps()
+        before = [saved for saved in checkpointer.steps() if saved <= step - streak]
         raise NonFiniteError(
             f"the loss or its gradient was not finite in {limit} steps in a row, up to step {step - streak + limit}; "
             "lower optimizer.learning_rate, lengthen optimizer.warmup_steps, set optimizer.grad_clip, or use "
             f"train.compute_dtype=float32; {stage.phase.remedies}"
-            + (f"the last good checkpoint, step {good[-1]}, is intact" if good else "there is no checkpoint yet")
+            + (
+                f"the last checkpoint before them is step {before[-1]}"
+                if before
+                else "no checkpoint is from before them"
+            )
         )
 
-    def _save(self, checkpointer: Checkpointer, state: TrainState, step: int, iterator: Any, window: list[Any]) -> None:
+    def _save(self, checkpointer: Checkpointer, now: _Begun) -> None:
+        state, step, iterator, window, owed = now
         meta = {
             "step": step,
             "config": self.record,
@@ -319,8 +356,25 @@ class Run:
             "key_impl": str(jax.random.key_impl(self.key)),
             "data": None if iterator is None else iterator.get_state(),
             "window": jax.tree.map(lambda x: np.asarray(x).tolist(), window),
+            "owed": owed,
         }
         checkpointer.save(step, state, meta)
+
+
+def _numbers(callback: Callback, moment: Moment) -> dict[str, float]:
+    """What a callback finds, as numbers.
+
+    Raises:
+        InputError: something that is none.
+    """
+    found = callback(moment)
+    try:
+        return {str(name): float(value) for name, value in ({} if found is None else found).items()}
+    except (AttributeError, TypeError, ValueError):
+        raise InputError(
+            f"{type(callback).__name__}: returned {shown(repr(found), 80)}; a callback returns a number for each "
+            "name, or nothing"
+        ) from None
 
 
 def _stacked(iterator: Any, stride: int) -> dict[str, np.ndarray]:

@@ -82,7 +82,7 @@ def make_train_step(
         healthy = jnp.isfinite(value) & jnp.isfinite(norm) & (state.bad_streak < settings.max_bad_steps)
         state = apply_gradients(state, grads, healthy, optimizer, ema, model_state)
         metrics = {**metrics, "loss": value, "grad_norm": norm}
-        return state, jax.tree.map(lambda m: m.astype(jnp.float32), metrics)
+        return state, jax.tree.map(lambda m: jnp.asarray(m, jnp.float32), metrics)
 
     def dispatch(state, batch, key):
         if settings.steps_per_dispatch == 1:

@@ -129,17 +129,18 @@ def callbacks_of(config: Config) -> list[Callback]:
     """What a configuration asks for besides the steps."""
     train, sampling = config.train, config.sampling
     held_out = HeldOut(train.eval_every, train.eval_batches)
+    best = train.keep_best
+    beside = "eval_" if best is None or best.startswith("eval_") else f"{best.partition('_')[0]}_"
+    kept = [] if best is None else [Best(best, beside=beside)]
     if models.classifies(config.model):
-        return [held_out, Accuracy()] if models.sees_noise(config.model) else [held_out]
+        return [held_out, *kept, *([Accuracy()] if models.sees_noise(config.model) else [])]
     found = [held_out, Pictures(sampling, train.sample_every, sampling.grid_images)]
     if train.metrics:
         subject = {"num": sampling.num, "batch_size": sampling.batch_size, "t_min": config.objective.t_min}
         settings = metrics.Settings(features=train.metrics_features)
         more = {"mirrored": config.data.flip, "settings": settings, **subject}
         found.append(Metrics(train.metrics, sampling, train.metrics_every, **more))
-    if train.keep_best is not None:
-        found.append(Best(train.keep_best))
-    return [*found, FinalSamples(sampling, sampling.num, sampling.batch_size)]
+    return [*found, *kept, FinalSamples(sampling, sampling.num, sampling.batch_size)]
 
 
 def _prepared(

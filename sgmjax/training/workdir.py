@@ -97,7 +97,7 @@ def check_config(path: AnyPath, config: Config, allow: Sequence[str] = ()) -> li
         allow: settings of `changes.ALLOWABLE` that may be others than they were.
 
     Returns:
-        Those of `allow` that are others, as (name, old, new).
+        Those of `allow` that are others, and `train.steps` if it is and matters, as (name, old, new).
 
     Raises:
         WorkdirError: naming the first settings that differ.
@@ -120,6 +120,8 @@ def check_config(path: AnyPath, config: Config, allow: Sequence[str] = ()) -> li
         )
     if found:
         changes.check_optimizer(before, config)
+    if before.train.steps != config.train.steps and changes.depends_on_steps(config):
+        found.append(("train.steps", before.train.steps, config.train.steps))
     return found
 
 

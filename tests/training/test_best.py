@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import jax
 import numpy as np
 import pytest
 
 from sgmjax import tasks
+from sgmjax._inputs import InputError
 from sgmjax.commands import sample
 from sgmjax.config import ConfigError, from_dict
 from sgmjax.evaluation import compare
@@ -53,8 +55,11 @@ def test_the_best_of_a_run_is_kept(tmp_path, capsys, monkeypatch):
     assert "--params=raw: of the best parameters only the average is kept" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name, best", [("eval_loss", [3.0, 2.0, 1.5]), ("pr_recall", [3.0, 5.0])])
-def test_what_is_better(tmp_path, name, best):
+@pytest.mark.parametrize(
+    "name, larger, best",
+    [("eval_loss", None, [3.0, 2.0, 1.5]), ("pr_recall", None, [3.0, 5.0]), ("psnr", True, [3.0, 5.0])],
+)
+def test_what_is_better(tmp_path, name, larger, best):
     """The least loss, the largest recall; what is not finite or missing never; also after a start anew."""
     task = tasks.ScoreTask
     variables = tasks.Variables({"w": jax.numpy.zeros(3)}, {})
@@ -68,15 +73,58 @@ def test_what_is_better(tmp_path, name, best):
         callback.told(moment, {} if value is None else {name: value})
         return json.loads((tmp_path / "best" / "best.json").read_text())["value"]
 
-    callback, kept = Best(name), []
+    callback, kept = Best(name, larger=larger), []
     for step, value in enumerate([3.0, None, np.nan, 2.0, 5.0]):
         kept.append(tell(callback, step, value))
-    again = Best(name)  # as of a run that goes on
+    again = Best(name, larger=larger)  # as of a run that goes on
     kept += [tell(again, step, value) for step, value in ((6, 4.0), (7, 1.5))]
     assert list(dict.fromkeys(kept)) == best
     assert [folder.name for folder in (tmp_path / "best").iterdir() if folder.is_dir()] == [
         "7" if best[-1] == 1.5 else "4"
     ]
+
+
+def test_the_best_of_a_run_that_went_back(tmp_path):
+    """Its newest checkpoint is of step 6, the best of step 8; then another number is asked for."""
+    free = {"metrics": (), "metrics_every": 0, "metrics_features": "inception", "checkpoint_every": 6}
+    settings = {**TOY, "train": {**TOY["train"], **free, "keep_best": "eval_loss"}}
+    train(from_dict(settings), tmp_path)
+    shutil.rmtree(tmp_path / "checkpoints" / "12")
+    (tmp_path / "samples" / "final.npz").unlink()
+    kept = json.loads((tmp_path / "best" / "best.json").read_text())["step"]
+    assert kept in (8, 12)
+    settings["train"] |= {"metrics": ("fd",), "metrics_every": 4, "metrics_features": "pixels", "keep_best": "fd"}
+    train(from_dict(settings), tmp_path)
+    record = json.loads((tmp_path / "best" / "best.json").read_text())
+    assert record["name"] == "fd" and record["step"] in (8, 12)
+    assert load_run(tmp_path, best=True).step == record["step"]
+
+
+def test_the_best_of_a_classifier(tmp_path):
+    settings = {
+        "data": {"name": "ring", "num_samples": 200},
+        "model": {"name": "mlp_classifier", "width": 8, "depth": 1},
+        "train": {"steps": 4, "batch_size": 32, "eval_every": 2, "keep_best": "eval_accuracy"},
+    }
+    train(from_dict(settings), tmp_path)
+    record = json.loads((tmp_path / "best" / "best.json").read_text())
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert record["value"] == max(row["eval_accuracy"] for row in rows if "eval_accuracy" in row)
+    assert load_run(tmp_path, best=True).step == record["step"]
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"keep_best": "eval_los"}, "nothing measures 'eval_los'; there are eval_loss"),
+        ({"metrics": ("pr",), "keep_best": "pr"}, "nothing measures 'pr'; there are pr_precision, pr_recall"),
+    ],
+)
+def test_a_number_that_never_comes_is_said_so_the_first_time(tmp_path, capsys, change, message):
+    settings = {**TOY, "train": {**TOY["train"], **change}}
+    with pytest.raises(InputError, match=f"^train.keep_best: {message}"):
+        train(from_dict(settings), tmp_path)
+    assert "step  4/12" in (out := capsys.readouterr().out) and "step  8/12" not in out
 
 
 BAD = [

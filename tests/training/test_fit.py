@@ -16,11 +16,12 @@ from training import tiny
 import sgmjax
 from sgmjax import data
 from sgmjax._inputs import InputError
+from sgmjax.evaluation.metrics import Unfinished
 from sgmjax.tasks import Variables
 from sgmjax.training import run as running
 from sgmjax.training.callbacks import Callback, HeldOut
 from sgmjax.training.checkpoint import Checkpointer, MismatchError
-from sgmjax.training.phase import Phase, Settings
+from sgmjax.training.phase import NonFiniteError, Phase, Settings
 
 SETTINGS = Settings(batch_size=16, log_every=5, checkpoint_every=10)
 
@@ -150,6 +151,102 @@ def test_callbacks_log_and_finish(tmp_path, capsys):
     assert capsys.readouterr().out == f"{tmp_path} is complete: 60 steps, what was watched in {tmp_path}/watched\n"
 
 
+@pytest.mark.parametrize("at", [20, 60])
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_signal_is_answered_before_what_takes_long_and_that_is_done_later(tmp_path, monkeypatch, at, inside):
+    """The signal comes before the callbacks that are due after a step, or while one of them works."""
+
+    class Asks(Callback):
+        every, inside, begun = 20, False, 0
+
+        def __call__(self, moment):
+            self.begun += 1
+            if inside and moment.step == at:
+                Asks.inside = True
+            if moment.interrupted():
+                raise Unfinished("stopped")
+
+    class Within(Stop):
+        def check(self, step):
+            self.received = 15 if Asks.inside else None
+            return self.received is not None
+
+    def logged(folder):
+        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        return [{name: row.get(name) for name in ("step", "loss", "bias", "weight", "bad_steps")} for row in lines]
+
+    fit(tmp_path / "whole", callbacks=[Watch()])
+    watch, asks = Watch(), Asks()
+    with monkeypatch.context() as patch:
+        patch.setattr(Stop, "step", at)
+        patch.setattr(running, "Interrupt", Within if inside else Stop)
+        assert fit(tmp_path / "parts", callbacks=[asks, watch]).status == "interrupted"
+    assert asks.begun == at // 20 - (not inside)
+    Asks.inside, inside = False, False
+    assert watch.seen == list(range(20, at, 20)) and logged(tmp_path / "parts")[-1]["step"] == at - 5
+    assert Checkpointer(tmp_path / "parts", read_only=True).steps()[-1] == at
+    assert fit(tmp_path / "parts", callbacks=[asks, watch]).status == "finished"
+    assert watch.seen == [20, 40, 60] and (tmp_path / "parts" / "watched").read_text() == "60"
+    assert logged(tmp_path / "parts") == logged(tmp_path / "whole")
+    for ours, theirs in zip(arrays_of(tmp_path / "parts"), arrays_of(tmp_path / "whole"), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+class Odd(Callback):
+    """What a notebook's callback may do; `gives` is what it returns."""
+
+    every = 10
+
+    def __init__(self, gives=None, finishes=None):
+        self._gives, self._finishes = gives, finishes
+
+    def __call__(self, moment):
+        return self._gives
+
+    def finish(self, moment):
+        moment.image("last", np.zeros((2, 2, 3), np.uint8))
+        return self._finishes
+
+
+def test_callbacks_as_they_are_written(tmp_path):
+    """Nothing returned, numbers of NumPy and JAX, pictures at the end; what is no number is said so by name."""
+
+    class Plain(Regression):
+        def loss(self, variables, key, batch, *, step, ema, train):
+            value, _, state = super().loss(variables, key, batch, step=step, ema=ema, train=train)
+            return value, {"one": 1.0}, state
+
+    numbers = {"f": np.float32(0.5), "i": np.int64(2), "j": jnp.asarray(3.0)}
+    held_out = {"held_out": rows(48, 1), "callbacks": [Odd(), Odd(numbers), HeldOut(every=10)]}
+    assert fit(tmp_path / "a", 10, task=Plain(), **held_out).status == "finished"
+    row = json.loads((tmp_path / "a" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert (row["f"], row["i"], row["j"], row["one"], row["eval_one"]) == (0.5, 2.0, 3.0, 1.0, 1.0)
+    with pytest.raises(InputError, match=r"Odd: returned \{'w': 'heavy'\}; a callback returns a number for each name"):
+        fit(tmp_path / "b", 10, callbacks=[Odd({"w": "heavy"})])
+    with pytest.raises(InputError, match="Odd.finish returned False, which says that a signal came; return True"):
+        fit(tmp_path / "c", 10, callbacks=[Odd(finishes=False)])
+
+
+def test_what_turned_bad_pushes_no_good_checkpoint_out(tmp_path):
+    """And the last good one is named. Data of one value make (x w)^2, by steps of 0.1 or 10, fall or explode."""
+
+    class Square:
+        event_shape = (1,)
+
+        def init(self, key):
+            return Variables({"w": jnp.ones(())}, {})
+
+        def loss(self, variables, key, batch, *, step, ema, train):
+            return jnp.mean((batch["x"] * variables.params["w"]) ** 2) + jnp.where(step >= 12, jnp.nan, 0.0), {}, {}
+
+    settings = Settings(batch_size=16, log_every=5, checkpoint_every=5, max_bad_steps=20, keep_checkpoints=2)
+    phase = Phase(Square(), 60, optax.sgd(0.1))
+    with pytest.raises(NonFiniteError, match="up to step 32; .*the last checkpoint before them is step 10$"):
+        sgmjax.fit([phase], data.arrays(np.ones((64, 1))), tmp_path, settings=settings)
+    assert Checkpointer(tmp_path, read_only=True).steps() == [5, 10]
+    assert float(sgmjax.load_run(tmp_path, task=Square).variables.params["w"]) < 1
+
+
 def test_a_network_whose_arrays_are_all_large(tmp_path):
     class Large(Regression):
         def init(self, key):
@@ -205,6 +302,11 @@ BAD = [
     (lambda folder: fit(folder, settings=Settings(batch_size=12)), "batch_size: 12 cannot be divided into 8 equal"),
     (lambda folder: fit(folder, settings=Settings(fsdp=3)), "fsdp: 3 does not divide the 8 devices"),
     (lambda folder: fit(folder, 61, settings=Settings(steps_per_dispatch=2)), r"phases\[0\].steps: 61 is not a mult"),
+    (
+        lambda folder: fit(folder, callbacks=[Watch(), HeldOut(every=5)], settings=Settings(steps_per_dispatch=2)),
+        r"callbacks\[1\].every: 5 is not a multiple of steps_per_dispatch=2",
+    ),
+    (lambda folder: fit(folder, config={"lr": np.float32(0.1)}), "config: stands in config.json, and JSON cannot"),
     (lambda folder: fit(folder, task=tiny.Task()), r"examples have shape \(3,\), and the task's event_shape is \(2,\)"),
 ]
 

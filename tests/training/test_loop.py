@@ -191,6 +191,18 @@ def test_goes_on_with_changed_settings_that_do_not_matter(tmp_path):
     assert workdir.read_config(tmp_path) == tiny.config(**changed)
 
 
+def test_more_steps_are_recorded_where_what_is_learnt_depends_on_them(tmp_path, capsys):
+    """By the cosine of the learning rate: after 10 of 10 steps it has come down, after 10 of 20 it is half way."""
+    for minimum, told in ((None, False), (1e-5, True)):
+        folder, optimizer = tmp_path / str(minimum), {"learning_rate_min": minimum}
+        train(folder, train={"steps": 10}, optimizer=optimizer)
+        train(folder, train={"steps": 20}, optimizer=optimizer)
+        line = "from step 10 on train.steps is 20, before 10; what depends on it (learning_rate_min"
+        assert (line in capsys.readouterr().out) == told
+        changes = json.loads((folder / "config.json").read_text()).get("changes", [])
+        assert ([change["setting"] for change in changes] == ["train.steps"]) == told
+
+
 @pytest.mark.parametrize("where", ["file", "below a file"])
 def test_folder_that_cannot_be_written(tmp_path, where):
     (tmp_path / "file").write_text("")
@@ -220,7 +232,7 @@ def test_too_many_bad_steps_stop_the_run(tmp_path):
         train(tmp_path, tiny.Task(bad=-5.0), train={"steps": 60, "max_bad_steps": 7})
     text = str(caught.value)
     assert "not finite in 7 steps in a row, up to step 17;" in text
-    assert "optimizer.learning_rate" in text and "the last good checkpoint, step 10, is intact" in text
+    assert "optimizer.learning_rate" in text and "the last checkpoint before them is step 10" in text
     for a, b in zip(run_arrays(tmp_path), expected, strict=True):
         np.testing.assert_array_equal(a, b)
     assert rows(tmp_path)[-1]["loss"] is None  # NaN is no JSON
