@@ -274,6 +274,8 @@ def probe_folder(folder: AnyPath, name: str) -> None:
 def replacing(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
     """Where to write a file so that it appears in one move, whole; a write that fails leaves nothing behind.
 
+    Several may write the same file at the same time: each has a place of its own, and the last one stays.
+
     with replacing("runs/a/config.json") as partial:
         partial.write_text(...)
     """
@@ -284,7 +286,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
             _store().put_file(str(partial), os.fspath(path))
         return
     path = pathlib.Path(path)
-    partial = path.with_name(f"{path.name}.partial")
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:12]}.partial")
     try:
         yield partial
         partial.replace(path)

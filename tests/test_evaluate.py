@@ -138,6 +138,22 @@ def test_bpd_of_a_run(finished, capsys):
     assert 0 < results["exact"]["standard_error"] < 1 and result["nfe"]["max"] >= result["nfe"]["mean"] > 0
 
 
+def test_results_of_other_settings_stay(finished, capsys):
+    """Those of the same settings are written again."""
+    command = ["evaluate", f"--workdir={finished}", "--metrics=kid", "--features=pixels", "--steps=2", "--grid=uniform"]
+    folder, found = finished / "metrics", []
+    for flags in (["--num=8"], ["--num=8", "--seed=1"], ["--num=8", "--batch_size=4"], ["--num=12"]):
+        assert evaluate.main([*command, *flags]) == 0
+        files = [path for kind in ("kid", "report") for path in folder.glob(f"{kind}_step4_2_uniform*.json")]
+        found.append({path.name: json.loads(path.read_text()) for path in files})
+    capsys.readouterr()
+    assert [len(files) for files in found] == [2, 4, 4, 6]
+    for earlier, later in zip(found, found[1:], strict=False):
+        assert all(later[name]["flags"] == earlier[name]["flags"] for name in earlier)
+    assert {"kid_step4_2_uniform.json", "report_step4_2_uniform.json"} == found[0].keys()
+    assert len({json.dumps(record["flags"]) for record in found[-1].values()}) == 6
+
+
 @pytest.mark.slow
 def test_bpd_with_another_process(finished, capsys):
     """Its likelihood is that of the same denoiser; beside the run's own, not in its place."""
@@ -173,6 +189,14 @@ BAD = [
     (["--workdir=RUN", "--trace=hutch"], "--trace=hutch"),
     (["--workdir=RUN", "--solver=Euler"], "solver 'Euler' has no error estimate"),
     (["--workdir=RUN", "--metrics=bpd,frechet", "--out=x"], "--out: is for one metric"),
+    (["--workdir=RUN", "--metrics=fd", "--features=pixels", "--k=3"], "--k: is of pr and dc; leave it out"),
+    (["--workdir=RUN", "--metrics=fd", "--features=pixels", "--rtol=0.1"], "--rtol: is of bpd and nelbo, or of an ad"),
+    (
+        ["--workdir=RUN", "--metrics=fd", "--features=pixels", "--preprocessing=tf1"],
+        "--preprocessing: is of --reference",
+    ),
+    (["--workdir=RUN", "--truncation=bound", "--metrics=nelbo"], "--truncation: is of bpd; leave it out"),
+    (["--workdir=RUN", "--features=pixels"], "--features: is of metrics in features, as fid; leave it out"),
     (["--workdir=RUN", "--seed=-1"], "--seed: must be zero or positive, got -1"),
 ]
 

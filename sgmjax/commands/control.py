@@ -158,8 +158,17 @@ class Control:
                 f"--resample: means something with --inpaint or --colorize by --method={REPLACEMENT} only"
             )
         if not self.constrained:
-            if self.method is not None:
-                raise ConfigError("--method: of what? it goes with --inverse, --inpaint and --colorize")
+            for flag, given in (("method", self.method), ("method_options", self.method_options)):
+                if given:
+                    raise ConfigError(f"--{flag}: of what? it goes with --inverse, --inpaint and --colorize")
+        if not self.constrained or self.replaces:
+            if self.method_options:
+                raise ConfigError(f"--method_options: --method={REPLACEMENT} has none; leave it out")
+            if self.noise != type(self).noise:
+                raise ConfigError(
+                    f"--noise: is of what was measured, by --method={_METHODS}, and means nothing here; leave it out"
+                )
+        if not self.constrained:
             return
         check_range(self.noise, NON_NEGATIVE, "--noise", ConfigError)
         if self.replaces:

@@ -29,7 +29,8 @@ Takes the averaged parameters of the newest checkpoint, with --params=raw those 
 them with another process than the run's, as `python -m sgmjax.sample` draws with it. The data are those of the run's
 config; --data=FILE.npz gives others, as runs on arrays given in Python need. Writes
 `<workdir>/metrics/<metric>_step<step>.json` with all settings that matter, and a report of all metrics, JSON, Markdown
-and a picture; names of what was drawn have --sampler, --steps, ... too, where they are given. Samples and features are
+and a picture; names of what was drawn have --sampler, --steps, ... too, where they are given, and results of other
+flags, which the name does not have, stay: then it gets a digest. Samples and features are
 kept in `<workdir>/metrics/samples_step<step>_...`: the same command goes on from what is there, also with a larger
 --num. --t_min is by default the time where the run's training ended.
 """
@@ -38,12 +39,13 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import time
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 from sgmjax import _cli
-from sgmjax._files import check_writable, process_label, run_name, short, user_path
+from sgmjax._files import AnyPath, check_writable, process_label, run_name, short, user_path
 from sgmjax._inputs import InputError
 from sgmjax._ranges import COUNT, OPEN_UNIT, SEED, TOLERANCE, check_memory
 from sgmjax.commands import sampling
@@ -53,6 +55,13 @@ _COUNTS = (
     "subsets", "splits", "k",
 )  # fmt: skip
 _DRAWN = ("sampler", "steps", "grid", "denoise", "options")  # flags of the section `sampling`
+_FLOW = ("bpd", "nelbo")
+# Flags of some metrics alone; "" stands for those in features, and of metrics of one's own nothing is known.
+_OF = dict.fromkeys(("solver", "trace", "probes", "probing", "momenta", "draws", "t_min", "rtol", "atol"), _FLOW) | {
+    "truncation": ("bpd",), "dequantizations": ("bpd",), "posterior_samples": ("nelbo",), "nearest": ("neighbours",),
+    "subsets": ("kid",), "splits": ("is",), "k": ("pr", "dc"), "reference": ("fid", "fd", "is"),
+    "features": ("",), "against": ("",),
+}  # fmt: skip
 RANGES = dict.fromkeys(_COUNTS, COUNT) | {"rtol": TOLERANCE, "atol": TOLERANCE, "t_min": OPEN_UNIT, "seed": SEED}
 
 
@@ -136,15 +145,20 @@ def evaluate(request: Any) -> None:
         if name not in metrics.METRICS:
             names = ", ".join(metrics.METRICS)
             raise _cli.UsageError(f"--metrics: no metric called {name!r}; there are {names}")
-    path, place = user_path(values.workdir, "--workdir"), tensors.folder_of(values.workdir) / "metrics"
+    drawing = [name for name in values.metrics if name in metrics.DRAW]
+    of_sampler = ("rtol", "atol") if drawing else ()  # of an adaptive one, which the run says
+    _refuse_unread(values, metrics.IN_FEATURES, of_sampler)
+    path = user_path(tensors.find(values.workdir), "--workdir")
+    place = tensors.folder_of(path) / "metrics"
     mesh = sh.make_mesh()
     wanted = sampling.given(values)
     chosen = {key: wanted[key] for key in _DRAWN if key in wanted}
-    drawing = [name for name in values.metrics if name in metrics.DRAW]
     if chosen and not drawing:
         raise _cli.UsageError(f"--{next(iter(chosen))}: is of metrics that draw samples, and there is none here")
     if drawing and registry.is_adaptive(read_config(path, chosen).sampling.sampler):
         chosen |= {key: wanted[key] for key in ("rtol", "atol") if key in wanted}
+    else:
+        _refuse_unread(values, metrics.IN_FEATURES)
     run = load_run(
         path, sampling=chosen, process=process, sharding=sh.replicated(mesh), say=say, **sampling.which(values)
     )
@@ -174,6 +188,7 @@ def evaluate(request: Any) -> None:
     about = {"workdir": str(path), "step": run.step, "checkpoint": values.checkpoint, "parameters": values.params}
     about |= {} if process is None else {"process": process}
     about |= {"split": values.split, "data": dataset.name, "seed": values.seed}
+    about |= {"flags": sampling.told(values, process, "metrics", "batch_size")}
     if set(drawing) & set(metrics.IN_FEATURES):
         plan = hashlib.sha256(
             repr((dataclasses.astuple(run.plan), values.seed, *([process] if process else []))).encode()
@@ -193,19 +208,46 @@ def evaluate(request: Any) -> None:
         found = measured[name] = metrics.METRICS[name](subject, settings)
         seconds = time.perf_counter() - start
         drawn = how if name in drawing else ""
-        out = user_path(values.out) if values.out else place / f"{name}_step{run.step}{raw}{drawn}.json"
+        out = user_path(values.out) if values.out else _place_of(place, f"{name}_step{run.step}{raw}{drawn}", about)
         metrics.write(out, found, {"metric": name, **about, "seconds": round(seconds, 2)})
         for line in found.lines:
             say(line)
         say(f"{seconds:.1f} s, {out}")
+    about["flags"] |= {"metrics": values.metrics}
+    report = _place_of(place, f"report_step{run.step}{raw}{how}", about).stem
     about["config"] = to_dict(config)
     if drawing:
         about |= {"sampling": dataclasses.asdict(run.plan)}
     page = write_report(
-        place, f"report_step{run.step}{raw}{how}", measured, about=about,
+        place, report, measured, about=about,
         command=["python -m sgmjax.evaluate", *words[1:]], picture=metrics.picture_of(subject),
     )  # fmt: skip
     say(f"report: {page}")
+
+
+def _refuse_unread(values: Any, in_features: Container[str], but: Sequence[str] = ()) -> None:
+    """Raises UsageError for a flag of other metrics than those asked for, some left out."""
+    measured = set(values.metrics)
+    if not measured <= {*_FLOW, "frechet", "neighbours"} | {name for name in measured if name in in_features}:
+        return  # one of the user's own
+    for flag, readers in _OF.items():
+        reads = measured & set(readers) or ("" in readers and any(name in in_features for name in measured))
+        if values[flag].present and flag not in but and not reads:
+            whose = " and ".join(readers) if "" not in readers else "metrics in features, as fid"
+            also = ", or of an adaptive sampler" if flag in ("rtol", "atol") else ""
+            raise _cli.UsageError(f"--{flag}: is of {whose}{also}; leave it out")
+    if values.preprocessing is not None and values.reference is None:
+        raise _cli.UsageError("--preprocessing: is of --reference; leave it out")
+
+
+def _place_of(folder: AnyPath, name: str, about: Mapping[str, Any]) -> AnyPath:
+    """Where a result is written: results of other settings stay."""
+    path = folder / f"{name}.json"
+    try:
+        there = json.loads(path.read_text(encoding="utf-8"))["flags"]
+    except (OSError, ValueError, KeyError, TypeError):
+        there = None
+    return sampling.untaken(path, about["flags"], there)
 
 
 def _settings(values: Any, task: Any) -> Any:

@@ -73,7 +73,7 @@ def export(values: Any) -> None:
     from sgmjax.training import tensors, workdir
     from sgmjax.training.load import load_run
 
-    path, out = values.workdir, user_path(values.out, "--out")
+    path, out = tensors.find(values.workdir), user_path(values.out, "--out")
     check_writable(out, "--out")
     averaged = load_run(path, say=say)
     config, task = averaged.config, averaged.task

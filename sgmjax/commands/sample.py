@@ -15,27 +15,28 @@
 Takes the averaged parameters of the newest checkpoint, with --params=raw those being trained. --process draws with
 another process than the run's: a network, of whatever process or of none, is a denoiser, and that the score of all. It
 then stops at the noise level at which the run's own process would. What is not said is as in the run's config. Writes
-`<out>.npz` (`samples`: (num, *shape of an example), uint8 or float32 as the data; `nfe`, `step`) and a picture,
-`<out>.png`. With --inpaint, --colorize or --inverse (super_resolution:4, blur:1.5, random:0.1, fourier:0.25) they are
-samples given what is known of an input: by --method=mmps, tmpd, pigdm or dps (`sgmjax.samplers.posterior`), by
-c_pigdm, which is a sampler itself, or, as published for these models, by replacing it after every step
-(--method=replacement). With these or --start_time they come from eight inputs in turn, which are in the .npz too
-(`inputs`); the picture shows the inputs, what was kept of them, rows of samples, and the samples' mean and twice their
-standard deviation. With --interpolate each row goes from one input to the next, with --interpolate_samples from one
-sample to another, and `samples` has (num, 8, *shape of an example). Of a run on arrays that were given in Python,
---data=FILE.npz says where held-out data are.
+`<out>.npz` (`samples`: (num, *shape of an example), uint8 or float32 as the data; `nfe`, `step`, `settings`) and a
+picture, `<out>.png`; files of other settings stay: where the name would be the same it gets a digest. With --inpaint,
+--colorize or --inverse (super_resolution:4, blur:1.5, random:0.1, fourier:0.25) they are samples given what is known of
+an input: by --method=mmps, tmpd, pigdm or dps (`sgmjax.samplers.posterior`), by c_pigdm, which is a sampler itself, or,
+as published for these models, by replacing it after every step (--method=replacement). With these or --start_time they
+come from eight inputs in turn, which are in the .npz too (`inputs`); the picture shows the inputs, what was kept of
+them, rows of samples, and the samples' mean and twice their standard deviation. With --interpolate each row goes from
+one input to the next, with --interpolate_samples from one sample to another, and `samples` has (num, 8, *shape of an
+example). Of a run on arrays that were given in Python, --data=FILE.npz says where held-out data are.
 """
 
 from __future__ import annotations
 
 import functools
+import json
 import re
 import time
 from collections.abc import Sequence
 from typing import Any
 
 from sgmjax import _cli
-from sgmjax._files import check_writable, process_label, run_name, short, user_path
+from sgmjax._files import AnyPath, check_writable, process_label, run_name, short, user_path
 from sgmjax._inputs import InputError
 from sgmjax._ranges import COUNT, NON_NEGATIVE, OPEN_UNIT, SEED, TOLERANCE, check_memory
 from sgmjax.commands import sampling
@@ -130,7 +131,14 @@ def draw(request: Any) -> None:
     from sgmjax.training.load import load_data, load_run
 
     values, process = request
-    path = user_path(values.workdir, "--workdir")
+    if values.interpolate or values.reconstruct:
+        what = "--interpolate follows the ODE" if values.interpolate else "--reconstruct draws with the VAE"
+        names = ["restarts", "options", "denoise"]
+        names += ["sampler"] if values.sampler != "ode" or values.reconstruct else []
+        for name in [*names, *(("steps", "grid") if values.reconstruct else ())]:  # of the ODE they are refused below
+            if values[name].present:
+                raise _cli.UsageError(f"--{name}: {what}, which has no use for it; leave it out")
+    path = user_path(tensors.find(values.workdir), "--workdir")
     given = sampling.given(values) | ({} if values.t_min is None else {"t_min": values.t_min})
     if values.interpolate:
         given.setdefault("sampler", "ode")  # whose tolerances are those of the flow
@@ -147,6 +155,8 @@ def draw(request: Any) -> None:
     task, step = run.task, run.step
     sampling.refuse_classifier(task, path)
     plan = run.plan
+    if plan.grid == "tuned" and values.t_min is not None:
+        raise _cli.UsageError("--t_min: a tuned grid ends where it was tuned to; leave it out, or tune with another")
     check_plan(plan, task.sde)
     for name, count in (("num", plan.num), ("batch_size", plan.batch_size)):
         fix = "give fewer, and draw the others with another --seed" if name == "num" else "give fewer"
@@ -177,6 +187,8 @@ def draw(request: Any) -> None:
         reconstruct=values.reconstruct,
     )
     steer.check(run, labels)
+    if values["input"].present and not steer.needs_input:
+        raise _cli.UsageError("--input: nothing here starts from data; it is for --inpaint, --start_time, ...")
     if values.data and not (steer.needs_input and values.input == "test"):
         raise _cli.UsageError("--data: nothing here starts from held-out data; it is for --inpaint, --start_time, ...")
     held_out = functools.partial(load_data, path, run, "eval", values.data)
@@ -211,8 +223,12 @@ def draw(request: Any) -> None:
     name = (
         short(f"{steer.name}{name}{more}{label_words(values.labels)}{sampling.label(values)}") + f"_seed{values.seed}"
     )
-    rows = ""
-    out = user_path(values.out.removesuffix(".npz")) if values.out else tensors.folder_of(path) / "samples" / name
+    rows, about = "", {"step": step, **sampling.told(values, process)}
+    if values.out:
+        out = user_path(values.out.removesuffix(".npz"))
+    else:
+        out = tensors.folder_of(path) / "samples" / f"{name}.npz"
+        out = sampling.untaken(out, about, _settings_in(out)).with_suffix("")
     if jax.process_index() == 0:
         out.parent.mkdir(parents=True, exist_ok=True)
         extra = {} if labels is None else {"labels": labels}
@@ -220,7 +236,8 @@ def draw(request: Any) -> None:
             extra["inputs"] = pictures.to_arrays(inputs["x0"], task.discrete, task.centered)
         if "y" in inputs:
             extra["measured"] = inputs["y"]
-        pictures.save_arrays(f"{out}.npz", samples=samples, nfe=np.int64(drawn[1]), step=np.int64(step), **extra)
+        extra |= {"nfe": np.int64(drawn[1]), "step": np.int64(step), "settings": np.array(json.dumps(about))}
+        pictures.save_arrays(f"{out}.npz", samples=samples, **extra)
         image, rows = steer.picture(task, samples, inputs)
         pictures.save_picture(f"{out}.png", image)
     fix = "take more --steps, or another --sampler, --grid or --method"
@@ -231,6 +248,17 @@ def draw(request: Any) -> None:
         f"NFE {drawn[1]}{steer.cost()}, {time.perf_counter() - start:.1f} s, {out}.npz and .png"
         + (f", from above: {rows}" if rows else "")
     )
+
+
+def _settings_in(file: AnyPath) -> dict[str, Any] | None:
+    """What the samples in a file are of; None: no file, or one that does not say."""
+    import numpy as np
+
+    try:
+        with file.open("rb") as opened, np.load(opened, allow_pickle=False) as archive:
+            return json.loads(str(archive["settings"]))
+    except Exception:  # whatever a broken file, or one of something else, makes zipfile and NumPy raise
+        return None
 
 
 def label_words(words: list[str] | None) -> str:

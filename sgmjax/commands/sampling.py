@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sgmjax import _cli
-from sgmjax._files import file_name, run_name
+from sgmjax._files import AnyPath, file_name, run_name
 
+_OF_NO_RESULT = ("workdir", "out", "help")
 NAMES = ("sampler", "steps", "grid", "denoise", "rtol", "atol", "batch_size", "num")
 
 
@@ -70,12 +73,14 @@ def process(values: Any, settings: Mapping[str, Any]) -> dict[str, Any] | None:
     """The section `sde` that --process and its settings make; None: the run's.
 
     Raises:
-        UsageError: settings of no process.
+        UsageError: settings of no process, or its name as one.
     """
     if values.process is None:
         for name in settings:
             raise _cli.UsageError(f"--process.{name}: of which process? name it, as --process=psld")
         return None
+    if "name" in settings:
+        raise _cli.UsageError(f"--process.name: the name is --process={values.process} itself; leave it out")
     return {"name": values.process, **settings}
 
 
@@ -109,6 +114,28 @@ def plan_label(values: Any, names: Sequence[str]) -> str:
         elif value is not None:
             parts.append(f"{name}{value:g}" if isinstance(value, float) else str(value))
     return "".join(f"_{file_name([part])}" for part in parts if part)
+
+
+def told(values: Any, process: Mapping[str, Any] | None, *but: str) -> dict[str, Any]:
+    """The settings that a result is of: the flags that are not their defaults, but for some, and the process."""
+    flags = {name: values[name].value for name in values if values[name].value != values[name].default}
+    return {name: value for name, value in flags.items() if name not in (*_OF_NO_RESULT, *but)} | {
+        "process": None if process is None else dict(process)
+    }
+
+
+def untaken(path: AnyPath, about: Mapping[str, Any], there: Mapping[str, Any] | None) -> AnyPath:
+    """Where a result goes: to `path`, or beside it where a result of other settings lies, which stays.
+
+    Args:
+        path: of the file that it has by its name.
+        about: what the result is of; JSON-able.
+        there: what the file that is there is of; None: there is none, or none that says.
+    """
+    text = json.dumps(about, sort_keys=True)
+    if there is None or json.dumps(there, sort_keys=True) == text:
+        return path
+    return path.with_name(f"{path.stem}_{hashlib.sha256(text.encode()).hexdigest()[:8]}{path.suffix}")
 
 
 def given(values: Any) -> dict[str, Any]:

@@ -78,11 +78,11 @@ def tune(request: Any) -> None:
     from sgmjax.samplers import plan as plans
     from sgmjax.samplers import registry
     from sgmjax.samplers.grids import host_noise_level
-    from sgmjax.training import tuned
+    from sgmjax.training import tensors, tuned
     from sgmjax.training.load import load_run
 
     values, process = request
-    path = user_path(values.workdir, "--workdir")
+    path = user_path(tensors.find(values.workdir), "--workdir")
     given = sampling.given(values) | ({} if values.t_min is None else {"t_min": values.t_min})
     run = load_run(
         path, sampling=given | {"grid": "quadratic", "restarts": ()}, process=process, say=say, **sampling.which(values)

@@ -239,6 +239,8 @@ def test_a_tuned_grid_is_found(finished, capsys):
     with np.load(finished / "samples" / "unipc_6_tuned_order3_tweedie_seed0.npz") as drawn:
         first = drawn["samples"]
         assert drawn["nfe"] == 6 and np.isfinite(first).all()
+    assert sample.main([*draw, *how, "--t_min=0.2"]) == 2
+    assert "--t_min: a tuned grid ends where it was tuned to" in capsys.readouterr().err
     assert sample.main([*draw, *how[:1], "--steps=7"]) == 2
     error = capsys.readouterr().err
     assert (
@@ -286,6 +288,18 @@ def test_sampling_with_restarts(finished, capsys):
         assert drawn["nfe"] == 10 and np.isfinite(drawn["samples"]).all()
     assert sample.main([*command, "--restarts=3,2,0.3"]) == 2
     assert "write levels,repeats,low,high, as 3,2,0.06,0.3" in capsys.readouterr().err
+
+
+def test_samples_of_other_settings_stay(finished, capsys):
+    """Names do not have all flags, --num among them: those of others get a digest."""
+    words = ["sample", f"--workdir={finished}", "--sampler=em", "--steps=2", "--grid=uniform", "--seed=9"]
+    folder, sizes = finished / "samples", []
+    for num in (4, 6, 4):
+        assert sample.main([*words, f"--num={num}"]) == 0
+        files = sorted(folder.glob("em_2_uniform_seed9*.npz"), key=lambda path: len(path.name))
+        sizes.append([len(np.load(path)["samples"]) for path in files])
+        assert f"{files[num == 6]} and .png" in capsys.readouterr().out and files[-1].with_suffix(".png").exists()
+    assert sizes == [[4], [4, 6], [4, 6]] and files[0].name == "em_2_uniform_seed9.npz"
 
 
 def test_sampling_given_a_measurement(finished, capsys):
@@ -378,6 +392,16 @@ BAD_SAMPLE = [
     (["--workdir=RUN", "--rtol=0.5"], "sampling.rtol: 0.5 means nothing for sampler 'sscs', which steps on a grid"),
     (["--workdir=RUN", "--sampler=ode", "--steps=9"], "sampling.steps: 9 means nothing for sampler 'ode'"),
     (["--workdir=RUN", "--interpolate", "--steps=9"], "sampling.steps: 9 means nothing for sampler 'ode'"),
+    (["--workdir=RUN", "--interpolate", "--sampler=em"], "--sampler: --interpolate follows the ODE, which has no use"),
+    (["--workdir=RUN", "--interpolate", "--denoise=tweedie"], "--denoise: --interpolate follows the ODE, which has"),
+    (["--workdir=RUN", "--method_options=iterations=2"], "--method_options: of what? it goes with --inverse"),
+    (
+        ["--workdir=RUN", "--inpaint=half", "--method=replacement", "--method_options=a=1", "--sampler=em"],
+        "--method_options: --method=replacement has none",
+    ),
+    (["--workdir=RUN", "--noise=0.5"], "--noise: is of what was measured, by --method=mmps, "),
+    (["--workdir=RUN", "--input=mine.npz"], "--input: nothing here starts from data; it is for --inpaint, "),
+    (["--workdir=RUN", "--process=psld", "--process.name=vp"], "--process.name: the name is --process=psld itself"),
     (["--workdir=RUN", "--labels=3"], "--labels: the network of this run knows no classes"),
     (["--workdir=RUN", "--steps=few"], "few"),
     (["--workdir=RUN", "--process=psdl"], "process.name: no sde called 'psdl'; choose one of vp, "),

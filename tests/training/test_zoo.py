@@ -10,7 +10,7 @@ import pytest
 
 from sgmjax import _files, load_run
 from sgmjax._inputs import InputError
-from sgmjax.commands import export_checkpoint, import_checkpoint, sample, train
+from sgmjax.commands import evaluate, export_checkpoint, import_checkpoint, sample, train
 from sgmjax.evaluation.pictures import to_arrays
 from sgmjax.metrics import pixel_frechet
 from sgmjax.samplers.plan import Plan
@@ -61,6 +61,22 @@ def test_a_folder_of_that_name_comes_first(tmp_path, monkeypatch):
     assert tensors.find("psld_digits") == "psld_digits"
     with pytest.raises(InputError, match="no run in psld_digits"):
         load_run("psld_digits")
+
+
+def test_a_bare_name_may_be_given_again(tmp_path, monkeypatch, capsys):
+    """Nothing that a command makes of it hides it."""
+    monkeypatch.chdir(tmp_path)
+    for seed in (0, 1):
+        words = ["--workdir=psld_digits", "--num=4", "--steps=2", "--sampler=em", "--grid=uniform", f"--seed={seed}"]
+        assert sample.main(["sample", *words]) == 0
+    assert (tmp_path / "runs/zoo_psld_digits/samples/em_2_uniform_seed1.npz").exists()
+    assert evaluate.main(["evaluate", *words[:-1], "--metrics=fd", "--features=pixels"]) == 0
+    assert list(tmp_path.iterdir()) == [tmp_path / "runs"]
+    file = tmp_path / "one.safetensors"
+    assert (
+        export_checkpoint.main(["export_checkpoint", words[0], "--format=safetensors", "--half", f"--out={file}"]) == 0
+    )
+    capsys.readouterr()
 
 
 def test_samples_lie_in_the_folder_where_one_is(tmp_path, monkeypatch, capsys):
