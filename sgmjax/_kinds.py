@@ -44,6 +44,22 @@ def check_kind(function: Any, wanted: Kind) -> None:
         raise InputError(f"{wanted}_fn: the function that was given predicts {_WORDS[kind]}; {fix}")
 
 
+def check_eps(eps: Any, z: Any, num_noised: int) -> None:
+    """Checks that what an eps_fn returned for states z has their shape, with the noised variables alone.
+
+    Another shape could broadcast against the noise, and the loss would be of other examples' noise.
+
+    Raises:
+        InputError: it has not.
+    """
+    wanted = (z.shape[0], num_noised, *z.shape[2:])
+    if eps.shape != wanted:
+        raise InputError(
+            f"eps_fn: returned {eps.shape} for states {z.shape}; it must return {wanted}, (batch, noised variables, "
+            "*event)"
+        )
+
+
 def check_matching(eps_fn: Any, matching: str) -> None:
     """Checks that an eps_fn does not say that it is of another kernel.
 

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Float, Real, Shaped
 
 from sgmjax._inputs import InputError
-from sgmjax._kinds import check_kind, hearing, says
+from sgmjax._kinds import check_eps, check_kind, hearing, says
 from sgmjax._types import AnyArray, EpsFn, Key, Network, Numbers, ScoreFn, Times
 from sgmjax.sdes import SDE, Denoiser, estimate, heard_by_drift, linalg, noise_level, time_at_noise_level
 from sgmjax.sdes._estimate import BLIND
@@ -243,7 +243,7 @@ def learned_mixed_eps(
         active: None or (channels,): latent channels that the network sees; the others reach it as zeros.
 
     Raises:
-        ValueError: a mixing_logit of another shape, when the prediction is made.
+        ValueError: a mixing_logit or a prediction of another shape, when the prediction is made.
 
     Reference: Vahdat et al. 2021, sec. 3.2, "mixing normal and neural score functions".
 
@@ -264,7 +264,9 @@ def learned_mixed_eps(
             )
         logit = logit.reshape(1, logit.shape[0], *(1,) * (z.ndim - 3), logit.shape[1])
         seen = z if active is None else z * jnp.asarray(active, z.dtype).reshape((1,) * (z.ndim - 1) + (-1,))
-        return jax.nn.sigmoid(-logit) * normal(z, t) + jax.nn.sigmoid(logit) * eps_fn(seen, t)
+        eps = eps_fn(seen, t)
+        check_eps(eps, z, sde.num_noised)
+        return jax.nn.sigmoid(-logit) * normal(z, t) + jax.nn.sigmoid(logit) * eps
 
     return mixed
 
@@ -280,7 +282,8 @@ def score_from_eps(eps_fn: EpsFn, sde: SDE, *, matching: Matching | None = None,
         hears: see `consistent`; objectives.hears(weighting) of the training.
 
     Raises:
-        InputError: `eps_fn` is a score function already; a `hears` that there is not.
+        InputError: `eps_fn` is a score function already; a `hears` that there is not; when the score is computed, if
+            `eps_fn` returns another shape.
 
     Examples:
         >>> sde = sdes.ve(sigma_min=0.01, sigma_max=100.0)
@@ -295,7 +298,10 @@ def score_from_eps(eps_fn: EpsFn, sde: SDE, *, matching: Matching | None = None,
 
     @says(kind="score", hears=hears)
     def score_fn(z, t):
-        return sde.transition(t, kernel).score(eps_fn(z, t))
+        eps = eps_fn(z, t)
+        if eps.shape != z.shape:  # of all variables it may be, too
+            check_eps(eps, z, sde.num_noised)
+        return sde.transition(t, kernel).score(eps)
 
     return score_fn
 

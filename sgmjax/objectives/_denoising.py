@@ -22,7 +22,7 @@ from sgmjax.sdes import Denoiser, linalg
 
 
 def denoising_loss(
-    denoiser: Denoiser,
+    denoiser: Denoiser | Callable[[Any, Any], Any],
     x0: Data,
     sigma: Times,
     noise: Data,
@@ -33,7 +33,7 @@ def denoising_loss(
     """weight(sigma) |D(x_0 + sigma n; sigma) - x_0|^2 for given noise: the deterministic part of `denoising`.
 
     Args:
-        denoiser: D.
+        denoiser: D, a `sdes.Denoiser` or a function (y, sigma) -> x_0.
         x0: (batch, *event) data.
         sigma: (batch,) positive.
         noise: n, (batch, *event) standard normal.
@@ -44,7 +44,7 @@ def denoising_loss(
         (batch,) losses.
 
     Raises:
-        InputError: an unknown reduce.
+        InputError: an unknown reduce; a denoiser that returns another shape than that of y.
 
     Examples:
         >>> nothing_done = sdes.Denoiser(lambda y, sigma: y)
@@ -53,14 +53,17 @@ def denoising_loss(
         [4.0]
     """
     y = x0 + linalg.expand_to(sigma, noise.ndim) * noise
-    error = (denoiser(y, sigma) - x0) ** 2
+    known = denoiser if isinstance(denoiser, Denoiser) else Denoiser(denoiser)
+    error = (known(y, sigma) - x0) ** 2
     loss = jnp.sum(error.reshape(error.shape[0], -1), axis=1)
     if weight is not None:
         loss = weight(sigma) * loss
     return reduced(loss, error.size // error.shape[0], reduce)
 
 
-def denoising(key: Key, denoiser: Denoiser, x0: Data, *, sigma_law: SigmaLaw, **kwargs: Any) -> PerExample:
+def denoising(
+    key: Key, denoiser: Denoiser | Callable[[Any, Any], Any], x0: Data, *, sigma_law: SigmaLaw, **kwargs: Any
+) -> PerExample:
     """Draw noise levels and noise and return the (batch,) losses, the weights of the levels included.
 
     Args:

@@ -34,6 +34,7 @@ import numpy as np
 from jaxtyping import Float
 
 from sgmjax._inputs import InputError
+from sgmjax._kinds import check_eps
 from sgmjax._types import Data, DType, Key, PyTree, Samples, Scalar, State
 from sgmjax.objectives.time_law import TimeDraw, WeightedLaw
 from sgmjax.objectives.weighting import Options, weighted_square
@@ -91,7 +92,7 @@ def lsgm(
         terminal: include KL(q(u_1 | z_0) || prior), which the official code leaves out.
 
     Raises:
-        ValueError: an unknown q, or auxiliaries that start from a point.
+        ValueError: an unknown q, auxiliaries that start from a point, or an eps_fn that returns another shape.
 
     Examples:
         >>> sde, z0 = sdes.vp(), jnp.zeros((2, 4, 4, 3))  # latents of a VAE
@@ -161,7 +162,10 @@ def lsgm_losses(
 
     def residual(z0, noise, t, predict):
         z_t = sde.transition(t).perturb(sde.augment(z0), noise)
-        return tuple(eps - sde.restrict(noise) for eps in predict(z_t))
+        predicted = predict(z_t)
+        for eps in predicted:
+            check_eps(eps, z_t, sde.num_noised)
+        return tuple(eps - sde.restrict(noise) for eps in predicted)
 
     t, weight = p_draw
     if cross_entropy and q_draw is None and q_params is None:  # algorithms 1 and 3

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from sgmjax._inputs import check_network_range
-from sgmjax._kinds import check_kind, check_matching
+from sgmjax._kinds import check_eps, check_kind, check_matching
 from sgmjax._types import Data, EpsFn, Key, PerExample, State, Times
 from sgmjax.objectives.time_law import TimeLaw
 from sgmjax.objectives.weighting import Options, Reduce, reduced, weigh
@@ -60,7 +60,7 @@ def score_matching_loss(
 
     Raises:
         InputError: an unknown weighting or reduce, a weighting that does not fit the process; an eps_fn that says it is
-            a score, or of another matching.
+            a score, or of another matching, or that returns another shape.
 
     Examples:
         >>> sde, t = sdes.psld(), jnp.full(1, 0.5)
@@ -72,7 +72,9 @@ def score_matching_loss(
     check_kind(eps_fn, "eps")
     check_matching(eps_fn, matching)
     z_t = sde.transition(t, matching).perturb(z0, eps)
-    error = eps_fn(z_t, t) - sde.restrict(eps)
+    eps_hat = eps_fn(z_t, t)
+    check_eps(eps_hat, z_t, sde.num_noised)
+    error = eps_hat - sde.restrict(eps)
     size = error.size // error.shape[0]
     weighted = weigh(weighting, sde, t, error, Options(matching=matching, anneal_power=anneal_power))
     loss = jnp.abs(weighted.error) if norm == "l1" else weighted.error**2

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import tiers
 
-from sgmjax import objectives, sdes
+from sgmjax import objectives, score, sdes
+from sgmjax._inputs import InputError
 from sgmjax.objectives.time_law import unit_error_loss
 
 MU, S, T_MIN = 0.7, 0.5, 0.02
@@ -243,6 +244,37 @@ def test_reductions_and_norms():
     sigma2 = np.asarray(sde.transition(t).covariance)[0, 0, 0]
     beta = np.asarray(sde.schedule.beta(t))[0]
     np.testing.assert_allclose(loss(reduce="sum", weighting="likelihood"), [14 * beta / sigma2], rtol=1e-5)
+
+
+PSLD, T = sdes.psld(), jnp.asarray([0.1, 0.2, 0.3, 0.4])
+LAW = objectives.lsgm_mode(PSLD, "drop_all_uniform")
+
+
+def key():
+    return jax.random.key(0)
+
+
+FUNCTIONS = {  # of what a function of the user's returns, where states are (4, 2, 4) and data (4, 4)
+    "score matching": lambda f: objectives.score_matching(
+        key(), f, PSLD, jnp.ones((4, 4)), time_law=objectives.uniform()
+    ),
+    "lsgm": lambda f: objectives.lsgm(key(), lambda _, z, t: f(z, t), {}, PSLD, jnp.ones((4, 4)), p=LAW),
+    "mixed": lambda f: score.learned_mixed_eps(f, jnp.zeros((2, 4)), PSLD)(jnp.ones((4, 2, 4)), T),
+    "score": lambda f: score.score_from_eps(f, PSLD)(jnp.ones((4, 2, 4)), T),
+    "denoising": lambda f: objectives.denoising(key(), f, jnp.ones((4, 4)), sigma_law=objectives.log_normal()),
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_what_could_broadcast_is_refused(name: str):
+    """JAX broadcasts by rank unless it is told not to, as it is in these tests."""
+    call, inner = FUNCTIONS[name], r"\(4, 2, 4\)" if name != "denoising" else r"\(4, 4\)"
+    with jax.numpy_rank_promotion("allow"):
+        call(lambda z, t: 0.5 * z)
+        for wrong, shape in ((lambda z: z[:, :1], r"\(4, 1"), (lambda z: z[:, 0], r"\(4"), (lambda z: z[:1], r"\(1, ")):
+            with pytest.raises(InputError, match=rf"returned {shape}.*{inner}") as caught:
+                call(lambda z, t, wrong=wrong: wrong(z))
+            assert "\n" not in str(caught.value)
 
 
 def call(**options):
