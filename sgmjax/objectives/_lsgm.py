@@ -36,7 +36,7 @@ from jaxtyping import Float
 from sgmjax._inputs import InputError
 from sgmjax._kinds import check_eps
 from sgmjax._types import Data, DType, Key, PyTree, Samples, Scalar, State
-from sgmjax.objectives.time_law import TimeDraw, WeightedLaw
+from sgmjax.objectives.time_law import TimeDraw, WeightedLaw, at_least_float32
 from sgmjax.objectives.weighting import Options, weighted_square
 from sgmjax.sdes import SDE, linalg
 
@@ -103,7 +103,7 @@ def lsgm(
         ((2,), (2, 4, 4, 3))
     """
     p_key, q_key, noise_key, q_noise_key = jax.random.split(key, 4)
-    batch = z0.shape[0]
+    batch, z0 = z0.shape[0], z0.astype(at_least_float32(z0.dtype))
     shape = (batch, sde.k, *z0.shape[1:])
     p_draw = p.sample(jax.random.uniform(p_key, (batch,), z0.dtype))
     p_noise = jax.random.normal(noise_key, shape, z0.dtype)
@@ -243,6 +243,7 @@ def terminal_divergence(sde: SDE, z0: Data) -> Samples:
         >>> [round(float(x), 3) for x in kl[0]]
         [0.0, 0.5]
     """
+    z0 = z0.astype(at_least_float32(z0.dtype))
     kernel = sde.transition(jnp.ones((1,), z0.dtype))
     prior = jnp.asarray(sde.prior_factor(), z0.dtype)[None]
     whiten = jnp.swapaxes(linalg.inverse_transpose(prior), 1, 2)

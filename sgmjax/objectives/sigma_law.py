@@ -21,7 +21,7 @@ import numpy as np
 
 from sgmjax._inputs import InputError
 from sgmjax._types import DType, Key
-from sgmjax.objectives.time_law import TimeLaw
+from sgmjax.objectives.time_law import TimeLaw, at_least_float32
 from sgmjax.sdes import SDE, linalg, noise_level
 
 COVERED = 4.9  # standard deviations of log sigma: all but one draw in a million
@@ -37,7 +37,7 @@ class SigmaLaw(abc.ABC):
 
     @abc.abstractmethod
     def draw(self, key: Key, batch: int, dtype: DType = jnp.float32) -> SigmaDraw:
-        """Noise levels (batch,)."""
+        """Noise levels (batch,), of `dtype` or float32 if that is narrower."""
 
     @property
     @abc.abstractmethod
@@ -53,7 +53,7 @@ class LogNormal(SigmaLaw):
     std: Any
 
     def draw(self, key: Key, batch: int, dtype: DType = jnp.float32) -> SigmaDraw:
-        sigma = jnp.exp(self.mean + self.std * jax.random.normal(key, (batch,), dtype))
+        sigma = jnp.exp(self.mean + self.std * jax.random.normal(key, (batch,), at_least_float32(dtype)))
         return SigmaDraw(sigma, jnp.ones_like(sigma))
 
     @property
@@ -70,6 +70,7 @@ class LogUniform(SigmaLaw):
     sigma_max: Any
 
     def draw(self, key: Key, batch: int, dtype: DType = jnp.float32) -> SigmaDraw:
+        dtype = at_least_float32(dtype)
         low, high = jnp.log(jnp.asarray(self.sigma_min, dtype)), jnp.log(jnp.asarray(self.sigma_max, dtype))
         sigma = jnp.exp(low + (high - low) * jax.random.uniform(key, (batch,), dtype))
         return SigmaDraw(sigma, jnp.ones_like(sigma))

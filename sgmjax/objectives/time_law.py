@@ -48,6 +48,14 @@ DEFENSIVE = 0.05  # share of uniform times in a tabulated density: no weight is 
 _FINEST = 1e-7  # smallest t at which a tabulated density is looked at
 
 
+def at_least_float32(dtype: DType) -> DType:
+    """The type in which times, weights, kernels and noise are drawn for data of `dtype`.
+
+    Eight bits of mantissa hold no times near 0, nor their weights: estimates would be off by half.
+    """
+    return jnp.promote_types(dtype, jnp.float32)
+
+
 class TimeDraw(NamedTuple):
     t: Any  # (batch,)
     weight: Any  # (batch,), see eq. (1)
@@ -69,8 +77,8 @@ class TimeLaw(abc.ABC):
         """The times of uniform numbers u (batch,) in [0, 1), by the inverse CDF."""
 
     def draw(self, key: Key, batch: int, dtype: DType = jnp.float32) -> TimeDraw:
-        """`sample` of fresh uniform numbers."""
-        return self.sample(jax.random.uniform(key, (batch,), dtype))
+        """`sample` of fresh uniform numbers, of `dtype` or float32 if that is narrower."""
+        return self.sample(jax.random.uniform(key, (batch,), at_least_float32(dtype)))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

@@ -33,7 +33,7 @@ from sgmjax._inputs import InputError
 from sgmjax._kinds import check_kind
 from sgmjax._types import AnyArray, Data, Key, PerExample, Scalar, ScoreFn, State
 from sgmjax.objectives._score_matching import score_matching_loss
-from sgmjax.objectives.time_law import TimeLaw, importance
+from sgmjax.objectives.time_law import TimeLaw, at_least_float32, importance
 from sgmjax.samplers._likelihood import Truncation, auxiliary_entropy, decoder_precision, kernel_entropy
 from sgmjax.samplers.common import check_t_min
 from sgmjax.sdes import SDE, linalg
@@ -99,7 +99,7 @@ def variational_bound(
     check_t_min(t_min, sde)
     if draws < 1:
         raise InputError(f"draws = {draws}: at least 1.")
-    size = math.prod(x0.shape[1:])
+    x0, size = x0.astype(at_least_float32(x0.dtype)), math.prod(x0.shape[1:])
     auxiliary_entropy(sde, size)  # raises where there is none
     if time_law is None:
         if not linalg.is_concrete(sde, t_min):
