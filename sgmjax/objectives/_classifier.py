@@ -15,7 +15,7 @@ from jaxtyping import Bool
 
 from sgmjax._inputs import check_labels, check_network_range
 from sgmjax._types import Data, Key, Labels, LogitsFn, PerExample, State, Times
-from sgmjax.objectives.time_law import TimeLaw, at_least_float32
+from sgmjax.objectives.time_law import TimeLaw, at_least_float32, check_time_law
 from sgmjax.sdes import SDE
 from sgmjax.sdes.base import Matching
 
@@ -69,7 +69,7 @@ def classifier(
         logits_fn, sde, labels, matching: see `classifier_loss`.
 
     Raises:
-        InputError: x0 of whole numbers, as images are stored.
+        InputError: x0 of whole numbers, as images are stored; a time_law that is none.
 
     Examples:
         >>> sde, x0, labels = sdes.vp(), jnp.zeros((4, 2)), jnp.array([0, 1, 2, 3])
@@ -80,6 +80,7 @@ def classifier(
         [2.303, 2.303, 2.303, 2.303]
     """
     check_network_range(x0)
+    check_time_law(time_law)
     x0 = x0.astype(at_least_float32(x0.dtype))
     time_key, momentum_key, noise_key = jax.random.split(key, 3)
     t, weight = time_law.draw(time_key, x0.shape[0], x0.dtype)

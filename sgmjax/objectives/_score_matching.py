@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from sgmjax._inputs import check_network_range
 from sgmjax._kinds import check_eps, check_kind, check_matching
 from sgmjax._types import Data, EpsFn, Key, PerExample, State, Times
-from sgmjax.objectives.time_law import TimeLaw, at_least_float32
+from sgmjax.objectives.time_law import TimeLaw, at_least_float32, check_time_law
 from sgmjax.objectives.weighting import Options, Reduce, reduced, weigh
 from sgmjax.sdes import SDE
 from sgmjax.sdes.base import Matching
@@ -94,7 +94,7 @@ def score_matching(
         time_law: how times are drawn: `uniform()`, `levels(...)`, `importance(...)`.
 
     Raises:
-        InputError: x0 of whole numbers, as images are stored.
+        InputError: x0 of whole numbers, as images are stored; a time_law that is none.
 
     Examples:
         >>> sde, x0 = sdes.psld(), jnp.zeros((8, 2))
@@ -104,6 +104,7 @@ def score_matching(
         (8,)
     """
     check_network_range(x0)
+    check_time_law(time_law)
     x0 = x0.astype(at_least_float32(x0.dtype))
     time_key, momentum_key, noise_key = jax.random.split(key, 3)
     t, weight = time_law.draw(time_key, x0.shape[0], x0.dtype)

@@ -21,7 +21,7 @@ import numpy as np
 
 from sgmjax._inputs import InputError
 from sgmjax._types import DType, Key
-from sgmjax.objectives.time_law import TimeLaw, at_least_float32
+from sgmjax.objectives.time_law import TimeLaw, at_least_float32, check_time_law
 from sgmjax.sdes import SDE, linalg, noise_level
 
 COVERED = 4.9  # standard deviations of log sigma: all but one draw in a million
@@ -142,10 +142,14 @@ def log_uniform(sigma_min: float = 0.002, sigma_max: float = 80.0) -> LogUniform
 def of_process(sde: SDE, time_law: TimeLaw) -> OfProcess:
     """The noise levels (`sdes.noise_level`) that the process has at times of the law.
 
+    Raises:
+        InputError: a time_law that is none.
+
     Examples:
         >>> law = objectives.of_process(sdes.ve(sigma_min=0.01, sigma_max=100.0), objectives.uniform(t_min=0.5))
         >>> low, high = law.range
         >>> round(low, 2), round(high, 2)
         (1.0, 100.0)
     """
+    check_time_law(time_law)
     return OfProcess(sde=sde, time_law=time_law)

@@ -36,7 +36,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sgmjax._inputs import InputError
+from sgmjax._inputs import InputError, shown
 from sgmjax._types import DType, Key, PerExample, Times
 from sgmjax.objectives import _clock
 from sgmjax.objectives.weighting import WEIGHTINGS, Options, weigh, weighted_square
@@ -182,6 +182,26 @@ def _check_range(t_min: float, t_max: float) -> None:
         raise InputError(f"t_min = {t_min:g}, t_max = {t_max:g}: need 0 <= t_min < t_max <= 1.")
 
 
+def _check_untraced(sde: SDE) -> None:
+    if not linalg.is_concrete(sde):
+        raise InputError("the process is traced: build the law of times outside of jit and pass it in.")
+
+
+def check_time_law(time_law: Any) -> None:
+    """Checks that it draws times.
+
+    Raises:
+        InputError: a name, or a mode of LSGM's, which is a weighting too.
+    """
+    if isinstance(time_law, WeightedLaw):
+        raise InputError(
+            "time_law: an lsgm_mode is a weighting with a law of times, for objectives.lsgm; give time_law=mode.law "
+            f"and weighting={time_law.weighting!r}"
+        )
+    if not hasattr(time_law, "draw"):
+        raise InputError(f"time_law: expected a law of times, objectives.uniform() say, got {shown(repr(time_law))}")
+
+
 # ---- for score matching: means
 
 
@@ -227,7 +247,7 @@ def importance(
         bins: how many.
 
     Raises:
-        ValueError: an unknown weighting, a range that is none or begins at 0.
+        ValueError: an unknown weighting, a range that is none or begins at 0, a traced process.
 
     Examples:
         >>> law = objectives.importance(sdes.vp())
@@ -237,11 +257,13 @@ def importance(
     _check_range(t_min, t_max)
     if t_min == 0:
         raise InputError("importance sampling of t needs t_min > 0: the density diverges at 0. Try t_min=1e-5.")
+    _check_untraced(sde)
     edges = np.geomspace(t_min, t_max, bins + 1)
     edges[0], edges[-1] = t_min, t_max
-    middle = jnp.asarray(np.sqrt(edges[1:] * edges[:-1]), jnp.float32)
-    density = unit_error_loss(sde, middle, weighting, Options(matching=matching, anneal_power=anneal_power))
-    mass = np.asarray(density, dtype=np.float64) * np.diff(edges)
+    with jax.ensure_compile_time_eval():
+        middle = jnp.asarray(np.sqrt(edges[1:] * edges[:-1]), jnp.float32)
+        density = unit_error_loss(sde, middle, weighting, Options(matching=matching, anneal_power=anneal_power))
+        mass = np.asarray(density, dtype=np.float64) * np.diff(edges)
     cdf = np.concatenate([[0.0], np.cumsum(mass)])
     return Bins(edges=edges, cdf=cdf / cdf[-1])
 
@@ -318,8 +340,7 @@ def lsgm_mode(
         names = ", ".join(f"{name}_uniform, {name}_iw" for name in WEIGHTINGS)
         raise InputError(f"mode must be one of {names}, not {mode!r}.")
     _check_range(t_min, t_max)
-    if not linalg.is_concrete(sde):
-        raise InputError("the process is traced: build the law of times outside of jit and pass it in.")
+    _check_untraced(sde)
     if t_min == 0 and (sde.k > 1 or not float(sde.initial_variance()) > 0):
         raise InputError(
             "t_min = 0 needs a process of one variable with sigma2_0 > 0: the weight is infinite at t = 0."

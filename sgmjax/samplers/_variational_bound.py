@@ -33,7 +33,7 @@ from sgmjax._inputs import InputError
 from sgmjax._kinds import check_kind
 from sgmjax._types import AnyArray, Data, Key, PerExample, Scalar, ScoreFn, State
 from sgmjax.objectives._score_matching import score_matching_loss
-from sgmjax.objectives.time_law import TimeLaw, at_least_float32, importance
+from sgmjax.objectives.time_law import TimeLaw, at_least_float32, check_time_law, importance
 from sgmjax.samplers._likelihood import Truncation, auxiliary_entropy, decoder_precision, kernel_entropy
 from sgmjax.samplers.common import check_t_min
 from sgmjax.sdes import SDE, linalg
@@ -106,6 +106,7 @@ def variational_bound(
             raise InputError("inside jit with a traced process give time_law=objectives.importance(sde, t_min=t_min).")
         with jax.ensure_compile_time_eval():
             time_law = importance(sde, t_min=float(t_min))
+    check_time_law(time_law)
     batch, z0 = x0.shape[0], sde.augment(x0)
     if noise is None:
         time_key, noise_key = jax.random.split(key)

@@ -230,6 +230,14 @@ def test_density_and_inverse_of_a_time_sampler(x64, name: str):
         np.testing.assert_allclose(ratio / ratio.mean(), 1.0, atol=0.02)
 
 
+def test_importance_is_built_inside_jit_as_outside():
+    """Of a process that is not traced."""
+    u = jnp.asarray([0.1, 0.5, 0.9])
+    inside = jax.jit(lambda u: objectives.importance(VP).sample(u))(u)
+    for ours, outside in zip(inside, objectives.importance(VP).sample(u)):
+        np.testing.assert_allclose(ours, outside, rtol=1e-5)
+
+
 def test_importance_times_in_float32_reach_both_ends():
     t, weight = objectives.importance(sdes.cld()).sample(jnp.asarray([0.0, 1 - 2**-24], jnp.float32))
     np.testing.assert_allclose(t, [1e-5, 1.0], rtol=1e-2)
@@ -319,6 +327,10 @@ def call(**options):
     return objectives.score_matching_loss(zeros, sde, z, jnp.asarray([0.1, 0.2]), z, **options)
 
 
+def drawn(time_law):
+    return objectives.score_matching(key(), lambda z, t: z, VP, jnp.ones((2, 3)), time_law=time_law)
+
+
 BAD = {
     "weighting": (lambda: call(weighting="nll"), "weighting must be"),
     "reduce": (lambda: call(reduce="max"), "reduce must be"),
@@ -326,6 +338,10 @@ BAD = {
     "frame": (lambda: call(sde=analytic.oblique_recipe(), weighting="reweightedv1"), "reweightedv1 needs"),
     "range": (lambda: objectives.uniform(0.5, 0.1), "t_min = 0.5, t_max = 0.1"),
     "zero": (lambda: objectives.importance(sdes.vp(), t_min=0.0), "needs t_min > 0"),
+    "traced": (lambda: jax.jit(lambda sde: objectives.importance(sde).cdf)(sdes.vp()), "the process is traced: build"),
+    "mode": (lambda: drawn(objectives.lsgm_mode(sdes.vp(), "ll_iw")), "give time_law=mode.law and weighting='ll'"),
+    "no law": (lambda: drawn("uniform"), "time_law: expected a law of times, .* got 'uniform'"),
+    "no law of levels": (lambda: objectives.of_process(VP, objectives.uniform), "time_law: expected a law"),
     "importance weighting": (lambda: objectives.importance(sdes.vp(), weighting="fid"), "weighting must be"),
 }
 
