@@ -1,7 +1,8 @@
 """Clocks: c(t) with a known inverse, whose slope is the weighted error of the exact score of normal data.
 
 Times at which c is uniform have the density that `time_law.lsgm_mode` wants for its "_iw" modes. VP with a linear or a
-geometric rate has such clocks for `ll`, `drop_sigma2t` and `drop_all`, and VE for all but `rescale`.
+geometric rate has such clocks for `ll`, `drop_sigma2t` and (linear) `drop_all`, and VE for `ll`, `drop_sigma2t` and
+(geometric) `drop_all`; so have the weightings that for one variable are multiples of these, `SAME`.
 
 Reference: Vahdat et al. 2021, app. B.
 """
@@ -16,6 +17,11 @@ from jax.scipy.special import erf, erfinv
 
 from sgmjax._types import Times
 from sgmjax.sdes import SDE, VE, LinearSchedule, Recipe
+
+SAME = {
+    "likelihood": "ll", "reweightedv1": "drop_sigma2t", "simple": "drop_all", "reweightedv2": "drop_all",
+    "annealed": "drop_all",
+}  # fmt: skip
 
 
 def _gaussian_bell(sde):
@@ -68,8 +74,10 @@ def invert(sde: Any, weighting: str, c: Times) -> Any:
 
 
 def has_clock(sde: SDE, weighting: str) -> bool:
+    """Whether there is one. weighting: not a key of `SAME`, but its value."""
     if isinstance(sde, VE):
-        return weighting != "rescale" and float(sde.initial_variance()) < 1 and float(sde.sigma_min) < 1
+        known = weighting in ("ll", "drop_sigma2t") or (weighting == "drop_all" and sde.sigma_dist == "geometric")
+        return known and float(sde.initial_variance()) < 1 and float(sde.sigma_min) < 1
     if not isinstance(sde, Recipe) or sde.k > 1 or sde.numerical_eps or float(sde.Sigma_inf[0, 0]) != 1:
         return False
     if weighting == "drop_all":

@@ -357,13 +357,14 @@ def lsgm_mode(
 def _importance_of_normal_data(sde: SDE, weighting: str, t_min: float, t_max: float, official: bool) -> TimeLaw:
     if official and isinstance(sde, SubVP):
         sde = recipe(D=[[0.5]], Q=[[0.0]], schedule=sde.schedule, sigma2_0=sde.sigma2_0, name="vp")
-    if not _clock.has_clock(sde, weighting):
+    kind = _clock.SAME.get(weighting, weighting)
+    if not _clock.has_clock(sde, kind):
         return _tabulate(sde, weighting, t_min, t_max)
     with jax.enable_x64(True):  # the ends once, in float64
         wide = jax.tree.map(lambda leaf: np.array(leaf, np.float64), sde)
-        low, high = np.asarray(_clock.clock(wide, weighting, jnp.asarray([t_min, t_max])), np.float64)
+        low, high = np.asarray(_clock.clock(wide, kind, jnp.asarray([t_min, t_max])), np.float64)
         share = _clock.official_norm(wide) if official and weighting == "drop_all" and not isinstance(sde, VE) else 1.0
-    return Clock(sde=sde, weighting=weighting, t_min=t_min, t_max=t_max, low=low, high=high, share=share)
+    return Clock(sde=sde, weighting=kind, t_min=t_min, t_max=t_max, low=low, high=high, share=share)
 
 
 @functools.partial(jax.jit, static_argnames="weighting")
