@@ -26,9 +26,11 @@ from flax import linen as nn
 from jaxtyping import Float, Real
 
 from sgmjax import models, objectives, preconditioning, samplers, score, sdes
-from sgmjax._inputs import InputError
+from sgmjax._inputs import InputError, shown
 from sgmjax._types import AnyArray, Data, Key, Labels, PerExample, Samples, Shape
-from sgmjax.objectives._score_matching import Reduce
+from sgmjax.objectives.sigma_law import check_sigma_law
+from sgmjax.objectives.time_law import check_time_law
+from sgmjax.objectives.weighting import Reduce, check_reduce
 from sgmjax.samplers import plan as plans
 from sgmjax.samplers.grids import host_noise_level
 from sgmjax.samplers.guidance import Guidance, cfg_score
@@ -37,6 +39,11 @@ from sgmjax.sdes.base import Matching
 from sgmjax.spec import Settings
 
 PyTree = Any
+
+
+def _check_process(what: str, sde: Any) -> None:
+    if not isinstance(sde, sdes.SDE):
+        raise InputError(f"{what}: expected a process, sdes.psld() say, got {shown(repr(sde))}")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -59,6 +66,7 @@ class NetworkModel(abc.ABC):
             object.__setattr__(self, "network", owner)
         if not callable(self.network):
             raise InputError(f"network: expected a Flax module or a function (params, x, cond), got {self.network!r}")
+        _check_process("sde", self.sde)
 
     @property
     @abc.abstractmethod
@@ -233,6 +241,11 @@ class ScoreModel(NetworkModel):
         super().__post_init__()
         if self.time_law is None:
             object.__setattr__(self, "time_law", objectives.uniform())
+        if self.trained_as is not None:
+            _check_process("trained_as", self.trained_as)
+        check_time_law(self.time_law)
+        objectives.hears(self.weighting)
+        check_reduce(self.reduce)
         self.eps_fn(None)  # says what does not fit, before anything is traced
 
     @property
@@ -322,6 +335,8 @@ class DenoiserModel(NetworkModel):
 
     def __post_init__(self):
         super().__post_init__()
+        check_sigma_law(self.sigma_law)
+        check_reduce(self.reduce)
         takes_log = models.takes_log(self.network)
         if self.time_conditioning is None:
             object.__setattr__(self, "time_conditioning", "sigma" if takes_log else "log_sigma")

@@ -81,9 +81,12 @@ def condition(
         return sde.transition(t).factor[:, 0, 0]
     if time_conditioning == "level":
         if num_levels is None:
-            raise InputError("time_conditioning 'level' needs num_levels, the number of noise levels.")
+            raise InputError(_NO_LEVELS)
         return jnp.round((1 - t) * (num_levels - 1)).astype(jnp.int32)
     raise _unknown_conditioning(time_conditioning)
+
+
+_NO_LEVELS = "time_conditioning 'level' needs num_levels, the number of noise levels."
 
 
 def _unknown_conditioning(name: str) -> InputError:
@@ -129,6 +132,10 @@ def eps_from_network(
     Returns:
         eps_fn(z, t) -> (batch, r, *event).
 
+    Raises:
+        InputError: an unknown word, "level" without num_levels, "mixed" for a process whose noised variables do not
+            come last; when the prediction is made, if the network returns another shape.
+
     Examples:
         >>> sde = sdes.vp()
         >>> network = lambda x, sigma: sigma[:, None] * x  # exact for white normal data
@@ -141,6 +148,10 @@ def eps_from_network(
         raise InputError(f"parameterization must be 'eps', 'mixed' or 'score', not {parameterization!r}.")
     if time_conditioning not in get_args(TimeConditioning):
         raise _unknown_conditioning(time_conditioning)
+    if time_conditioning == "level" and num_levels is None:
+        raise InputError(_NO_LEVELS)
+    if matching not in (None, "hsm", "dsm"):
+        raise InputError(f"matching must be 'hsm' or 'dsm', not {matching!r}.")
     if parameterization == "mixed" and sde.frame is not None:
         raise InputError("mixed score needs the noised variables to come last: use parameterization='eps'.")
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from sgmjax._inputs import check_network_range
 from sgmjax._types import Data, Key, PerExample, Times
-from sgmjax.objectives.sigma_law import SigmaLaw
+from sgmjax.objectives.sigma_law import SigmaLaw, check_sigma_law
 from sgmjax.objectives.time_law import at_least_float32
 from sgmjax.objectives.weighting import Reduce, reduced
 from sgmjax.sdes import Denoiser, linalg
@@ -73,7 +73,7 @@ def denoising(
         sigma_law: how noise levels are drawn: `log_normal()`, `log_uniform(...)`, `of_process(...)`.
 
     Raises:
-        InputError: x0 of whole numbers, as images are stored.
+        InputError: x0 of whole numbers, as images are stored; a sigma_law that is none.
 
     Examples:
         >>> ring = exact.ring()
@@ -84,6 +84,7 @@ def denoising(
         (8,)
     """
     check_network_range(x0)
+    check_sigma_law(sigma_law)
     x0 = x0.astype(at_least_float32(x0.dtype))
     sigma_key, noise_key = jax.random.split(key)
     sigma, weight = sigma_law.draw(sigma_key, x0.shape[0], x0.dtype)

@@ -19,7 +19,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from sgmjax._inputs import check_network_range
+from sgmjax._inputs import InputError, check_network_range
 from sgmjax._kinds import check_eps, check_kind, check_matching
 from sgmjax._types import Data, EpsFn, Key, PerExample, State, Times
 from sgmjax.objectives.time_law import TimeLaw, at_least_float32, check_time_law
@@ -59,8 +59,8 @@ def score_matching_loss(
         (batch,) losses.
 
     Raises:
-        InputError: an unknown weighting or reduce, a weighting that does not fit the process; an eps_fn that says it is
-            a score, or of another matching, or that returns another shape.
+        InputError: an unknown weighting, reduce or norm, a weighting that does not fit the process; an eps_fn that says
+            it is a score, or of another matching, or that returns another shape.
 
     Examples:
         >>> sde, t = sdes.psld(), jnp.full(1, 0.5)
@@ -69,6 +69,8 @@ def score_matching_loss(
         >>> objectives.score_matching_loss(eps_fn, sde, z0, t, eps).tolist()  # the mean of eps^2
         [4.0]
     """
+    if norm not in ("l2", "l1"):
+        raise InputError(f"norm must be 'l2' or 'l1', not {norm!r}.")
     check_kind(eps_fn, "eps")
     check_matching(eps_fn, matching)
     z_t = sde.transition(t, matching).perturb(z0, eps)

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sgmjax._inputs import InputError
+from sgmjax._inputs import InputError, shown
 from sgmjax._types import DType, Key
 from sgmjax.objectives.time_law import TimeLaw, at_least_float32, check_time_law
 from sgmjax.sdes import SDE, linalg, noise_level
@@ -102,6 +102,19 @@ class OfProcess(SigmaLaw):
 jax.tree_util.register_dataclass(LogNormal, ["mean", "std"], [])
 jax.tree_util.register_dataclass(LogUniform, ["sigma_min", "sigma_max"], [])
 jax.tree_util.register_dataclass(OfProcess, ["sde", "time_law"], [])
+
+
+def check_sigma_law(sigma_law: Any) -> None:
+    """Checks that it draws noise levels.
+
+    Raises:
+        InputError: a name, or a law of times.
+    """
+    if not (hasattr(sigma_law, "draw") and hasattr(sigma_law, "range")):
+        raise InputError(
+            f"sigma_law: expected a law of noise levels, objectives.log_normal() say, got {shown(repr(sigma_law))}; "
+            "objectives.of_process makes one of a law of times"
+        )
 
 
 def log_normal(mean: float = -1.2, std: float = 1.2) -> LogNormal:

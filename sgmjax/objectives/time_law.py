@@ -198,7 +198,7 @@ def check_time_law(time_law: Any) -> None:
             "time_law: an lsgm_mode is a weighting with a law of times, for objectives.lsgm; give time_law=mode.law "
             f"and weighting={time_law.weighting!r}"
         )
-    if not hasattr(time_law, "draw"):
+    if not (hasattr(time_law, "draw") and hasattr(time_law, "sample")):
         raise InputError(f"time_law: expected a law of times, objectives.uniform() say, got {shown(repr(time_law))}")
 
 

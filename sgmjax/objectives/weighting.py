@@ -17,7 +17,7 @@ Reference: Song et al. 2021, eq. (7); Dockhorn et al. 2022, eqs. (8)-(9); Pandey
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import jax.numpy as jnp
 
@@ -29,17 +29,22 @@ from sgmjax.sdes.base import Matching
 Reduce = Literal["mean", "sum", "half_sum"]
 
 
+def check_reduce(reduce: str) -> None:
+    """Raises InputError: an unknown one."""
+    if reduce not in get_args(Reduce):
+        raise InputError(f"reduce must be 'mean', 'sum' or 'half_sum', not {reduce!r}.")
+
+
 def reduced(total: PerExample, size: int, reduce: Reduce) -> PerExample:
     """The sums of `size` numbers, (batch,), as they are, halved, or as means.
 
     Raises:
         InputError: an unknown reduce.
     """
+    check_reduce(reduce)
     if reduce == "mean":
         return total / size
-    if reduce in ("sum", "half_sum"):
-        return total if reduce == "sum" else 0.5 * total
-    raise InputError(f"reduce must be 'mean', 'sum' or 'half_sum', not {reduce!r}.")
+    return total if reduce == "sum" else 0.5 * total
 
 
 class Options(NamedTuple):
@@ -129,15 +134,24 @@ WEIGHTINGS: dict[str, Callable[[SDE, Any, Any, Options], Weighted]] = {
 BY_DRIFT = ("reweightedv1", "likelihood", "ll", "drop_sigma2t")
 
 
+def _check_weighting(weighting: str) -> None:
+    if weighting not in WEIGHTINGS:
+        raise InputError(f"weighting must be one of {', '.join(WEIGHTINGS)}, not {weighting!r}.")
+
+
 def hears(weighting: str) -> Literal["eps", "drift"]:
     """Whether a network trained with a weighting hears all variables alike, or as the process drives them.
 
     See `score.consistent`.
 
+    Raises:
+        InputError: an unknown weighting.
+
     Examples:
         >>> objectives.hears("simple"), objectives.hears("likelihood")
         ('eps', 'drift')
     """
+    _check_weighting(weighting)
     return "drift" if weighting in BY_DRIFT else "eps"
 
 
@@ -160,8 +174,7 @@ def weigh(weighting: str, sde: SDE, t: Times, error: Noise, options: Options = O
     Raises:
         ValueError: an unknown weighting, or one that does not fit the process.
     """
-    if weighting not in WEIGHTINGS:
-        raise InputError(f"weighting must be one of {', '.join(WEIGHTINGS)}, not {weighting!r}.")
+    _check_weighting(weighting)
     return WEIGHTINGS[weighting](sde, t, error, options)
 
 

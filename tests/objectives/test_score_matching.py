@@ -334,6 +334,7 @@ def drawn(time_law):
 BAD = {
     "weighting": (lambda: call(weighting="nll"), "weighting must be"),
     "reduce": (lambda: call(reduce="max"), "reduce must be"),
+    "norm": (lambda: call(norm="L1"), "norm must be 'l2' or 'l1', not 'L1'"),
     "matching": (lambda: call(matching="ism"), "matching must be"),
     "frame": (lambda: call(sde=analytic.oblique_recipe(), weighting="reweightedv1"), "reweightedv1 needs"),
     "range": (lambda: objectives.uniform(0.5, 0.1), "t_min = 0.5, t_max = 0.1"),
