@@ -17,6 +17,40 @@ samples were decoded with batch norm's statistics of the samples themselves; her
 
 from sgmjax.config import complete
 
+# What differs in the latent stages: the VAE is trained in the first two, and left as it is in the third.
+TRAINED = {
+    "vae_steps": 84_400,
+    "vae_optimizer": {
+        "name": "adamax",
+        "learning_rate": 0.01,
+        "learning_rate_min": 1e-4,
+        "eps": 1e-3,
+        "weight_decay": 3e-4,
+        "warmup_steps": 2110,
+        "grad_clip": None,
+        "ema_decay": 0.0,
+        "ema_warmup": False,
+    },
+    "vae_finetune": {
+        "name": "adamw",
+        "learning_rate": 8e-5,
+        "learning_rate_min": 1e-5,
+        "eps": 1e-3,
+        "weight_decay": 3e-4,
+        "warmup_steps": 8440,
+        "grad_clip": None,
+        "ema_decay": 0.0,
+        "ema_warmup": False,
+    },
+    "q_weighting": "ll_iw",
+    "q_ema": True,
+    "vae_spectral_weight": 0.1,
+    "kl_min": 0.7,
+    "kl_max": 1.0,
+    "kl_anneal_portion": 0.1,
+}
+FROZEN = {"vae_from": "runs/lsgm_celebahq256_qualitative", "train_vae": False}
+
 
 def get_config(stage: str = "both"):
     if stage not in ("both", "prior"):
@@ -77,42 +111,12 @@ def get_config(stage: str = "both"):
                 "ema_warmup": False,
             },
             "latent": {
-                "vae_steps": 0 if again else 84_400,
-                "vae_from": "runs/lsgm_celebahq256_qualitative" if again else None,
-                "vae_optimizer": {
-                    "name": "adamax",
-                    "learning_rate": 0.01,
-                    "learning_rate_min": 1e-4,
-                    "eps": 1e-3,
-                    "weight_decay": 3e-4,
-                    "warmup_steps": 2110,
-                    "grad_clip": None,
-                    "ema_decay": 0.0,
-                    "ema_warmup": False,
-                },
-                "train_vae": not again,
-                "vae_finetune": {
-                    "name": "adamw",
-                    "learning_rate": 8e-5,
-                    "learning_rate_min": 1e-5,
-                    "eps": 1e-3,
-                    "weight_decay": 3e-4,
-                    "warmup_steps": 8440,
-                    "grad_clip": None,
-                    "ema_decay": 0.0,
-                    "ema_warmup": False,
-                },
                 "p_weighting": "drop_sigma2t_iw",
-                "q_weighting": "ll_iw",
-                "q_ema": not again,
                 "mixing_logit_init": -6.0,
                 "drop_inactive": True,
-                "vae_spectral_weight": 0.1,
                 "prior_spectral_weight": 0.01,
-                "kl_min": 0.7,
-                "kl_max": 1.0,
-                "kl_anneal_portion": 0.1,
-            },
+            }
+            | (FROZEN if again else TRAINED),
             "train": {
                 "steps": 1500 * epoch if again else 84_400 + 1000 * epoch,
                 "batch_size": 96 if again else 64,

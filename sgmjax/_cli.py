@@ -297,7 +297,9 @@ def overridden(settings: Any, overrides: Sequence[tuple[str, Any]]) -> Config:
     from sgmjax.config import from_dict, parse, unread
 
     given = {key for key, _ in overrides} | set(unread(parse(settings)))  # else an override has made it idle
-    return from_dict(override(settings, overrides), refuse=lambda key: key in given)
+    return from_dict(
+        override(settings, overrides), refuse=lambda key: any(f"{one}.".startswith(f"{key}.") for one in given)
+    )
 
 
 def config_folders() -> list[Path]:

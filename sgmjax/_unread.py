@@ -15,7 +15,7 @@ from sgmjax._schema import Config, DataConfig, LatentConfig, ObjectiveConfig, Sa
 from sgmjax.data.pipeline import SOURCES, TFDS
 from sgmjax.preconditioning import Prediction
 from sgmjax.samplers import registry
-from sgmjax.spec import fields
+from sgmjax.spec import Section, fields
 
 Rule = tuple[str, Iterable[str], str]  # section, its settings, why they (<value>) are not read, and what to do
 
@@ -43,7 +43,10 @@ def without(config: Config, paths: Iterable[str]) -> Config:
     for path in paths:
         section, key = path.split(".")
         settings = getattr(config, section)
-        settings = dataclasses.replace(settings, **{key: fields(settings)[key].default})
+        default = {key: fields(settings)[key].default}
+        settings = (
+            settings.replace(**default) if isinstance(settings, Section) else dataclasses.replace(settings, **default)
+        )
         config = dataclasses.replace(config, **{section: settings})
     return config
 
@@ -52,8 +55,9 @@ def _rules(config: Config) -> Iterator[Rule]:
     yield from _data(config.data)
     yield from _sampling(config.sampling)
     yield from _metrics(config.train)
+    yield from _network(config.model)
     if config.vae is not None:
-        yield from _with_a_vae()
+        yield from _with_a_vae(config.latent)
     else:
         everything = [field.name for field in dataclasses.fields(LatentConfig)]
         yield "latent", everything, "is of the training of a VAE; without a section vae leave it out"
@@ -101,7 +105,31 @@ def _sampling(sampling: Any) -> Iterator[Rule]:
         yield "sampling", [key], f"is of grid {key!r}, and sampling.grid is {sampling.grid!r}; set that too"
 
 
-def _with_a_vae() -> Iterator[Rule]:
+def _network(model: Section) -> Iterator[Rule]:
+    """Of the names that several networks share; what `models.build` refuses is not repeated."""
+    for key, switch, needed in (
+        ("fourier_scale", "embedding_type", "fourier"),
+        ("fir_kernel", "fir", True),
+        ("progressive_combine", "progressive_input", "input_skip"),
+        ("resamp_with_conv", "resblock_type", "ddpm"),
+    ):
+        value = model.settings.get(switch, needed)  # a network without the switch reads it always
+        if key in model.settings and value != needed:
+            why = f"is of model.{switch}={needed!r}, and it is {value!r}; set that too, or leave it out"
+            yield "model", [key], why
+    if not model.settings.get("conditional", True) and not model.settings.get("scale_by_sigma"):
+        why = "is told to a network with model.conditional, and that is False; leave it out"
+        yield "objective", ["time_conditioning"], why
+
+
+def _with_a_vae(latent: LatentConfig) -> Iterator[Rule]:
+    if not latent.vae_steps:
+        why = "is of the steps that train the VAE alone, and latent.vae_steps is 0; set that too, or leave it out"
+        yield "latent", ["vae_optimizer"], why
+    if not latent.train_vae:
+        keys = ("vae_finetune", "q_weighting", "q_ema", "vae_spectral_weight")
+        keys += ("kl_min", "kl_max", "kl_const_portion", "kl_anneal_portion", "kl_balance")
+        yield "latent", keys, "is of the VAE's training beside the prior, and latent.train_vae is False; leave it out"
     yield "data", ["uniform_dequantization"], "means nothing for a VAE, whose decoder is of levels; leave it out"
     why = "means nothing for a latent prior, which predicts eps (its normal part is mixed in) of the hsm kernel"
     yield "objective", ["parameterization", "matching"], f"{why}; leave it out"

@@ -77,6 +77,23 @@ def check_lsgm(kind, variables, averaged, read) -> None:
         jax.tree.map(np.testing.assert_array_equal, variables.params["prior"], read.prior_params)
 
 
+def test_official_settings_of_lsgm_that_nothing_reads_are_left_out():
+    """An official file says all of them; a config with them is refused, and without them says no less."""
+    args = {
+        "train_vae": False, "learning_rate_vae": 1e-3, "update_q_ema": True, "iw_sample_q": "ll_iw",
+        "cont_kl_anneal": True, "kl_max_coeff_vada": 0.5, "weight_decay_norm_vae": 0.1, "progressive_input": "none",
+        "progressive_combine": "cat", "num_channels_dae": 16,
+    }  # fmt: skip
+    idle = ("vae_finetune.learning_rate", "q_ema", "q_weighting", "kl_max", "vae_spectral_weight")
+    idle = {*(f"latent.{name}" for name in idle), "model.progressive_combine"}
+    found = interop.lsgm_settings.said(args, joint=True)
+    assert {path: one.value for path, one in found.items()} == {
+        "latent.train_vae": False, "model.progressive_input": "none", "model.nf": 16,
+    }  # fmt: skip
+    read = interop.lsgm_settings.said(args | {"train_vae": True, "progressive_input": "input_skip"}, joint=True)
+    assert idle <= set(read)
+
+
 @pytest.mark.slow
 @pytest.mark.reference
 def test_lsgm_as_variables(tmp_path):

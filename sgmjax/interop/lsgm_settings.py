@@ -119,7 +119,17 @@ def said(args: Mapping[str, Any], *, joint: bool) -> dict[str, Said]:
         found |= {path: Said(name, args[name]) for name, path in _ANNEALED.items() if name in args}
     elif "cont_kl_anneal" in args:
         found |= {f"latent.kl_{end}": Said("cont_kl_anneal", 1.0) for end in ("min", "max")}
-    return found | _prior(args) | _process(args)
+    return _read(found | _prior(args)) | _process(args)
+
+
+def _read(found: dict[str, Said]) -> dict[str, Said]:
+    """Without those that nothing reads: official settings say all, and a config no more than is read."""
+    idle: tuple[str, ...] = ()
+    if "model.progressive_input" in found and found["model.progressive_input"].value != "input_skip":
+        idle += ("model.progressive_combine",)
+    if "latent.train_vae" in found and not found["latent.train_vae"].value:
+        idle += ("latent.vae_finetune.", "latent.q_", "latent.kl_", "latent.vae_spectral_weight")
+    return {path: one for path, one in found.items() if not path.startswith(idle)}
 
 
 def _prior(args: Mapping[str, Any]) -> dict[str, Said]:

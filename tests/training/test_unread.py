@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
 
 from sgmjax import _cli
-from sgmjax.config import Config, ConfigError, from_dict, to_dict, unread
+from sgmjax.config import MODEL, Config, ConfigError, OptimizerConfig, from_dict, to_dict, unread
 from sgmjax.training import workdir
 from sgmjax.training.load import load_run, read_config
 
@@ -26,6 +27,46 @@ VAIN = [
         "objective.label_dropout: means nothing for a latent prior, which",
     ),
     ({"vae": {}, "data": {"uniform_dequantization": True}}, f"data.uniform_dequantization: {MEANS} a VAE"),
+    (
+        {"vae": {}, "latent": {"vae_optimizer": {"eps": 1e-2}}},
+        "latent.vae_optimizer: is of the steps that train the VAE alone, and latent.vae_steps is 0; set that too",
+    ),
+    *(
+        ({"vae": {}, "latent": {"train_vae": False, key: value}}, f"latent.{key}: is of the VAE's training beside the")
+        for key, value in (
+            ("vae_finetune", {"eps": 1e-2}),
+            ("q_ema", True),
+            ("q_weighting", "ll_iw"),
+            ("kl_min", 0.1),
+            ("kl_balance", "equal"),
+            ("vae_spectral_weight", 0.1),
+        )
+    ),
+    (
+        {"model": {"name": "ncsnpp", "fourier_scale": 30}},
+        "model.fourier_scale: is of model.embedding_type='fourier', and it is 'positional'; set that too, or leave it",
+    ),
+    (
+        {"model": {"name": "unet1d", "fourier_scale": 30, "embedding_type": "positional"}},
+        "model.fourier_scale: is of model.embedding_type='fourier'",
+    ),
+    ({"model": {"name": "ncsnpp", "fir_kernel": [1, 2, 1]}}, "model.fir_kernel: is of model.fir=True, and it is False"),
+    (
+        {"model": {"name": "ncsnpp", "progressive_combine": "cat", "progressive_input": "residual"}},
+        "model.progressive_combine: is of model.progressive_input='input_skip', and it is 'residual'; set that too",
+    ),
+    (
+        {"model": {"name": "ncsnpp", "resamp_with_conv": False}},
+        "model.resamp_with_conv: is of model.resblock_type='ddpm', and it is 'biggan'; set that too, or leave it out",
+    ),
+    (
+        CLASSIFIER | {"model": {"name": "ncsnpp_classifier", "fir_kernel": [1, 2, 1]}},
+        "model.fir_kernel: is of model.fir=True",
+    ),
+    (
+        {"model": {"name": "ddpm", "conditional": False}, "objective": {"time_conditioning": "t999"}},
+        "objective.time_conditioning: is told to a network with model.conditional, and that is False; leave it out",
+    ),
     ({"data": {"binarize": "dynamic"}}, "data.binarize: 'dynamic' is drawn by the training of a VAE; use 'static'"),
     ({"latent": {"vae_steps": 1}}, "latent.vae_steps: is of the training of a VAE; without a section vae leave it out"),
     ({"latent": {"vae_optimizer": {"eps": 1e-2}}}, "latent.vae_optimizer: is of the training of a VAE"),
@@ -75,7 +116,24 @@ def test_what_nothing_reads_is_refused(settings, message):
 
 READ = [
     {"vae": {}, "objective": {"t_min": 0.01, "time_conditioning": "t999"}, "data": {"binarize": "dynamic"}},
-    {"vae": {}, "latent": {"vae_steps": 1, "kl_max": 0.5}},
+    {"vae": {}, "latent": {"vae_steps": 1, "kl_max": 0.5, "vae_finetune": OptimizerConfig(eps=1e-2)}},
+    {"vae": {}, "latent": {"vae_steps": 1, "train_vae": False, "vae_optimizer": OptimizerConfig(eps=1e-2)}},
+    {
+        "model": {
+            "name": "ncsnpp",
+            "embedding_type": "fourier",
+            "fourier_scale": 30.0,
+            "fir": True,
+            "fir_kernel": (1, 2),
+        }
+    },
+    {"model": {"name": "ncsnpp", "progressive_input": "input_skip", "progressive_combine": "cat"}},
+    {"model": {"name": "ncsnpp", "resblock_type": "ddpm", "resamp_with_conv": False}},
+    {"model": {"name": "ddpm", "resamp_with_conv": False}},
+    {
+        "model": {"name": "ddpm", "conditional": False, "scale_by_sigma": True},
+        "objective": {"time_conditioning": "sigma"},
+    },
     {"sampling": {"sampler": "ode", "rtol": 0.1, "atol": 0.1, "t_min": 1e-4, "denoise": False}},
     {"sampling": {"grid": "rho", "rho": 5.0, "steps": 9}},
     {"sampling": {"grid": "power", "power": 3.0}},
@@ -160,6 +218,8 @@ def test_an_override_makes_settings_of_the_file_idle(tmp_path):
     assert config.sampling.sampler == "ode" and config.sampling.steps == 50
     with pytest.raises(ConfigError, match=r"sampling\.steps: 8 means nothing"):
         _cli.read_config(str(file), [("sampling.sampler", "ode"), ("sampling.steps", 8)])
+    with pytest.raises(ConfigError, match=r"latent\.vae_optimizer: is of the training of a VAE"):
+        _cli.read_config(str(file), [("latent.vae_optimizer.eps", 1e-2)])
     file.write_text("def get_config():\n    return {'sampling': {'rtol': 0.1}}\n")
     with pytest.raises(ConfigError, match=r"sampling\.rtol: 0\.1 means nothing"):
         _cli.read_config(str(file), [("train.steps", 8)])
@@ -171,6 +231,9 @@ def test_a_run_folder_that_has_something_idle_can_be_read(folder, tmp_path):
     record = json.loads((folder / "config.json").read_text())
     record["config"]["sampling"]["rtol"] = 0.1
     record["config"]["objective"]["num_levels"] = 9
+    record["config"]["model"] = {"name": "ncsnpp", "fir_kernel": [1, 2, 1], "nf": 16}
     (tmp_path / "config.json").write_text(json.dumps(record))
     config = workdir.read_config(tmp_path)
+    assert config.model == MODEL.section("ncsnpp", nf=16)
+    config = dataclasses.replace(config, model=workdir.read_config(folder).model)
     assert config == workdir.read_config(folder) and from_dict(to_dict(config)) == config != Config()
