@@ -42,6 +42,7 @@ NETWORKS: dict[str, type[nn.Module]] = {
 # Fields of theirs that `build` gives; and the table of discrete noise levels, for programs alone.
 GIVEN = frozenset({"out_channels", "centered", "dtype", "parent", "sigma_min", "sigma_max", "num_scales"})
 _KINDS = ("vectors", "signals", "images", "volumes")  # by spatial axes
+# Score networks to name for each of them; of networks that learn classes all that fit are named.
 _FITTING = ("use 'mlp'", "use 'unet1d' or 'mlp'", "use 'ncsnpp' or 'ddpm'", "use 'ncsnpp' or 'mlp'")
 
 
@@ -68,12 +69,28 @@ def _check_fields(settings: Mapping[str, Any]) -> None:
             raise InputError(f"model.fir_kernel: {error}") from None
 
 
+def _other_classifiers(section: Section, axes: int) -> str:
+    """What to do instead: the networks that learn the same of data with so many axes."""
+    noised = sees_noise(section)
+    kin = [
+        f"'{name}'"
+        for name, one in NETWORKS.items()
+        if getattr(one, "classifies", False)
+        and getattr(one, "sees_noise", True) == noised
+        and axes in getattr(one, "axes", range(len(_KINDS)))
+    ]
+    what = "classifier of noised data" if noised else "network of features"
+    return f"use {' or '.join(kin)}" if kin else f"there is no {what} for these"
+
+
 def _check_network(section: Section, sides: tuple[int, ...]) -> None:
     """That the network is one for data of this kind."""
     allowed = getattr(section.constructor, "axes", range(len(_KINDS)))
     if len(sides) in allowed:
         return
     found, fitting = _KINDS[len(sides)], _FITTING[len(sides)]
+    if classifies(section):
+        fitting = _other_classifiers(section, len(sides))
     if len(sides) == 1 and 2 in allowed:
         found += " (n, T, C)"
         fitting += "; or if they are images without a channel axis, x[..., None]"

@@ -139,14 +139,17 @@ def test_the_linear_part_of_the_mlp_is_one_matrix_of_the_channels_everywhere():
         ),
         (MODEL.section("ncsnv2"), (28, 27), "multiple of 2; got 27"),
         (MODEL.section("ncsnv2"), (4, 4, 4), "needs images and the data are volumes; use 'ncsnpp' or 'mlp'"),
-        (MODEL.section("mlp_classifier"), (8,), "'mlp_classifier' needs vectors and the data are signals; use"),
+        (MODEL.section("mlp_classifier"), (8,), "needs vectors and the data are signals; use 'ncsnpp_classifier'$"),
+        (MODEL.section("ncsnpp_classifier"), (), "needs images and the data are vectors; use 'mlp_classifier'$"),
+        (MODEL.section("feature_net"), (), "needs images and the data are vectors; there is no network of features"),
+        (MODEL.section("feature_net"), (8,), r"there is no network of features for these; or if they are images .*x\["),
         (
             MODEL.section("ncsnpp", ch_mult=(1, 2), attn_resolutions=(4,)),
             (16, 8),
             "no level has side 4; images of 16 .* have 16, 8",
         ),
     ],
-    ids=range(10),
+    ids=range(13),
 )
 def test_what_does_not_fit_is_said_with_what_does(config, sides, message):
     with pytest.raises(ValueError, match=message) as error:
