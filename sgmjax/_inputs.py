@@ -38,6 +38,7 @@ def check_numbers(
     """
     if is_traced(array):
         return
+    check_unmasked(array, what)
     array = np.asarray(array)
     kinds = "iu" if integers else "iuf"
     if array.dtype.kind not in kinds and not (str(array.dtype) == "bfloat16" and not integers):
@@ -48,6 +49,20 @@ def check_numbers(
         _refuse_first(array < low, array, what, f"the least is {low:g}")
     if high is not None:
         _refuse_first(array > high, array, what, f"the largest is {high:g}")
+
+
+def check_unmasked(array: Any, what: str) -> None:
+    """Checks that nothing is masked in a masked array, or in a list of them: conversion would show what lies beneath.
+
+    Raises:
+        InputError: naming the first element that is.
+    """
+    if isinstance(array, list | tuple):
+        for i, one in enumerate(array):
+            check_unmasked(one, f"{what}[{i}]")
+    elif isinstance(array, np.ma.MaskedArray):
+        rule = "leave such examples out, or fill them (numpy.ma.filled)"
+        _refuse_first(np.ma.getmaskarray(array), array, what, rule)
 
 
 def check_network_range(x0: Any) -> None:
@@ -70,7 +85,8 @@ def _refuse_first(wrong: np.ndarray, array: np.ndarray, what: str, rule: str = "
     count = int(wrong.sum())
     more = f" ({count:,} of {wrong.size:,} values are wrong)" if count > 1 else ""
     index = f"[{', '.join(map(str, place))}]" if place else ""
-    raise InputError(f"{what}{index} is {array[place]}: {rule}{more}")
+    value = "masked" if np.ma.is_masked(array[place]) else array[place]
+    raise InputError(f"{what}{index} is {value}: {rule}{more}")
 
 
 def check_labels(labels: Any, num_classes: int | None, what: str = "labels", *, length: int | None = None) -> None:
@@ -92,6 +108,7 @@ def check_labels(labels: Any, num_classes: int | None, what: str = "labels", *, 
         raise InputError(f"{what}: must be integers, got {dtype}; convert them, as by labels.astype(np.int32)")
     if is_traced(labels):
         return
+    check_unmasked(labels, what)
     values = np.asarray(labels)
     high = np.inf if num_classes is None else num_classes - 1
     wrong = (values < 0) | (values > high)

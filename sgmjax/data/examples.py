@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from sgmjax._inputs import InputError, check_numbers
+from sgmjax._inputs import InputError, check_numbers, check_unmasked
 from sgmjax.data.base import DataError, Dataset
 
 KINDS = {1: "vectors", 2: "signals", 3: "images", 4: "volumes"}  # by the axes of one example
@@ -35,8 +35,12 @@ def as_examples(x: Any, name: str) -> np.ndarray:
 
     Raises:
         DataError: lists of different lengths, other axes (channels first, no channel axis), integers that are not
-            uint8, numbers that are not finite in float32; one line with the place and the fix.
+            uint8, numbers that are masked or not finite in float32; one line with the place and the fix.
     """
+    try:
+        check_unmasked(x, name)
+    except InputError as error:
+        raise DataError(str(error)) from None
     x = np.asarray(x) if hasattr(x, "dtype") else _one_array(x, name)
     _check_axes(x, name)
     if x.dtype == np.uint8:

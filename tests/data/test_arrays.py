@@ -21,6 +21,7 @@ RNG = np.random.default_rng(0)
         ([[0.5, 1.0], [2.0, 3.0]], np.float32, (2,)),
         ([np.zeros(3), np.ones(3)], np.float32, (3,)),
         (np.zeros((2, 3), np.float64), np.float32, (3,)),
+        (np.ma.masked_array(np.zeros((2, 3))), np.float32, (3,)),  # nothing is
         (np.zeros((2, 3), np.float16), np.float32, (3,)),
         (jnp.zeros((2, 3), jnp.bfloat16), np.float32, (3,)),
         (np.zeros((2, 64, 3)), np.float32, (64, 3)),
@@ -59,6 +60,8 @@ BAD = [
     (np.zeros((2, 3), np.complex64), "must be real numbers, got complex64"),
     (NAN, r"mine\[2, 1, 0\] is nan: it must be finite"),
     (INF, r"mine\[1, 0\] is -inf: it must be finite \(4 of 10 values"),
+    (np.ma.masked_equal(np.arange(6.0).reshape(3, 2), 3), r"mine\[1, 1\] is masked: leave such examples out, or fill"),
+    ([np.zeros(2), np.ma.masked_array([1.0, 2.0], [True, True])], r"mine\[1\]\[0\] is masked: .* \(2 of 2 values"),
     (HUGE, r"mine\[3, 1\] is 1e\+300: the largest is 3.40282e\+38"),
 ]
 
@@ -79,6 +82,7 @@ def test_labels_and_flips_of_arrays():
     for labels, options, message in (
         ([0, 1], {}, r"shape \(2,\), expected \(3,\)"),
         ([0.0, 1.0, 2.0], {}, "must be integers"),
+        (np.ma.masked_array([0, 1, 1], [0, 1, 0]), {}, r"labels\[1\] is masked"),
         ([0, -1, 1], {}, r"labels\[1\] is -1"),
         ([1, 2, 3], {"num_classes": 3}, r"labels\[2\] is 3: 3 classes are 0 to 2"),
         (None, {"num_classes": 3}, "means nothing without labels"),
