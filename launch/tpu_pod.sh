@@ -19,6 +19,7 @@
 #   DRY_RUN      set to 1 to print the commands instead
 # The work folder must be one that all workers see, in a bucket or on NFS: checkpoints are written by all of them. The slice
 # is left as it is when the run has ended: `gcloud compute tpus tpu-vm delete` ends its cost.
+# Written for bash 3.2 and the tools of BSD too, those of macOS.
 set -euo pipefail
 
 : "${TPU_NAME:?set TPU_NAME to the name of the TPU VM}" "${ZONE:?set ZONE to the zone of the TPU VM}"
@@ -59,7 +60,9 @@ obtain() {
         fi
         case "$now" in
             PREEMPTED | TERMINATED | STOPPED)
-                run gcloud compute tpus tpu-vm delete "$TPU_NAME" "${where[@]}" --quiet || true ;;&
+                run gcloud compute tpus tpu-vm delete "$TPU_NAME" "${where[@]}" --quiet || true ;;
+        esac
+        case "$now" in
             PREEMPTED | TERMINATED | STOPPED | ABSENT)
                 if run gcloud compute tpus tpu-vm create "$TPU_NAME" "${where[@]}" --accelerator-type="$ACCELERATOR" \
                     --version="${VERSION:-tpu-ubuntu2204-base}" ${kind[@]+"${kind[@]}"}; then
@@ -72,8 +75,9 @@ obtain() {
     done
 }
 
-archive=$(mktemp --suffix=.tar.gz)
-trap 'rm -f "$archive"' EXIT
+scratch=$(mktemp -d "${TMPDIR:-/tmp}/sgmjax.XXXXXX")
+trap 'rm -rf "$scratch"' EXIT
+archive=$scratch/sgmjax.tar.gz
 git -C "$root" archive --format=tar.gz --output="$archive" HEAD
 arguments=$(printf '%q ' "$@")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import runpy
 import shutil
 import signal
@@ -225,6 +226,51 @@ def test_the_jobset_starts_a_run_whose_processes_find_each_other(monkeypatch):
 @pytest.mark.parametrize("name", ["tpu_pod.sh", "slurm.sbatch"])
 def test_shell_scripts_parse(name):
     subprocess.run(["bash", "-n", str(LAUNCH / name)], check=True)
+
+
+NOT_IN_BASH_3 = (
+    r";;&|;&|\b(mapfile|readarray|coproc)\b|\b(declare|local|typeset) -[a-zA-Z]*[Ang]|&>>|\|&|\$\{\w+(,|\^|@)"
+)
+NOT_IN_BSD = (
+    r"mktemp (--|-p|-t|[^-\n]*--)|\bsed -i |\breadlink -f|\brealpath\b|\bdate -d|\bgrep -P|\bxargs -r|\bstat -c"
+)
+
+
+def test_what_runs_on_a_laptop_runs_on_macos():
+    """Whose bash is 3.2 and whose tools are BSD's."""
+    scripts = sorted(LAUNCH.glob("*.sh"))
+    assert scripts
+    for script in scripts:
+        code = "\n".join(line for line in script.read_text().splitlines() if not line.startswith("#"))
+        for pattern in (NOT_IN_BASH_3, NOT_IN_BSD):
+            assert not re.search(pattern, code), (script.name, re.search(pattern, code))
+        for place in re.findall(r".*\bmktemp\b.*", code):
+            assert re.search(r'mktemp -d "[^"]*X{6}"', place), place  # ends in the Xs: BSD's fills in no others
+
+
+def test_the_pod_script_leaves_nothing_behind(tmp_path):
+    if not (refdata.ROOT / ".git").exists() or not (shutil.which("bash") and shutil.which("git")):
+        pytest.skip("not a git checkout, or no bash")
+    given = {"TPU_NAME": "slice", "ZONE": "zone-a", "DRY_RUN": "1", "TMPDIR": str(tmp_path)}
+    command = [str(LAUNCH / "tpu_pod.sh"), "--workdir=gs://bucket/run"]
+    done = subprocess.run(command, env=os.environ | given, capture_output=True, text=True, check=True)
+    assert f"{tmp_path}/sgmjax." in done.stdout and "sgmjax.tar.gz slice:sgmjax.tar.gz" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
+@pytest.mark.parametrize(("given", "cpus"), [({"SLURM_CPUS_PER_TASK": "5"}, "5"), ({}, "8")])
+def test_slurm_tasks_get_the_cores_of_the_job(tmp_path, given, cpus):
+    """srun does not take them over by itself since Slurm 22.05."""
+    (tmp_path / "srun").write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" > "{tmp_path}/told"\n')
+    (tmp_path / "srun").chmod(0o755)
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("SLURM")}
+    environment |= given | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    subprocess.run(["bash", str(LAUNCH / "slurm.sbatch"), "--workdir=/shared/a b"], env=environment, check=True)
+    told = (tmp_path / "told").read_text().splitlines()
+    program = told.index(".venv/bin/python")
+    assert f"--cpus-per-task={cpus}" in told[:program] and "--kill-on-bad-exit=0" in told[:program]
+    assert told[program + 1 :] == ["-m", "sgmjax.train", "--workdir=/shared/a b"]
 
 
 def train(folder: Path, *, processes: int, devices: int) -> list[dict]:
