@@ -108,7 +108,7 @@ class Kernel:
 
     def restrict(self, eps: State) -> Noise:
         """The part of eps (batch, k, *event) that belongs to the noised variables, (batch, r, *event)."""
-        return restrict(eps, self.num_noised, self.frame)
+        return restrict(eps, self.mean.shape[-1], self.num_noised, self.frame)
 
     def score(self, eps: Noise) -> State:
         """-L^-T eps, the score of the kernel at z_t = E z_0 + L eps.
@@ -278,20 +278,22 @@ class SDE(abc.ABC):
     # ---- the noised variables
     def restrict(self, eps: State) -> Noise:
         """Noise (batch, k, *event) -> the noised variables' part (batch, r, *event)."""
-        return restrict(eps, self.num_noised, self.frame)
+        return restrict(eps, self.k, self.num_noised, self.frame)
 
     def expand(self, eps: Noise) -> State:
         """Inverse of `restrict`, zeros elsewhere."""
         return expand(eps, self.k, self.num_noised, self.frame)
 
 
-def restrict(eps: State, num_noised: int, frame: Square | None) -> Noise:
-    """The last `num_noised` variables of eps in the frame: (batch, k, *event) -> (batch, r, *event)."""
-    if num_noised == eps.shape[1]:
+def restrict(eps: State, k: int, num_noised: int, frame: Square | None) -> Noise:
+    """The last `num_noised` variables of eps in the frame, (batch, k, *event) -> (batch, r, *event); these pass."""
+    if eps.shape[1] == num_noised:
         return eps
+    if eps.shape[1] != k:
+        raise InputError(f"eps has {eps.shape[1]} phase variables; this process takes {num_noised} (noised) or {k}.")
     if frame is not None:
         eps = linalg.apply(jnp.asarray(frame, eps.dtype), eps)
-    return eps[:, eps.shape[1] - num_noised :]
+    return eps[:, k - num_noised :]
 
 
 def expand(eps: Noise, k: int, num_noised: int, frame: Square | None) -> State:

@@ -50,6 +50,9 @@ def apply(matrix: AnyArray, z: AnyArray) -> Computed:
     if jnp.ndim(matrix) == 2:
         matrix = matrix[None]
     rows, cols = matrix.shape[-2:]
+    if z.ndim < 2 or z.shape[1] != cols:
+        has = f"{z.shape[1]} phase variable{'s' * (z.shape[1] > 1)}" if z.ndim > 1 else "no axis of phase variables"
+        raise InputError(f"a state of shape {z.shape} has {has} and the process {cols}; sde.augment(x0) makes states.")
     out = [
         sum(expand_to(matrix[:, i, j], z.ndim - 1) * z[:, j] for j in range(cols))  # unrolled: k is tiny
         for i in range(rows)

@@ -11,6 +11,7 @@ import pytest
 import tiers
 
 from sgmjax import sdes
+from sgmjax._inputs import InputError
 
 OPTIMIZED = True  # bounds of some roundings
 
@@ -350,6 +351,7 @@ BAD = [
     (lambda: sdes.ve(sigma_min=50.0, sigma_max=0.01), "below sigma_max"),
     (lambda: sdes.psld().transition(jnp.ones(1), "ism"), "matching"),
     (lambda: sdes.psld().transition(jnp.ones(1)).score(jnp.ones((1, 3, 2))), "3 phase variables"),
+    (lambda: sdes.cld().transition(jnp.ones(1)).restrict(jnp.ones((1, 3, 2))), "3 phase variables"),
 ]
 
 
@@ -358,6 +360,29 @@ def test_bad_processes_are_refused_in_one_line(make, message: str):
     with pytest.raises(ValueError, match=message) as caught:
         make()
     assert "\n" not in str(caught.value)
+
+
+STATES = {
+    "drift": lambda sde, z: sde.drift(z, jnp.full(4, 0.5)),
+    "perturb": lambda sde, z: sde.transition(jnp.full(4, 0.5)).perturb(z, z),
+    "noise": lambda sde, z: sde.transition(jnp.full(4, 0.5)).perturb(jnp.ones((4, sde.k, 2)), z),
+    "eps": lambda sde, z: sde.transition(jnp.full(4, 0.5)).eps(z),
+    "denoise": lambda sde, z: sde.transition(jnp.full(4, 0.5)).denoise(z, z),
+    "prior_logp": lambda sde, z: sde.prior_logp(z),
+}
+
+
+@pytest.mark.parametrize("door", STATES)
+def test_states_have_the_variables_of_their_process(door: str):
+    """Data that are not augmented, and states of another process; while tracing, and where arrays may broadcast."""
+    cases = ((sdes.vp(), (4, 2), 1), (sdes.vp(), (4, 8, 8, 3), 1), (sdes.psld(), (4, 1, 2), 2),
+             (sdes.psld(), (4, 3, 2), 2))  # fmt: skip
+    for sde, shape, k in cases:
+        message = rf"{shape[1]} phase variables? and the process {k}; sde.augment\(x0\) makes states"
+        with jax.numpy_rank_promotion("allow"), pytest.raises(InputError, match=message):
+            jax.eval_shape(lambda z, sde=sde: STATES[door](sde, z), jnp.ones(shape))
+    with jax.numpy_rank_promotion("allow"), pytest.raises(InputError, match="no axis of phase variables"):
+        STATES[door](sdes.vp(), jnp.ones(4))
 
 
 def test_what_a_network_must_predict():
