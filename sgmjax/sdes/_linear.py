@@ -24,7 +24,7 @@ from sgmjax._inputs import InputError
 from sgmjax._types import Matrices, Scalar, Square, Times
 from sgmjax.sdes import _table, linalg
 from sgmjax.sdes._estimate import BLIND
-from sgmjax.sdes._recipe import _frame
+from sgmjax.sdes._recipe import _frame, without_rounding
 from sgmjax.sdes._table import Table
 from sgmjax.sdes._types import Matrix
 from sgmjax.sdes.base import SDE, Kernel, Matching
@@ -236,7 +236,7 @@ def _initial(k: int, Sigma_0: Any, sigma2_0: float) -> np.ndarray:
         if Sigma_0 is not None:
             raise InputError("Sigma_0: is of auxiliary variables, and this process has none; leave it out.")
         return initial
-    Sigma_0 = np.asarray(Sigma_0, np.float64) if Sigma_0 is not None else np.zeros(0)
+    Sigma_0 = without_rounding(Sigma_0, singular=True) if Sigma_0 is not None else np.zeros(0)
     if Sigma_0.shape != (k - 1, k - 1):
         raise InputError(f"Sigma_0 covers the {k - 1} auxiliary variables at t = 0: give a {k - 1} x {k - 1} matrix.")
     try:

@@ -197,9 +197,9 @@ def recipe(
         >>> np.allclose(sde.F @ sde.Sigma_inf + sde.Sigma_inf @ sde.F.T + sde.GGT, 0)  # Sigma_inf is stationary
         True
     """
-    D, Q = _matrix(D), _matrix(Q)
+    D, Q = without_rounding(D, singular=True), without_rounding(Q, sign=-1)
     k = _square("D", D)
-    Sigma_inf = np.eye(k) if Sigma_inf is None else _matrix(Sigma_inf)
+    Sigma_inf = np.eye(k) if Sigma_inf is None else without_rounding(Sigma_inf)
     for label, value in (("Q", Q), ("Sigma_inf", Sigma_inf)):
         if _square(label, value) != k:
             raise InputError(f"{label} is {value.shape[0]} x {value.shape[0]} but D is {k} x {k}: give equal sizes.")
@@ -209,7 +209,7 @@ def recipe(
         raise InputError("beta_min, beta_max: a schedule has its own rate; leave them out, or the schedule.")
     variables = list(variables or ["data"] + [f"auxiliary {i}" for i in range(1, k)])
     concrete = linalg.is_concrete(D, Q, Sigma_inf, Sigma_0, sigma2_0)
-    Sigma_0 = 0.04 * Sigma_inf[1:, 1:] if Sigma_0 is None else _matrix(Sigma_0)
+    Sigma_0 = 0.04 * Sigma_inf[1:, 1:] if Sigma_0 is None else without_rounding(Sigma_0, singular=True)
     if Sigma_0.shape != (k - 1, k - 1):
         raise InputError(f"Sigma_0 covers the {k - 1} auxiliary variables: give a {k - 1} x {k - 1} matrix.")
 
@@ -264,6 +264,31 @@ def _matrix(value):
     if isinstance(value, (list, tuple)) and not linalg.is_concrete(value):
         return jnp.stack([jnp.stack([jnp.asarray(v) for v in row]) for row in value])
     return np.asarray(value, dtype=np.float64) if linalg.is_concrete(value) else jnp.asarray(value)
+
+
+def without_rounding(value, *, sign=1, singular=False):
+    """`_matrix` of a symmetric (sign 1) or skew (-1) matrix that may have been computed in float32 or less.
+
+    What is symmetric or skew up to the rounding of that type becomes so; where the matrix may be singular, so do
+    eigenvalues that are zero up to it. Float64, Python's numbers and what is traced stay as they are.
+    """
+    matrix = _matrix(value)
+    kinds = [v.dtype for v in jax.tree.leaves(value) if hasattr(v, "dtype") and jnp.issubdtype(v.dtype, jnp.floating)]
+    tolerance = 10 * max((float(jnp.finfo(kind).eps) for kind in kinds), default=0.0)
+    square = matrix.ndim == 2 and matrix.shape[0] == matrix.shape[1]
+    if not linalg.is_concrete(matrix) or tolerance < 1e-10 or not square or not np.isfinite(matrix).all():
+        return matrix
+    size = np.abs(matrix).max(initial=0.0)
+    if np.abs(matrix - sign * matrix.T).max(initial=0.0) > tolerance * size:
+        return matrix
+    matrix = (matrix + sign * matrix.T) / 2
+    if singular and matrix[~np.eye(len(matrix), dtype=bool)].any():  # the numbers of a diagonal matrix are exact
+        values, vectors = np.linalg.eigh(matrix)
+        zero = np.abs(values) <= tolerance * np.abs(values).max()
+        if zero.any():
+            rows = matrix.any(axis=1)
+            matrix = (vectors * np.where(zero, 0.0, values)) @ vectors.T * np.outer(rows, rows)
+    return matrix
 
 
 def _square(label: str, value) -> int:
@@ -354,12 +379,13 @@ def _rank(D) -> int:
 
 
 def _traced_factor(matrix):
-    """Lower triangular factor of a traced PSD matrix; zero pivots give zero columns."""
+    """Lower triangular factor of a traced PSD matrix; pivots that are zero up to rounding give zero columns."""
     k = matrix.shape[0]
+    tolerance = max(1e-12, 10 * float(jnp.finfo(matrix.dtype).eps))
     a, columns = matrix, []
     for j in range(k):
         pivot = a[j, j]
-        positive = pivot > 1e-12 * jnp.max(jnp.abs(matrix))
+        positive = pivot > tolerance * matrix[j, j]
         root = jnp.sqrt(jnp.where(positive, pivot, 1.0))
         column = jnp.where(positive, jnp.where(jnp.arange(k) >= j, a[:, j] / root, 0.0), 0.0)
         a = a - column[:, None] * column[None, :]

@@ -385,6 +385,26 @@ def test_states_have_the_variables_of_their_process(door: str):
         STATES[door](sdes.vp(), jnp.ones(4))
 
 
+def test_singular_matrices_of_float32_are_singular():
+    """A rank that rounding hides: the process is that of the same matrices in float64."""
+    a = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
+    Q = np.array([[0.0, -0.5, 0.2], [0.5, 0.0, -0.4], [-0.2, 0.4, 0.0]])
+    t = jnp.asarray([0.01, 1.0])
+    for i, row in enumerate(a):
+        wide = row.astype(np.float64)
+        one = sdes.recipe(D=jnp.outer(row, row), Q=jnp.asarray(Q), Sigma_0=jnp.outer(row[1:], row[1:]))
+        other = sdes.recipe(D=np.outer(wide, wide), Q=Q, Sigma_0=np.outer(wide[1:], wide[1:]))
+        assert one.num_noised == other.num_noised == 1
+        np.testing.assert_allclose(one.F, other.F, atol=1e-6 * np.abs(other.F).max())
+        if i == 0:
+            kernels = one.transition(t), other.transition(t)
+            np.testing.assert_allclose(*(k.covariance for k in kernels), atol=1e-5)
+            G = jax.jit(lambda r: sdes.recipe(D=jnp.outer(r, r), Q=Q, num_noised=3).G)(row)
+            np.testing.assert_allclose(G @ G.T, 2 * np.outer(wide, wide), atol=1e-5)
+            assert not G[:, 1:].any()
+    assert sdes.recipe(D=jnp.diag(jnp.array([1e-9, 1.0])), Q=[[0, -0.5], [0.5, 0]]).num_noised == 2  # no rounding there
+
+
 def test_what_a_network_must_predict():
     assert [MULTI[n].num_noised for n in ("psld", "psld_cld_like", "psld_score_x", "cld", "third_order")] == [
         2,
