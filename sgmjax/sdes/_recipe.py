@@ -178,7 +178,8 @@ def recipe(
         schedule: another rate, in place of those two.
         frame: "auto" puts the variables without noise first, so that the score of the noised ones depends on their
             own eps alone; "lower" and "upper" force a lower or upper triangular factor in the given order.
-        num_noised: needed only when D is traced (inside jit or grad), where it cannot be looked at.
+        num_noised: needed only when D is traced (inside jit or grad), where it cannot be looked at: the number of
+            variables with noise, which must come last there (frame "upper": first); None: all.
         numerical_eps: see `Recipe`.
         variables: names for error messages.
         name: name of the process.
@@ -208,55 +209,64 @@ def recipe(
     elif not linalg.is_concrete(beta_min, beta_max) or (beta_min, beta_max) != (4.0, 4.0):
         raise InputError("beta_min, beta_max: a schedule has its own rate; leave them out, or the schedule.")
     variables = list(variables or ["data"] + [f"auxiliary {i}" for i in range(1, k)])
-    concrete = linalg.is_concrete(D, Q, Sigma_inf, Sigma_0, sigma2_0)
     Sigma_0 = 0.04 * Sigma_inf[1:, 1:] if Sigma_0 is None else without_rounding(Sigma_0, singular=True)
     if Sigma_0.shape != (k - 1, k - 1):
         raise InputError(f"Sigma_0 covers the {k - 1} auxiliary variables: give a {k - 1} x {k - 1} matrix.")
+    if frame not in ("auto", "lower", "upper"):
+        raise InputError(f"frame must be 'auto', 'lower' or 'upper', not {frame!r}.")
+    _check_schedule(schedule)
 
-    if concrete:
+    # what is known is computed on the host in float64, whatever else is traced
+    known_D, known_F = linalg.is_concrete(D), linalg.is_concrete(D, Q, Sigma_inf)
+    if known_F:
         _check(D, Q, Sigma_inf, variables)
-        _check_schedule(schedule)
-        prior = np.linalg.cholesky(Sigma_inf)
-        precision = np.linalg.inv(Sigma_inf)
-        F = -(D + Q) @ precision
-        G = linalg.semidefinite_factor(2 * D)
+    xp = np if linalg.is_concrete(Sigma_inf) else jnp
+    prior, precision = xp.linalg.cholesky(Sigma_inf), xp.linalg.inv(Sigma_inf)
+    F = -(D + Q) @ precision if known_F else -linalg.matmul(D + Q, precision)
+    G = linalg.semidefinite_factor(2 * D) if known_D else _traced_factor(2 * D)
+    initial = _initial(k, Sigma_0, sigma2_0)
+    if known_D:
+        turn, num_noised = _frame(D, frame)
+    else:
+        turn, num_noised = np.eye(k)[::-1].copy() if frame == "upper" else None, num_noised or k
+
+    T = np.eye(k) if turn is None else turn
+
+    def turned(matrix):
+        return T @ matrix @ T.T if linalg.is_concrete(matrix) else linalg.conjugate(T, matrix)
+
+    D_in_frame, Q_in_frame, precision = turned(D), turned(Q), turned(precision)
+    if known_D:  # the turn leaves rounding errors where no noise enters, which would pass for noise
+        D_in_frame[: k - num_noised], D_in_frame[:, : k - num_noised] = 0.0, 0.0
+    G_in_frame = linalg.semidefinite_factor(2 * D_in_frame) if known_D else _traced_factor(2 * D_in_frame)
+    forward, backward = D_in_frame + Q_in_frame, D_in_frame - Q_in_frame
+    product = np.matmul if known_F else linalg.matmul
+    B_max = schedule.integral(1.0)
+    return Recipe(
+        D=D, Q=Q, Sigma_inf=Sigma_inf, schedule=schedule, F=F, G=G, initial=initial, prior=prior, frame=turn,
+        forward=linalg.linear_dynamics(-product(forward, precision), G_in_frame, B_max),
+        backward=linalg.linear_dynamics(-product(backward, precision), G_in_frame, B_max),
+        initial_in_frame=T @ initial if linalg.is_concrete(initial) else linalg.matmul(T, initial),
+        k=k, num_noised=num_noised, numerical_eps=float(numerical_eps), name=name, sigma2_0=sigma2_0,
+    )  # fmt: skip
+
+
+def _initial(k: int, Sigma_0, sigma2_0):
+    """The factor of Cov[z_0 | x_0], (k, k)."""
+    if linalg.is_concrete(sigma2_0) and not (np.isfinite(sigma2_0) and sigma2_0 >= 0):
+        raise InputError(f"sigma2_0 = {sigma2_0:g}: a variance must be zero or positive.")
+    if linalg.is_concrete(Sigma_0, sigma2_0):
         initial = np.zeros((k, k))
-        if not (np.isfinite(sigma2_0) and sigma2_0 >= 0):
-            raise InputError(f"sigma2_0 = {sigma2_0:g}: a variance must be zero or positive.")
         initial[0, 0] = np.sqrt(float(sigma2_0))
         try:
             initial[1:, 1:] = linalg.semidefinite_factor(Sigma_0) if k > 1 else 0.0
         except ValueError:
             raise InputError("Sigma_0 must be symmetric positive semi-definite.") from None
-        turn, num_noised = _frame(D, frame)
-    else:
-        if num_noised is None:
-            num_noised = k
-        turn = np.eye(k)[::-1].copy() if frame == "upper" else None
-        prior = jnp.linalg.cholesky(jnp.asarray(Sigma_inf))
-        precision = jnp.linalg.inv(jnp.asarray(Sigma_inf))
-        F = -linalg.matmul(D + Q, precision)
-        G = _traced_factor(2 * D)
-        initial = (
-            jnp.zeros((k, k), G.dtype).at[:1, :1].set(_traced_factor(jnp.reshape(sigma2_0, (1, 1)).astype(G.dtype)))
-        )
-        initial = initial.at[1:, 1:].set(_traced_factor(jnp.asarray(Sigma_0))) if k > 1 else initial
-
-    xp = np if concrete else jnp
-    T = xp.eye(k) if turn is None else xp.asarray(turn)
-    Q_in_frame, precision = T @ Q @ T.T, T @ precision @ T.T
-    D_in_frame = T @ D @ T.T
-    if concrete:  # the turn leaves rounding errors where no noise enters, which would pass for noise
-        D_in_frame[: k - num_noised], D_in_frame[:, : k - num_noised] = 0.0, 0.0
-    G_in_frame = linalg.semidefinite_factor(2 * D_in_frame) if concrete else _traced_factor(2 * D_in_frame)
-    B_max = schedule.integral(1.0)
-    return Recipe(
-        D=D, Q=Q, Sigma_inf=Sigma_inf, schedule=schedule, F=F, G=G, initial=initial, prior=prior, frame=turn,
-        forward=linalg.linear_dynamics(-(D_in_frame + Q_in_frame) @ precision, G_in_frame, B_max),
-        backward=linalg.linear_dynamics(-(D_in_frame - Q_in_frame) @ precision, G_in_frame, B_max),
-        initial_in_frame=T @ initial,
-        k=k, num_noised=num_noised, numerical_eps=float(numerical_eps), name=name, sigma2_0=sigma2_0,
-    )  # fmt: skip
+        return initial
+    first, rest = jnp.reshape(sigma2_0, (1, 1)), jnp.asarray(Sigma_0)
+    kind = jnp.result_type(first, rest, float)
+    initial = jnp.zeros((k, k), kind).at[:1, :1].set(_traced_factor(first.astype(kind)))
+    return initial.at[1:, 1:].set(_traced_factor(rest.astype(kind))) if k > 1 else initial
 
 
 def _matrix(value):
@@ -361,8 +371,6 @@ def _frame(D, choice: str):
     if choice == "upper":
         count = int(noised.sum())
         return flip, (count if noised[:count].all() and _rank(D) == count else k)
-    if choice != "auto":
-        raise InputError(f"frame must be 'auto', 'lower' or 'upper', not {choice!r}.")
     rank = _rank(D)
     if rank == k:
         return None, k

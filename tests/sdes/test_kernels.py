@@ -286,6 +286,26 @@ def test_parameters_can_be_differentiated_and_traced(x64):
     np.testing.assert_allclose(gradient, difference, rtol=1e-6)
 
 
+@pytest.mark.parametrize("D", [[[1.0, 0.0], [0.0, 0.0]], [[1.0, 2.0], [2.0, 4.0]]], ids=["first", "oblique"])
+def test_known_noise_has_its_frame_whatever_is_traced(D):
+    """A D that can be looked at says which variables have noise, beside a traced covariance, prior or coupling."""
+    t, z = jnp.asarray([0.01, 0.4]), jnp.array([[[1.0], [2.0]]])
+
+    def make(s=0.04, prior=1.0, q=0.5):
+        return sdes.recipe(D=D, Q=[[0, -q], [q, 0]], Sigma_inf=[[1, 0], [0, prior]], Sigma_0=[[s]], num_noised=1)
+
+    def parts(sde):
+        return sde.restrict(z), sde.transition(t).factor, sde.reverse_linear(t, t / 2).factor, sde.transition(t).mean
+
+    expected = parts(make())
+    for name, value in (("s", 0.04), ("prior", 1.0), ("q", 0.5)):
+        found = jax.jit(lambda v, name=name: parts(make(**{name: v})))(value)
+        for a, b in zip(found, expected):
+            np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-6)
+    with pytest.raises(InputError, match="'auto', 'lower' or 'upper', not 'banana'"):
+        jax.eval_shape(lambda g: sdes.psld(gamma=g, factor="banana").F, 0.1)  # type: ignore[arg-type]
+
+
 def test_vmap_over_processes():
     t = jnp.asarray([0.1, 0.5])
     compute = jax.vmap(lambda beta: sdes.vp(beta_min=0.1, beta_max=beta).transition(t).factor)
