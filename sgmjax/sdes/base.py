@@ -39,13 +39,30 @@ def check_time(*times: Any) -> None:
             raise InputError(f"t must be floating, got {dtype}.")
 
 
+def _typed(method: Callable) -> Callable:
+    """A method whose result has the type of its times: a setting may be of a wider one (NumPy's float64, say)."""
+
+    @functools.wraps(method)
+    def typed(self, *args, **kwargs):
+        result = method(self, *args, **kwargs)
+        dtype = jnp.result_type(*(v for v in (*args, *kwargs.values()) if not isinstance(v, str)))
+        if isinstance(result, Kernel):
+            if result.mean.dtype == result.inner.dtype == dtype:
+                return result
+            return dataclasses.replace(result, mean=result.mean.astype(dtype), inner=result.inner.astype(dtype))
+        return result if result.dtype == dtype else result.astype(dtype)
+
+    return typed
+
+
 def _timed(method: Callable) -> Callable:
-    """A method whose first arguments are times, which are checked."""
+    """A method whose first arguments are times, which are checked; `_typed` too."""
+    typed = _typed(method)
 
     @functools.wraps(method)
     def checked(self, *args, **kwargs):
         check_time(*(v for v in (*args, *kwargs.values()) if not isinstance(v, str)))
-        return method(self, *args, **kwargs)
+        return typed(self, *args, **kwargs)
 
     return checked
 
@@ -158,11 +175,13 @@ class SDE(abc.ABC):
     frame: Any
 
     def __init_subclass__(cls, **kwargs) -> None:
-        """Puts the check of time before each method of time that a process writes: one door for all processes."""
+        """Puts check and type of time around each method of time that a process writes: one door for all processes."""
         super().__init_subclass__(**kwargs)
         for name in _TIMED:
             if name in cls.__dict__:
                 setattr(cls, name, _timed(cls.__dict__[name]))
+        if "inverse_variance" in cls.__dict__:
+            cls.inverse_variance = _typed(cls.__dict__["inverse_variance"])
 
     # ---- coefficients of the forward process
     @abc.abstractmethod

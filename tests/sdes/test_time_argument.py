@@ -60,6 +60,37 @@ def test_the_check_costs_nothing_when_compiled(name: str):
         jax.eval_shape(sde.transition, jnp.float32(0.5))
 
 
+WIDE = {
+    "geometric_vp": lambda f: sdes.geometric_vp(),
+    "vp": lambda f: sdes.vp(beta_min=f(0.1), beta_max=f(20.0), sigma2_0=f(0.01)),
+    "subvp": lambda f: sdes.subvp(beta_min=f(0.1), beta_max=f(20.0), sigma2_0=f(0.01)),
+    "ve": lambda f: sdes.ve(sigma_min=f(0.01), sigma_max=f(50.0)),
+    "ve, uniform": lambda f: sdes.ve(sigma_min=f(0.01), sigma_max=f(50.0), sigma_dist="uniform"),
+    "psld": lambda f: sdes.psld(beta_min=f(8.0), beta_max=f(8.0), gamma=f(0.01), nu=f(4.01), kappa=f(0.04)),
+}
+
+
+@pytest.mark.parametrize("name", WIDE)
+def test_results_have_the_type_of_time_whatever_that_of_the_settings(name: str, x64):
+    t = jnp.array([0.2, 0.5], jnp.float32)
+
+    def values(sde):
+        kernels = (sde.transition(t), sde.transition_between(t / 2, t), sde.reverse_linear(t, t / 2))
+        numbers = (sde.drift_matrix(t), sde.diffusion(t), sde.diffusion_between(t / 2, t), sde.distance_to_prior(t))
+        return *numbers, *(part for kernel in kernels for part in (kernel.mean, kernel.factor))
+
+    expected = values(WIDE[name](float))
+    for kind in (np.float64, lambda v: jnp.asarray(v, jnp.float64)):
+        for found, value in zip(values(WIDE[name](kind)), expected):
+            assert found.dtype == value.dtype == jnp.float32
+            np.testing.assert_allclose(found, value, rtol=2e-6)
+    variance = sdes.ve(sigma_min=np.float64(0.01), sigma_max=np.float64(50.0)).inverse_variance(t)
+    assert variance.dtype == jnp.float32
+    # VP's B grows with beta_max as t^2 / 2, and its mean is exp(-B / 2)
+    slope = jax.grad(lambda b: sdes.vp(beta_min=0.1, beta_max=b).transition(t).mean[1, 0, 0])(jnp.asarray(20.0))
+    np.testing.assert_allclose(slope, -(0.5**2) / 4 * np.exp(-0.5 * (0.05 + 19.9 * 0.125)), rtol=1e-5)
+
+
 def test_a_process_of_ones_own_has_the_same_door():
     class Slow(sdes.VE):
         def diffusion(self, t):
