@@ -17,7 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int, Real
 
-from sgmjax._inputs import InputError
+from sgmjax._inputs import InputError, check_numbers
+from sgmjax._ranges import COUNT, FINITE, check_range
 from sgmjax._types import AnyArray, Data, DType, Key, Numbers, PerExample, Samples, ScoreFn, State, Times
 from sgmjax.sdes import SDE, Denoiser, linalg
 
@@ -148,7 +149,8 @@ def mixture(
     weights = np.ones(len(means)) if weights is None else np.asarray(weights, np.float64)
     if weights.shape != (len(means),):
         raise InputError(f"weights has shape {weights.shape}: give one for each of the {len(means)} components.")
-    if not (stds > 0).all() or not (weights > 0).all():
+    check_numbers(means, "means")
+    if not (np.isfinite(stds) & (stds > 0)).all() or not (np.isfinite(weights) & (weights > 0)).all():
         raise InputError("stds and weights must be positive.")
     return GaussianMixture(means=means, stds=stds, log_weights=np.log(weights / weights.sum()))
 
@@ -164,5 +166,7 @@ def ring(components: int = 8, *, radius: float = 1.5, std: float = 0.17) -> Gaus
         >>> np.allclose(score_fn(jnp.zeros((4, 1, 2)), jnp.full(4, 0.5)), 0, atol=1e-5)  # in the middle, by symmetry
         True
     """
+    check_range(components, COUNT, "components")
+    check_range(radius, FINITE, "radius")
     angle = 2 * np.pi * np.arange(components) / components
     return mixture(radius * np.stack([np.cos(angle), np.sin(angle)], axis=-1), std)

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sgmjax._inputs import InputError, shown
+from sgmjax._ranges import FINITE, check_range
 from sgmjax._types import DType, Key
 from sgmjax.objectives.time_law import TimeLaw, at_least_float32, check_time_law
 from sgmjax.sdes import SDE, linalg, noise_level
@@ -128,6 +129,8 @@ def log_normal(mean: float = -1.2, std: float = 1.2) -> LogNormal:
         >>> sigma.shape, weight.tolist()
         ((3,), [1.0, 1.0, 1.0])
     """
+    check_range(mean, FINITE, "mean")
+    check_range(std, FINITE, "std")
     if linalg.is_concrete(std) and not std > 0:
         raise InputError(f"std = {std:g}: the deviation of log sigma must be positive.")
     return LogNormal(mean=mean, std=std)
@@ -147,6 +150,8 @@ def log_uniform(sigma_min: float = 0.002, sigma_max: float = 80.0) -> LogUniform
         >>> bool((sigma > 0.0099).all() and (sigma < 100.01).all())
         True
     """
+    check_range(sigma_min, FINITE, "sigma_min")
+    check_range(sigma_max, FINITE, "sigma_max")
     if linalg.is_concrete(sigma_min, sigma_max) and not 0 < sigma_min < sigma_max:
         raise InputError(f"sigma_min = {sigma_min:g} must be positive and below sigma_max = {sigma_max:g}.")
     return LogUniform(sigma_min=sigma_min, sigma_max=sigma_max)

@@ -37,6 +37,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sgmjax._inputs import InputError, shown
+from sgmjax._ranges import COUNT, check_range
 from sgmjax._types import DType, Key, PerExample, Times
 from sgmjax.objectives import _clock
 from sgmjax.objectives.weighting import WEIGHTINGS, Options, weigh, weighted_square
@@ -258,6 +259,7 @@ def importance(
     if t_min == 0:
         raise InputError("importance sampling of t needs t_min > 0: the density diverges at 0. Try t_min=1e-5.")
     _check_untraced(sde)
+    check_range(bins, COUNT, "bins")
     edges = np.geomspace(t_min, t_max, bins + 1)
     edges[0], edges[-1] = t_min, t_max
     with jax.ensure_compile_time_eval():

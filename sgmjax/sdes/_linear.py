@@ -24,7 +24,7 @@ from sgmjax._inputs import InputError
 from sgmjax._types import Matrices, Scalar, Square, Times
 from sgmjax.sdes import _table, linalg
 from sgmjax.sdes._estimate import BLIND
-from sgmjax.sdes._recipe import _frame, without_rounding
+from sgmjax.sdes._recipe import _frame, check_variance, without_rounding
 from sgmjax.sdes._table import Table
 from sgmjax.sdes._types import Matrix
 from sgmjax.sdes.base import SDE, Kernel, Matching
@@ -228,8 +228,7 @@ def _on_host(f: Callable, g: Callable) -> tuple[Callable, Callable, int]:
 
 
 def _initial(k: int, Sigma_0: Any, sigma2_0: float) -> np.ndarray:
-    if not (np.isfinite(sigma2_0) and sigma2_0 >= 0):
-        raise InputError(f"sigma2_0 = {sigma2_0:g}: a variance must be zero or positive.")
+    check_variance(sigma2_0)
     initial = np.zeros((k, k))
     initial[0, 0] = np.sqrt(float(sigma2_0))
     if k == 1:

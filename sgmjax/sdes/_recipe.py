@@ -19,10 +19,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from sgmjax._inputs import InputError
-from sgmjax._ranges import NonNegativeFloat
+from sgmjax._ranges import NON_NEGATIVE, NonNegativeFloat, check_range
 from sgmjax._types import Matrices, Scalar, Square, Times
 from sgmjax.sdes import linalg
-from sgmjax.sdes._types import Frame, Matrix, NonNegative, Positive
+from sgmjax.sdes._types import Frame, Matrix, NonNegative, Positive, check_one_number
 from sgmjax.sdes.base import SDE, Kernel, Matching
 from sgmjax.sdes.schedules import LinearSchedule, Schedule
 
@@ -212,9 +212,11 @@ def recipe(
     Sigma_0 = 0.04 * Sigma_inf[1:, 1:] if Sigma_0 is None else without_rounding(Sigma_0, singular=True)
     if Sigma_0.shape != (k - 1, k - 1):
         raise InputError(f"Sigma_0 covers the {k - 1} auxiliary variables: give a {k - 1} x {k - 1} matrix.")
+    check_one_number(numerical_eps=numerical_eps)
+    check_range(numerical_eps, NON_NEGATIVE, "numerical_eps")
     if frame not in ("auto", "lower", "upper"):
         raise InputError(f"frame must be 'auto', 'lower' or 'upper', not {frame!r}.")
-    _check_schedule(schedule)
+    check_schedule(schedule)
 
     # what is known is computed on the host in float64, whatever else is traced
     known_D, known_F = linalg.is_concrete(D), linalg.is_concrete(D, Q, Sigma_inf)
@@ -253,8 +255,7 @@ def recipe(
 
 def _initial(k: int, Sigma_0, sigma2_0):
     """The factor of Cov[z_0 | x_0], (k, k)."""
-    if linalg.is_concrete(sigma2_0) and not (np.isfinite(sigma2_0) and sigma2_0 >= 0):
-        raise InputError(f"sigma2_0 = {sigma2_0:g}: a variance must be zero or positive.")
+    check_variance(sigma2_0)
     if linalg.is_concrete(Sigma_0, sigma2_0):
         initial = np.zeros((k, k))
         initial[0, 0] = np.sqrt(float(sigma2_0))
@@ -346,18 +347,28 @@ def _check(D, Q, Sigma_inf, variables) -> None:
         )
 
 
-def _check_schedule(schedule) -> None:
+def check_variance(sigma2_0) -> None:
+    """Raise for a sigma2_0 that is none; a traced one passes."""
+    check_one_number(sigma2_0=sigma2_0)
+    if linalg.is_concrete(sigma2_0) and not (np.isfinite(sigma2_0) and sigma2_0 >= 0):
+        raise InputError(f"sigma2_0 = {sigma2_0:g}: a variance must be zero or positive.")
+
+
+def check_schedule(schedule) -> None:
     """It must have a rate; beta must be non-negative and not identically zero."""
     if not hasattr(schedule, "integral"):
         raise InputError(
             f"schedule = {schedule!r}: must have beta(t) and its integral, as LinearSchedule(beta_min=8, beta_max=8); "
             "for a constant rate give beta_min and beta_max alone"
         )
-    if not linalg.is_concrete(schedule) or not isinstance(schedule, LinearSchedule):
+    if not isinstance(schedule, LinearSchedule):
+        return
+    check_one_number(beta_min=schedule.beta_min, beta_max=schedule.beta_max)
+    if not linalg.is_concrete(schedule):
         return
     low, high = float(schedule.beta_min), float(schedule.beta_max)
-    if not (low >= 0 and high >= 0 and low + high > 0):
-        raise InputError(f"beta_min = {low:g}, beta_max = {high:g}: both must be >= 0 and one of them positive.")
+    if not (0 <= low < np.inf and 0 <= high < np.inf and low + high > 0):
+        raise InputError(f"beta_min = {low:g}, beta_max = {high:g}: both must be finite and >= 0, and one positive.")
 
 
 def _frame(D, choice: str):

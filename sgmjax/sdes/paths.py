@@ -24,7 +24,7 @@ from sgmjax._ranges import check_range
 from sgmjax.sdes import linalg
 from sgmjax.sdes._linear import Linear, linear
 from sgmjax.sdes._recipe import Recipe, recipe
-from sgmjax.sdes._types import NonNegative, Positive
+from sgmjax.sdes._types import NonNegative, Positive, check_one_number
 from sgmjax.sdes.schedules import LinearSchedule
 
 Order = Annotated[int, _ranges.ORDER]
@@ -75,12 +75,13 @@ def gaussian_path(
     return linear(f, g, prior=None if prior is None else [[prior]], name=name)
 
 
-def _known(**values: Any) -> None:
-    """Raise for a traced setting: tables are made on the host."""
+def _known(wanted: _ranges.Range = _ranges.POSITIVE, **values: Any) -> None:
+    """Raise for a setting out of its range, or a traced one: tables are made on the host."""
     for name, value in values.items():
         if not linalg.is_concrete(value):
             raise InputError(f"{name}: is traced (an argument of jit), and the process is tabulated; make it outside.")
-        check_range(value, _ranges.POSITIVE, name)
+        check_range(value, wanted, name)
+        check_one_number(**{name: value})
 
 
 def flow(*, alpha_end: _ranges.OpenUnit = 1e-3) -> Linear:
@@ -99,7 +100,7 @@ def flow(*, alpha_end: _ranges.OpenUnit = 1e-3) -> Linear:
         >>> round(float(kernel.mean[0, 0, 0]), 2), round(float(kernel.factor[0, 0, 0]), 2)  # z = 0.75 x_0 + 0.25 n
         (0.75, 0.25)
     """
-    _known(alpha_end=alpha_end)
+    _known(_ranges.OPEN_UNIT, alpha_end=alpha_end)
     fall = 1 - alpha_end
     return linear(
         lambda t: -fall / (1 - fall * t), lambda t: math.sqrt(2 * t / (1 - fall * t)), prior=[[1.0]], name="flow"
@@ -242,7 +243,9 @@ def hold(
         True
     """
     check_range(order, _ranges.ORDER, "order")
-    _known(m_inv=m_inv)
+    if not isinstance(order, int | np.integer):
+        raise InputError(f"order = {order!r}: must be a whole number.")
+    _known(m_inv=m_inv, kappa=kappa)
     couplings, friction = _schwarz(order)
     scale = math.sqrt(m_inv) / couplings[0]
     deviations = np.array([1.0] + [m_inv**-0.5] * (order - 1))

@@ -19,19 +19,21 @@ from sgmjax._inputs import InputError
 from sgmjax._ranges import NonNegativeFloat
 from sgmjax._types import Matrices, Numbers, Scalar, Square, Times
 from sgmjax.sdes import linalg
-from sgmjax.sdes._recipe import Recipe, recipe
-from sgmjax.sdes._types import Fraction, Frame, NonNegative, Positive, SigmaDist
+from sgmjax.sdes._recipe import Recipe, check_schedule, check_variance, recipe
+from sgmjax.sdes._types import Fraction, Frame, NonNegative, Positive, SigmaDist, check_one_number
 from sgmjax.sdes.base import SDE, Kernel, Matching
 from sgmjax.sdes.schedules import LinearSchedule, geometric
 
 
 def _positive(**values) -> None:
+    check_one_number(**values)
     for name, value in values.items():
         if linalg.is_concrete(value) and not (np.isfinite(value) and value > 0):
             raise InputError(f"{name} = {value:g}: must be positive.")
 
 
 def _below_one(**values) -> None:
+    check_one_number(**values)
     for name, value in values.items():
         if linalg.is_concrete(value) and not 0 <= value < 1:
             raise InputError(f"{name} = {value:g}: must be at least 0 and below 1.")
@@ -80,6 +82,7 @@ def geometric_vp(
         [0.1, 0.3, 0.9]
     """
     sigma2_0 = sigma2_min if sigma2_0 is None else sigma2_0
+    check_one_number(sigma2_min=sigma2_min, sigma2_max=sigma2_max, sigma2_0=sigma2_0)
     schedule = geometric(sigma2_min=sigma2_min, sigma2_max=sigma2_max, sigma2_0=sigma2_0)
     return recipe(D=[[0.5]], Q=[[0.0]], schedule=schedule, sigma2_0=sigma2_0, name="geometric_vp")
 
@@ -156,9 +159,10 @@ def psld(
         >>> sde.augment(jnp.zeros((8, 32, 32, 3))).shape  # images as states
         (8, 2, 32, 32, 3)
     """
+    check_one_number(gamma=gamma, nu=nu)
     if linalg.is_concrete(gamma, nu):
-        if gamma < 0 or nu < 0:
-            raise InputError(f"gamma = {gamma:g}, nu = {nu:g}: frictions must be >= 0.")
+        if not (0 <= gamma < np.inf and 0 <= nu < np.inf):
+            raise InputError(f"gamma = {gamma:g}, nu = {nu:g}: frictions must be finite and >= 0.")
         if gamma == nu:
             raise InputError(f"gamma = nu = {gamma:g} makes critical damping's mass infinite: choose nu > gamma.")
     _positive(kappa=kappa)
@@ -209,7 +213,8 @@ def third_order(
         >>> np.linalg.eigvals(sde.F).real.round(2).tolist()  # critical damping: three times -sqrt(12)
         [-3.46, -3.46, -3.46]
     """
-    _positive(m_inv=m_inv, kappa=kappa)
+    given = {name: value for name, value in (("gamma", gamma), ("xi", xi)) if value is not None}
+    _positive(m_inv=m_inv, kappa=kappa, **given)
     mass = 1 / m_inv
     coupling = (8 * mass) ** 0.5 if gamma is None else gamma
     friction = (27 * mass) ** 0.5 if xi is None else xi
@@ -405,9 +410,9 @@ def subvp(*, beta_min: NonNegative = 0.1, beta_max: Positive = 20.0, sigma2_0: F
         (0.368, 0.865)
     """
     _below_one(sigma2_0=sigma2_0)
-    if linalg.is_concrete(beta_min, beta_max) and not (beta_min >= 0 and beta_max >= 0 and beta_min + beta_max > 0):
-        raise InputError(f"beta_min = {beta_min:g}, beta_max = {beta_max:g}: both must be >= 0 and one positive.")
-    return SubVP(schedule=LinearSchedule(beta_min=beta_min, beta_max=beta_max), sigma2_0=sigma2_0)
+    schedule = LinearSchedule(beta_min=beta_min, beta_max=beta_max)
+    check_schedule(schedule)
+    return SubVP(schedule=schedule, sigma2_0=sigma2_0)
 
 
 def ve(
@@ -429,8 +434,8 @@ def ve(
     """
     if sigma_dist not in ("geometric", "uniform"):
         raise InputError(f"sigma_dist must be 'geometric' or 'uniform', not {sigma_dist!r}.")
-    if sigma2_0 is not None and linalg.is_concrete(sigma2_0) and not (np.isfinite(sigma2_0) and sigma2_0 >= 0):
-        raise InputError(f"sigma2_0 = {sigma2_0:g}: a variance must be zero or positive.")
+    if sigma2_0 is not None:
+        check_variance(sigma2_0)
     _positive(sigma_min=sigma_min, sigma_max=sigma_max)
     if linalg.is_concrete(sigma_min, sigma_max) and not sigma_min < sigma_max:
         raise InputError(f"sigma_min = {sigma_min:g} must be below sigma_max = {sigma_max:g}.")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tiers
 
-from sgmjax import sdes
+from sgmjax import exact, objectives, sdes
 from sgmjax._inputs import InputError
 
 OPTIMIZED = True  # bounds of some roundings
@@ -370,6 +370,31 @@ BAD = [
     (lambda: sdes.subvp(beta_min=0.0, beta_max=0.0), "one positive"),
     (lambda: sdes.ve(sigma_min=50.0, sigma_max=0.01), "below sigma_max"),
     (lambda: sdes.psld().transition(jnp.ones(1), "ism"), "matching"),
+    (lambda: sdes.vp(beta_max=np.inf), "beta_max = inf: both must be finite"),
+    (lambda: sdes.subvp(beta_max=np.inf), "beta_max = inf: both must be finite"),
+    (lambda: sdes.psld(beta_max=np.inf), "beta_max = inf: both must be finite"),
+    (lambda: sdes.psld(numerical_eps=-1e-9), "numerical_eps: must be zero or positive, got -1e-09"),
+    (lambda: sdes.psld(numerical_eps=np.nan), "numerical_eps: must be zero or positive, got nan"),
+    (lambda: sdes.psld(nu=np.inf), "nu = inf: frictions must be finite"),
+    (lambda: sdes.vp(beta_min=[0.1, 0.2]), r"beta_min: must be one number, got \[0.1, 0.2\]"),
+    (lambda: sdes.vp(sigma2_0=None), "sigma2_0: must be one number, got None"),
+    (lambda: sdes.subvp(beta_max=np.ones(2)), "beta_max: must be one number"),
+    (lambda: sdes.ve(sigma_max=[50.0]), r"sigma_max: must be one number, got \[50.0\]"),
+    (lambda: sdes.ve(sigma2_0="0"), "sigma2_0: must be one number, got '0'"),
+    (lambda: sdes.cld(m_inv="4"), "m_inv: must be one number, got '4'"),
+    (lambda: sdes.third_order(xi=-1.0), "xi = -1: must be positive"),
+    (lambda: sdes.geometric_vp(sigma2_min=[0.1]), "sigma2_min: must be one number"),
+    (lambda: sdes.flow(alpha_end=2.0), "alpha_end: must be between 0 and 1, both excluded, got 2.0"),
+    (lambda: sdes.edm(sigma_max=np.ones(1)), "sigma_max: must be one number"),
+    (lambda: sdes.hold(kappa=-0.04), "kappa: must be positive, got -0.04"),
+    (lambda: sdes.hold(order=4.5), "order = 4.5: must be a whole number"),
+    (lambda: objectives.log_normal(std=np.inf), "std: must be finite, got inf"),
+    (lambda: objectives.log_normal(mean=np.nan), "mean: must be finite, got nan"),
+    (lambda: objectives.log_uniform(1.0, np.inf), "sigma_max: must be finite, got inf"),
+    (lambda: objectives.importance(sdes.vp(), bins=0), "bins: must be positive, got 0"),
+    (lambda: exact.mixture([[np.nan, 0.0]], 1.0), r"means\[0, 0\] is nan: it must be finite"),
+    (lambda: exact.mixture([[0.0, 0.0]], np.inf), "stds and weights must be positive"),
+    (lambda: exact.ring(0), "components: must be positive, got 0"),
     (lambda: sdes.psld().transition(jnp.ones(1)).score(jnp.ones((1, 3, 2))), "3 phase variables"),
     (lambda: sdes.cld().transition(jnp.ones(1)).restrict(jnp.ones((1, 3, 2))), "3 phase variables"),
 ]
