@@ -78,6 +78,17 @@ def check_network_range(x0: Any) -> None:
         )
 
 
+def check_floats(array: Any, what: str) -> None:
+    """Checks that an array has a floating type; traced arrays too.
+
+    Raises:
+        InputError: of whole numbers.
+    """
+    kind = np.dtype(array.dtype)
+    if kind.kind in "iub":
+        raise InputError(f"{what} is {kind}: must be floats; convert them, as by {what}.astype(np.float32)")
+
+
 def _refuse_first(wrong: np.ndarray, array: np.ndarray, what: str, rule: str = "it must be finite") -> None:
     if not wrong.any():
         return

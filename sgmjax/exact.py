@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int, Real
 
-from sgmjax._inputs import InputError, check_numbers
+from sgmjax._inputs import InputError, check_floats, check_numbers
 from sgmjax._ranges import COUNT, FINITE, check_range
 from sgmjax._types import AnyArray, Data, DType, Key, Numbers, PerExample, Samples, ScoreFn, State, Times
 from sgmjax.sdes import SDE, Denoiser, linalg
@@ -47,6 +47,7 @@ class GaussianMixture:
 
     def log_prob(self, x0: Data) -> PerExample:
         """log p(x_0) in nats. (batch, *event) -> (batch,)."""
+        check_floats(x0, "x0")
         means, stds = jnp.asarray(self.means, x0.dtype), jnp.asarray(self.stds, x0.dtype)
         offset = x0[:, None] - means[None]
         size = offset[0, 0].size
@@ -56,6 +57,7 @@ class GaussianMixture:
 
     def _components(self, sde: SDE, z, t):
         """White offsets (batch, m, k, *event) and L_j^-T (batch, m, k, k) and log densities (batch, m) of z_t."""
+        check_floats(z, "z")
         kernel = sde.transition(t, "hsm")
         stds = jnp.asarray(self.stds, z.dtype)
         data = stds[None, :, None, None] * kernel.mean[:, None, :, :1]
@@ -105,6 +107,7 @@ class GaussianMixture:
         """The exact D(y; sigma): the mean of x_0 given y = x_0 + sigma n."""
 
         def noise(y, sigma):
+            check_floats(y, "y")
             means, stds = jnp.asarray(self.means, y.dtype)[None], jnp.asarray(self.stds, y.dtype)[None]
             variance = stds**2 + sigma[:, None] ** 2
             offset = y[:, None] - means

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Real, Shaped
 
-from sgmjax._inputs import InputError
+from sgmjax._inputs import InputError, check_floats
 from sgmjax._kinds import check_eps, check_kind, hearing, says
 from sgmjax._types import AnyArray, EpsFn, Key, Network, Numbers, ScoreFn, Times
 from sgmjax.sdes import SDE, Denoiser, estimate, heard_by_drift, linalg, noise_level, time_at_noise_level
@@ -206,6 +206,7 @@ def normal_eps(sde: SDE) -> EpsFn:
         raise InputError(f"the kernel starts with variance {float(first):g}: normal data of variance 1 cannot hold it.")
 
     def eps_fn(z, t):
+        check_floats(z, "z")
         kernel = sde.transition(t)
         data = jnp.sqrt(jnp.asarray(1 - first, z.dtype)) * kernel.mean[:, :, :1]
         factor = linalg.triangular_factor(jnp.concatenate([data, kernel.factor], axis=-1))

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import tiers
 
-from sgmjax import exact
+from sgmjax import exact, score, sdes
+from sgmjax._inputs import InputError
 
 EVENT = (3, 2)
 
@@ -79,3 +80,21 @@ def test_classifier_is_bayes(x64):
 def test_bad_mixtures(arguments, message):
     with pytest.raises(ValueError, match=message):
         exact.mixture(*arguments)
+
+
+def test_densities_of_whole_numbers_are_refused():
+    """Constants of the law would be rounded to whole numbers."""
+    mixture, sde, t = exact.mixture([[0.5, 0.0]], 1.5), analytic.PROCESSES["psld"], jnp.full(1, 0.5)
+    x, z = jnp.array([[1, 2]]), jnp.ones((1, 2, 2), int)
+    oblique = sdes.recipe(D=[[1.0, 2.0], [2.0, 4.0]], Q=[[0.0, -0.5], [0.5, 0.0]])  # whose frame is of fractions
+    for call in (
+        lambda: mixture.log_prob(x),
+        lambda: mixture.denoiser().noise(x, t),
+        lambda: mixture.log_prob_t(sde, z, t),
+        lambda: mixture.score_fn(sde)(z, t),
+        lambda: sde.prior_logp(z),
+        lambda: score.normal_eps(sde)(z, t),
+        lambda: oblique.restrict(z),
+    ):
+        with pytest.raises(InputError, match=r"^(x0|y|z|eps) is int32: must be floats"):
+            call()

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sgmjax._inputs import InputError
+from sgmjax._inputs import InputError, check_floats
 from sgmjax._types import Data, DType, Key, Matrices, Noise, PerExample, Scalar, Shape, Square, State, States, Times
 from sgmjax.sdes import linalg
 
@@ -288,6 +288,7 @@ class SDE(abc.ABC):
 
     def prior_logp(self, z: State) -> PerExample:
         """Log density of the prior in nats, summed over variables and event. (batch, k, *event) -> (batch,)."""
+        check_floats(z, "z")
         factor = jnp.asarray(self.prior_factor(), z.dtype)[None]
         white = linalg.apply(linalg.inverse_transpose(factor).swapaxes(1, 2), z)
         size = z.size // z.shape[0]
@@ -306,6 +307,7 @@ class SDE(abc.ABC):
 
 def restrict(eps: State, k: int, num_noised: int, frame: Square | None) -> Noise:
     """The last `num_noised` variables of eps in the frame, (batch, k, *event) -> (batch, r, *event); these pass."""
+    check_floats(eps, "eps")
     if eps.shape[1] == num_noised:
         return eps
     if eps.shape[1] != k:
@@ -317,6 +319,7 @@ def restrict(eps: State, k: int, num_noised: int, frame: Square | None) -> Noise
 
 def expand(eps: Noise, k: int, num_noised: int, frame: Square | None) -> State:
     """Right inverse of `restrict`, zeros in the other variables; a full eps passes through."""
+    check_floats(eps, "eps")
     if eps.shape[1] == k:
         return eps
     if eps.shape[1] != num_noised:
