@@ -39,7 +39,9 @@ class LinearSchedule:
     def inverse(self, B: Numbers) -> Numbers:
         """The time t at which integral(t) = B, for 0 <= B <= integral(1)."""
         slope = self.beta_max - self.beta_min
-        return 2 * B / (self.beta_min + jnp.sqrt(self.beta_min**2 + 2 * slope * B))
+        square = self.beta_min**2 + 2 * slope * B
+        positive = square > 0  # zero at B = 0 of a rate that starts there
+        return jnp.where(positive, 2 * B / (self.beta_min + jnp.sqrt(jnp.where(positive, square, 1.0))), 0.0)
 
 
 jax.tree_util.register_dataclass(LinearSchedule, ["beta_min", "beta_max"], [])

@@ -241,6 +241,17 @@ def test_a_recipe_takes_the_ends_of_a_linear_rate_or_a_schedule():
     jax.jit(lambda b: sdes.recipe(**matrices, beta_max=b).drift_matrix(t))(3.0)
 
 
+def test_the_inverse_of_a_rate_that_starts_at_zero():
+    """B = 10 t^2, so t = sqrt(B / 10), at 0 too, where a gradient is not NaN; a rate that does not has slope 1 / beta."""
+    schedule = sdes.LinearSchedule(beta_min=0.0, beta_max=20.0)
+    B = jnp.array([0.0, 0.1, 10.0])
+    np.testing.assert_allclose(schedule.inverse(B), [0.0, 0.1, 1.0], rtol=1e-6)
+    gradient = jax.vmap(jax.grad(schedule.inverse))(B)
+    np.testing.assert_allclose(gradient[1:], 0.5 / np.sqrt(10 * B[1:]), rtol=1e-6)
+    assert np.isfinite(gradient[0])
+    assert float(jax.grad(sdes.LinearSchedule(beta_min=2.0, beta_max=20.0).inverse)(0.0)) == 0.5
+
+
 def test_third_order_is_critically_damped():
     """A triple eigenvalue -sqrt(3 m_inv): the characteristic polynomial is (x + sqrt(3 m_inv))^3."""
     np.testing.assert_allclose(np.poly(sdes.third_order(m_inv=4.0).F), np.poly([-np.sqrt(12.0)] * 3), rtol=1e-12)
