@@ -33,7 +33,7 @@ import numpy as np
 from sgmjax._inputs import InputError
 from sgmjax._types import Data, Matrices, Noise, PerExample, Samples, State, States, Times, Vectors
 from sgmjax.sdes import linalg
-from sgmjax.sdes.base import SDE, Kernel
+from sgmjax.sdes.base import SDE, Kernel, check_time
 
 BLIND = 1e8  # noise level from which a state knows nothing of the data
 EARLIEST = 1e-7  # times are looked for from here on
@@ -189,7 +189,7 @@ def _in_white(mean: Vectors, inverse: Matrices) -> tuple[Vectors, PerExample]:
 def time_at_noise_level(sde: SDE, sigma: Times) -> PerExample:
     """The t in [EARLIEST, 1] at which the process has noise level sigma; the nearer end if there is none.
 
-    By bisection of log t, so for any process, inside jit too.
+    By bisection of log t, so for any process, inside jit too. Its derivative is that of the inverse function.
 
     Args:
         sde: the process.
@@ -203,13 +203,27 @@ def time_at_noise_level(sde: SDE, sigma: Times) -> PerExample:
         >>> round(float(sdes.time_at_noise_level(sde, jnp.ones(1))[0]), 3)
         0.5
     """
-    sigma = jnp.asarray(sigma)
+    check_time(sigma, name="sigma")
+    kind = jnp.asarray(sigma).dtype
+    sigma = jnp.asarray(sigma, jnp.result_type(kind, jnp.float32))
 
-    def halve(_, bounds):
-        low, high = bounds
-        middle = 0.5 * (low + high)
-        above = noise_level(sde, jnp.exp(middle)) >= sigma
-        return jnp.where(above, low, middle), jnp.where(above, middle, high)
+    def excess(log_t):
+        return noise_level(sde, jnp.exp(log_t)) - sigma
 
-    start = jnp.full_like(sigma, np.log(EARLIEST)), jnp.zeros_like(sigma)
-    return jnp.exp(jax.lax.fori_loop(0, _BISECTIONS[str(sigma.dtype)], halve, start)[1])
+    def bisect(excess, first):
+        def halve(_, bounds):
+            low, high = bounds
+            middle = 0.5 * (low + high)
+            above = excess(middle) >= 0
+            return jnp.where(above, low, middle), jnp.where(above, middle, high)
+
+        return jax.lax.fori_loop(0, _BISECTIONS[str(sigma.dtype)], halve, (first, jnp.zeros_like(first)))[1]
+
+    def divide(slope, value):  # of each by its own
+        rate = slope(jnp.ones_like(value))
+        return jnp.where(rate > 0, value / jnp.where(rate > 0, rate, 1.0), 0.0)
+
+    first = jnp.full_like(sigma, np.log(EARLIEST))
+    log_t = jax.lax.custom_root(excess, first, bisect, divide)
+    inside = (log_t > first + 1e-5) & (log_t < 0)  # at an end the time does not change with sigma
+    return jnp.exp(jnp.where(inside, log_t, jax.lax.stop_gradient(log_t))).astype(kind)

@@ -25,7 +25,7 @@ from sgmjax.sdes import linalg
 Matching = Literal["hsm", "dsm"]
 
 
-def check_time(*times: Any) -> None:
+def check_time(*times: Any, name: str = "t") -> None:
     """Raise ValueError unless each time is a floating array (batch,); of a traced one shape and type are known, too.
 
     A number would broadcast in some formulas and fail in others, and integers would round the coefficients to integers.
@@ -33,10 +33,13 @@ def check_time(*times: Any) -> None:
     for t in times:
         shape = getattr(t, "shape", () if np.isscalar(t) else type(t).__name__)  # type: ignore[arg-type]
         if not isinstance(shape, tuple) or len(shape) != 1:
-            raise InputError(f"t must have shape (batch,), got {shape}: one time for each state (jnp.full(batch, t)).")
+            what = "time" if name == "t" else "level"
+            raise InputError(
+                f"{name} must have shape (batch,), got {shape}: one {what} for each state (jnp.full(batch, {name}))."
+            )
         dtype = jnp.result_type(t)
         if not jnp.issubdtype(dtype, jnp.floating):
-            raise InputError(f"t must be floating, got {dtype}.")
+            raise InputError(f"{name} must be floating, got {dtype}.")
 
 
 def _typed(method: Callable) -> Callable:

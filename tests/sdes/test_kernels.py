@@ -242,7 +242,7 @@ def test_a_recipe_takes_the_ends_of_a_linear_rate_or_a_schedule():
 
 
 def test_the_inverse_of_a_rate_that_starts_at_zero():
-    """B = 10 t^2, so t = sqrt(B / 10), at 0 too, where a gradient is not NaN; a rate that does not has slope 1 / beta."""
+    """B = 10 t^2, so t = sqrt(B / 10), at 0 too, and no gradient is NaN; elsewhere the slope is 1 / beta."""
     schedule = sdes.LinearSchedule(beta_min=0.0, beta_max=20.0)
     B = jnp.array([0.0, 0.1, 10.0])
     np.testing.assert_allclose(schedule.inverse(B), [0.0, 0.1, 1.0], rtol=1e-6)
@@ -418,7 +418,7 @@ def test_bad_processes_are_refused_in_one_line(make, message: str):
     assert "\n" not in str(caught.value)
 
 
-STATES = {
+STATES: dict = {
     "drift": lambda sde, z: sde.drift(z, jnp.full(4, 0.5)),
     "perturb": lambda sde, z: sde.transition(jnp.full(4, 0.5)).perturb(z, z),
     "noise": lambda sde, z: sde.transition(jnp.full(4, 0.5)).perturb(jnp.ones((4, sde.k, 2)), z),

@@ -60,6 +60,34 @@ def test_the_check_costs_nothing_when_compiled(name: str):
         jax.eval_shape(sde.transition, jnp.float32(0.5))
 
 
+def test_noise_levels_are_refused_by_their_own_name():
+    for level, message in (
+        (1.0, r"got \(\): one level"),
+        (jnp.ones((2, 1)), r"got \(2, 1\)"),
+        (jnp.ones(2, int), "int32"),
+    ):
+        with pytest.raises(ValueError, match=f"^sigma must .*{message}"):
+            sdes.time_at_noise_level(sdes.ve(), level)
+    with pytest.raises(ValueError, match="^sigma must have shape"):
+        score.denoiser(lambda z, t: -z, sdes.vp())(jnp.ones((2, 2)), jnp.ones((2, 1)))
+
+
+def test_times_of_noise_levels_have_derivatives():
+    """VE's sigma = 0.01 10^(4 t), so dt/dsigma = 1 / (sigma log 1e4), none beyond its ends; PSLD as its level says."""
+    ve, psld, levels = sdes.ve(sigma_min=0.01, sigma_max=100.0), sdes.psld(), jnp.array([1.0, 3.0, 1e-5, 1e3])
+    slope = jax.grad(lambda sigma: jnp.sum(sdes.time_at_noise_level(ve, sigma)))(levels)
+    np.testing.assert_allclose(slope, [1 / np.log(1e4), 1 / (3 * np.log(1e4)), 0, 0], rtol=1e-4)
+    to_max = jax.grad(lambda high: sdes.time_at_noise_level(sdes.ve(sigma_min=0.01, sigma_max=high), jnp.ones(1))[0])
+    np.testing.assert_allclose(to_max(100.0), -np.log(100) / np.log(1e4) ** 2 / 100, rtol=1e-4)
+    t = jnp.array([0.1, 0.5])
+    level, rate = jax.jvp(lambda t: noise_level(psld, t), (t,), (jnp.ones(2),))
+    back, inverse = jax.jvp(lambda sigma: sdes.time_at_noise_level(psld, sigma), (level,), (jnp.ones(2),))
+    np.testing.assert_allclose(back, t, rtol=1e-5)
+    np.testing.assert_allclose(inverse, 1 / rate, rtol=1e-4)
+    narrow = sdes.time_at_noise_level(ve, jnp.ones(2, jnp.bfloat16))
+    assert narrow.dtype == jnp.bfloat16 and narrow.tolist() == [0.5, 0.5]
+
+
 WIDE = {
     "geometric_vp": lambda f: sdes.geometric_vp(),
     "vp": lambda f: sdes.vp(beta_min=f(0.1), beta_max=f(20.0), sigma2_0=f(0.01)),
