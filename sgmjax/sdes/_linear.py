@@ -103,8 +103,6 @@ class Linear(SDE):
         return Kernel(mean=self._turn_back(mean), inner=inner, frame=self.frame, num_noised=self.num_noised)
 
     def transition(self, t: Times, matching: Matching = "hsm") -> Kernel:
-        if matching not in ("hsm", "dsm"):
-            raise InputError(f"matching must be 'hsm' or 'dsm', not {matching!r}.")
         initial = self.initial_in_frame if matching == "hsm" or self.k == 1 else None
         return self._kernel(*_table.from_start(self.forward, self.starts, t, initial))
 

@@ -93,8 +93,6 @@ class Recipe(SDE):
         return linalg.expand_to(self.schedule.between(s, t), 3) * jnp.asarray(self.GGT, t.dtype)[None]
 
     def transition(self, t: Times, matching: Matching = "hsm") -> Kernel:
-        if matching not in ("hsm", "dsm"):
-            raise InputError(f"matching must be 'hsm' or 'dsm', not {matching!r}.")
         initial = self.initial_in_frame if matching == "hsm" or self.k == 1 else None
         kernel = self._kernel(self.forward, self.schedule.integral(t), initial)
         return kernel.with_ridge(self.numerical_eps) if self.numerical_eps else kernel

@@ -12,7 +12,7 @@ import abc
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -59,12 +59,15 @@ def _typed(method: Callable) -> Callable:
 
 
 def _timed(method: Callable) -> Callable:
-    """A method whose first arguments are times, which are checked; `_typed` too."""
+    """A method whose arguments are times and perhaps the kind of matching, which are checked; `_typed` too."""
     typed = _typed(method)
 
     @functools.wraps(method)
     def checked(self, *args, **kwargs):
         check_time(*(v for v in (*args, *kwargs.values()) if not isinstance(v, str)))
+        for word in (*args, *kwargs.values()):
+            if isinstance(word, str) and word not in get_args(Matching):
+                raise InputError(f"matching must be 'hsm' or 'dsm', not {word!r}.")
         return typed(self, *args, **kwargs)
 
     return checked
