@@ -43,17 +43,21 @@ def check_time(*times: Any, name: str = "t") -> None:
 
 
 def _typed(method: Callable) -> Callable:
-    """A method whose result has the type of its times: a setting may be of a wider one (NumPy's float64, say)."""
+    """A method whose result has the type of its times, where a setting is of a wider one (NumPy's float64, say)."""
 
     @functools.wraps(method)
     def typed(self, *args, **kwargs):
         result = method(self, *args, **kwargs)
         dtype = jnp.result_type(*(v for v in (*args, *kwargs.values()) if not isinstance(v, str)))
+
+        def narrow(value):
+            return value if value.dtype.itemsize <= dtype.itemsize else value.astype(dtype)
+
         if isinstance(result, Kernel):
-            if result.mean.dtype == result.inner.dtype == dtype:
-                return result
-            return dataclasses.replace(result, mean=result.mean.astype(dtype), inner=result.inner.astype(dtype))
-        return result if result.dtype == dtype else result.astype(dtype)
+            mean, inner = narrow(result.mean), narrow(result.inner)
+            same = mean is result.mean and inner is result.inner
+            return result if same else dataclasses.replace(result, mean=mean, inner=inner)
+        return narrow(result)
 
     return typed
 
