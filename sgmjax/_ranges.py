@@ -17,7 +17,7 @@ from sgmjax._inputs import MAX_SEED, InputError, is_traced, shown
 
 MAX_COUNT = 2**31 - 1  # JAX's integers have 32 bits
 MAX_SIDE = 2**14  # of an image, in pixels
-MAX_ORDER = 12  # of a chain of Langevin variables
+MAX_ORDER = 10  # of a chain of Langevin variables; float32 cannot hold the kernels of longer ones near the data
 
 
 @dataclasses.dataclass(frozen=True)

@@ -327,15 +327,22 @@ def _check(D, Q, Sigma_inf, variables) -> None:
         raise InputError(f"Sigma_inf is not positive definite (smallest eigenvalue {smallest:.3g}).")
 
     # Kalman's controllability: the noise reaches span [G, F G, ..., F^{k-1} G]. With it and Sigma_inf > 0, Lyapunov's
-    # theorem makes every eigenvalue of F lie left of zero, so the stationary law is reached from anywhere.
-    k = len(D)
-    F = -(D + Q) @ np.linalg.inv(Sigma_inf)
-    F = F / max(np.linalg.norm(F), 1e-300)
-    blocks = [linalg.semidefinite_factor(D) / np.sqrt(size) if D.any() else D]
-    for _ in range(k - 1):
-        blocks.append(F @ blocks[-1])
-    left, singular, _ = np.linalg.svd(np.concatenate(blocks, axis=1))
-    reached = left[:, singular > 1e-9 * max(singular.max(), 1e-300)] if singular.max() > 0 else left[:, :0]
+    # theorem makes every eigenvalue of F lie left of zero, so the stationary law is reached from anywhere. In units of
+    # the stationary law, a basis of what is new at each power: the powers themselves grow alike.
+    root = np.linalg.cholesky(Sigma_inf)
+    half = np.linalg.inv(root)
+    F, white = -half @ (D + Q) @ half.T, half @ D @ half.T
+    F = F / max(np.linalg.norm(F, 2), 1e-300)
+    values, vectors = np.linalg.eigh(white)
+    new = reached = vectors[:, values > 1e-12 * max(values.max(), 1e-300)]
+    while new.shape[1]:
+        new = F @ new
+        for _ in range(2):  # orthogonal to rounding
+            new = new - reached @ (reached.T @ new)
+        left, singular, _ = np.linalg.svd(new, full_matrices=False)
+        new = left[:, singular > 1e-10]
+        reached = np.concatenate([reached, new], axis=1)
+    reached = np.linalg.qr(root @ reached / np.sqrt(np.diag(Sigma_inf))[:, None])[0]
     missed = 1.0 - np.sum(reached**2, axis=1) > 1e-8
     if missed.any():
         names = ", ".join(f"{i} ({variables[i]})" for i in np.flatnonzero(missed))

@@ -11,6 +11,7 @@ The centre is `linear_transition`: the mean and the covariance factor of a linea
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -196,7 +197,7 @@ def is_concrete(*values: Any) -> bool:
 def _taylor(xp, A, G):
     """A^j / j! and A^j G / j! for j = 0, ..., as (m + 1, k, k) and (m + 1, k, r)."""
     powers = [xp.eye(A.shape[0], dtype=A.dtype)]
-    for j in range(1, _ORDER[_kind(A)] + 1):
+    for j in range(1, _order(A, len(A)) + 1):
         powers.append(xp.sum(A[:, :, None] * powers[-1][None], axis=1) / j)
     powers = xp.stack(powers)
     return powers, xp.sum(powers[..., None] * G[None, None], axis=2)
@@ -204,7 +205,7 @@ def _taylor(xp, A, G):
 
 def _horner(coefficients, x) -> Any:
     """sum_j coefficients[j] x^j, from the small terms up. coefficients (m + 1, k, r), x (...) -> (..., k, r)."""
-    order, shape = _ORDER[_kind(x)], (1,) * x.ndim + coefficients.shape[1:]
+    order, shape = _order(x, coefficients.shape[1]), (1,) * x.ndim + coefficients.shape[1:]
     x, total = x[..., None, None], 0.0
     for j in range(order, -1, -1):
         total = total * x + coefficients[j].reshape(shape)
@@ -214,8 +215,15 @@ def _horner(coefficients, x) -> Any:
 def _short_columns(xp, forced, step, x):
     """Columns A with A A^T = int_0^h e^{F s} G G^T e^{F^T s} ds, h = x step, x in [0, 1]. -> (..., k, r * nodes).
 
-    Gauss-Legendre nodes s_i and weights w_i: the columns are sqrt(w_i) e^{F s_i} G. No covariance is formed.
+    Gauss-Legendre nodes s_i and weights w_i: the columns are sqrt(w_i) e^{F s_i} G. No covariance is formed. For more
+    than four variables the columns are the parts of e^{F s} G along orthonormal polynomials, see `_moments`.
     """
+    k = forced.shape[1]
+    if _beyond(k):
+        terms = _order(x, k) + 1
+        moments = xp.asarray(_moments(k, terms), forced.dtype)[:, None, None]
+        columns = _horner((forced[:terms, ..., None] * moments).reshape(terms, k, -1), x)
+        return columns * xp.sqrt(x * step)[..., None, None]
     nodes, weights = np.polynomial.legendre.leggauss(_NODES[_kind(x)])
     nodes, weights = (xp.asarray(v, x.dtype) for v in ((nodes + 1) / 2, weights / 2))
     ones = (1,) * x.ndim
@@ -223,6 +231,30 @@ def _short_columns(xp, forced, step, x):
     flow = flow * xp.sqrt(x[..., None] * weights.reshape(*ones, -1) * step)[..., None, None]
     flow = xp.moveaxis(flow, -3, -1)
     return flow.reshape(*flow.shape[:-2], flow.shape[-2] * flow.shape[-1])
+
+
+@functools.lru_cache
+def _moments(k: int, terms: int) -> np.ndarray:
+    """The integrals over [0, 1] of s^m q_j, (terms, terms), of polynomials q_0, q_1, ... that are orthonormal there.
+
+    They come from s^{k-1}, s^{k-2}, ..., 1, s^k, s^{k+1}, ...: along them the columns of what noise does to a chain of
+    k variables in a short time are nearly triangular, and what is left of a row is no difference of large numbers.
+    """
+    exponents = [*range(k - 1, -1, -1), *range(k, terms)]
+    nodes, weights = np.polynomial.legendre.leggauss(terms + 1)
+    powers = np.sqrt(weights / 2)[:, None] * ((nodes + 1) / 2)[:, None] ** np.array(exponents)
+    out = np.zeros((terms, terms))
+    out[exponents] = np.asarray(np.linalg.qr(powers, mode="r")).T
+    return out
+
+
+def _beyond(k: int) -> int:
+    """Terms and nodes more than those of few variables: noise reaches the farthest of a chain with the power k - 1."""
+    return max(0, k - 4)
+
+
+def _order(x, k: int) -> int:
+    return _ORDER[_kind(x)] + _beyond(k)
 
 
 def _kind(x) -> str:

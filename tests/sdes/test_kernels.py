@@ -98,6 +98,27 @@ def test_kernel_in_float32_against_60_digits(name: str, matching: str):
         assert row_error(inverse[i], inv) < 1e-5
 
 
+def test_kernels_of_a_long_chain_against_120_digits():
+    """What noise does to the farthest of ten variables in a short time is its ninth integral."""
+    sde, t = sdes.hold(order=10), np.float32(1e-3)
+    for matching, bound, inverse_bound in (("dsm", 1e-6, 1e-4), ("hsm", 4e-5, 8e-4)):
+        kernel = sde.transition(jnp.asarray(t)[None], matching)
+        E, _, factor, inverse = exact_transition(sde, t, matching, digits=120)
+        assert row_error(kernel.mean[0], E) < 1e-6
+        assert row_error(kernel.factor[0], factor) < bound
+        np.testing.assert_allclose(np.diag(kernel.factor[0]), np.diag(factor), rtol=10 * bound)
+        assert row_error(kernel.inverse_transpose[0], inverse) < inverse_bound
+
+
+def test_chains_of_every_order_are_reached_by_their_noise(monkeypatch):
+    monkeypatch.setattr(sdes.linalg, "linear_dynamics", lambda *args: None)  # no tables, which take time
+    for order in range(2, 11):
+        for m_inv in (1e-4, 1.0, 1e4):
+            assert sdes.hold(order=order, m_inv=m_inv).num_noised == 1
+    with pytest.raises(InputError, match="order: must be at most 10, got 11"):
+        sdes.hold(order=11)
+
+
 @pytest.mark.parametrize("matching", ["hsm", "dsm"])
 def test_kernel_in_float64_keeps_its_digits(x64, matching: str):
     sde = sdes.third_order()
