@@ -173,6 +173,8 @@ BAD = [
         ["--workdir=RUN", "--metrics=fd", "--features=pixels", "--num=1"],
         "--metrics: fd compares sets of samples, and one is none",
     ),
+    (["--workdir=RUN", "--metrics=pr", "--features=pixels", "--num=3"], "--metrics: pr looks for the 3 nearest of"),
+    (["--workdir=RUN", "--metrics=is", "--features=pixels"], "--metrics: is needs a classifier, and features"),
     (["--workdir=RUN", "--metrics=fd", "--features=nothing"], "no features called 'nothing'; there are inception"),
     (["--workdir=RUN", "--metrics=fd", "--features=RUN"], "is no run of a feature network"),
     (["--workdir=RUN", "--metrics=fd", "--features=pixels", "--reference=RUN/x.npz"], "statistics: cannot read"),

@@ -172,7 +172,7 @@ def evaluate(request: Any) -> None:
     settings = _settings(values, task)
     for name in values.metrics:
         try:
-            metrics.check(name, task, values.num, settings)
+            metrics.check(name, task, values.num or config.sampling.num, settings)
         except InputError as error:
             raise _cli.UsageError(f"--metrics: {error}") from None
     part, other = ("eval", "train") if values.split == "test" else ("train", "eval")

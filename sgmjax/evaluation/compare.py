@@ -83,10 +83,18 @@ def comparison(subject: Subject, settings: Settings) -> Comparison:
     return subject.memo["comparison", settings]
 
 
+def features_of(subject: Subject, settings: Settings) -> Features:
+    """Those of the settings; of a name the same ones each time."""
+    name = settings.features
+    if not isinstance(name, str):
+        return name
+    if ("features", name) not in subject.memo:
+        subject.memo["features", name] = load_features(name, subject.task.event_shape)
+    return subject.memo["features", name]
+
+
 def _compare(subject: Subject, settings: Settings) -> Comparison:
-    features = settings.features
-    if isinstance(features, str):
-        features = load_features(features, subject.task.event_shape)
+    features = features_of(subject, settings)
     reference = None
     if settings.reference is not None:
         reference = read_statistics(settings.reference, preprocessing=settings.preprocessing)

@@ -15,7 +15,7 @@ import numpy as np
 
 from sgmjax import metrics
 from sgmjax._inputs import InputError
-from sgmjax.evaluation.compare import Comparison, FeatureSet, comparison
+from sgmjax.evaluation.compare import Comparison, FeatureSet, comparison, features_of
 from sgmjax.evaluation.features import Features
 from sgmjax.evaluation.statistics_file import INCEPTION
 from sgmjax.evaluation.subject import Measured, Metric, Settings, Subject
@@ -23,8 +23,8 @@ from sgmjax.evaluation.subject import Measured, Metric, Settings, Subject
 Score = Callable[[FeatureSet, Comparison, Settings], dict[str, float]]
 
 
-def check(name: str, settings: Settings) -> None:
-    """Raises InputError, before the work, for settings with which a metric says nothing."""
+def check(name: str, settings: Settings, task: Any) -> None:
+    """Raises InputError, before the work, for settings with which a metric of this task's samples says nothing."""
     if settings.reference is not None and name not in ("fid", "fd", "is"):
         raise InputError(f"{name} needs the features of the data, and a file of statistics has none; leave it out")
     if name == "memorisation" and settings.against != "train":
@@ -33,6 +33,33 @@ def check(name: str, settings: Settings) -> None:
         network = settings.features.convention.network
         if network != INCEPTION:
             raise InputError(f"fid is of the published Inception features, and these are {network}; use fd")
+    if isinstance(settings.features, Features):
+        _check_features(name, settings.features, task)
+
+
+def check_number(name: str, settings: Settings, num: int) -> None:
+    """Raises InputError, before the work, where a metric needs more samples than these."""
+    if name in _K and num <= (k := _k(name, settings)):
+        raise InputError(
+            f"{name} looks for the {k} nearest of the other samples, and there are {num} in all; give more"
+        )
+
+
+def _check_features(name: str, features: Features, task: Any) -> None:
+    if features.discrete and not task.discrete:
+        raise InputError(
+            f"features {features.name!r} are of 8-bit images, and examples of this run are floats; use features "
+            "'pixels', or data of uint8"
+        )
+    if name in ("is", "balance") and not features.has_classes(task.event_shape, task.discrete):
+        raise InputError(f"{name} needs a classifier, and features {features.name!r} have no classes")
+
+
+_K = {"pr": 3, "dc": 5}  # neighbours, as published
+
+
+def _k(name: str, settings: Settings) -> int:
+    return settings.k or _K[name]
 
 
 def memorisation(subject: Subject, settings: Settings) -> Measured:
@@ -65,8 +92,7 @@ def _kid(one: FeatureSet, found: Comparison, settings: Settings) -> dict[str, fl
 
 
 def _inception_score(one: FeatureSet, found: Comparison, settings: Settings) -> dict[str, float]:
-    if one.logits is None:
-        raise InputError(f"is needs a classifier, and features {found.features.name!r} have no classes")
+    assert one.logits is not None
     logits = np.concatenate(list(one.logits))
     value = metrics.inception_score(logits, splits=min(settings.splits, len(logits)))
     return {"": value.mean, "_std": value.std}
@@ -75,9 +101,7 @@ def _inception_score(one: FeatureSet, found: Comparison, settings: Settings) -> 
 def _balance(one: FeatureSet, found: Comparison, settings: Settings) -> dict[str, float]:
     """Of the classes that the features' network sees: the total variation distance of their shares to those of the
     data, and the share of the one that is rarest beside its share of the data."""
-    assert found.real is not None
-    if one.logits is None or found.real.logits is None:
-        raise InputError(f"balance needs a classifier, and features {found.features.name!r} have no classes")
+    assert found.real is not None and one.logits is not None and found.real.logits is not None
     classes = found.real.logits.shape[0]
     shares, real = (_shares(each.logits, classes) for each in (one, found.real))
     return {"": 0.5 * float(np.abs(shares - real).sum()), "_rarest": float(np.min(shares[real > 0] / real[real > 0]))}
@@ -90,14 +114,14 @@ def _shares(logits: Any, classes: int) -> np.ndarray:
 
 def _pr(one: FeatureSet, found: Comparison, settings: Settings) -> dict[str, float]:
     assert found.real is not None
-    k = settings.k or 3
+    k = _k("pr", settings)
     value = metrics.precision_recall(one.rows, found.real.rows, k=k, real_radii=found.radii(k))
     return {"_precision": value.precision, "_recall": value.recall}
 
 
 def _dc(one: FeatureSet, found: Comparison, settings: Settings) -> dict[str, float]:
     assert found.real is not None
-    k = settings.k or 5
+    k = _k("dc", settings)
     value = metrics.density_coverage(one.rows, found.real.rows, k=k, real_radii=found.radii(k))
     return {"_density": value.density, "_coverage": value.coverage}
 
@@ -108,17 +132,17 @@ def _mind(one: FeatureSet, found: Comparison, settings: Settings) -> dict[str, f
 
 
 def _comparison(name: str, subject: Subject, settings: Settings) -> Comparison:
-    check(name, settings)
-    found = comparison(subject, settings)
-    check(name, dataclasses.replace(settings, features=found.features))
-    return found
+    check(name, dataclasses.replace(settings, features=features_of(subject, settings)), subject.task)
+    check_number(name, settings, settings.num or subject.num)
+    return comparison(subject, settings)
 
 
 def _measure(name: str, words: str, score: Score, subject: Subject, settings: Settings) -> Measured:
     """A score of the samples, and of the spare real examples beside it."""
     found = _comparison(name, subject, settings)
     values = score(found.generated, found, settings)
-    floor = {} if found.spare is None else score(found.spare, found, settings)
+    enough = found.spare is not None and found.spare.rows.num_examples > (_k(name, settings) if name in _K else 1)
+    floor = score(found.spare, found, settings) if found.spare is not None and enough else {}
     about: dict[str, Any] = found.about
     data = about["data"]
     which = f"{data['num']} {data['split']} images" if "split" in data else f"the statistics of {data['file']}"

@@ -52,6 +52,7 @@ class Features:
             hold them, uint8 or floats.
         variables: its parameters.
         batch_size: images at a time that suit it.
+        discrete: whether images must be uint8.
     """
 
     name: str
@@ -60,11 +61,17 @@ class Features:
     apply: Apply
     variables: Any = ()
     batch_size: int = 500
+    discrete: bool = False
 
     @functools.cached_property
     def digest(self) -> str:
         """Of its parameters, see `digest`."""
         return digest(self.variables)
+
+    def has_classes(self, event_shape: tuple[int, ...], discrete: bool) -> bool:
+        """Whether it gives logits of examples of this shape, uint8 if `discrete`, else floats; computes nothing."""
+        images = jax.ShapeDtypeStruct((1, *event_shape), jnp.uint8 if discrete else jnp.float32)
+        return jax.eval_shape(self.apply, self.variables, images)[1] is not None
 
 
 def pixels(event_shape: tuple[int, ...]) -> Features:
@@ -96,7 +103,7 @@ def inception(event_shape: tuple[int, ...], *, preprocessing: Resize = "pytorch_
         return out.pool3, out.logits_unbiased
 
     name = "inception" if preprocessing == "pytorch_fid" else f"inception_{preprocessing}"
-    return Features(name, Convention(version, preprocessing), DIM, apply, params, batch_size=50)
+    return Features(name, Convention(version, preprocessing), DIM, apply, params, batch_size=50, discrete=True)
 
 
 def inception_tf1(event_shape: tuple[int, ...]) -> Features:

@@ -35,6 +35,7 @@ __all__ = [
     "DRAW",
     "IN_FEATURES",
     "METRICS",
+    "TWO_PARTS",
     "Measured",
     "Metric",
     "Settings",
@@ -80,8 +81,10 @@ def check(name: str, task: Any, num: int | None = None, settings: Settings | Non
         raise InputError("bpd is of models of the data themselves; for a run with a VAE use nelbo")
     if name in ("frechet", *IN_FEATURES) and num == 1:
         raise InputError(f"{name} compares sets of samples, and one is none; give many")
+    if name in IN_FEATURES and num is not None:
+        feature_metrics.check_number(name, settings or Settings(), num)
     if settings is not None and name in IN_FEATURES:
-        feature_metrics.check(name, settings)
+        feature_metrics.check(name, settings, task)
 
 
 def _draws(task: Any) -> bool:
@@ -231,6 +234,7 @@ METRICS: dict[str, Metric] = {
     "bpd": bpd, "nelbo": nelbo, "frechet": frechet, "neighbours": neighbours, **IN_FEATURES,
 }  # fmt: skip
 DRAW = ("frechet", "neighbours", *IN_FEATURES)  # samples
+TWO_PARTS = ("neighbours", "memorisation")  # of the data
 
 
 def picture_of(subject: Subject, limit: int = 100) -> np.ndarray | None:

@@ -277,6 +277,8 @@ def check_metrics(config: Config, task: Any, held_out: bool) -> None:
             metrics.check(name, task, config.sampling.num)
         except InputError as error:
             raise ConfigError(f"train.metrics: {error}") from None
+        if name in metrics.TWO_PARTS and not held_out:
+            raise ConfigError(f"train.metrics: {name} compares samples with training and held-out data; give both")
     if set(train.metrics) & set(metrics.IN_FEATURES):
         try:
             features = load_features(train.metrics_features, task)

@@ -19,7 +19,7 @@ from sgmjax.data import ArrayDataset
 from sgmjax.evaluation import metrics
 from sgmjax.evaluation.compare import generate
 from sgmjax.evaluation.draw import print_frechet
-from sgmjax.evaluation.features import Features
+from sgmjax.evaluation.features import Features, load_features
 from sgmjax.evaluation.report import write_report
 from sgmjax.evaluation.statistics_file import Convention, write_statistics
 from sgmjax.samplers.plan import Plan
@@ -172,10 +172,31 @@ def test_a_file_of_statistics_in_place_of_the_data(tmp_path):
 
 
 def test_what_has_no_classes_has_no_inception_score():
+    of = subject()
     with pytest.raises(InputError, match="is needs a classifier, and features 'pixels' have no classes"):
-        measure("is", subject())
+        measure("is", of)
     with pytest.raises(InputError, match="fid is of the published Inception features"):
-        measure("fid", subject())
+        measure("fid", of)
+    with pytest.raises(InputError, match="dc looks for the 5 nearest of the other samples, and there are 5 in all"):
+        measure("dc", of, dataclasses.replace(SETTINGS, num=5))
+    floats = dataclasses.replace(
+        SETTINGS, features=dataclasses.replace(load_features("pixels", (2, 2, 1)), discrete=True)
+    )
+    task = Draws()
+    object.__setattr__(task, "discrete", False)
+    other = subject(task)
+    with pytest.raises(InputError, match="features 'pixels' are of 8-bit images, and examples of this run are floats"):
+        measure("fd", other, floats)
+    assert not any("samples" in key for one in (of, other) for key in one.memo)  # before anything was drawn
+
+
+def test_too_few_real_images_for_a_floor():
+    """Four spare ones have no fifth nearest neighbour; the third they have."""
+    few = ArrayDataset("few", TEST.read(np.arange(4))["x"])
+    of = dataclasses.replace(subject(), data=few)
+    settings = dataclasses.replace(SETTINGS, num=8)
+    assert set(measure("dc", of, settings)) == {"dc_density", "dc_coverage"}
+    assert "pr_recall_floor" in measure("pr", of, settings)
 
 
 def test_the_balance_of_the_classes():

@@ -63,6 +63,14 @@ def test_pixels_and_a_new_one(monkeypatch):
         load_features("inception", (7,))
 
 
+def test_they_say_what_they_take_and_give(monkeypatch):
+    monkeypatch.setattr(features, "inception_weights", lambda: ({}, "none"))
+    monkeypatch.setattr(features, "inception_params", lambda weights: {})
+    assert load_features("inception", (8, 8, 3)).discrete and load_features("inception_tf1", (8, 8, 3)).discrete
+    found = load_features("pixels", (2, 2, 1))
+    assert not found.discrete and not found.has_classes((2, 2, 1), True) and sums().has_classes((2, 2, 1), False)
+
+
 # -------------------------------------------------------------------------------------------------------------- weights
 BODY = b"these are no weights" * 100
 

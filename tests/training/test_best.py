@@ -15,10 +15,12 @@ from sgmjax.commands import sample
 from sgmjax.config import ConfigError, from_dict
 from sgmjax.evaluation import compare
 from sgmjax.evaluation.draw import sampler_of
+from sgmjax.evaluation.features import FEATURES, Features
+from sgmjax.evaluation.statistics_file import Convention
 from sgmjax.training.best import Best
 from sgmjax.training.callbacks import Moment
 from sgmjax.training.load import load_run
-from sgmjax.training.train import train
+from sgmjax.training.train import setup, train
 from sgmjax.training.workdir import WorkdirError
 
 pytestmark = pytest.mark.usefixtures("one_device")
@@ -131,6 +133,8 @@ BAD = [
     ({"keep_best": "fid"}, "train.keep_best: nothing measures 'fid' during training; add it to train.metrics"),
     ({"metrics_features": "nothing"}, "train.metrics_features: no features called 'nothing'"),
     ({"metrics": ("fid",)}, "train.metrics_features: fid is of the published Inception features"),
+    ({"metrics": ("is",), "keep_best": "is"}, "train.metrics_features: is needs a classifier, and features 'pixels'"),
+    ({"metrics": ("balance",), "keep_best": "balance"}, "train.metrics_features: balance needs a classifier"),
     ({"metrics": (), "keep_best": "eval_loss"}, "train.metrics_every: is of train.metrics, and there are none"),
 ]
 
@@ -141,6 +145,25 @@ def test_settings_that_cannot_be(tmp_path, change, message):
     with pytest.raises(ConfigError) as error:
         train(from_dict(settings), tmp_path)
     assert str(error.value).startswith(message) and "\n" not in str(error.value)
+
+
+def test_metrics_that_cannot_be_measured_are_refused_before_the_training(tmp_path, monkeypatch):
+    """Of too few samples, of one part of the data, of floats in features that take 8-bit images."""
+
+    def refused(metrics, message, **sections):
+        settings = {**TOY, "train": {**TOY["train"], "metrics": metrics, "keep_best": None}, **sections}
+        with pytest.raises(ConfigError, match=f"^{message}"):
+            setup(from_dict(settings), tmp_path)
+
+    few = {"sampling": {**TOY["sampling"], "num": 3, "grid_images": 3}}
+    refused(("fd", "pr"), "train.metrics: pr looks for the 3 nearest of the other samples, and there are 3 in", **few)
+    one_part = {"data": {**TOY["data"], "eval_split": None}}
+    refused(("memorisation",), "train.metrics: memorisation compares samples with training and held-out", **one_part)
+    made = Features("bytes", Convention("bytes"), 2, lambda variables, images: (images, None), discrete=True)
+    monkeypatch.setitem(FEATURES, "pixels", lambda shape: made)
+    refused(
+        ("fd",), "train.metrics_features: features 'bytes' are of 8-bit images, and examples of this run are floats"
+    )
 
 
 def test_a_run_that_has_kept_none(tmp_path):
