@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
+from unittest.mock import ANY
 
 import jax
 import jax.numpy as jnp
@@ -14,11 +16,12 @@ from scipy.stats import norm
 from sgmjax import exact, sdes
 from sgmjax import sharding as sh
 from sgmjax.commands import evaluate, export_checkpoint, train
-from sgmjax.data import ArrayDataset, DataError
+from sgmjax.data import ArrayDataset, DataError, DataSettings, load
 from sgmjax.data.dequantize import bits_per_dim, dequantize
 from sgmjax.evaluation import metrics
 from sgmjax.evaluation.likelihood import LikelihoodSettings, held_out_likelihood
-from sgmjax.metrics import pixel_frechet
+from sgmjax.evaluation.statistics_file import Convention, write_statistics
+from sgmjax.metrics import frechet_distance, pixel_frechet, statistics
 from sgmjax.samplers.plan import Plan
 
 pytestmark = pytest.mark.usefixtures("one_device")
@@ -229,12 +232,50 @@ def test_frechet():
     expected = pixel_frechet(x[which], x)
     assert found.record["results"]["pixel_frechet"] == found.numbers["frechet"] == expected
     assert set(found.numbers) == {"frechet"}  # there are no others
+    none = metrics.METRICS["frechet"](dataclasses.replace(subject, others=lambda: None), metrics.Settings(num=24))
+    assert none.numbers == found.numbers
     apart = np.random.default_rng(1).integers(0, 256, (12, 2, 2, 1)).astype(np.uint8)
     subject = dataclasses.replace(subject, others=lambda: ArrayDataset("others", apart))
     beside = metrics.METRICS["frechet"](subject, metrics.Settings(num=24, batch_size=24))
     floor = pytest.approx(pixel_frechet(apart, x))
     assert beside.numbers == {"frechet": expected, "frechet_floor": floor}
     assert "of 12 other real images" in beside.lines[0] and beside.record["results"]["pixel_frechet_floor"] == floor
+
+
+def test_only_what_needs_a_part_of_the_data_asks_for_it(finished, tmp_path, capsys):
+    """Held-out or training data alone, or a file of statistics and no data: the same distance, without a floor."""
+    record = json.loads((finished / "config.json").read_text())
+    data = record["config"]["data"]
+    train_data = load(DataSettings(name="ring", num_samples=500), "train").read(np.arange(500))["x"]
+
+    def fd(section, *words, metric="fd"):
+        run = tmp_path / str(len(list(tmp_path.iterdir())))
+        shutil.copytree(finished, run, ignore=shutil.ignore_patterns("metrics"))
+        (run / "config.json").write_text(json.dumps(record | {"config": record["config"] | {"data": data | section}}))
+        flags = [f"--workdir={run}", f"--metrics={metric}", "--features=pixels", "--num=16", *words]
+        assert evaluate.main(["evaluate", *flags]) == 0, capsys.readouterr().err
+        out = capsys.readouterr().out
+        (samples,) = (run / "metrics").glob("samples_*/samples/00000000.npy")
+        result = json.loads((run / "metrics" / f"{metric}_step4.json").read_text())["results"]
+        assert result["fd"] == pytest.approx(frechet_distance(np.load(samples)[:16], train_data), rel=1e-5)
+        return set(result), out
+
+    assert fd({}) == ({"fd", "fd_floor"}, ANY)
+    found, out = fd({"eval_split": None})
+    assert found == {"fd"} and "going on without the test data: data.eval_split is None" in out
+    assert fd({"eval_split": None}, "--split=train") == ({"fd"}, ANY)
+
+    np.savez(tmp_path / "held_out.npz", x=train_data)
+    found, out = fd({}, f"--data={tmp_path}/held_out.npz", "--against=test")
+    assert found == {"fd"} and "going on without the train data: --data: " in out
+    flags = [f"--workdir={finished}", "--metrics=fd", "--features=pixels", f"--data={tmp_path}/held_out.npz"]
+    assert evaluate.main(["evaluate", *flags]) == 2  # against the training part
+    captured = capsys.readouterr()
+    assert "has no training part" in captured.err and "samples" not in captured.out
+
+    write_statistics(tmp_path / "stats.npz", statistics(train_data), Convention("pixels"))
+    del data["num_samples"]
+    assert fd({"name": "mnist", "data_dir": str(tmp_path / "none")}, f"--reference={tmp_path}/stats.npz")[0] == {"fd"}
 
 
 @pytest.mark.slow

@@ -30,14 +30,14 @@ them with another process than the run's, as `python -m sgmjax.sample` draws wit
 config; --data=FILE.npz gives others, as runs on arrays given in Python need. Writes
 `<workdir>/metrics/<metric>_step<step>.json` with all settings that matter, and a report of all metrics, JSON, Markdown
 and a picture; names of what was drawn have --sampler, --steps, ... too, where they are given, and results of other
-flags, which the name does not have, stay: then it gets a digest. Samples and features are
-kept in `<workdir>/metrics/samples_step<step>_...`: the same command goes on from what is there, also with a larger
+flags, which the name does not have, stay: then it gets a digest. Samples and features are kept in `<workdir>/metrics/samples_step<step>_...`: the same command goes on from what is there, also with a larger
 --num. --t_min is by default the time where the run's training ended.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import time
@@ -133,6 +133,7 @@ def evaluate(request: Any) -> None:
     from sgmjax import sharding as sh
     from sgmjax._say import say
     from sgmjax.config import to_dict
+    from sgmjax.data import DataError
     from sgmjax.evaluation import metrics
     from sgmjax.evaluation.report import write_report
     from sgmjax.samplers import registry
@@ -175,9 +176,26 @@ def evaluate(request: Any) -> None:
             metrics.check(name, task, values.num or config.sampling.num, settings)
         except InputError as error:
             raise _cli.UsageError(f"--metrics: {error}") from None
-    part, other = ("eval", "train") if values.split == "test" else ("train", "eval")
-    dataset = load_data(path, run, part, values.data)
-    largest = values.num or max(config.sampling.num, dataset.num_examples)
+    other = "train" if values.split == "test" else "test"
+    needed = {part for name in values.metrics for part in metrics.needed(name, settings, values.split)}
+
+    @functools.cache
+    def data_of(part: str) -> Any:
+        """The training or test data; None where there are none and only floors would be of them."""
+        try:
+            return load_data(path, run, "train" if part == "train" else "eval", values.data)
+        except DataError as error:
+            if part in needed:
+                raise
+            say(f"going on without the {part} data: {error}")
+            return None
+
+    for part in sorted(needed):  # before samples are drawn
+        data_of(part)
+    dataset = data_of(values.split)
+    largest = values.num or max(config.sampling.num, 0 if dataset is None else dataset.num_examples)
+    named = data_of(other) if dataset is None else dataset
+    data_name = values.reference or "no data" if named is None else named.name
     if {"frechet", "neighbours"} & set(values.metrics):
         check_memory("--num", values.num or 1, task.event_shape, fix="give fewer")
     check_memory("--batch_size", min(values.batch_size or 1, largest), task.event_shape, fix="give fewer")
@@ -187,7 +205,7 @@ def evaluate(request: Any) -> None:
     raw, how = (short(words, 100) for words in (raw, how))  # of long settings a digest
     about = {"workdir": str(path), "step": run.step, "checkpoint": values.checkpoint, "parameters": values.params}
     about |= {} if process is None else {"process": process}
-    about |= {"split": values.split, "data": dataset.name, "seed": values.seed}
+    about |= {"split": values.split, "data": data_name, "seed": values.seed}
     about |= {"flags": sampling.told(values, process, "metrics", "batch_size")}
     if set(drawing) & set(metrics.IN_FEATURES):
         plan = hashlib.sha256(
@@ -196,14 +214,14 @@ def evaluate(request: Any) -> None:
         folder = place / f"samples_step{run.step}{raw}_{plan}"
         settings = dataclasses.replace(settings, folder=folder)
     subject = metrics.Subject(
-        task=task, variables=run.variables, data=dataset, plan=run.plan, mesh=mesh, held_out=part == "eval",
-        others=lambda: load_data(path, run, other, values.data), mirrored=config.data.flip, num=config.sampling.num,
+        task=task, variables=run.variables, data=dataset, plan=run.plan, mesh=mesh, held_out=values.split == "test",
+        others=lambda: data_of(other), mirrored=config.data.flip, num=config.sampling.num,
         batch_size=config.sampling.batch_size, t_min=config.objective.t_min, progress=_cli.progress,
         identity={"step": run.step, "parameters": values.params},
     )  # fmt: skip
     measured: dict[str, metrics.Measured] = {}
     for name in values.metrics:
-        say(f"{name} on {dataset.name}, step {run.step} of {run_name(path)} ...")
+        say(f"{name} on {data_name}, step {run.step} of {run_name(path)} ...")
         start = time.perf_counter()
         found = measured[name] = metrics.METRICS[name](subject, settings)
         seconds = time.perf_counter() - start

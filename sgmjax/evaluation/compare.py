@@ -18,7 +18,6 @@ import numpy as np
 
 from sgmjax import metrics
 from sgmjax import sharding as sh
-from sgmjax._inputs import InputError
 from sgmjax.evaluation import pictures
 from sgmjax.evaluation.chunks import Chunks, Columns, chunk_size
 from sgmjax.evaluation.draw import sampler_of, some
@@ -47,7 +46,7 @@ class Comparison:
         samples: the samples as they are saved, a set that is read in pieces.
         generated: their features.
         real: those of the data; None where only statistics of them are known.
-        statistics: of the features of the data.
+        statistics: of the features of the data; None where there are none.
         spare: features of real examples that are not among the data, for the floor; None: there are none.
         about: all that the numbers depend on.
         memo: what metrics share; empty at first.
@@ -57,7 +56,7 @@ class Comparison:
     samples: Chunks
     generated: FeatureSet
     real: FeatureSet | None
-    statistics: Statistics
+    statistics: Statistics | None
     spare: FeatureSet | None
     about: dict[str, Any]
     memo: dict[Any, Any] = dataclasses.field(default_factory=dict)
@@ -93,6 +92,15 @@ def features_of(subject: Subject, settings: Settings) -> Features:
     return subject.memo["features", name]
 
 
+def parts_of(subject: Subject) -> dict[str, Any]:
+    """The data "train" and "test"; None where there are none."""
+    if "parts" not in subject.memo:
+        others = None if subject.others is None else subject.others()
+        first, second = ("test", "train") if subject.held_out else ("train", "test")
+        subject.memo["parts"] = {first: subject.data, second: others}
+    return subject.memo["parts"]
+
+
 def _compare(subject: Subject, settings: Settings) -> Comparison:
     features = features_of(subject, settings)
     reference = None
@@ -102,18 +110,16 @@ def _compare(subject: Subject, settings: Settings) -> Comparison:
     samples = generate(subject, settings)
     extractor = extractor_of(features, subject.mesh)
     generated = _features_of_samples(samples, extractor, subject, settings)
-    others = None if subject.others is None else subject.others()
-    parts = {"test" if subject.held_out else "train": subject.data, "train" if subject.held_out else "test": others}
+    parts = parts_of(subject)
     data, spare = parts[settings.against], parts["test" if settings.against == "train" else "train"]
     about = {"features": str(features.convention), "num": samples.num, "nfe": evaluations(samples)}
     about |= {"seconds_per_sample": seconds_per_sample(samples), "sampling": samples.about}
+    statistics = real = None
     if reference is not None:
-        statistics, real = reference.statistics, None
+        statistics = reference.statistics
         spare = data if spare is None else spare
         about["data"] = reference.about | {"num": statistics.num}
-    elif data is None:
-        raise InputError(f"against: there are no {settings.against} data here; choose the other part")
-    else:
+    elif data is not None:
         real = real_features(data, extractor, subject)
         statistics = metrics.statistics(iter(real.rows))
         about["data"] = {"name": data.name, "split": settings.against, "num": real.rows.num_examples}

@@ -15,7 +15,7 @@ import numpy as np
 
 from sgmjax import metrics
 from sgmjax._inputs import InputError
-from sgmjax.evaluation.compare import Comparison, FeatureSet, comparison, features_of
+from sgmjax.evaluation.compare import Comparison, FeatureSet, comparison, features_of, parts_of
 from sgmjax.evaluation.features import Features
 from sgmjax.evaluation.statistics_file import INCEPTION
 from sgmjax.evaluation.subject import Measured, Metric, Settings, Subject
@@ -45,6 +45,13 @@ def check_number(name: str, settings: Settings, num: int) -> None:
         )
 
 
+def needed(name: str, settings: Settings) -> tuple[str, ...]:
+    """The parts of the data, "train" and "test", that a metric cannot do without; its floor may need another one."""
+    if name == "memorisation":
+        return "train", "test"
+    return () if name == "is" or settings.reference is not None else (settings.against,)
+
+
 def _check_features(name: str, features: Features, task: Any) -> None:
     if features.discrete and not task.discrete:
         raise InputError(
@@ -65,9 +72,7 @@ def _k(name: str, settings: Settings) -> int:
 def memorisation(subject: Subject, settings: Settings) -> Measured:
     """Distances to the nearest training example in features, of samples against held-out data."""
     found = _comparison("memorisation", subject, settings)
-    if found.spare is None:
-        raise InputError("memorisation compares samples and held-out data with the training data; it needs both parts")
-    assert found.real is not None
+    assert found.real is not None and found.spare is not None
     far = [metrics.nearest(one.rows, found.real.rows).distances[:, 0] for one in (found.generated, found.spare)]
     result = metrics.memorisation(*far)
     lines = [
@@ -81,6 +86,7 @@ def memorisation(subject: Subject, settings: Settings) -> Measured:
 
 # ---------------------------------------------------------------------------------------------------------------- parts
 def _frechet(one: FeatureSet, found: Comparison, settings: Settings) -> dict[str, float]:
+    assert found.statistics is not None
     return {"": metrics.frechet_distance(metrics.statistics(iter(one.rows)), found.statistics)}
 
 
@@ -134,6 +140,14 @@ def _mind(one: FeatureSet, found: Comparison, settings: Settings) -> dict[str, f
 def _comparison(name: str, subject: Subject, settings: Settings) -> Comparison:
     check(name, dataclasses.replace(settings, features=features_of(subject, settings)), subject.task)
     check_number(name, settings, settings.num or subject.num)
+    for part in needed(name, settings):
+        if parts_of(subject)[part] is None:
+            fix = (
+                "it needs both parts"
+                if name == "memorisation"
+                else "give them, or compare with the other part (against)"
+            )
+            raise InputError(f"{name}: there are no {part} data here; {fix}")
     return comparison(subject, settings)
 
 
@@ -144,9 +158,11 @@ def _measure(name: str, words: str, score: Score, subject: Subject, settings: Se
     enough = found.spare is not None and found.spare.rows.num_examples > (_k(name, settings) if name in _K else 1)
     floor = score(found.spare, found, settings) if found.spare is not None and enough else {}
     about: dict[str, Any] = found.about
-    data = about["data"]
-    which = f"{data['num']} {data['split']} images" if "split" in data else f"the statistics of {data['file']}"
-    against = "" if name == "is" else f" against {which}"
+    against = ""
+    if name != "is":
+        data = about["data"]
+        which = f"{data['num']} {data['split']} images" if "split" in data else f"the statistics of {data['file']}"
+        against = f" against {which}"
     line = f"{words} ({about['features']}): {_shown(values)} of {about['num']} samples{against}, NFE {about['nfe']}"
     if floor:
         line += f"; {_shown(floor)} of {about['floor']['num']} real images of the other part"

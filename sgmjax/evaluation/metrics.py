@@ -43,6 +43,7 @@ __all__ = [
     "Unfinished",
     "check",
     "finite",
+    "needed",
     "picture_of",
     "write",
 ]
@@ -85,6 +86,24 @@ def check(name: str, task: Any, num: int | None = None, settings: Settings | Non
         feature_metrics.check_number(name, settings or Settings(), num)
     if settings is not None and name in IN_FEATURES:
         feature_metrics.check(name, settings, task)
+
+
+def needed(name: str, settings: Settings, split: str) -> tuple[str, ...]:
+    """The parts of the data, "train" and "test", that a metric cannot do without; its floor may need another one.
+
+    Args:
+        name: of the metric.
+        settings: how it is measured.
+        split: the part that `Subject.data` is.
+
+    Examples:
+        >>> from sgmjax.evaluation.metrics import Settings, needed
+        >>> needed("bpd", Settings(), "test"), needed("fid", Settings(), "test")
+        (('test',), ('train',))
+    """
+    if name in IN_FEATURES:
+        return feature_metrics.needed(name, settings)
+    return ("train", "test") if name in TWO_PARTS else (split,)
 
 
 def _draws(task: Any) -> bool:
@@ -203,9 +222,9 @@ def frechet(subject: Subject, settings: Settings) -> Measured:
 
 def neighbours(subject: Subject, settings: Settings) -> Measured:
     """How near samples are to their nearest training images, against how near held-out images are."""
-    if subject.others is None:
+    other = None if subject.others is None else subject.others()
+    if other is None or subject.data is None:
         raise InputError("neighbours: compares samples with training and held-out data; give both")
-    other = subject.others()
     training, held_out = (other, subject.data) if subject.held_out else (subject.data, other)
     samples, about = samples_of(subject, settings)
     k = min(settings.nearest, training.num_examples)

@@ -29,8 +29,8 @@ class Subject:
     Attributes:
         task: a `Generative` one.
         variables: averaged parameters and the networks' state.
-        data: what it is compared with, held-out data as a rule.
-        others: gives the other part of the data, training data as a rule; for metrics that need both.
+        data: what it is compared with, held-out data as a rule; None: there are none.
+        others: gives the other part of the data, training data as a rule, or None; for metrics that need both.
         held_out: whether `data` are held out.
         mirrored: whether mirrored images were trained on.
         plan: how samples are drawn.

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import re
 from types import SimpleNamespace
+from unittest.mock import ANY
 
 import jax
 import jax.numpy as jnp
@@ -213,6 +214,27 @@ def test_the_balance_of_the_classes():
     assert dropped["balance_rarest"] == 0 and dropped["balance"] == pytest.approx(real[3], abs=0.06)
     with pytest.raises(InputError, match="balance needs a classifier, and features 'pixels' have no classes"):
         measure("balance", subject())
+
+
+def test_without_the_training_data():
+    """The Inception score looks at the samples alone, and has no floor; what compares is refused before drawing."""
+
+    def apply(variables, pixels):
+        x = pixels.astype(jnp.float32).reshape(len(pixels), -1)
+        return x, x
+
+    settings = dataclasses.replace(SETTINGS, features=Features("mine", Convention("mine"), 4, apply))
+    of, nothing = (dataclasses.replace(subject(), data=data, others=lambda: None) for data in (TEST, None))
+    for name, fix in (("fd", "give them, or compare"), ("memorisation", "it needs both parts")):
+        with pytest.raises(InputError, match=f"{name}: there are no train data here; {fix}"):
+            measure(name, of, settings)
+    assert not any("samples" in key for key in of.memo)
+    logits = np.concatenate(list(generate(of, settings))).reshape(600, -1).astype(np.float32)
+    expected = pytest.approx(distances.inception_score(logits, splits=10).mean, rel=1e-6)
+    assert measure("is", nothing, settings) == {"is": expected, "is_std": ANY}
+    assert "is_floor" in measure("is", of, settings)
+    with pytest.raises(InputError, match="neighbours: compares samples with training and held-out data"):
+        measure("neighbours", of)
 
 
 def test_the_time_of_a_sample_is_that_without_the_compilation():
