@@ -67,6 +67,7 @@ class Chunks:
         make: Callable[[int, int], tuple[np.ndarray, Mapping[str, Any]]],
         progress: Callable[[int], None] = lambda done: None,
         stop: Callable[[], bool] = lambda: False,
+        at_once: int = 0,
     ) -> bool:
         """Makes the pieces that are not there, until there are `num` examples.
 
@@ -74,7 +75,9 @@ class Chunks:
             num: how many.
             make: make(first, count) -> the examples (count, ...) from index `first` on, and notes about them.
             progress: told how many there are.
-            stop: asked between pieces; if it says True, what there is stays.
+            stop: asked between calls of `make`; if it says True, what there is stays.
+            at_once: examples to make with one call, about, where pieces are smaller: a folder that began with few
+                examples has small ones.
 
         Returns:
             Whether all are there.
@@ -85,13 +88,20 @@ class Chunks:
             from jax.experimental import multihost_utils
 
             there = np.asarray(multihost_utils.broadcast_one_to_all(there))
-        for done, first in zip(there, range(0, num, self.size), strict=True):
-            if not done:
+        at, most = 0, max(1, at_once // self.size)
+        while at < len(there):
+            first, pieces = at * self.size, 1
+            if not there[at]:
                 if stop():
                     return False
-                array, notes = make(first, self.size if self.folder is not None else min(self.size, num - first))
-                self._write(first, array, notes)
-            progress(min(first + self.size, num))
+                while pieces < most and at + pieces < len(there) and not there[at + pieces]:
+                    pieces += 1
+                count = pieces * self.size
+                array, notes = make(first, count if self.folder is not None else min(count, num - first))
+                for start in range(0, count, self.size):
+                    self._write(first + start, array[start : start + self.size], notes)
+            at += pieces
+            progress(min(at * self.size, num))
         sh.wait_for_all("sgmjax_filled")
         return True
 

@@ -168,8 +168,9 @@ def generate(subject: Subject, settings: Settings) -> Chunks:
         return pictures.to_arrays(drawn[0], subject.task.discrete, subject.task.centered), notes
 
     folder = None if settings.folder is None else settings.folder / "samples"
-    samples = Chunks(folder, about, chunk_size(num, sampler.batch_size))
-    if not samples.fill(num, make, subject.progress(num, " samples"), subject.stop):
+    size = chunk_size(num, sampler.batch_size)
+    samples = Chunks(folder, about, size)
+    if not samples.fill(num, make, subject.progress(num, " samples"), subject.stop, at_once=size):
         raise Unfinished(f"stopped; the samples so far are in {folder}, and the same command goes on from them")
     subject.memo[memo] = samples
     return samples
@@ -230,7 +231,7 @@ def _extract(
         row = features if logits is None else np.concatenate([features, logits.astype(np.float32)], axis=1)
         return np.pad(row, ((0, count - len(row)), (0, 0))), {}
 
-    if not found.fill(num, make, subject.progress(num, f" {words}"), subject.stop):
+    if not found.fill(num, make, subject.progress(num, f" {words}"), subject.stop, at_once=1000):
         raise Unfinished("stopped while features were computed; the same command goes on from there")
     wide = found.shape[0]
     return FeatureSet(Columns(found, 0, dim), Columns(found, dim, wide) if wide > dim else None)

@@ -84,6 +84,30 @@ def test_a_stop_and_more_afterwards(tmp_path):
     np.testing.assert_array_equal(np.concatenate(list(again)), TRUTH)
 
 
+def test_small_pieces_are_made_many_at_once(tmp_path):
+    """What is missing between pieces that are there, and no more of it than was asked for at once."""
+    calls = []
+
+    def counted(first, count):
+        calls.append((first, count))
+        return make(first, count)
+
+    folder = tmp_path / "set"
+    assert Chunks(folder, {"a": 1}, 3).fill(3, counted, at_once=3)  # a first look
+    found = Chunks(folder, {"a": 1}, 12)
+    assert found.fill(28, counted, at_once=13)
+    assert calls == [(0, 3), (3, 12), (15, 12), (27, 3)]
+    np.testing.assert_array_equal(np.concatenate(list(found)), TRUTH[:28])
+    assert [len(np.load(file)) for file in sorted(folder.glob("*.npy"))] == [3] * 10
+    assert [n["nfe"] for n in found.notes()] == [0] + [3] * 4 + [15] * 4 + [27]
+    for first in (6, 9, 24):
+        (folder / f"{first:08d}.npy").unlink()
+    assert Chunks(folder, {"a": 1}, 12).fill(28, counted, at_once=100) and calls[4:] == [(6, 6), (24, 3)]
+    whole = Chunks(None, {}, 12)
+    assert whole.fill(28, counted, at_once=12) and calls[6:] == [(0, 12), (12, 12), (24, 4)]
+    np.testing.assert_array_equal(np.concatenate(list(whole)), TRUTH[:28])
+
+
 def test_a_folder_of_something_else(tmp_path):
     Chunks(tmp_path / "set", {"seed": 1, "plan": {"steps": 5}}, 7)
     with pytest.raises(InputError, match="is of something else: seed is 1 there and 2 here"):

@@ -17,7 +17,7 @@ from sgmjax import metrics as distances
 from sgmjax import sharding as sh
 from sgmjax._inputs import InputError
 from sgmjax.data import ArrayDataset
-from sgmjax.evaluation import metrics
+from sgmjax.evaluation import compare, metrics
 from sgmjax.evaluation.compare import generate
 from sgmjax.evaluation.draw import print_frechet
 from sgmjax.evaluation.features import Features, load_features
@@ -93,9 +93,36 @@ def test_samples_do_not_depend_on_devices_batches_or_stops(tmp_path):
     assert [notes["nfe"] for notes in samples.notes()] == [7] * 6
 
 
-def _in_pieces(of, settings, chunk):
-    from sgmjax.evaluation import compare
+def test_many_samples_after_a_few(tmp_path):
+    """A folder of pieces of four: drawn and looked at in whole batches all the same, and the same samples."""
+    drawn = []
 
+    def apply(variables, pixels):
+        return pixels.astype(jnp.float32).reshape(len(pixels), -1), None
+
+    settings = dataclasses.replace(SETTINGS, folder=tmp_path / "set", batch_size=64)
+    settings = dataclasses.replace(settings, features=Features("mine", Convention("mine"), 4, apply))
+    few = measure("fd", subject(), dataclasses.replace(settings, num=4))
+    of = subject()
+    original = compare.sampler_of
+
+    def counted(*given):
+        sampler = original(*given)
+        inner = sampler._draw
+        sampler._draw = lambda *args: drawn.append(1) or inner(*args)
+        return sampler
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compare, "sampler_of", counted)
+        found = measure("fd", of, dataclasses.replace(settings, num=600))
+    assert len(drawn) == 10  # batches of 64 for 596 samples
+    samples = generate(of, dataclasses.replace(settings, num=600))
+    np.testing.assert_array_equal(np.concatenate(list(samples)), np.concatenate(list(generate(subject(), SETTINGS))))
+    assert found["fd"] == pytest.approx(measure("fd", subject(), SETTINGS)["fd"] * 255**2, rel=1e-4)
+    assert len(list((tmp_path / "set").glob("features_mine/*.npy"))) == 150 and few["fd"] != found["fd"]
+
+
+def _in_pieces(of, settings, chunk):
     original = compare.chunk_size
     compare.chunk_size = lambda num, batch: chunk
     try:
