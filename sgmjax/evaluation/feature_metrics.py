@@ -20,7 +20,8 @@ from sgmjax.evaluation.features import Features
 from sgmjax.evaluation.statistics_file import INCEPTION
 from sgmjax.evaluation.subject import Measured, Metric, Settings, Subject
 
-Score = Callable[[FeatureSet, Comparison, Settings], dict[str, float]]
+Scored = tuple[dict[str, float], dict[str, Any]]  # numbers by the ends of their names, and the settings that were used
+Score = Callable[[FeatureSet, Comparison, Settings], Scored]
 
 
 def check(name: str, settings: Settings, task: Any) -> None:
@@ -85,32 +86,34 @@ def memorisation(subject: Subject, settings: Settings) -> Measured:
 
 
 # ---------------------------------------------------------------------------------------------------------------- parts
-def _frechet(one: FeatureSet, found: Comparison, settings: Settings) -> dict[str, float]:
+def _frechet(one: FeatureSet, found: Comparison, settings: Settings) -> Scored:
     assert found.statistics is not None
-    return {"": metrics.frechet_distance(metrics.statistics(iter(one.rows)), found.statistics)}
+    return {"": metrics.frechet_distance(metrics.statistics(iter(one.rows)), found.statistics)}, {}
 
 
-def _kid(one: FeatureSet, found: Comparison, settings: Settings) -> dict[str, float]:
+def _kid(one: FeatureSet, found: Comparison, settings: Settings) -> Scored:
     assert found.real is not None
     size = min(settings.subset_size, one.rows.num_examples, found.real.rows.num_examples)
     value = metrics.kid(one.rows, found.real.rows, num_subsets=settings.subsets, subset_size=size)
-    return {"": value.mean, "_std": value.spread}
+    return {"": value.mean, "_std": value.spread}, {"subsets": settings.subsets, "subset_size": size}
 
 
-def _inception_score(one: FeatureSet, found: Comparison, settings: Settings) -> dict[str, float]:
+def _inception_score(one: FeatureSet, found: Comparison, settings: Settings) -> Scored:
     assert one.logits is not None
     logits = np.concatenate(list(one.logits))
-    value = metrics.inception_score(logits, splits=min(settings.splits, len(logits)))
-    return {"": value.mean, "_std": value.std}
+    splits = min(settings.splits, len(logits))
+    value = metrics.inception_score(logits, splits=splits)
+    return {"": value.mean, "_std": value.std}, {"splits": splits}
 
 
-def _balance(one: FeatureSet, found: Comparison, settings: Settings) -> dict[str, float]:
+def _balance(one: FeatureSet, found: Comparison, settings: Settings) -> Scored:
     """Of the classes that the features' network sees: the total variation distance of their shares to those of the
     data, and the share of the one that is rarest beside its share of the data."""
     assert found.real is not None and one.logits is not None and found.real.logits is not None
     classes = found.real.logits.shape[0]
     shares, real = (_shares(each.logits, classes) for each in (one, found.real))
-    return {"": 0.5 * float(np.abs(shares - real).sum()), "_rarest": float(np.min(shares[real > 0] / real[real > 0]))}
+    rarest = float(np.min(shares[real > 0] / real[real > 0]))
+    return {"": 0.5 * float(np.abs(shares - real).sum()), "_rarest": rarest}, {}
 
 
 def _shares(logits: Any, classes: int) -> np.ndarray:
@@ -118,23 +121,24 @@ def _shares(logits: Any, classes: int) -> np.ndarray:
     return np.bincount(seen, minlength=classes) / len(seen)
 
 
-def _pr(one: FeatureSet, found: Comparison, settings: Settings) -> dict[str, float]:
+def _pr(one: FeatureSet, found: Comparison, settings: Settings) -> Scored:
     assert found.real is not None
     k = _k("pr", settings)
     value = metrics.precision_recall(one.rows, found.real.rows, k=k, real_radii=found.radii(k))
-    return {"_precision": value.precision, "_recall": value.recall}
+    return {"_precision": value.precision, "_recall": value.recall}, {"k": k}
 
 
-def _dc(one: FeatureSet, found: Comparison, settings: Settings) -> dict[str, float]:
+def _dc(one: FeatureSet, found: Comparison, settings: Settings) -> Scored:
     assert found.real is not None
     k = _k("dc", settings)
     value = metrics.density_coverage(one.rows, found.real.rows, k=k, real_radii=found.radii(k))
-    return {"_density": value.density, "_coverage": value.coverage}
+    return {"_density": value.density, "_coverage": value.coverage}, {"k": k}
 
 
-def _mind(one: FeatureSet, found: Comparison, settings: Settings) -> dict[str, float]:
+def _mind(one: FeatureSet, found: Comparison, settings: Settings) -> Scored:
     assert found.real is not None
-    return {"": metrics.monge_inception_distance(one.rows, found.real.rows, seed=settings.seed)}
+    value = metrics.monge_inception_distance(one.rows, found.real.rows, seed=settings.seed)
+    return {"": value}, {"seed": settings.seed}
 
 
 def _comparison(name: str, subject: Subject, settings: Settings) -> Comparison:
@@ -154,10 +158,12 @@ def _comparison(name: str, subject: Subject, settings: Settings) -> Comparison:
 def _measure(name: str, words: str, score: Score, subject: Subject, settings: Settings) -> Measured:
     """A score of the samples, and of the spare real examples beside it."""
     found = _comparison(name, subject, settings)
-    values = score(found.generated, found, settings)
+    values, used = score(found.generated, found, settings)
     enough = found.spare is not None and found.spare.rows.num_examples > (_k(name, settings) if name in _K else 1)
-    floor = score(found.spare, found, settings) if found.spare is not None and enough else {}
-    about: dict[str, Any] = found.about
+    floor, of_floor = score(found.spare, found, settings) if found.spare is not None and enough else ({}, used)
+    about: dict[str, Any] = dict(found.about)
+    if of_floor != used:  # fewer spare examples than samples
+        about["floor"] = about["floor"] | {"settings": of_floor}
     against = ""
     if name != "is":
         data = about["data"]
@@ -168,12 +174,6 @@ def _measure(name: str, words: str, score: Score, subject: Subject, settings: Se
         line += f"; {_shown(floor)} of {about['floor']['num']} real images of the other part"
     results = {f"{name}{key}": value for key, value in values.items()}
     results |= {f"{name}{key}_floor": value for key, value in floor.items()}
-    used = {
-        "k": settings.k,
-        "subsets": settings.subsets,
-        "subset_size": settings.subset_size,
-        "splits": settings.splits,
-    }
     record = about | {"results": results, "settings": used}
     return Measured(results, [line], record)
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from sgmjax import _files
 from sgmjax import metrics as distances
 from sgmjax import sharding as sh
 from sgmjax._inputs import InputError
@@ -69,6 +70,12 @@ def subject(task=None, devices: int = 1, **more):
 SETTINGS = metrics.Settings(features="pixels", subsets=20, subset_size=300)
 
 
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    """Features of real images are kept by their name, which the tests give to several."""
+    monkeypatch.setenv(_files.CACHE, str(tmp_path / "cache"))
+
+
 def measure(name, of, settings=SETTINGS):
     return metrics.METRICS[name](of, settings).numbers
 
@@ -101,7 +108,7 @@ def test_many_samples_after_a_few(tmp_path):
         return pixels.astype(jnp.float32).reshape(len(pixels), -1), None
 
     settings = dataclasses.replace(SETTINGS, folder=tmp_path / "set", batch_size=64)
-    settings = dataclasses.replace(settings, features=Features("mine", Convention("mine"), 4, apply))
+    settings = dataclasses.replace(settings, features=Features("few", Convention("few"), 4, apply))
     few = measure("fd", subject(), dataclasses.replace(settings, num=4))
     of = subject()
     original = compare.sampler_of
@@ -119,7 +126,7 @@ def test_many_samples_after_a_few(tmp_path):
     samples = generate(of, dataclasses.replace(settings, num=600))
     np.testing.assert_array_equal(np.concatenate(list(samples)), np.concatenate(list(generate(subject(), SETTINGS))))
     assert found["fd"] == pytest.approx(measure("fd", subject(), SETTINGS)["fd"] * 255**2, rel=1e-4)
-    assert len(list((tmp_path / "set").glob("features_mine/*.npy"))) == 150 and few["fd"] != found["fd"]
+    assert len(list((tmp_path / "set").glob("features_few/*.npy"))) == 150 and few["fd"] != found["fd"]
 
 
 def _in_pieces(of, settings, chunk):
@@ -156,6 +163,27 @@ def test_the_numbers_are_those_of_the_functions():
     held_out = dataclasses.replace(SETTINGS, against="test")
     record = metrics.METRICS["fd"](subject(), held_out).record
     assert record["data"]["name"] == "test" and record["floor"]["name"] == "train"
+
+
+def test_the_record_has_the_settings_that_were_used():
+    def apply(variables, pixels):
+        x = pixels.astype(jnp.float32).reshape(len(pixels), -1)
+        return x, x
+
+    of, features = subject(), Features("used", Convention("used"), 4, apply)
+    few = metrics.Settings(num=8, features=features, subsets=3, splits=20, seed=5)
+    expected = {
+        "fd": {}, "kid": {"subsets": 3, "subset_size": 8}, "is": {"splits": 8}, "pr": {"k": 3}, "dc": {"k": 5},
+        "mind": {"seed": 5}, "balance": {},
+    }  # fmt: skip
+    records = {name: metrics.METRICS[name](of, few).record for name in expected}
+    assert {name: record["settings"] for name, record in records.items()} == expected
+    assert all(record["floor"] == {"name": "test", "num": 8} for record in records.values())
+    other = dataclasses.replace(few, k=2, num=1000)
+    assert metrics.METRICS["pr"](of, other).record["settings"] == {"k": 2}
+    record = metrics.METRICS["kid"](of, other).record  # 700 spare examples
+    assert record["settings"] == {"subsets": 3, "subset_size": 1000}
+    assert record["floor"] == {"name": "test", "num": 700, "settings": {"subsets": 3, "subset_size": 700}}
 
 
 def test_they_move_with_what_they_measure():
