@@ -30,8 +30,10 @@ them with another process than the run's, as `python -m sgmjax.sample` draws wit
 config; --data=FILE.npz gives others, as runs on arrays given in Python need. Writes
 `<workdir>/metrics/<metric>_step<step>.json` with all settings that matter, and a report of all metrics, JSON, Markdown
 and a picture; names of what was drawn have --sampler, --steps, ... too, where they are given, and results of other
-flags, which the name does not have, stay: then it gets a digest. Samples and features are kept in `<workdir>/metrics/samples_step<step>_...`: the same command goes on from what is there, also with a larger
---num. --t_min is by default the time where the run's training ended.
+flags, which the name does not have, stay: then it gets a digest. Samples and features are kept in
+`<workdir>/metrics/samples_step<step>_...`: the same command goes on from what is there, also with a larger --num.
+--t_min is by default, of bpd the time where the run's training ended (objective.t_min), of nelbo that where its samples
+end (sampling.t_min).
 """
 
 from __future__ import annotations

@@ -75,7 +75,7 @@ class Settings(FlowSettings):
         num: examples or samples; None: all examples, as many samples as the subject says.
         batch_size: at a time, of samples on each device; None: the subject's, or less.
         seed: of all that is random.
-        t_min: where the ODE ends; None: where training ended.
+        t_min: where the ODE starts; None: where training ended, of `nelbo` where the plan's samples end.
         nearest: training images shown beside each sample, of `neighbours`.
         features: in which samples and data are compared: a name of `evaluation.features.FEATURES`, or a `Features`.
         against: the part of the data they are compared with; published: "train".

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
+import re
 import shutil
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import refdata
 
 from sgmjax import sharding
 from sgmjax.commands import evaluate
@@ -17,6 +20,7 @@ from sgmjax.config import ConfigError, DataConfig, from_dict, to_dict
 from sgmjax.data import DataError, load
 from sgmjax.data.base import DataError as BaseDataError
 from sgmjax.data.binarize import dynamic
+from sgmjax.evaluation import metrics
 from sgmjax.evaluation.nelbo import NelboSettings, example_nelbo
 from sgmjax.objectives.time_law import lsgm_mode
 from sgmjax.tasks import VAETask, Variables, build, build_latent, latent
@@ -205,10 +209,20 @@ def test_idle_latent_channels_are_left_to_the_normal_prior():
     assert (p.latent.p_weighting, p.score_fn(Variables(after, new)).hears) == ("ll_iw", "drift")
 
 
+def test_the_guide_for_users_of_lsgm_measures_what_can_be():
+    text = (refdata.ROOT / "docs" / "from_lsgm.md").read_text()
+    for name in re.findall(r"--nll_ode_eval .*--metrics=([\w,]+)`", text)[0].split(","):
+        metrics.check(name, task())
+
+
 @pytest.mark.slow
 def test_metric_nelbo_and_refusals_of_the_command(finished, capsys):
     assert evaluate.main(["evaluate", f"--workdir={finished}", "--metrics=nelbo", "--split=train", "--num=8"]) == 0
     assert "NELBO, prior by the probability-flow ODE" in capsys.readouterr().out
+    (record,) = (finished / "metrics").glob("nelbo_step*.json")
+    t_min = json.loads(record.read_text())["settings"]["t_min"]
+    assert t_min == config().sampling.t_min != config().objective.t_min
+    assert "of nelbo that where its\nsamples end (sampling.t_min)" in (evaluate.__doc__ or "")
     assert evaluate.main(["evaluate", f"--workdir={finished}", "--metrics=bpd"]) == 2
     assert "use nelbo" in capsys.readouterr().err
 
