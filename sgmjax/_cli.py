@@ -70,6 +70,11 @@ def serve(argv: Sequence[str], read_flags: Callable[[Sequence[str]], Any], work:
     except Exception as error:
         if is_users(error):
             return fail(error)
+        from sgmjax.training.trouble import no_memory
+
+        if (why := no_memory(error)) is not None:
+            fix = "give a smaller --batch_size (where the command has none, a smaller --num)"
+            return fail(UsageError(f"out of memory ({why}): {fix}"))
         raise
     return 0
 

@@ -248,7 +248,7 @@ class Checkpointer:
                     raise
                 except Exception as error:  # whatever a broken file makes the readers below us raise
                     problem = one_line(error, 120)
-                    if is_sealed(folder) and not isinstance(error, _MetaError) or _out_of_memory(error):
+                    if is_sealed(folder) and not isinstance(error, _MetaError) or out_of_memory(error):
                         raise CheckpointError(
                             f"checkpoint {step} in {self.directory} is whole but could not be read: {one_line(error)}"
                         ) from error
@@ -326,7 +326,8 @@ class _MetaError(ValueError):
     """The meta dictionary of a checkpoint is none of a training run."""
 
 
-def _out_of_memory(error: BaseException) -> bool:
+def out_of_memory(error: BaseException) -> bool:
+    """Whether the memory of a device or of the machine was not enough, by the words of all who say so."""
     return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error) or "Out of memory" in str(error)
 
 

@@ -16,6 +16,7 @@ import jax
 
 from sgmjax._files import AnyPath, remove_folder, trouble
 from sgmjax._inputs import one_line, shown
+from sgmjax.training.checkpoint import CheckpointError, out_of_memory
 
 _FULL = {
     errno.ENOSPC: "the disk is full",
@@ -56,6 +57,12 @@ def explained(path: AnyPath) -> Iterator[None]:
                 f"{_FULL[number]}: nothing more can be written to {path}; its checkpoints are whole, and with room "
                 "made the same command goes on from the last one"
             ) from error
+        if not isinstance(error, CheckpointError) and (why := no_memory(error)) is not None:
+            raise TroubleError(
+                f"out of memory ({why}): give a smaller train.batch_size or more train.grad_accumulation (in a run "
+                "that has begun with --allow_changes), for a new run model.remat=True; of samples a smaller "
+                "sampling.batch_size"
+            ) from error
         if jax.process_count() > 1 and is_lost(error):
             raise LostProcessError(
                 f"process {jax.process_index()} of {jax.process_count()} lost another one ({_peer(error)}); the same "
@@ -89,6 +96,14 @@ def full_disk(error: BaseException) -> int | None:
         for text, number in _FULL_TEXT.items():
             if text in str(one):
                 return number
+    return None
+
+
+def no_memory(error: BaseException) -> str | None:
+    """What did not fit into the memory of a device or of the machine, in words; None: the error is another one."""
+    for one in _causes(error):
+        if isinstance(one, MemoryError | jax.errors.JaxRuntimeError) and out_of_memory(one):
+            return one_line(one, 120)
     return None
 
 

@@ -18,6 +18,7 @@ import pytest
 import tiers
 from training import tiny
 
+from sgmjax import _cli
 from sgmjax.config import ConfigError
 from sgmjax.evaluation import pictures
 from sgmjax.training import earlier, lock, trouble, workdir
@@ -447,6 +448,25 @@ def test_a_lost_process_is_told_from_other_errors(monkeypatch, tmp_path):
     assert "process 0 of 2 lost another one (Connection closed by peer [127.0.0.1]:4711)" in one_line(error)
     with pytest.raises(jax.errors.JaxRuntimeError), trouble.explained(tmp_path):
         raise jax.errors.JaxRuntimeError("INTERNAL: a bug")
+
+
+def too_large(*args):
+    """What the device says of itself."""
+    return jax.numpy.zeros(2**50, "uint8").block_until_ready()
+
+
+def test_too_little_memory_is_one_line(tmp_path, capsys):
+    with pytest.raises(trouble.TroubleError) as error, trouble.explained(tmp_path):
+        too_large()
+    message = str(error.value)
+    assert message.startswith("out of memory (RESOURCE_EXHAUSTED: ") and "\n" not in message
+    assert all(name in message for name in ("train.batch_size", "train.grad_accumulation", "model.remat=True"))
+    with pytest.raises(trouble.TroubleError, match="^out of memory .MemoryError.: "), trouble.explained(tmp_path):
+        raise MemoryError
+    assert _cli.serve([], lambda argv: argv, too_large) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: out of memory (RESOURCE_EXHAUSTED: ") and err.count("\n") == 1
+    assert "a smaller --batch_size" in err
 
 
 def test_events_that_cannot_be_written_do_not_stop_a_run(tmp_path, capsys):
