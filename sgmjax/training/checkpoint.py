@@ -244,14 +244,18 @@ class Checkpointer:
             if problem is None:
                 try:
                     return step, self._read(step, wanted, check_meta)
-                except MismatchError:
-                    raise
                 except Exception as error:  # whatever a broken file makes the readers below us raise
+                    if isinstance(error, MismatchError) and folder.is_dir():
+                        raise
+                    if self._outdated(step, steps[-1]):
+                        return self._newest(wanted, say, check_meta)
                     problem = one_line(error, 120)
                     if is_sealed(folder) and not isinstance(error, _MetaError) or out_of_memory(error):
                         raise CheckpointError(
                             f"checkpoint {step} in {self.directory} is whole but could not be read: {one_line(error)}"
                         ) from error
+            elif self._outdated(step, steps[-1]):
+                return self._newest(wanted, say, check_meta)
             rest = steps[: len(steps) - 1 - i]
             say(
                 f"checkpoint {step} is damaged ({problem}); "
@@ -265,6 +269,18 @@ class Checkpointer:
                 "or start training again with --restart"
             )
         return None
+
+    def _outdated(self, step: int, newest: int) -> bool:
+        """Whether a checkpoint that cannot be read is one that its training has deleted, or has a newer one of.
+
+        In a program of one process: of several each would see another moment.
+        """
+        if not self._read_only or jax.process_count() > 1:
+            return False
+        assert self._manager is not None
+        self._manager.reload()
+        now = self.steps()
+        return step not in now or now[-1] > newest
 
     def _read(
         self, step: int, wanted: Callable[[int], dict[str, Any]], check_meta: Callable[[Any], str | None] | None

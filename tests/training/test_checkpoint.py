@@ -12,6 +12,7 @@ import pytest
 from training import tiny
 
 from sgmjax import sharding as sh
+from sgmjax.training import checkpoint
 from sgmjax.training.checkpoint import Checkpointer, CheckpointError, damage
 from sgmjax.training.optimizer import make_optimizer
 from sgmjax.training.state import create
@@ -158,6 +159,43 @@ def test_damaged_newest(folder, tmp_path, sealed):
     assert (tmp_path / "damaged" / "3" / "meta").is_dir()
     reader = Checkpointer(tmp_path, read_only=True)
     assert equal(reader.restore_variables(make()[1].averaged)[1], make(seed=5)[0].averaged)
+
+
+@pytest.mark.parametrize("what", [".", "ema", "a file"])
+@pytest.mark.parametrize("when", ["damage", "_read"])
+def test_a_checkpoint_that_its_training_deletes_meanwhile(folder, tmp_path, monkeypatch, what, when):
+    """Between the listing and the reading comes the next one, and this one goes, or begins to."""
+    place, said = tmp_path / "checkpoints", []
+    shutil.copytree(folder / "checkpoints" / "2", place / "2")
+    owner = checkpoint if when == "damage" else Checkpointer
+    original = getattr(owner, when)
+
+    def late(*args):
+        if not (place / "3").exists():
+            shutil.copytree(folder / "checkpoints" / "3", place / "3")
+            if (place / "2" / what).is_dir():
+                shutil.rmtree(place / "2" / what)
+            else:
+                (place / "2" / "ema" / "_METADATA").unlink()
+        return original(*args)
+
+    reader = Checkpointer(tmp_path, read_only=True)
+    assert reader.steps() == [2]
+    monkeypatch.setattr(owner, when, late)
+    found = reader.restore_variables(make()[1].averaged, said.append)
+    assert found is not None and found[0] == 3 and equal(found[1], make(seed=3)[0].averaged) and said == []
+
+
+def test_a_reader_of_a_folder_that_is_emptied(folder, tmp_path, monkeypatch):
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    reader = Checkpointer(tmp_path, read_only=True)
+
+    def late(path):
+        shutil.rmtree(path, ignore_errors=True)
+        return damage(path)
+
+    monkeypatch.setattr(checkpoint, "damage", late)
+    assert reader.restore_variables(make()[1].averaged, pytest.fail) is None
 
 
 def test_all_damaged(folder, tmp_path):
