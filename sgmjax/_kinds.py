@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal
 
+import numpy as np
+
 from sgmjax._inputs import InputError
 
 Kind = Literal["eps", "score"]
@@ -58,6 +60,27 @@ def check_eps(eps: Any, z: Any, num_noised: int) -> None:
             f"eps_fn: returned {eps.shape} for states {z.shape}; it must return {wanted}, (batch, noised variables, "
             "*event)"
         )
+
+
+def checked_score(score_fn: Any) -> Any:
+    """A score function that refuses to return another shape than the state's, which would be broadcast.
+
+    Raises:
+        InputError: an eps_fn; when it is called, a score of another shape than the state.
+    """
+    check_kind(score_fn, "score")
+
+    @says(kind="score", hears=hearing(score_fn))
+    def checked(z, t):
+        found = score_fn(z, t)
+        if np.shape(found) != np.shape(z):
+            raise InputError(
+                f"score_fn returned {np.shape(found)} for a state {np.shape(z)}: a score has the state's shape, zero "
+                "for variables without noise"
+            )
+        return found
+
+    return checked
 
 
 def check_matching(eps_fn: Any, matching: str) -> None:

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Float, Real, Shaped
 
 from sgmjax._inputs import InputError, check_floats
-from sgmjax._kinds import check_eps, check_kind, hearing, says
+from sgmjax._kinds import check_eps, check_kind, checked_score, hearing, says
 from sgmjax._types import AnyArray, EpsFn, Key, Network, Numbers, ScoreFn, Times
 from sgmjax.sdes import SDE, Denoiser, estimate, heard_by_drift, linalg, noise_level, time_at_noise_level
 from sgmjax.sdes._estimate import BLIND
@@ -388,7 +388,7 @@ def consistent(score_fn: ScoreFn, sde: SDE, *, hears: Hearing = "eps") -> ScoreF
         >>> bool(error[1] < error[0])
         True
     """
-    check_kind(score_fn, "score")
+    score_fn = checked_score(score_fn)
     _check_hearing(hears)
 
     @says(kind="score")
@@ -454,7 +454,7 @@ def denoiser(score_fn: ScoreFn, sde: SDE, *, key: Key | None = None, typical: bo
         >>> [round(float(x), 3) for x in x0[0]]
         [1.0, 2.0]
     """
-    check_kind(score_fn, "score")
+    score_fn = checked_score(score_fn)
     score_fn = agreed(score_fn, sde)
 
     def noise(y, sigma):
@@ -496,7 +496,7 @@ def analytic_start(score_fn: ScoreFn, sde: SDE, mean: Numbers, std: Numbers) -> 
         >>> round(float(score_fn(z, jnp.ones(1))[0, 0, 0]), 3), float(score_fn(z, jnp.full(1, 0.9))[0, 0, 0])
         (-2.0, 7.0)
     """
-    check_kind(score_fn, "score")
+    score_fn = checked_score(score_fn)
     if not np.all(np.asarray(std) > 0):
         raise InputError(f"std = {std}: must be positive")
 

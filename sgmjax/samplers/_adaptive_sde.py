@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from sgmjax._inputs import InputError
-from sgmjax._kinds import check_kind
+from sgmjax._kinds import checked_score
 from sgmjax._types import AnyArray, DType, Key, Samples, Scalar, ScoreFn, Shape, Sharding, Solver, State, Times
 from sgmjax.samplers._probability_flow import FIRST_STEP, cost, evaluations, named_solver, wrapped
 from sgmjax.samplers.common import (
@@ -112,7 +112,7 @@ def adaptive_sde(
     check_t_min(t_min, sde, dtype)
     check_control(rtol=rtol, atol=atol, brownian_tol=brownian_tol)
     start_key, path_key = jax.random.split(key)
-    check_kind(score_fn, "score")
+    score_fn = checked_score(score_fn)
     z = start_state(start_key, sde, shape, initial, dtype)
     seeds = path_seeds(path_key, shape[0])
     if sharding is not None:

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from sgmjax._inputs import InputError
-from sgmjax._kinds import check_kind
+from sgmjax._kinds import checked_score
 from sgmjax._types import (
     AnyArray,
     DType,
@@ -137,7 +137,7 @@ def ggf(
     if rejected not in ("keep", "redraw"):
         raise InputError(f"rejected must be 'keep' or 'redraw', not {rejected!r}.")
     start_key, noise_key = jax.random.split(key)
-    check_kind(score_fn, "score")
+    score_fn = checked_score(score_fn)
     z = start_state(start_key, sde, shape, initial, dtype)
     batch = shape[0]
     if noise is not None:

@@ -31,7 +31,7 @@ import numpy as np
 from jaxtyping import Float, Real
 
 from sgmjax._inputs import InputError
-from sgmjax._kinds import check_kind
+from sgmjax._kinds import checked_score
 from sgmjax._types import AnyArray, DType, Key, PerExample, Scalar, ScoreFn, Sharding, Solver, State, States, Times
 from sgmjax.samplers._probability_flow import evaluations, find_solver, reuses_last_stage
 from sgmjax.samplers.common import batch_time, check_control, check_t_min, reverse_drift
@@ -134,7 +134,7 @@ def likelihood(
         >>> round(float(log_prob[0]), 2)  # the density of N(0, 1) in two dimensions at its mean: -log(2 pi)
         -1.84
     """
-    check_kind(score_fn, "score")
+    score_fn = checked_score(score_fn)
     solver = find_solver(solver, adaptive=True)
     x0 = jnp.asarray(x0, dtype)
     batch, size = x0.shape[0], math.prod(x0.shape[1:])

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from sgmjax._inputs import InputError
-from sgmjax._kinds import check_kind
+from sgmjax._kinds import checked_score
 from sgmjax._types import DType, Key, Numbers, Samples, Scalar, ScoreFn, Shape, Sharding, Solver, State, TimeGrid
 from sgmjax.samplers.common import (
     Denoise,
@@ -109,7 +109,7 @@ def ode(
         start, end, first_step = times[0], times[-1], None
         max_steps = max(max_steps, len(times) - 1)
         controller = diffrax.StepTo(ts=jnp.asarray(times, dtype))
-    check_kind(score_fn, "score")
+    score_fn = checked_score(score_fn)
     z = start_state(key, sde, shape, initial, dtype)
     if sharding is not None:
         z = jax.lax.with_sharding_constraint(z, sharding)

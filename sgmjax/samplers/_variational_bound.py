@@ -30,7 +30,7 @@ import jax.numpy as jnp
 from jaxtyping import Real
 
 from sgmjax._inputs import InputError
-from sgmjax._kinds import check_kind
+from sgmjax._kinds import checked_score
 from sgmjax._types import AnyArray, Data, Key, PerExample, Scalar, ScoreFn, State
 from sgmjax.objectives._score_matching import score_matching_loss
 from sgmjax.objectives.time_law import TimeLaw, at_least_float32, check_time_law, importance
@@ -93,7 +93,7 @@ def variational_bound(
         >>> bound.shape, bool(jnp.allclose(-bound, info.prior + info.diffusion + info.reconstruction, atol=1e-4))
         ((3,), True)
     """
-    check_kind(score_fn, "score")
+    score_fn = checked_score(score_fn)
     if truncation not in ("ignore", "bound"):
         raise InputError(f"truncation must be 'ignore' or 'bound', not {truncation!r}.")
     check_t_min(t_min, sde)

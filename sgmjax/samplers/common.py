@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from sgmjax._inputs import InputError
-from sgmjax._kinds import check_kind
+from sgmjax._kinds import checked_score
 from sgmjax._types import (
     AnyArray,
     DType,
@@ -279,7 +279,7 @@ def scan_grid(
         progress: called on the host with the number of finished steps.
         dtype: of the state and of the draws.
     """
-    check_kind(score_fn, "score")
+    score_fn = checked_score(score_fn)
     times = check_times(times, stays=stays)
     if denoise or score_at_end:
         check_end(times[-1], sde, dtype)

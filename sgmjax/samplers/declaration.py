@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 from sgmjax._inputs import InputError
+from sgmjax._kinds import checked_score
 from sgmjax.samplers.common import scan_grid
 
 Sampler = TypeVar("Sampler", bound=Callable[..., Any])
@@ -65,7 +66,7 @@ def on_grid(
 
 
 def with_named_options(sampler: Sampler) -> Sampler:
-    """A sampler whose `**options` are named in its signature and help, and refused if `scan_grid` has none such."""
+    """A sampler with its `**options` named in signature and help, others refused, and its score's shape checked."""
     signature = inspect.signature(sampler)
     if not any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values()):
         return sampler
@@ -77,6 +78,10 @@ def with_named_options(sampler: Sampler) -> Sampler:
         for name in kwargs:
             if name not in named.parameters:
                 raise InputError(_unknown(name, sampler.__name__, named))
+        if len(args) > 1:
+            args = (args[0], checked_score(args[1]), *args[2:])
+        elif "score_fn" in kwargs:
+            kwargs["score_fn"] = checked_score(kwargs["score_fn"])
         return sampler(*args, **kwargs)
 
     setattr(checked, "__signature__", named)

@@ -21,6 +21,7 @@ import numpy as np
 from jaxtyping import Float, Real
 
 from sgmjax._inputs import InputError
+from sgmjax._kinds import checked_score
 from sgmjax._types import AnyArray, Data, DType, HostGrid, Key, Numbers, Scalar, ScoreFn, State, States, TimeGrid, Times
 from sgmjax.samplers._probability_flow import evaluations, find_solver, ode, reuses_last_stage
 from sgmjax.samplers.common import Denoise, batch_time, check_control, check_t_min, check_times, reverse_drift
@@ -110,6 +111,7 @@ def encode(
     import diffrax
     import equinox as eqx
 
+    score_fn = checked_score(score_fn)
     method: Any = find_solver(solver, adaptive=True)
     z = jnp.asarray(z)
     check_t_min(t_min, sde, z.dtype)

@@ -33,7 +33,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sgmjax._inputs import InputError
-from sgmjax._kinds import check_kind, says
+from sgmjax._kinds import checked_score, says
 from sgmjax._types import Data, PerExample, ScoreFn
 from sgmjax.samplers.measurements import Measurement
 from sgmjax.score import agreed
@@ -149,7 +149,6 @@ def posterior_score(
         >>> np.asarray(samples[:, 0]).round(1).tolist()
         [0.5, 0.5, 0.5]
     """
-    check_kind(score_fn, "score")
     check_method(method, options, measurement.noise_std)
     guided = guide(score_fn, sde, measurement, method=method, **options)
 
@@ -202,7 +201,7 @@ def linearised(
     score_fn: ScoreFn, sde: SDE, measurement: Measurement
 ) -> Callable[..., tuple[Any, Look, Callable[[Any], Any]]]:
     """f(z, t) -> the score, the `Look`, and v (batch, *event) -> (d D / d z)^T v, (batch, k, *event)."""
-    std, score_fn = measurement.noise_std, agreed(score_fn, sde)
+    std, score_fn = measurement.noise_std, agreed(checked_score(score_fn), sde)
 
     def look_at(z, t):
         look = estimate(sde, t)

@@ -30,7 +30,7 @@ import numpy as np
 
 from sgmjax import score
 from sgmjax._inputs import InputError
-from sgmjax._kinds import check_kind
+from sgmjax._kinds import checked_score
 from sgmjax._types import HostGrid, Key, Shape, State, TimeGrid
 from sgmjax.samplers._exponential_coefficients import METHODS, exponential_coefficients
 from sgmjax.samplers.common import Denoise, check_denoise, check_t_min, check_times, start_state
@@ -165,11 +165,10 @@ def tune_grid(
             f"refine = {refine}: {sampler!r} (options {options}) is no exponential integrator without noise."
         )
     if variables is None:
-        check_kind(score_fn, "score")
-        given, variables = score_fn, ()
+        given, variables = checked_score(score_fn), ()
         make = lambda _: given  # noqa: E731
     else:
-        make = score_fn
+        make = lambda v: checked_score(score_fn(v))  # noqa: E731
     read = lambda v: score.agreed(make(v), sde)  # noqa: E731
     run = Run(read, variables, sde, denoise)
     teacher = follow(key, run, sde, shape, t_min=t_min, levels=levels)

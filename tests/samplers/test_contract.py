@@ -13,7 +13,7 @@ import pytest
 import tiers
 from sampler_cases import CASES, FINE, GRID, PROCESSES, STEPS, T_MIN
 
-from sgmjax import exact, metrics, samplers, sdes, sharding
+from sgmjax import exact, metrics, samplers, score, sdes, sharding
 from sgmjax.samplers._euler_maruyama import em_step
 from sgmjax.samplers._sscs import sscs_step
 
@@ -294,3 +294,30 @@ def test_bad_input_is_refused_in_one_line(label: str):
     with pytest.raises(ValueError, match=message) as caught:
         make()
     assert "\n" not in str(caught.value)
+
+
+def test_a_score_of_another_shape_is_refused_everywhere():
+    """Where it would be broadcast: of one variable, or with an axis of one element."""
+    sde, key, x0 = sdes.psld(), functools.partial(jax.random.key, 0), jnp.zeros((5, 2))
+    z, m = sde.augment(x0), samplers.measurement(samplers.measurements.inpainting(np.array([1, 0])), jnp.zeros(1), 0.1)
+    grids = {name: {} if samplers.registry.is_adaptive(name) else {"times": GRID} for name in samplers.SAMPLERS}
+    special = ("edm", "annealed_langevin")  # of one variable, of its own grid
+    runs = {
+        name: functools.partial(lambda name, fn: samplers.SAMPLERS[name](key(), fn, sde, (5, 2), **grids[name]), name)
+        for name in samplers.SAMPLERS
+        if name not in special
+    } | {
+        "restart": lambda fn: samplers.restart(
+            samplers.em, key(), fn, sde, (5, 2), times=GRID, intervals=[(2, 1, 0.5, 1.0)]
+        ),
+        "likelihood": lambda fn: samplers.likelihood(key(), fn, sde, x0, per_sample=False),
+        "variational_bound": lambda fn: samplers.variational_bound(key(), fn, sde, x0),
+        "encode": lambda fn: samplers.encode(fn, sde, z),
+        "posterior_score": lambda fn: samplers.posterior_score(fn, sde, m)(z, jnp.ones(5)),
+        "denoiser": lambda fn: score.denoiser(fn, sde)(x0, jnp.ones(5)),
+    }
+    for name, run in runs.items():
+        for wrong, shape in ((lambda z, t: -z[:, 1:], (5, 1, 2)), (lambda z, t: -z[..., :1], (5, 2, 1))):
+            with pytest.raises(ValueError) as caught:
+                run(wrong)
+            assert str(caught.value).startswith(f"score_fn returned {shape} for a state (5, 2, 2):"), name
