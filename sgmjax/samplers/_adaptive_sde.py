@@ -32,6 +32,7 @@ from sgmjax.samplers.common import (
     batch_time,
     check_control,
     check_denoise,
+    check_one_by_one,
     check_t_min,
     denoise_step,
     refuse_constraint,
@@ -80,7 +81,8 @@ def adaptive_sde(
             "EulerHeun" (equal here), "GeneralShARK" and "SlowRK" are put into a `diffrax.HalfSolver`, at three times
             their one, one, one, two and two.
         denoise: see `common.denoise_step`.
-        per_sample: control each sample's steps by itself. Otherwise the batch shares step sizes.
+        per_sample: control each sample's steps by itself, score_fn seeing one at a time: not one with labels or
+            measurements of (batch,). Otherwise the batch shares step sizes.
         initial: state at the start; None draws from the prior.
         max_steps: bound on accepted and rejected steps.
         brownian_tol: resolution of the Brownian path in t, and the smallest step: below it increments would not be
@@ -154,6 +156,7 @@ def adaptive_sde(
         return solution.ys[0], solution.stats["num_steps"], done
 
     if per_sample:
+        check_one_by_one(score_fn, z)
         final, steps, success = jax.vmap(lambda one, seed: solve(one[None], seed[None]))(z, seeds)
         final = final[:, 0]
     else:

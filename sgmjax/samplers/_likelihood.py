@@ -34,7 +34,7 @@ from sgmjax._inputs import InputError
 from sgmjax._kinds import checked_score
 from sgmjax._types import AnyArray, DType, Key, PerExample, Scalar, ScoreFn, Sharding, Solver, State, States, Times
 from sgmjax.samplers._probability_flow import evaluations, find_solver, reuses_last_stage
-from sgmjax.samplers.common import batch_time, check_control, check_t_min, reverse_drift
+from sgmjax.samplers.common import batch_time, check_control, check_one_by_one, check_t_min, reverse_drift
 from sgmjax.sdes import SDE, linalg
 
 Trace = Literal["rademacher", "gaussian", "exact"]
@@ -111,8 +111,9 @@ def likelihood(
             from the kernel of x_0, solves from there, and adds log p(x_0 | z_t_min) - log q(z_t_min | x_0), the decoder
             a Gaussian about the unbiased linear estimate of x_0: a lower bound in expectation of a density at t = 0,
             for momenta that have long left their initial law at t_min as well.
-        per_sample: control the steps of each sample by itself; otherwise the batch shares them, as published, and a
-            result depends (within the tolerance) on the batch-mates.
+        per_sample: control the steps of each sample by itself, score_fn seeing one at a time: where it has labels or
+            measurements of (batch,) give False. Then the batch shares its steps, as published, and a result depends
+            (within the tolerance) on the batch-mates.
         momentum: (momenta, batch, k - 1, *event) to use in place of draws; for truncation="ignore".
         noise: (probes, batch, r, *event) to use as probes, in the frame's noised variables; (probes, batch, k, *event)
             for probing="drift".
@@ -125,7 +126,8 @@ def likelihood(
 
     Raises:
         ValueError: an unknown option; a t_min outside (0, 1); an exact trace of more than 4096 directions; several
-            momenta where there is nothing to draw; auxiliaries that start from a point, which have no density.
+            momenta where there is nothing to draw; per_sample with a score_fn of (batch,) labels; auxiliaries that
+            start from a point, which have no density.
         RuntimeError: as `ode`.
 
     Examples:
@@ -305,6 +307,7 @@ def _solve(score_fn, sde: SDE, z, directions, t_min, rtol, atol, solver, probing
         return latent, change, steps, diffrax.is_successful(solution.result)
 
     if per_sample:
+        check_one_by_one(score_fn, z)
         one = lambda z, v: solve(z[None], None if v is None else v[None])  # noqa: E731
         latent, change, steps, success = jax.vmap(one)(z, directions)
         latent, change = latent[:, 0], change[:, 0]

@@ -22,6 +22,7 @@ from sgmjax.samplers.common import (
     check_control,
     check_denoise,
     check_end,
+    check_one_by_one,
     check_t_min,
     check_times,
     denoise_step,
@@ -68,7 +69,8 @@ def ode(
         times: a decreasing grid to step through without control (t_min, rtol, atol then do not matter); it ends above
             0, unless the process has a score there (`common.check_end`).
         denoise: see `common.denoise_step`; True is the SDE drift (CLD), "ode" the probability flow's (PSLD).
-        per_sample: control each sample's steps by itself. Otherwise the batch shares step sizes, and a sample depends
+        per_sample: control each sample's steps by itself, score_fn seeing one at a time: not one with labels or
+            measurements of (batch,). Otherwise the batch shares step sizes, and a sample depends
             (within the tolerance) on its batch-mates.
         initial: state at the start; None draws from the prior.
         max_steps: bound on accepted and rejected steps.
@@ -137,6 +139,7 @@ def ode(
         return solution.ys[0], solution.stats["num_steps"], diffrax.is_successful(solution.result)
 
     if per_sample:
+        check_one_by_one(score_fn, z)
         final, steps, success = jax.vmap(lambda one: solve(one[None]))(z)
         final = final[:, 0]
     else:

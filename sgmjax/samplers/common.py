@@ -178,6 +178,23 @@ def _has_score(sde: SDE, t, dtype) -> bool:
         return bool(jnp.isfinite(sde.transition(jnp.full((1,), t, dtype)).inverse_transpose).all())
 
 
+def check_one_by_one(score_fn: ScoreFn, z: State) -> None:
+    """Raise InputError where a score function takes the batch z, but not an example of it. It is only traced."""
+
+    def ask(batch):
+        structs = (jax.ShapeDtypeStruct((batch, *shape), z.dtype) for shape in (z.shape[1:], ()))
+        jax.eval_shape(score_fn, *structs)
+
+    try:
+        ask(1)
+    except Exception as error:
+        ask(len(z))  # what is wrong with the function itself is said as it is
+        raise InputError(
+            "per_sample=True shows score_fn one example at a time, and it has labels, strengths or measurements for "
+            f"{len(z)} of them: give per_sample=False, or map by jax.vmap over keys, examples and labels together"
+        ) from error
+
+
 def refuse_constraint(sampler: str, constraint: Any) -> None:
     """Raise ValueError for a constraint given to a sampler that chooses its own steps."""
     if constraint is None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tiers
 
-from sgmjax import exact, sdes
+from sgmjax import exact, samplers, sdes
 from sgmjax.samplers import likelihood
 from sgmjax.samplers._likelihood import auxiliary_entropy, auxiliary_log_prob, flow_and_divergence
 
@@ -221,6 +221,31 @@ def test_evaluations_batch_mates_and_replay():
             results.append((np.asarray(log_prob)[:2], np.asarray(info.nfe)))
         difference = np.abs(results[0][0] - results[1][0]).max()
         assert difference == 0 if per_sample else 0 < difference < 0.05
+
+
+def test_a_score_with_labels_is_solved_as_a_batch_or_mapped_over():
+    """The density of a class by its classifier's guidance: the class is a normal law."""
+    sde, data, variance = sdes.vp(), exact.mixture([[-1.0, 0.5], [1.0, 0.0]], 0.3), 0.3**2
+    labels, x0 = jnp.array([0, 1, 1]), jnp.array([[-0.8, 0.4], [1.1, 0.3], [0.6, 0.1]])
+    square = np.sum((np.asarray(x0) - np.array([[-1.0, 0.5], [1.0, 0.0]])[labels]) ** 2, axis=1)
+    expected = -0.5 * square / variance - np.log(2 * np.pi * variance)
+
+    def given(labels):
+        return samplers.guided_score(data.score_fn(sde), lambda z, t: data.classify(sde, z, t), labels, sde=sde)
+
+    def solve(labels, x0, **options):
+        return likelihood(jax.random.key(0), given(labels), sde, x0, trace="exact", **options)[0]
+
+    message = "per_sample=True shows score_fn one example at a time, .* for 3 of them: give per_sample=False"
+    with pytest.raises(ValueError, match=message):
+        solve(labels, x0)
+    for run in (samplers.ode, samplers.adaptive_sde):
+        with pytest.raises(ValueError, match=message):
+            run(jax.random.key(0), given(labels), sde, (3, 2), per_sample=True)
+    with pytest.raises(ZeroDivisionError):  # what is wrong with the function itself is not hidden
+        likelihood(jax.random.key(0), lambda z, t: 1 / 0, sde, x0)
+    mapped = jax.vmap(lambda label, x: solve(label, x[None], per_sample=False)[0])
+    np.testing.assert_allclose(mapped(labels, x0), expected, atol=0.015)  # the prior is not quite the law at t = 1
 
 
 def nothing(z, t):
