@@ -168,7 +168,8 @@ def likelihood(
         if truncation == "bound":
             z, log_q, decoded = _perturb(draw_key, sde, x0, t_min)
         else:
-            z = sde.augment(x0, draw_key if m is None else None)
+            # the data themselves: what sigma2_0 adds to them is the process's first noise
+            z = sde.augment(x0, draw_key if m is None else None).at[:, 0].set(x0)
             if m is not None:
                 z = jnp.concatenate([x0[:, None], jnp.asarray(m, dtype)], axis=1)
             log_q = auxiliary_log_prob(sde, z[:, 1:])

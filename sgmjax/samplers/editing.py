@@ -221,7 +221,7 @@ def interpolate(
     n = len(a)
     options: dict[str, Any] = {"t_min": t_min, "rtol": rtol, "atol": atol}
     # the same auxiliaries at both ends, so that nothing but the data differs
-    start = sde.augment(a, encode_key)
+    start = sde.augment(a, encode_key).at[:, 0].set(a)  # without the noise of sigma2_0
     ends = jnp.concatenate([start, start.at[:, 0].set(b)])
     latent, there = encode(score_fn, sde, ends, **options)
     between = slerp(sde, latent[:n], latent[n:], jnp.linspace(0.0, 1.0, num, dtype=dtype))

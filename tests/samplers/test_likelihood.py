@@ -248,6 +248,20 @@ def test_a_score_with_labels_is_solved_as_a_batch_or_mapped_over():
     np.testing.assert_allclose(mapped(labels, x0), expected, atol=0.015)  # the prior is not quite the law at t = 1
 
 
+def test_data_with_an_initial_variance_are_taken_as_they_are():
+    """sigma2_0 with an auxiliary variable: nothing is added to the data; of normal data the density is known."""
+    sde = sdes.recipe(D=np.diag([0.0, 2.0]), Q=[[0, -1.0], [1.0, 0]], beta_min=6.0, beta_max=6.0, sigma2_0=0.04)
+    score_fn, x0, variance = exact.mixture([[0.7, -0.2]], 0.5).score_fn(sde), jnp.array([[1.5, -0.7]]), 0.25 + 0.04
+    expected = -0.5 * (0.8**2 + 0.5**2) / variance - np.log(2 * np.pi * variance)
+    log_prob, _ = likelihood(
+        jax.random.key(0), score_fn, sde, jnp.tile(x0, (64, 1)), trace="exact", per_sample=False
+    )  # fmt: skip
+    assert np.std(log_prob) < 0.02  # of the momenta; it was 0.49
+    np.testing.assert_allclose(np.mean(log_prob), expected, atol=0.05)  # the prior is not quite the law at t = 1
+    ends, _ = samplers.interpolate(jax.random.key(0), score_fn, sde, x0, -x0, num=2)
+    np.testing.assert_allclose(ends[:, 0], x0, atol=1e-3)
+
+
 def nothing(z, t):
     raise AssertionError("the score must not be called")
 
