@@ -112,7 +112,7 @@ def ode(
         max_steps = max(max_steps, len(times) - 1)
         controller = diffrax.StepTo(ts=jnp.asarray(times, dtype))
     score_fn = checked_score(score_fn)
-    z = start_state(key, sde, shape, initial, dtype)
+    z = start_state(key, sde, shape, initial, dtype, start)
     if sharding is not None:
         z = jax.lax.with_sharding_constraint(z, sharding)
 

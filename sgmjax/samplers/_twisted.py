@@ -115,7 +115,7 @@ def twisted(
     gain = _gain(measurement, shape[1:])
     number = shape[0]
     start_key, scan_key, last_key = jax.random.split(key, 3)
-    z = start_state(start_key, sde, shape, initial, dtype)
+    z = start_state(start_key, sde, shape, initial, dtype, times[0])
 
     def seen(z, t):
         """score, g and log p~(y | z_t) of every particle."""

@@ -104,8 +104,13 @@ def check_denoise(sde: SDE, kind: Denoise) -> None:
         raise InputError(f"denoise must be a bool, 'sde', 'ode' or 'tweedie', not {kind!r}.")
 
 
-def start_state(key: Key, sde: SDE, shape: Shape, initial: State | None, dtype: DType) -> States:
-    """The state to start from, (batch, k, *event): `initial`, checked, or a draw from the prior."""
+def start_state(key: Key, sde: SDE, shape: Shape, initial: State | None, dtype: DType, start: float = 1.0) -> States:
+    """The state to start from at time `start`, (batch, k, *event): `initial`, checked, or a draw from the prior."""
+    if initial is None and start < 1 - 1e-6:
+        raise InputError(
+            f"times start at {start:g}, and the prior is the law at 1: give initial, as samplers.noised(key, sde, x0, "
+            f"{start:g}), or sde.prior_sample(key, shape) where that is meant"
+        )
     z = sde.prior_sample(key, shape, dtype) if initial is None else jnp.asarray(initial, dtype)
     expected = (shape[0], sde.k, *shape[1:])
     if z.shape != expected:
@@ -287,7 +292,7 @@ def scan_grid(
         stays: whether the grid may name a time several times, for steps that stay at it.
         every: keep every so-manieth state only, where `trajectory` keeps them; divides the number of steps.
         constraint: see `Constraint`.
-        initial: state at times[0]; None draws from the prior.
+        initial: state at times[0]; None draws from the prior, for a grid that starts at 1.
         noise: (steps, draws, batch, k, *event) to use in place of fresh draws: couples runs, replays recorded ones.
             The constraint's draws, if any, follow the step's on the second axis. With `repeats` there is an entry for
             each visit of `plan_visits`, whose last draw takes the state back up (used where a stretch is repeated).
@@ -302,7 +307,7 @@ def scan_grid(
         check_end(times[-1], sde, dtype)
     prior_key, scan_key, last_key = jax.random.split(key, 3)
     check_denoise(sde, denoise)
-    z = start_state(prior_key, sde, shape, initial, dtype)
+    z = start_state(prior_key, sde, shape, initial, dtype, times[0])
     if constraint is not None and initial is None:
         last_key, start_key = jax.random.split(last_key)
         start_noises = jax.random.normal(start_key, (constraint.draws, *z.shape), dtype)

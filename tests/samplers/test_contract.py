@@ -282,6 +282,8 @@ BAD = {
     "not a solver": (lambda: call("ode", solver="ODETerm"), "solver 'ODETerm' is not"),
     "implicit solver": (lambda: call("ode", solver="Kvaerno5"), "solver 'Kvaerno5' is implicit"),
     "no error estimate": (lambda: call("ode", solver="Euler"), "solver 'Euler' has no error estimate"),
+    "late start": (lambda: call(times=[0.5, 0.1]), r"times start at 0.5, .* give initial, as samplers.noised"),
+    "ode late start": (lambda: call("ode", times=[0.5, 0.1]), r"times start at 0.5, .* give initial"),
     "ode t_min": (lambda: call("ode", t_min=0.0), "t_min = 0"),
     "denoise": (lambda: call(denoise="mean"), "denoise must be"),
     "ode denoise": (lambda: call("ode", denoise="mean"), "denoise must be"),

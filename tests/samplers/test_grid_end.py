@@ -39,7 +39,8 @@ def point_score(sde):
 def draw(label: str, name: str, *, times=GRID, **options):
     """A run of a line of the table on two numbers, compiled, by the exact score of data that are all 0."""
     case, sde = CASES[label], ALL[name]
-    options = case.options | {"times": times} | options
+    initial = sde.prior_sample(jax.random.key(1), (2, 1))
+    options = case.options | {"times": times, "initial": initial} | options
     run = functools.partial(samplers.SAMPLERS[case.sampler], score_fn=point_score(sde), sde=sde, shape=(2, 1))
     return jax.jit(lambda key: run(key, **options)[0])
 
