@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -60,5 +61,9 @@ def exponential_coefficients(
     """
     if method not in METHODS:
         raise InputError(f"method must be one of {', '.join(repr(m) for m in METHODS)}, not {method!r}.")
+    known = [p.name for p in inspect.signature(METHODS[method]).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    for name in options:
+        if name not in known:
+            raise InputError(f"{name}: method {method!r} has no such setting; there are {', '.join(known)}")
     coefficients = METHODS[method](sde, times, **options)
     return coefficients if weights is None else exponential.with_weights(coefficients, weights)

@@ -297,15 +297,7 @@ def check(plan: Plan, sde: sdes.SDE, where: str = "sampling") -> None:
         ...
         sgmjax._inputs.InputError: sampling: edm is written for processes of one variable (vp, subvp, ve), ...
     """
-    if plan.sampler not in registry.SAMPLERS:
-        names = ", ".join(sorted(registry.SAMPLERS))
-        raise InputError(f"{where}.sampler: {plan.sampler!r} is unknown; choose one of {names}")
-    known = registry.settings(plan.sampler)
-    for name in plan.options:
-        if name not in known:
-            have = f"there are {', '.join(known)}" if known else "it has none"
-            raise InputError(f"{where}.options.{name}: sampler {plan.sampler!r} has no such setting; {have}")
-
+    registry.check_settings(plan.sampler, plan.options, f"{where}.")
     if plan.data_mean:
         plan = dataclasses.replace(plan, data_mean=(0.0,))  # of two numbers, one an example
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from sgmjax._inputs import InputError
 from sgmjax.samplers._adaptive_sde import adaptive_sde
 from sgmjax.samplers._annealed_langevin import annealed_langevin
 from sgmjax.samplers._conjugate import conjugate
@@ -54,6 +55,17 @@ SAMPLERS: dict[str, Callable[..., Any]] = {
 def settings(sampler: str) -> dict[str, Any]:
     """The settings that are a sampler's own, by name, with their default values: {"snr": 0.16, ...}."""
     return own_settings(SAMPLERS[sampler])
+
+
+def check_settings(sampler: str, options: Mapping[str, Any], where: str = "") -> None:
+    """Raise InputError for a sampler that there is not, and for settings it does not have. where: for messages."""
+    if sampler not in SAMPLERS:
+        raise InputError(f"{where}sampler: {sampler!r} is unknown; choose one of {', '.join(sorted(SAMPLERS))}")
+    known = settings(sampler)
+    for name in options:
+        if name not in known:
+            have = f"there are {', '.join(known)}" if known else "it has none"
+            raise InputError(f"{where}options.{name}: sampler {sampler!r} has no such setting; {have}")
 
 
 def is_adaptive(sampler: str) -> bool:

@@ -32,6 +32,7 @@ from sgmjax import score
 from sgmjax._inputs import InputError
 from sgmjax._kinds import checked_score
 from sgmjax._types import HostGrid, Key, Shape, State, TimeGrid
+from sgmjax.samplers import registry
 from sgmjax.samplers._exponential_coefficients import METHODS, exponential_coefficients
 from sgmjax.samplers.common import Denoise, check_denoise, check_t_min, check_times, start_state
 from sgmjax.samplers.exponential import host_flow
@@ -134,6 +135,7 @@ def tune_grid(
         progress: called with a line about what was found.
 
     Raises:
+        InputError: a sampler that there is not or that takes no grid, settings it does not have.
         ValueError: steps that the ladder cannot give, a traced process, refinement for a sampler that cannot be tried.
 
     Examples:
@@ -148,6 +150,11 @@ def tune_grid(
     check_t_min(t_min, sde, jnp.float32)
     check_denoise(sde, denoise)
     options = dict(options or {})
+    registry.check_settings(sampler, options)
+    if registry.is_adaptive(sampler):
+        raise InputError(
+            f"sampler: {sampler!r} chooses its own steps and takes no grid; take one that steps through one"
+        )
     coefficients_of = METHODS.get(sampler)
     tried = coefficients_of is not None and coefficients_of(sde, [1.0, 0.5], **options).noise is None
     if times is not None:

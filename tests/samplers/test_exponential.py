@@ -504,6 +504,10 @@ BAD = {
     "traced": (traced, "compute samplers.exponential_coefficients"),
     "zero": (lambda: exponential_coefficients(sdes.psld(), [1.0, 0.0]), "times must end above 0"),
     "grid": (lambda: exponential_coefficients(sdes.psld(), [0.5, 1.0]), "times must be"),
+    "setting": (
+        lambda: exponential_coefficients(sdes.psld(), [1.0, 0.5], method="deis", ordr=3),
+        "ordr: method 'deis' has no such setting; there are order",
+    ),
     "method": (lambda: exponential_coefficients(sdes.psld(), [1.0, 0.5], method="plms"), "method must be one of"),
     "order": (lambda: exponential_coefficients(sdes.psld(), [1.0, 0.5], order=5), "order = 5: must be 1 to 4"),
     "2M": (lambda: exponential_coefficients(sdes.psld(), [1.0, 0.5], method="dpm_solver_pp", order=4), "order = 4"),

@@ -261,6 +261,10 @@ BAD = {
     "weights": ({"weights": True}, "weights: they are learned in the iterations of `refine`, and refine = 0"),
     "t_min": ({"t_min": 0.0}, "t_min = 0"),
     "option": ({"options": {"order": 9}}, "order = 9"),
+    "sampler": ({"sampler": "unicp"}, "sampler: 'unicp' is unknown; choose one of"),
+    "no grid": ({"sampler": "ode"}, "sampler: 'ode' chooses its own steps and takes no grid"),
+    "setting": ({"options": {"ordr": 3}}, "options.ordr: sampler 'unipc' has no such setting; there are order"),
+    "setting, not tried": ({"sampler": "sscs", "options": {"ordr": 3}}, "options.ordr: sampler 'sscs' has no such"),
 }
 
 
