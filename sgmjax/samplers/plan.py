@@ -126,6 +126,8 @@ def draw(
             raise InputError(f"restarts are for samplers that step through a grid, and {plan.sampler} does not")
         sampler = functools.partial(restart, sampler, intervals=plan.restarts)
     if registry.is_adaptive(plan.sampler):
+        if start != 1.0:
+            raise InputError(f"start = {start:g}: {plan.sampler} chooses its own steps, from t = 1; take one on a grid")
         tolerances = {"rtol": plan.rtol, "atol": plan.atol}
         options |= {"t_min": plan.t_min, **{k: v for k, v in tolerances.items() if v is not None}}
     else:

@@ -12,6 +12,7 @@ import tiers
 from sampler_cases import PROCESSES
 
 from sgmjax import exact, metrics, samplers, sdes
+from sgmjax._inputs import InputError
 from sgmjax.samplers import plan as plans
 from sgmjax.samplers._restart import ways_down
 from sgmjax.samplers.grids import host_noise_level, host_time_at
@@ -153,6 +154,12 @@ def test_a_plan_spends_its_budget():
     plans.check(plan, sdes.vp())
     info = jax.jit(lambda: plans.draw(plan, jax.random.key(0), lambda z, t: -z, sdes.vp(), (2, 3))[1].nfe)()
     assert info == 43
+
+
+def test_a_later_start_is_for_samplers_on_a_grid():
+    plan, z = Plan(sampler="ode"), jnp.zeros((2, 1, 3))
+    with pytest.raises(InputError, match="start = 0.5: ode chooses its own steps, from t = 1"):
+        plans.draw(plan, jax.random.key(0), lambda z, t: -z, sdes.vp(), (2, 3), start=0.5, initial=z)
 
 
 BAD = [
