@@ -26,8 +26,8 @@ from sgmjax._types import HostGrid, Key, Samples, Shape
 from sgmjax.samplers import registry
 from sgmjax.samplers._exponential_coefficients import METHODS, exponential_coefficients
 from sgmjax.samplers._predictor_corrector import score_sde_times
-from sgmjax.samplers._restart import extra_steps, restart
-from sgmjax.samplers.common import SampleInfo, check_times
+from sgmjax.samplers._restart import extra_steps, restart, ways_down
+from sgmjax.samplers.common import Constraint, SampleInfo, check_times
 from sgmjax.samplers.editing import start_at
 from sgmjax.samplers.grids import host_noise_level, time_grid
 from sgmjax.score import ScoreFn, analytic_start
@@ -141,7 +141,7 @@ def draw(
             )
         if starts_analytically(plan, sde):
             score_fn = analytic_start(score_fn, sde, _mean(plan, shape), plan.data_std)
-            free = 1
+            free = _free(plan, sde, grid, control.get("constraint"))
         options |= {"times": grid if start == 1.0 else start_at(grid, start), **more}
     if given is not None:
         score_fn = given(score_fn)
@@ -151,6 +151,13 @@ def draw(
         )  # of one: vmap splits over the samples
     samples, info = sampler(key, score_fn, sde, shape, **options, **control)
     return samples, info._replace(nfe=info.nfe - free) if free else info
+
+
+def _free(plan: Plan, sde: sdes.SDE, grid: HostGrid, constraint: Constraint | None) -> int:
+    """How often a run asks for the score at t = 1: as often as a constraint repeats the first step, or restarts do."""
+    ways = ways_down(sde, grid, plan.restarts) if plan.restarts else []
+    again = sum(way.repeats for way in ways if np.float32(way.grid[0]) >= 1)
+    return (1 + again) * (1 if constraint is None else constraint.repeats)
 
 
 def starts_analytically(plan: Plan, sde: sdes.SDE) -> bool:

@@ -278,6 +278,26 @@ def test_bad_input_is_refused_in_one_line(label):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("more", ["repeats", "restarts"])
+def test_a_free_start_is_free_as_often_as_it_is_made(more):
+    """Of steps that are repeated, and of restarts from the top: the network's calls are counted."""
+    sde, called = sdes.psld(), []
+
+    def score_fn(z, t):
+        jax.debug.callback(lambda: called.append(1))
+        return sde.expand(sde.restrict(-z))
+
+    plan, control = Plan(sampler="unipc", steps=6, grid="auto"), {}
+    if more == "repeats":
+        control["constraint"] = samplers.inpaint(sde, jnp.zeros((2, 2)), jnp.array([1, 0]), repeats=3, jump=2)
+    else:
+        top = float(sdes.noise_level(sde, jnp.ones(1, jnp.float32))[0])
+        plan = dataclasses.replace(plan, steps=9, restarts=((2, 2, 1.0, top),))
+    info = jax.jit(lambda: draw(plan, jax.random.key(0), score_fn, sde, (2, 2), **control)[1].nfe)()
+    jax.effects_barrier()
+    assert info == len(called)
+
+
 @pytest.mark.parametrize("name", tiers.alike(["vp", "psld"], ["psld"]))
 def test_the_grid_auto_starts_analytically(name):
     """A step more for the same evaluations; of standard normal data the first score is the very same."""
