@@ -145,7 +145,8 @@ def pc(
 
     Args:
         key, score_fn, sde, shape, times: as `em`.
-        denoise: as `em`; or "x_mean": the last step of the predictor adds no noise, as score_sde, at no evaluation.
+        denoise: as `em`; or "x_mean": the last step of the predictor (there must be one) adds no noise, as
+            score_sde, at no evaluation.
         predictor: see the module's docstring. "none": corrector only.
         corrector: see the module's docstring. "none": predictor only.
         snr: signal-to-noise ratio r of the corrector, positive.
@@ -276,6 +277,11 @@ def _check_process(sde, predictor, probability_flow, num_scales, denoise) -> Non
     if predictor == "ancestral" and probability_flow:
         raise InputError("predictor='ancestral' is a draw and has no probability flow: use 'reverse_diffusion'.")
     if num_scales is None:
+        if predictor == "none" and denoise == "x_mean":  # which the official program, with num_scales, takes for False
+            raise InputError(
+                "denoise='x_mean' is the predictor's last step without noise, and predictor='none' has none: give "
+                "denoise=True, or False."
+            )
         return
     if num_scales < 2 or not (is_vp(sde) or isinstance(sde, (VE, SubVP))):
         raise InputError(f"num_scales = {num_scales}: for the levels of score_sde's VP, sub-VP and VE, at least 2.")

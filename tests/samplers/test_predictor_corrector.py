@@ -361,6 +361,7 @@ BAD = {
     "norms": ({"norms": "event"}, "norms must be one of"),
     "variance": ({"ancestral_variance": "fixed"}, "ancestral_variance must be one of"),
     "nothing": ({"predictor": "none", "corrector": "none"}, "leaves nothing to do"),
+    "no last step": ({"predictor": "none", "denoise": "x_mean"}, "denoise='x_mean' is the predictor's last step"),
     "no steps": ({"corrector_steps": 0}, "corrector_steps = 0: at least 1; corrector='none'"),
     "snr": ({"snr": 0.0}, "snr = 0: must be positive"),
     "partly noised": ({"predictor": "ancestral", "sde": sdes.cld()}, "needs the score of all 2"),
