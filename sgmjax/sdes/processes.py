@@ -293,18 +293,18 @@ class SubVP(_Scalar):
         return _scalar_kernel(jnp.exp(-0.5 * gap), jnp.sqrt(jnp.expm1(-gap) * jnp.expm1(-total)))
 
     def reverse_linear(self, t: Times, s: Times) -> Kernel:
-        # drift per unit B: 1/2 - (1 - e^{-2b}) = e^{-2b} - 1/2, from B_t down to B_s; its growth and noise:
-        top, gap = self.schedule.integral(t), self.schedule.between(s, t)
+        # Drift per unit B: 1/2 - (1 - e^{-2b}) = e^{-2b} - 1/2, from B_t down to B_s. With y = e^{-b} the variance is
+        # the integral of (1 - y^2) e^{y_s^2 - y^2} / y_s from y_t to y_s, of a function that is smooth on [0, 1].
+        low, gap = self.schedule.integral(s), self.schedule.between(s, t)
+        last, share = jnp.exp(-low), -jnp.expm1(-gap)  # y_s, and (y_s - y_t) / y_s
         nodes, weights = np.polynomial.legendre.leggauss(8)
-
-        def growth(b):  # integral of e^{-2b} - 1/2 from B_s to b
-            return 0.5 * jnp.exp(-2 * (top - gap)) * -jnp.expm1(-2 * (b - (top - gap))) - 0.5 * (b - (top - gap))
-
         variance = 0.0
         for node, weight in zip((nodes + 1) / 2, weights / 2):
-            b = top - gap + gap * float(node)
-            variance = variance + float(weight) * gap * -jnp.expm1(-2 * b) * jnp.exp(2 * growth(b))
-        return _scalar_kernel(jnp.exp(growth(top)), jnp.sqrt(variance))
+            fall = last * share * float(node)  # y_s - y
+            rest = -jnp.expm1(-low) + fall  # 1 - y
+            variance = variance + float(weight) * share * rest * (2 - rest) * jnp.exp(fall * (2 * last - fall))
+        mean = jnp.exp(-0.5 * jnp.exp(-2 * low) * jnp.expm1(-2 * gap) - 0.5 * gap)
+        return _scalar_kernel(mean, jnp.sqrt(variance))
 
     def split_precision(self) -> Square:
         return np.ones((1, 1))

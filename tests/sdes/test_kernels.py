@@ -244,6 +244,29 @@ def test_scalar_kernels_in_float32(name: str):
             assert abs(float(kernel.factor[i, 0, 0]) / std - 1) < 1e-6
 
 
+@pytest.mark.parametrize("beta_max", [20.0, 60.0])
+def test_the_linear_part_of_sub_vps_reverse_process_over_any_gap(beta_max: float):
+    """Against quadrature in 30 digits: z' = (1/2 - (1 - e^{-2b})) z downwards in b, with noise 1 - e^{-2b}."""
+    sde, ends = sdes.subvp(beta_max=beta_max), [(1.0, 0.0), (1.0, 0.3), (0.5, 0.01), (0.01, 0.009)]
+    kernel = sde.reverse_linear(*(jnp.asarray(v, jnp.float32) for v in zip(*ends)))
+    with mpmath.workdps(30):
+
+        def clock(t):
+            t = mpmath.mpf(float(np.float32(t)))
+            return mpmath.mpf("0.1") * t + (mpmath.mpf(beta_max) - mpmath.mpf("0.1")) * t**2 / 2
+
+        for i, (t, s) in enumerate(ends):
+            low, top = clock(s), clock(t)
+
+            def growth(b, low=low):
+                return (mpmath.exp(-2 * low) - mpmath.exp(-2 * b)) / 2 - (b - low) / 2
+
+            edges = mpmath.linspace(low, top, 8)
+            noise = mpmath.quad(lambda b: (1 - mpmath.exp(-2 * b)) * mpmath.exp(2 * growth(b)), edges)
+            np.testing.assert_allclose(float(kernel.factor[i, 0, 0]), float(mpmath.sqrt(noise)), rtol=2e-6)
+            np.testing.assert_allclose(float(kernel.mean[i, 0, 0]), float(mpmath.exp(growth(top))), rtol=5e-6)
+
+
 def test_cld_is_psld_at_twice_the_beta():
     t = jnp.asarray(TIMES)
     a, b = sdes.cld(beta_min=4.0, beta_max=4.0), sdes.psld(gamma=0.0, nu=4.0, beta_min=8.0, beta_max=8.0)
