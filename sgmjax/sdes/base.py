@@ -149,8 +149,10 @@ class Kernel:
         """
         if eps.shape[1] == self.mean.shape[-1]:
             return -linalg.apply(self.inverse_transpose, eps)
-        score = -linalg.apply(self.inverse_transpose, self.expand(eps))
-        return self.expand(self.restrict(score))
+        first = self.mean.shape[-1] - self.num_noised  # of the frame's noised variables, whose block is closed
+        block = linalg.inverse_transpose(self.inner[:, first:, first:])
+        eps = eps if eps.shape[1] == self.num_noised else self.restrict(eps)  # which refuses it
+        return self.expand(-linalg.apply(block, eps))
 
     def eps(self, score: State) -> States:
         """-L^T score, the noise that has this score: inverse of `score`. (batch, k, *event) both.

@@ -267,6 +267,16 @@ def test_the_linear_part_of_sub_vps_reverse_process_over_any_gap(beta_max: float
             np.testing.assert_allclose(float(kernel.mean[i, 0, 0]), float(mpmath.exp(growth(top))), rtol=5e-6)
 
 
+def test_the_score_of_what_is_noised_where_the_rest_is_certain():
+    """At t = 0 the auxiliary is known, and x has the variance sigma2_0: its score is -eps / 0.1, with a frame too."""
+    sde = sdes.recipe(
+        D=[[0.5, 0.0], [0.0, 0.0]], Q=[[0.0, -0.5], [0.5, 0.0]], Sigma_0=[[0.0]], sigma2_0=0.01, beta_max=8.0
+    )
+    assert sde.frame is not None
+    score = sde.transition(jnp.zeros(1)).score(jnp.full((1, 1, 2), 3.0))
+    np.testing.assert_allclose(score, [[[-30.0, -30.0], [0.0, 0.0]]], rtol=1e-6)
+
+
 def test_cld_is_psld_at_twice_the_beta():
     t = jnp.asarray(TIMES)
     a, b = sdes.cld(beta_min=4.0, beta_max=4.0), sdes.psld(gamma=0.0, nu=4.0, beta_min=8.0, beta_max=8.0)
