@@ -141,7 +141,7 @@ def denoiser_from_network(
     """
     scales(parameterization, jnp.ones(1), sigma_data=sigma_data)
     condition(jnp.ones(1), time_conditioning)
-    if not sigma_data > 0:
+    if linalg.is_concrete(sigma_data) and not sigma_data > 0:
         raise InputError(f"sigma_data = {sigma_data:g}: the standard deviation of the data must be positive.")
 
     def of(y, sigma, skip: str, out: str):

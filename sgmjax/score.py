@@ -497,7 +497,7 @@ def analytic_start(score_fn: ScoreFn, sde: SDE, mean: Numbers, std: Numbers) -> 
         (-2.0, 7.0)
     """
     score_fn = checked_score(score_fn)
-    if not np.all(np.asarray(std) > 0):
+    if linalg.is_concrete(std) and not np.all(np.asarray(std) > 0):
         raise InputError(f"std = {std}: must be positive")
 
     def noise(y, sigma):

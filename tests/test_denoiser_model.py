@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import tiers
 
-from sgmjax import DenoiserModel, ScoreModel, exact, models, objectives, preconditioning, sdes
+from sgmjax import DenoiserModel, ScoreModel, exact, models, objectives, preconditioning, score, sdes
 from sgmjax._inputs import InputError
 from sgmjax.config import ConfigError, from_dict
 from sgmjax.samplers.common import denoise_step
@@ -283,6 +283,21 @@ def test_levels_that_the_network_has_not_seen_are_named_once():
         own.check_range(1e-5)  # its own process, whatever the time
     with pytest.warns(UserWarning, match=r"from 2e-05 .*trained on 0.0105 to 152"):
         own.as_process(sdes.ve(sigma_min=1e-5, sigma_max=100.0)).check_range(0.043)
+
+
+def test_deviations_may_be_traced():
+    """Learned ones, say. D = y / 2 for a network of zeros where sigma is sigma_data; the score of normal data is -z."""
+
+    def x0(sigma_data):
+        denoiser = preconditioning.denoiser_from_network(lambda x, cond: jnp.zeros_like(x), sigma_data=sigma_data)
+        return denoiser(jnp.array([[2.0]]), jnp.full(1, 0.5))[0, 0]
+
+    def start(std):
+        score_fn = score.analytic_start(lambda z, t: z, sdes.vp(), mean=0.0, std=std)
+        return score_fn(jnp.full((1, 1, 1), 2.0), jnp.ones(1))[0, 0, 0]
+
+    np.testing.assert_allclose(jax.jit(x0)(0.5), 1.0, rtol=1e-6)
+    np.testing.assert_allclose(jax.jit(start)(1.0), -2.0, rtol=1e-4)
 
 
 def test_parts_that_do_not_fit_are_refused():
