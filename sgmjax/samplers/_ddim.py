@@ -30,7 +30,7 @@ import scipy.linalg
 from sgmjax._inputs import InputError
 from sgmjax._types import Key, Samples, ScoreFn, Shape, TimeGrid
 from sgmjax.samplers import exponential
-from sgmjax.samplers.common import Denoise, SampleInfo
+from sgmjax.samplers.common import Denoise, SampleInfo, check_known
 from sgmjax.samplers.declaration import on_grid
 from sgmjax.samplers.exponential import ExponentialCoefficients, assemble, host_flow
 from sgmjax.samplers.linear_flow import Flow, damped, eps_matrices
@@ -41,6 +41,7 @@ Parameterization = Literal["R", "L"]
 
 def ddim_coefficients(sde: SDE, times: TimeGrid, *, eta: float = 0.0) -> ExponentialCoefficients:
     """See `ddim`."""
+    check_known(eta=eta)
     if not 0 <= eta <= 1:
         raise InputError(f"eta = {eta:g}: must lie in [0, 1].")
     path = host_flow(sde, times)
@@ -64,6 +65,7 @@ def gddim_coefficients(
 
 def check_lam(lam: float) -> None:
     """Raise ValueError unless it is finite and not negative."""
+    check_known(lam=lam)
     if not 0 <= lam < np.inf:
         raise InputError(f"lam = {lam:g}: must be finite and >= 0.")
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from sgmjax._inputs import InputError
 from sgmjax._types import DType, Key, Samples, Scalar, ScoreFn, Shape, State, States, TimeGrid
-from sgmjax.samplers.common import Denoise, SampleInfo, batch_time, check_times, scan_grid
+from sgmjax.samplers.common import Denoise, SampleInfo, batch_time, check_known, check_times, scan_grid
 from sgmjax.samplers.declaration import on_grid
 from sgmjax.sdes import SDE, noise_level, time_at_noise_level
 
@@ -134,6 +134,7 @@ def edm(
             f"edm is written for processes of one variable (vp, subvp, ve), this one has {sde.k}: use sscs, gddim or "
             "ode with solver='Heun', on a 'rho' grid if you like."
         )
+    check_known(S_churn=S_churn, S_min=S_min, S_max=S_max, S_noise=S_noise)
     if not (S_churn >= 0 and S_noise > 0 and 0 <= S_min <= S_max):
         raise InputError(
             f"S_churn = {S_churn:g}, S_min = {S_min:g}, S_max = {S_max:g}, S_noise = {S_noise:g}: "

@@ -26,7 +26,7 @@ from jaxtyping import Float
 
 from sgmjax._inputs import InputError
 from sgmjax._types import AnyArray, HostGrid, Key, Samples, ScoreFn, Shape, State, TimeGrid
-from sgmjax.samplers.common import Denoise, SampleInfo, check_times, diffuse_back, plan_visits
+from sgmjax.samplers.common import Denoise, SampleInfo, check_known, check_times, diffuse_back, plan_visits
 from sgmjax.samplers.declaration import declaration, own_settings
 from sgmjax.samplers.grids import host_noise_level, host_time_at
 from sgmjax.sdes import SDE, linalg
@@ -106,6 +106,7 @@ def restart(
     jumps = sum(way.repeats for way in ways)
     dtype = options.get("dtype", jnp.float32)
     expected = (jumps, shape[0], sde.k, *shape[1:])
+    check_known(S_noise=S_noise)
     if not S_noise > 0:
         raise InputError(f"S_noise = {S_noise:g}: must be positive.")
     if jump_noise is not None and jump_noise.shape != expected:

@@ -15,7 +15,7 @@ from sgmjax._inputs import InputError
 from sgmjax._types import Key, Samples, ScoreFn, Shape, TimeGrid
 from sgmjax.samplers import exponential
 from sgmjax.samplers._data_prediction import DataPrediction, Variant
-from sgmjax.samplers.common import Denoise, SampleInfo
+from sgmjax.samplers.common import Denoise, SampleInfo, check_known
 from sgmjax.samplers.declaration import on_grid
 from sgmjax.samplers.exponential import HIGHEST, ExponentialCoefficients, host_flow
 from sgmjax.samplers.grids import host_noise_level
@@ -38,6 +38,7 @@ def sa_solver_coefficients(
     exponential.check_order(order)
     if corrector not in range(HIGHEST + 1):
         raise InputError(f"corrector = {corrector}: must be its order, 1 to {HIGHEST}, or 0 for none.")
+    check_known(tau=tau, S_min=S_min, S_max=S_max)
     if not 0 <= tau < np.inf:
         raise InputError(f"tau = {tau:g}: must be finite and >= 0.")
     if not 0 <= S_min <= S_max:

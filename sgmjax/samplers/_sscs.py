@@ -32,7 +32,7 @@ from jaxtyping import Float
 
 from sgmjax._inputs import InputError
 from sgmjax._types import AnyArray, Key, Samples, Scalar, ScoreFn, Shape, State, States, TimeGrid
-from sgmjax.samplers.common import Denoise, SampleInfo, batch_time, check_end, check_times, scan_grid
+from sgmjax.samplers.common import Denoise, SampleInfo, batch_time, check_end, check_known, check_times, scan_grid
 from sgmjax.samplers.declaration import on_grid
 from sgmjax.sdes import SDE, estimate, linalg, noise_level, time_at_noise_level
 
@@ -126,6 +126,7 @@ def sscs(
         >>> samples.shape, info.nfe
         ((3, 2), 5)
     """
+    check_known(numerical_eps=numerical_eps)
     if precision not in ("prior", "none"):
         raise InputError(f"precision must be 'prior' or 'none', not {precision!r}.")
     if precision == "none" and (official or numerical_eps):

@@ -31,7 +31,7 @@ from sgmjax._inputs import InputError
 from sgmjax._ranges import COUNT, POSITIVE, check_range
 from sgmjax._types import DType, HostGrid, Key, Samples, Scalar, ScoreFn, Shape, State, TimeGrid
 from sgmjax.samplers._ddim import ddim_coefficients
-from sgmjax.samplers.common import batch_time, check_times, start_state
+from sgmjax.samplers.common import batch_time, check_known, check_times, start_state
 from sgmjax.samplers.exponential import ExponentialCoefficients
 from sgmjax.samplers.measurements import Measurement
 from sgmjax.samplers.posterior import check_method, guide, white_variance
@@ -103,6 +103,7 @@ def twisted(
     options = dict(options or {})
     check_range(data_std, POSITIVE, "data_std")
     check_range(shape[0], COUNT, "particles")
+    check_known(ess=ess)
     if not 0 <= ess <= 1:
         raise InputError(f"ess = {ess:g}: must lie in [0, 1].")
     if linalg.is_concrete(measurement.noise_std) and not np.all(np.asarray(measurement.noise_std) > 0):

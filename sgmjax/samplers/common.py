@@ -171,6 +171,13 @@ def check_control(**values: Scalar) -> None:
             raise InputError(f"{name} = {value:g}: must be positive and finite.")
 
 
+def check_known(**values: Any) -> None:
+    """One-line errors for settings that decide what is compiled, or what the host computes, and are traced."""
+    for name, value in values.items():
+        if not linalg.is_concrete(value):
+            raise InputError(f"{name} is traced (an argument of jit): it must be known before compilation.")
+
+
 def _has_score(sde: SDE, t, dtype) -> bool:
     """Whether the kernel at time t has a finite precision in `dtype`; as `check_end` says for a traced process."""
     at_0 = np.asarray(t, dtype) == 0

@@ -33,7 +33,7 @@ import numpy as np
 
 from sgmjax._inputs import InputError
 from sgmjax._types import AnyArray, Key, Samples, ScoreFn, Shape, State, TimeGrid
-from sgmjax.samplers.common import Denoise, SampleInfo, batch_time, check_end, check_times, scan_grid
+from sgmjax.samplers.common import Denoise, SampleInfo, batch_time, check_end, check_known, check_times, scan_grid
 from sgmjax.samplers.linear_flow import Flow, float64_process, flow
 from sgmjax.score import agreed
 from sgmjax.sdes import SDE, linalg
@@ -120,6 +120,7 @@ def slope_by_weights(coefficients: ExponentialCoefficients, slope: ExponentialCo
 
 def check_order(order: int) -> None:
     """Raise ValueError for an order of a multistep method that there is not."""
+    check_known(order=order)
     if order not in range(1, HIGHEST + 1):
         raise InputError(f"order = {order}: must be 1 to {HIGHEST}.")
 

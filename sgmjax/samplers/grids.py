@@ -17,7 +17,7 @@ import numpy as np
 
 from sgmjax._inputs import InputError
 from sgmjax._types import HostGrid, TimeGrid
-from sgmjax.samplers.common import check_t_min
+from sgmjax.samplers.common import check_known, check_t_min
 from sgmjax.sdes import SDE, linalg, noise_level, time_at_noise_level
 
 Grid = Literal["uniform", "quadratic", "power", "rho", "logsnr", "auto"]
@@ -156,6 +156,7 @@ def _best_jump(k: int, evaluations: int) -> tuple[float, float]:
 
 
 def _positive(name: str, value: float) -> float:
+    check_known(**{name: value})
     if not value > 0:
         raise InputError(f"{name} = {value:g}: must be positive.")
     return value

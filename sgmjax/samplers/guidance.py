@@ -27,7 +27,7 @@ from sgmjax._inputs import InputError, check_labels
 from sgmjax._kinds import hearing, says
 from sgmjax._ranges import FINITE, check_range
 from sgmjax._types import AnyArray, Labels, LogitsFn, Numbers, ScoreFn, Times
-from sgmjax.sdes import SDE, noise_level
+from sgmjax.sdes import SDE, linalg, noise_level
 
 
 class Guidance(NamedTuple):
@@ -46,6 +46,8 @@ class Guidance(NamedTuple):
         """
         found = given if isinstance(given, Guidance) else cls(given)
         check_range(found.strength, FINITE, "strength")
+        if not linalg.is_concrete(found.low, found.high):
+            raise InputError("guidance: its interval is traced (an argument of jit); the strength alone may be")
         if not 0 <= found.low < found.high:
             raise InputError(f"guidance from {found.low:g} to {found.high:g}: it goes from 0 or more to a higher level")
         return found

@@ -323,3 +323,29 @@ def test_a_score_of_another_shape_is_refused_everywhere():
             with pytest.raises(ValueError) as caught:
                 run(wrong)
             assert str(caught.value).startswith(f"score_fn returned {shape} for a state (5, 2, 2):"), name
+
+
+TRACED = {
+    "eta": lambda v: samplers.ddim(jax.random.key(0), nothing, sdes.vp(), (2, 1), times=GRID, eta=v),
+    "lam": lambda v: samplers.gddim(jax.random.key(0), nothing, sdes.vp(), (2, 1), times=GRID, lam=v),
+    "tau": lambda v: samplers.sa_solver(jax.random.key(0), nothing, sdes.vp(), (2, 1), times=GRID, tau=v),
+    "order": lambda v: samplers.deis(jax.random.key(0), nothing, sdes.vp(), (2, 1), times=GRID, order=v),
+    "S_churn": lambda v: samplers.edm(jax.random.key(0), nothing, sdes.vp(), (2, 1), times=GRID, S_churn=v),
+    "numerical_eps": lambda v: samplers.sscs(
+        jax.random.key(0), nothing, sdes.vp(), (2, 1), times=GRID, numerical_eps=v
+    ),
+    "S_noise": lambda v: samplers.restart(
+        samplers.em, jax.random.key(0), nothing, sdes.vp(), (2, 1), times=GRID, intervals=[(2, 1, 0.5, 1.0)], S_noise=v
+    ),
+    "rho": lambda v: samplers.time_grid("rho", 5, sde=sdes.vp(), rho=v),
+    "guidance: its interval": lambda v: samplers.cfg_score(
+        nothing, nothing, samplers.Guidance(2.0, low=v), sde=sdes.vp()
+    )(jnp.zeros((2, 1, 1)), jnp.ones(2)),
+}
+
+
+@pytest.mark.parametrize("name", TRACED)
+def test_settings_that_must_be_known_say_so_where_they_are_traced(name: str):
+    with pytest.raises(ValueError, match=f"^{name} is traced \\(an argument of jit\\)") as caught:
+        jax.eval_shape(lambda v: TRACED[name](v)[0], 1.0)
+    assert "\n" not in str(caught.value)
