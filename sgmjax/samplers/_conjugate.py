@@ -265,7 +265,7 @@ def conjugate(
             auxiliary variables "symplectic_euler" (order 1, 1 evaluation) or "velocity_verlet" (order 1, 2).
         prediction: "R", "cholesky" or "data". In phase space "cholesky", the paper's, needs small steps near the data.
         coefficients: from `conjugate_coefficients` with this process, grid and settings; None computes them. They must
-            be given where the process is an argument of jit.
+            be given where the process is an argument of jit; lam and B are then not read.
         options: as `em`; `noise` has no draws.
 
     Returns:
@@ -274,7 +274,7 @@ def conjugate(
     Raises:
         ValueError: for an unknown scheme, B or prediction; lam that is not finite; a grid that reaches 0; a splitting
             of a process without auxiliary variables; a traced process without `coefficients`, or `coefficients` of
-            another grid or scheme.
+            another number of steps or variables, or of a scheme of other stages.
 
     Examples:
         >>> sde, times = sdes.vp(), samplers.time_grid("quadratic", 5, evaluations=2)  # two steps of Heun's

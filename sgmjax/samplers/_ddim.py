@@ -146,7 +146,8 @@ def ddim(
     Args:
         key, score_fn, sde, shape, times, denoise: as `em`; times must end above 0.
         eta: stochasticity in [0, 1]: 0 deterministic, 1 ancestral (DDPM's posterior variance).
-        coefficients: from `exponential_coefficients(sde, times, method="ddim", eta=...)`; needed where sde is traced.
+        coefficients: from `exponential_coefficients(sde, times, method="ddim", eta=...)`, of this process and grid; the
+            method's settings here are then not read. Needed where sde is traced.
         options: as `em`; `noise` has one draw a step, none for eta = 0.
 
     Returns:
@@ -189,7 +190,8 @@ def gddim(
         parameterization: what is held fixed over a step. "R": the estimate of the data, so that steps of any size are
             exact where the data are a point. "L": eps of the triangular factor, for comparison: in phase space it
             turns along the flow, and the steps must be small.
-        coefficients: from `exponential_coefficients(sde, times, method="gddim", ...)`; needed where sde is traced.
+        coefficients: from `exponential_coefficients(sde, times, method="gddim", ...)`, of this process and grid; the
+            method's settings here are then not read. Needed where sde is traced.
         options: as `em`; `noise` has one draw a step, none for lam = 0.
 
     Returns:

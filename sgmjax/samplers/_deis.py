@@ -134,7 +134,8 @@ def deis(
         parameterization: see `gddim`.
         variable: in which the polynomials are: "log_snr", half the log of the information z_t has on x_0
             (log alpha / sigma for k = 1); "t", the paper's tAB; "rho" = e^-log_snr (sigma / alpha), its rhoAB.
-        coefficients: from `exponential_coefficients(sde, times, method="deis", ...)`; needed where sde is traced.
+        coefficients: from `exponential_coefficients(sde, times, method="deis", ...)`, of this process and grid; the
+            method's settings here are then not read. Needed where sde is traced.
         options: as `em`; it draws no noise.
 
     Returns:

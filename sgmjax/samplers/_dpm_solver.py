@@ -60,8 +60,8 @@ def dpm_solver_pp(
         order: 1 (gDDIM), 2 or 3.
         lam: strength of the noise, as `gddim`'s: 0 is the probability flow, 1 the reverse SDE.
         lower_order_final: fall to order 1 towards the last step, as the official code does for fewer than 15 steps.
-        coefficients: from `exponential_coefficients(sde, times, method="dpm_solver_pp", ...)`; needed where sde is
-            traced.
+        coefficients: from `exponential_coefficients(sde, times, method="dpm_solver_pp", ...)`, of this process and
+            grid; the method's settings here are then not read. Needed where sde is traced.
         options: as `em`; `noise` has one draw a step, none for lam = 0.
 
     Returns:

@@ -88,7 +88,8 @@ def er_sde(
         noise_scale: phi, by the names of the official program; "ode" and "sde" are the probability flow and the reverse
             SDE.
         variant: "exact", the polynomial through the estimates; "taylor", what the paper takes for it at order 3.
-        coefficients: from `exponential_coefficients(sde, times, method="er_sde", ...)`; needed where sde is traced.
+        coefficients: from `exponential_coefficients(sde, times, method="er_sde", ...)`, of this process and grid; the
+            method's settings here are then not read. Needed where sde is traced.
         options: as `em`; `noise` has one draw a step, none for "ode".
 
     Returns:

@@ -164,7 +164,7 @@ def exponential_midpoint(
             0.3 was a good choice for few steps on a ring of eight Gaussians of standard deviation 0.17 (1.07 together);
             0 holds Tweedie's estimate of x_0 fixed.
         coefficients: from `midpoint_coefficients` with this process, grid and data_std; None computes them. They must
-            be given where the process is an argument of jit.
+            be given where the process is an argument of jit; data_std is then not read.
         options: as `em`; `noise` has two draws a step.
 
     Returns:
@@ -189,6 +189,9 @@ def exponential_midpoint(
     steps = len(times) - 1
     if np.shape(coefficients.mean_1) != (steps, sde.k, sde.k):
         raise InputError(f"coefficients belong to another grid: expected {steps} steps, {sde.k} variables.")
+    middle = coefficients.middle
+    if linalg.is_concrete(middle) and not ((times[1:] <= middle) & (np.asarray(middle) <= times[:-1])).all():
+        raise InputError("coefficients belong to another grid: their middles are not between the times of this one.")
 
     score_fn = agreed(score_fn, sde)
 

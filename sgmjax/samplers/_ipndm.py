@@ -67,7 +67,8 @@ def ipndm(
     Args:
         key, score_fn, sde, shape, times, denoise: as `em`; times must end above 0.
         order: 1 (gDDIM) to 4; the first steps have less.
-        coefficients: from `exponential_coefficients(sde, times, method="ipndm", ...)`; needed where sde is traced.
+        coefficients: from `exponential_coefficients(sde, times, method="ipndm", ...)`, of this process and grid; the
+            method's settings here are then not read. Needed where sde is traced.
         options: as `em`; it draws no noise.
 
     Returns:

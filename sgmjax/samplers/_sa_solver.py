@@ -83,7 +83,8 @@ def sa_solver(
         corrector: of the corrector, 1 to 4, which takes one more (the official code counts that too); 0 for none.
         variant: "exact", or what the official code takes for few steps where there is one difference: "bh1".
         lower_order_final: fall to order 1 towards the last step.
-        coefficients: from `exponential_coefficients(sde, times, method="sa_solver", ...)`; needed where sde is traced.
+        coefficients: from `exponential_coefficients(sde, times, method="sa_solver", ...)`, of this process and grid;
+            the method's settings here are then not read. Needed where sde is traced.
         options: as `em`; `noise` has one draw a step, none for tau = 0.
 
     Returns:

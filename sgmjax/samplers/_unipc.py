@@ -65,7 +65,8 @@ def unipc(
         corrector: UniC, of the same order.
         variant: "exact", or the paper's B(h) where it takes one difference of estimates: "bh1", "bh2".
         lower_order_final: fall to order 1 towards the last step, as the official code does.
-        coefficients: from `exponential_coefficients(sde, times, method="unipc", ...)`; needed where sde is traced.
+        coefficients: from `exponential_coefficients(sde, times, method="unipc", ...)`, of this process and grid; the
+            method's settings here are then not read. Needed where sde is traced.
         options: as `em`; it draws no noise.
 
     Returns:

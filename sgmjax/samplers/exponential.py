@@ -186,7 +186,7 @@ def sample(
     """Run the step of the module's docstring over a grid.
 
     Raises:
-        ValueError: for coefficients of another grid or another number of variables.
+        ValueError: for coefficients of another number of steps or variables; of another grid of as many they pass.
     """
     check_end(check_times(times)[-1], sde, in_log_t=True)
     steps, _, k, _ = np.shape(coefficients.weights)

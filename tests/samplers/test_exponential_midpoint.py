@@ -106,6 +106,10 @@ BAD = {
     "zero": (lambda: call(times=[1.0, 0.0]), "times must end above 0"),
     "traced": (lambda: jax.jit(lambda sde: call(sde)[0])(sdes.psld()), "samplers.midpoint_coefficients"),
     "grid": (lambda: call(coefficients=midpoint_coefficients(sdes.psld(), grid(3))), "belong to another grid"),
+    "other times": (
+        lambda: call(coefficients=midpoint_coefficients(sdes.psld(), 0.5 * grid(4))),
+        "belong to another grid: their",
+    ),
     "process": (lambda: call(coefficients=midpoint_coefficients(sdes.vp(), grid(4))), "belong to another grid"),
 }
 
