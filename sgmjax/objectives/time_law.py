@@ -169,7 +169,8 @@ class Clock(TimeLaw):
         t = _clock.invert(self.sde, self.weighting, low + u * (high - low))
         t = jnp.clip(t, jnp.asarray(self.t_min, u.dtype), jnp.asarray(self.t_max, u.dtype))
         slope = _clock.slope(self.sde, self.weighting, t)
-        return TimeDraw(t, jnp.asarray(self.share, u.dtype) * (high - low) / slope)
+        weight = jnp.asarray(self.share, u.dtype) * (high - low) / slope
+        return TimeDraw(t.astype(u.dtype), weight.astype(u.dtype))  # the process may have settings of a wider type
 
 
 jax.tree_util.register_dataclass(Bins, ["edges", "cdf"], ["integral"])

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sgmjax import exact, samplers, score, sdes
+from sgmjax import exact, objectives, samplers, score, sdes
 from sgmjax.samplers.common import denoise_step
 from sgmjax.sdes import noise_level
 
@@ -114,6 +114,8 @@ def test_results_have_the_type_of_time_whatever_that_of_the_settings(name: str, 
             np.testing.assert_allclose(found, value, rtol=2e-6)
     variance = sdes.ve(sigma_min=np.float64(0.01), sigma_max=np.float64(50.0)).inverse_variance(t)
     assert variance.dtype == jnp.float32
+    law = objectives.lsgm_mode(sdes.ve(sigma_min=np.float64(0.01), sigma_max=np.float64(5.0)), "ll_iw")
+    assert {value.dtype.name for value in law.sample(t)} == {"float32"}
     # VP's B grows with beta_max as t^2 / 2, and its mean is exp(-B / 2)
     slope = jax.grad(lambda b: sdes.vp(beta_min=0.1, beta_max=b).transition(t).mean[1, 0, 0])(jnp.asarray(20.0))
     np.testing.assert_allclose(slope, -(0.5**2) / 4 * np.exp(-0.5 * (0.05 + 19.9 * 0.125)), rtol=1e-5)
