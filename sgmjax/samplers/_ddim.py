@@ -118,7 +118,12 @@ def _share_of_posterior(C: np.ndarray, eta: float) -> np.ndarray:
 def _noise_factor(path: Flow) -> np.ndarray:
     """A factor of int Psi(s, tau) g g^T Psi(s, tau)^T dtau over every step, (steps, k, k), as columns, not as a sum."""
     k, r = path.sde.k, path.sde.num_noised
-    root = np.linalg.cholesky(path.inside.ggT[..., k - r :, k - r :])
+    ggT = path.inside.ggT[..., k - r :, k - r :]
+    try:
+        root = np.linalg.cholesky(ggT)
+    except np.linalg.LinAlgError:  # noise of fewer directions than variables, as where they turn
+        value, vector = np.linalg.eigh(ggT)
+        root = vector * np.sqrt(np.maximum(value, 0.0))[..., None, :]
     columns = np.sqrt(path.weight)[..., None, None] * (path.to_end_of_step[..., k - r :] @ root)
     steps = (np.moveaxis(columns[path.step == i], 2, 0).reshape(k, -1) for i in range(len(path.times) - 1))
     return np.stack([np.transpose(np.linalg.qr(stacked.T, mode="r")) for stacked in steps])

@@ -491,6 +491,20 @@ def test_coefficients_do_not_depend_on_precision_or_trace():
         np.testing.assert_array_equal(a, b)
 
 
+def test_noise_of_one_direction_that_turns():
+    """gDDIM by L: both variables get noise, by one Brownian motion; the covariance of a step is an integral."""
+    g = lambda t: 2.0 * np.array([[np.sin(t)], [np.cos(t)]])  # noqa: E731
+    f, lam, (t, s) = np.array([[-3.0, 3.0], [-3.0, -6.0]]), 0.5, (0.3, 0.2)
+    sde = sdes.linear(lambda t: f, g, Sigma_0=[[1.0]])
+    noise = exponential_coefficients(sde, [t, s], method="gddim", parameterization="L", lam=lam).noise[0]
+    nodes, weights = np.polynomial.legendre.leggauss(20)
+    expected = np.zeros((2, 2))
+    for tau, weight in zip(s + 0.5 * (t - s) * (1 + nodes), 0.5 * (t - s) * weights):
+        column = scipy.linalg.expm((s - tau) * f) @ g(tau)
+        expected += lam**2 * weight * column @ column.T
+    np.testing.assert_allclose(noise @ noise.T, expected, rtol=1e-6)
+
+
 def traced():
     jax.jit(lambda sde: exponential_coefficients(sde, [1.0, 0.5]).transition)(sdes.psld())
 
