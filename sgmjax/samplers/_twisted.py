@@ -108,6 +108,8 @@ def twisted(
         raise InputError(f"ess = {ess:g}: must lie in [0, 1].")
     if linalg.is_concrete(measurement.noise_std) and not np.all(np.asarray(measurement.noise_std) > 0):
         raise InputError("noise_std = 0: particles are weighed by the likelihood; give a small noise, 0.01.")
+    if np.ndim(measurement.noise_std):
+        raise InputError("noise_std: twisted weighs particles by one number; divide operator and value by the others.")
     times = check_times(times)
     if method != "none":
         check_method(method, options, measurement.noise_std)

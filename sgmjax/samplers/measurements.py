@@ -77,7 +77,8 @@ def measurement(operator: Operator, value: Real[AnyArray, " *measured"], noise_s
     Args:
         operator: A, a function of one example (*event) -> (*measured), differentiable by JAX.
         value: y, (*measured) for all samples, or (batch, *measured).
-        noise_std: standard deviation of the noise in y, in its units; 0: none (not with every method).
+        noise_std: standard deviation of the noise in y, in its units: a number, or one for each value, (*measured);
+            0: none (not with every method).
 
     Raises:
         InputError: a value that is not finite, a negative deviation.
@@ -93,7 +94,7 @@ def measurement(operator: Operator, value: Real[AnyArray, " *measured"], noise_s
         raise InputError(f"operator: must be a function of one example, not {operator!r}")
     if linalg.is_concrete(value) and not np.isfinite(np.asarray(value)).all():
         raise InputError("the measurement has values that are not finite")
-    if linalg.is_concrete(noise_std) and not (np.isfinite(noise_std) and noise_std >= 0):
+    if linalg.is_concrete(noise_std) and not (np.isfinite(noise_std).all() and np.all(np.asarray(noise_std) >= 0)):
         raise InputError(f"noise_std = {noise_std}: must be 0 or positive, and finite")
     return Measurement(operator, value, noise_std)
 

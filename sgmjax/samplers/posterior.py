@@ -48,7 +48,7 @@ class Look(NamedTuple):
         push: v (batch, *event) -> A v. pull: w (batch, *measured) -> A^T w.
         covariance: v (batch, *event) -> sigma^2 (d D / d y)^T v, (batch, *event).
         sigma: noise level of the states, (batch,).
-        noise_variance: noise_std^2.
+        noise_variance: noise_std^2, a number or (batch, *measured).
         estimate: D, (batch, *event).
     """
 
@@ -219,7 +219,10 @@ def linearised(
         pull = lambda w: adjoint(w)[0]  # noqa: E731
         residual = measurement.values(found.shape).astype(found.dtype) - found
         covariance = lambda v: _scale(sigma**2, jnp.sum(mean * pull_back(v), axis=1))  # noqa: E731
-        return score, Look(residual, push, pull, covariance, sigma, jnp.asarray(std, z.dtype) ** 2, x0), pull_back
+        variance = jnp.asarray(std, z.dtype) ** 2
+        if variance.ndim:  # of each value
+            variance = jnp.broadcast_to(variance[None], residual.shape)
+        return score, Look(residual, push, pull, covariance, sigma, variance, x0), pull_back
 
     return look_at
 

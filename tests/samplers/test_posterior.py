@@ -61,6 +61,19 @@ class Normal:
         return score
 
 
+def test_a_deviation_for_each_value():
+    """Two numbers, standard normal, each measured with its own noise: the posterior of each is known."""
+    sde, std, y = sdes.vp(), np.array([0.5, 2.0]), jnp.array([0.3, 0.4])
+    z, t = jax.random.normal(jax.random.key(1), (3, 1, 2)), jnp.full(3, 0.4)
+    m = samplers.measurement(samplers.measurements.inpainting(np.array([1, 1])), y, noise_std=std)
+    given = samplers.posterior_score(lambda z, t: -z, sde, m, iterations=2)(z, t)
+    kernel = sde.transition(t)
+    mean, variance = float(kernel.mean[0, 0, 0]), float(kernel.covariance[0, 0, 0])
+    posterior_mean, posterior_variance = np.asarray(y) / (1 + std**2), std**2 / (1 + std**2)
+    expected = -(np.asarray(z) - mean * posterior_mean) / (mean**2 * posterior_variance + variance)
+    np.testing.assert_allclose(given, expected, atol=1e-4)
+
+
 @pytest.mark.parametrize("name", tiers.alike(list(PROCESSES), ["psld"]))
 def test_mmps_is_exact_for_normal_data(name, x64):
     """The score of z_t given the measurement is that of the closed posterior, which is normal data too."""
@@ -368,6 +381,18 @@ BAD = [
     (
         lambda: drawn(samplers.measurement(POINT.operator, np.zeros(2), 0.1)),
         r"has shape \(2,\), and the operator gives",
+    ),
+    (lambda: samplers.measurement(POINT.operator, np.zeros(2), [0.1, -1.0]), r"noise_std = \[0.1, -1.0\]: must be 0"),
+    (
+        lambda: samplers.twisted(
+            jax.random.key(0),
+            None,
+            sdes.vp(),
+            (2, 1),
+            times=[1.0, 0.1],
+            measurement=samplers.measurement(POINT.operator, np.zeros(2), [0.1, 0.2]),
+        ),
+        "noise_std: twisted weighs particles by one number",
     ),
     (lambda: samplers.measurement(POINT.operator, np.zeros(1), -1.0), "noise_std = -1.0: must be 0 or positive"),
     (lambda: samplers.measurement(POINT.operator, np.array([np.nan]), 1.0), "not finite"),
