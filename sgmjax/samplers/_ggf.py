@@ -141,9 +141,10 @@ def ggf(
     z = start_state(start_key, sde, shape, initial, dtype)
     batch = shape[0]
     if noise is not None:
-        if jnp.ndim(noise) != z.ndim + 1 or noise.shape[1:] != z.shape:
+        noise = jnp.asarray(noise, dtype)
+        if noise.ndim != z.ndim + 1 or noise.shape[1:] != z.shape:
             raise InputError(f"noise has shape {noise.shape}, expected (iterations, {', '.join(map(str, z.shape))}).")
-        noise, max_steps = jnp.asarray(noise, dtype), min(max_steps, len(noise))
+        max_steps = min(max_steps, len(noise))
     constrain = (lambda v: v) if sharding is None else (lambda v: jax.lax.with_sharding_constraint(v, sharding))
     end = jnp.asarray(t_min, dtype)
     smallest = absolute_tolerance(sde, atol, z)

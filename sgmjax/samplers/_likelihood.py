@@ -30,7 +30,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Real
 
-from sgmjax._inputs import InputError
+from sgmjax._inputs import InputError, check_network_range
 from sgmjax._kinds import checked_score
 from sgmjax._types import AnyArray, DType, Key, PerExample, Scalar, ScoreFn, Sharding, Solver, State, States, Times
 from sgmjax.samplers._probability_flow import evaluations, find_solver, reuses_last_stage
@@ -138,6 +138,7 @@ def likelihood(
     """
     score_fn = checked_score(score_fn)
     solver = find_solver(solver, adaptive=True)
+    check_network_range(jnp.asarray(x0))
     x0 = jnp.asarray(x0, dtype)
     batch, size = x0.shape[0], math.prod(x0.shape[1:])
     check_control(rtol=rtol, atol=atol)
@@ -151,12 +152,13 @@ def likelihood(
     elif noise is None:
         draw = jax.random.rademacher if trace == "rademacher" else jax.random.normal
         directions = jnp.moveaxis(draw(probe_key, shape, dtype), 1, 0)
-    elif noise.shape != shape:
-        raise InputError(f"noise has shape {noise.shape}, expected {shape}.")
+    elif np.shape(noise) != shape:
+        raise InputError(f"noise has shape {np.shape(noise)}, expected {shape}.")
     else:
         directions = jnp.moveaxis(jnp.asarray(noise, dtype), 1, 0)  # (batch, probes, width, *event)
-    if momentum is not None and momentum.shape != (momenta, batch, sde.k - 1, *x0.shape[1:]):
-        raise InputError(f"momentum has shape {momentum.shape}, expected (momenta, batch, k - 1, *event).")
+    if momentum is not None and np.shape(momentum) != (momenta, batch, sde.k - 1, *x0.shape[1:]):
+        raise InputError(f"momentum has shape {np.shape(momentum)}, expected (momenta, batch, k - 1, *event).")
+    momentum = None if momentum is None else jnp.asarray(momentum, dtype)
     if momentum is not None and truncation == "bound":
         raise InputError("momentum: is not drawn with truncation='bound', which draws the state at t_min.")
 
@@ -171,7 +173,7 @@ def likelihood(
             # the data themselves: what sigma2_0 adds to them is the process's first noise
             z = sde.augment(x0, draw_key if m is None else None).at[:, 0].set(x0)
             if m is not None:
-                z = jnp.concatenate([x0[:, None], jnp.asarray(m, dtype)], axis=1)
+                z = jnp.concatenate([x0[:, None], m], axis=1)
             log_q = auxiliary_log_prob(sde, z[:, 1:])
         if sharding is not None:
             z = jax.lax.with_sharding_constraint(z, sharding)

@@ -109,8 +109,8 @@ def restart(
     check_known(S_noise=S_noise)
     if not S_noise > 0:
         raise InputError(f"S_noise = {S_noise:g}: must be positive.")
-    if jump_noise is not None and jump_noise.shape != expected:
-        raise InputError(f"jump_noise has shape {jump_noise.shape}, expected {expected} (jumps, batch, k, *event).")
+    if jump_noise is not None and np.shape(jump_noise) != expected:
+        raise InputError(f"jump_noise has shape {np.shape(jump_noise)}, expected {expected} (jumps, batch, k, *event).")
 
     def down(key, z, grid, last):
         kinds = {} if denoise is None else {"denoise": denoise}

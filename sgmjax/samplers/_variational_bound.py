@@ -29,7 +29,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Real
 
-from sgmjax._inputs import InputError
+from sgmjax._inputs import InputError, check_network_range
 from sgmjax._kinds import checked_score
 from sgmjax._types import AnyArray, Data, Key, PerExample, Scalar, ScoreFn, State
 from sgmjax.objectives._score_matching import score_matching_loss
@@ -97,6 +97,7 @@ def variational_bound(
     if truncation not in ("ignore", "bound"):
         raise InputError(f"truncation must be 'ignore' or 'bound', not {truncation!r}.")
     check_t_min(t_min, sde)
+    check_network_range(x0)
     if draws < 1:
         raise InputError(f"draws = {draws}: at least 1.")
     x0, size = x0.astype(at_least_float32(x0.dtype)), math.prod(x0.shape[1:])

@@ -323,9 +323,9 @@ def scan_grid(
     count, resampled = len(visits.step), len(visits.step) > len(times) - 1
     total_draws = draws + (constraint.draws if constraint else 0) + resampled
     strides = every > 1 and trajectory and not resampled
-    if noise is not None and noise.shape != (count, total_draws, *z.shape):
+    if noise is not None and np.shape(noise) != (count, total_draws, *z.shape):
         expected = (count, total_draws, *z.shape)
-        raise InputError(f"noise has shape {noise.shape}, expected {expected} (steps, draws, batch, k, *event).")
+        raise InputError(f"noise has shape {np.shape(noise)}, expected {expected} (steps, draws, batch, k, *event).")
     constrain = (lambda v: v) if sharding is None else (lambda v: jax.lax.with_sharding_constraint(v, sharding))
     z = constrain(z)
 

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Real
 
-from sgmjax._inputs import InputError
+from sgmjax._inputs import InputError, check_network_range
 from sgmjax._kinds import checked_score
 from sgmjax._types import AnyArray, Data, DType, HostGrid, Key, Numbers, Scalar, ScoreFn, State, States, TimeGrid, Times
 from sgmjax.samplers._probability_flow import evaluations, find_solver, ode, reuses_last_stage
@@ -41,7 +41,7 @@ def noised(key: Key, sde: SDE, x0: Data, t: Scalar | Times) -> States:
         (batch, k, *event), the `initial` of a sampler whose grid starts at t.
 
     Raises:
-        ValueError: t outside (0, 1].
+        ValueError: t outside (0, 1]; data that are whole numbers, as images are stored.
 
     Examples:
         >>> sde, x0 = sdes.psld(), jnp.zeros((3, 2))
@@ -54,6 +54,7 @@ def noised(key: Key, sde: SDE, x0: Data, t: Scalar | Times) -> States:
     if linalg.is_concrete(t) and not (np.all(np.asarray(t) > 0) and np.all(np.asarray(t) <= 1)):
         raise InputError(f"t = {t}: a start must lie in (0, 1].")
     x0 = jnp.asarray(x0)
+    check_network_range(x0)
     t = jnp.broadcast_to(jnp.asarray(t, x0.dtype), x0.shape[:1])
     eps = jax.random.normal(key, (x0.shape[0], sde.k, *x0.shape[1:]), x0.dtype)
     return sde.transition(t, "hsm").perturb(sde.augment(x0), eps)
@@ -214,7 +215,10 @@ def interpolate(
     """
     if num < 2:
         raise InputError(f"num = {num}: an interpolation has its two ends at least.")
-    a, b = jnp.asarray(a, dtype), jnp.asarray(b, dtype)
+    a, b = jnp.asarray(a), jnp.asarray(b)
+    for end in (a, b):
+        check_network_range(end)
+    a, b = a.astype(dtype), b.astype(dtype)
     if a.shape != b.shape:
         raise InputError(f"the ends have shapes {a.shape} and {b.shape}: give as many of one as of the other.")
     encode_key, decode_key = jax.random.split(key)

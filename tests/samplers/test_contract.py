@@ -271,6 +271,7 @@ BAD = {
     "noise steps": (lambda: call(noise=np.zeros((9, 1, *SHAPE))), "noise has shape"),
     "noise draws": (lambda: call("sscs", noise=np.zeros((STEPS - 1, 1, *SHAPE))), "noise has shape"),
     "noise batch": (lambda: call(noise=np.zeros((STEPS - 1, 1, 1, *SHAPE[1:]))), "noise has shape"),
+    "noise, a list": (lambda: call(noise=[[[0.0]]]), r"noise has shape \(1, 1, 1\)"),
     "initial": (lambda: call(initial=np.zeros((BATCH, *EVENT))), "initial has shape"),
     "ode initial": (lambda: call("ode", initial=np.zeros((1, 2, *EVENT))), "initial has shape"),
     "precision": (lambda: call("sscs", precision="data"), "precision must be 'prior' or 'none', not 'data'"),

@@ -322,6 +322,8 @@ BAD = [
     (lambda: inpainting.inpaint(SDE, X, np.ones(3), basis=np.ones((3, 3))), "orthogonal"),
     (lambda: inpainting.colorize(SDE, X[..., :1]), "three colours"),
     (lambda: editing.noised(jax.random.key(0), SDE, X, 0.0), "must lie in"),
+    (lambda: editing.noised(jax.random.key(0), SDE, np.zeros((1, 2), np.uint8), 0.5), "x0 is uint8: give floats"),
+    (lambda: editing.interpolate(jax.random.key(0), None, SDE, [[1, 2]], [[3, 4]]), "x0 is int32: give floats"),
     (lambda: editing.start_at([1.0, 0.1], 0.1), "above the grid's end"),
     (lambda: editing.encode(None, SDE, X[:, None], solver="Euler"), "no error estimate"),
     (lambda: editing.interpolate(jax.random.key(0), None, SDE, X, X[:1]), "as many of one"),

@@ -267,7 +267,8 @@ def nothing(z, t):
 
 
 def call(sde=None, size=4, **options):
-    return likelihood(jax.random.key(0), nothing, sde or sdes.psld(), jnp.zeros((2, size)), **options)
+    x0 = options.pop("x0", jnp.zeros((2, size)))
+    return likelihood(jax.random.key(0), nothing, sde or sdes.psld(), x0, **options)
 
 
 POINT = {"D": [[0, 0], [0, 1]], "Q": [[0, -1], [1, 0]], "Sigma_0": [[0]]}
@@ -281,6 +282,8 @@ BAD = {
     "no momenta": ({"momenta": 2, "sde": sdes.vp()}, "no auxiliary variables"),
     "too large": ({"trace": "exact", "size": 3072}, "6144 Jacobian products"),
     "noise": ({"noise": np.zeros((1, 2, 1, 4))}, "noise has shape"),
+    "bytes": ({"x0": np.zeros((2, 4), np.uint8)}, "x0 is uint8: give floats in the network's range"),
+    "noise, a list": ({"noise": [[[[1.0]]]]}, r"noise has shape \(1, 1, 1, 1\)"),
     "momentum": ({"momentum": np.zeros((2, 1, 4))}, "momentum has shape"),
     "momentum at t_min": ({"momentum": np.zeros((1, 2, 1, 4)), "truncation": "bound"}, "momentum: is not drawn"),
     "a point": ({"sde": sdes.recipe(**POINT)}, "no density"),

@@ -128,6 +128,7 @@ def test_prior_divergence(name: str):
 BAD = {
     "truncation": ({"truncation": "x"}, "truncation must be"),
     "t_min": ({"t_min": 1.0}, "t_min = 1"),
+    "bytes": ({"x0": np.zeros((2, 3), np.uint8)}, "x0 is uint8: give floats in the network's range"),
     "draws": ({"draws": 0}, "draws = 0"),
     "noise": ({"noise": (np.zeros((1, 2)), np.zeros((1, 2, 1, 3)))}, "noise has shapes"),
     "a point": ({"sde": sdes.recipe(D=[[0, 0], [0, 1]], Q=[[0, -1], [1, 0]], Sigma_0=[[0]])}, "no density"),
@@ -139,6 +140,7 @@ def test_bad_input_is_refused_in_one_line(label: str):
     options, message = BAD[label]
     options = dict(options)
     sde = options.pop("sde", sdes.psld())
+    x0 = options.pop("x0", jnp.zeros((2, 3)))
     with pytest.raises(ValueError, match=message) as caught:
-        variational_bound(jax.random.key(0), lambda z, t: jnp.zeros_like(z), sde, jnp.zeros((2, 3)), **options)
+        variational_bound(jax.random.key(0), lambda z, t: jnp.zeros_like(z), sde, x0, **options)
     assert "\n" not in str(caught.value)
