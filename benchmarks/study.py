@@ -160,8 +160,8 @@ class Study:
                 words = [f"--workdir={folder}", f"--num={self.flags.samples}", f"--seed={draw}", "--batch_size=100"]
                 words += [f"--{key}={value}" for key, value in flags.items()]
                 shown = SHOWN == (way, draw)
-                wanted = METRICS + (",neighbours" if shown else "")
-                call("evaluate", *words, f"--metrics={wanted}", f"--features={features}", "--nearest=3")
+                wanted = [f"--metrics={METRICS}" + ",neighbours" * shown, *["--nearest=3"] * shown]
+                call("evaluate", *words, *wanted, f"--features={features}")
                 found, _ = self._report(folder)
                 first = found["metrics"]["fd"]
                 row |= {
@@ -176,8 +176,7 @@ class Study:
                 kept.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(picture, kept / f"{way.replace(', ', '_')}.png")
                 if shown:
-                    beside = picture.with_name(picture.name.replace("report", "neighbours", 1))
-                    shutil.copyfile(beside, kept / "neighbours.png")
+                    shutil.copyfile(self._newest(folder, "neighbours_step*.png"), kept / "neighbours.png")
                 self._record(row)
         row = {"data": self.data, "system": system, "seed": seed, "way": "likelihood", "draw": 0}
         if "likelihood" in self.flags.ways and _key(row) not in have:
@@ -193,9 +192,12 @@ class Study:
 
     def _report(self, folder: Path) -> tuple[dict[str, Any], Path]:
         """The newest one, and its picture, which another process has in a file of its own."""
-        reports = (folder_of(folder) / "metrics").glob("report_step*.json")
-        newest = max((Path(path) for path in reports), key=lambda path: path.stat().st_mtime)
+        newest = self._newest(folder, "report_step*.json")
         return json.loads(newest.read_text()), newest.with_suffix(".png")
+
+    def _newest(self, folder: Path, pattern: str) -> Path:
+        found = (Path(path) for path in (folder_of(folder) / "metrics").glob(pattern))
+        return max(found, key=lambda path: path.stat().st_mtime)
 
     def _record(self, row: dict[str, Any]) -> None:
         rows = [*(one for one in read(self.flags.out) if _key(one) != _key(row)), row]
