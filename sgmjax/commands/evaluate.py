@@ -149,8 +149,6 @@ def evaluate(request: Any) -> None:
             names = ", ".join(metrics.METRICS)
             raise _cli.UsageError(f"--metrics: no metric called {name!r}; there are {names}")
     drawing = [name for name in values.metrics if name in metrics.DRAW]
-    of_sampler = ("rtol", "atol") if drawing else ()  # of an adaptive one, which the run says
-    _refuse_unread(values, metrics.IN_FEATURES, of_sampler)
     path = user_path(tensors.find(values.workdir), "--workdir")
     place = tensors.folder_of(path) / "metrics"
     mesh = sh.make_mesh()
@@ -158,10 +156,10 @@ def evaluate(request: Any) -> None:
     chosen = {key: wanted[key] for key in _DRAWN if key in wanted}
     if chosen and not drawing:
         raise _cli.UsageError(f"--{next(iter(chosen))}: is of metrics that draw samples, and there is none here")
-    if drawing and registry.is_adaptive(read_config(path, chosen).sampling.sampler):
+    adaptive = bool(drawing) and registry.is_adaptive(read_config(path, chosen).sampling.sampler)
+    _refuse_unread(values, metrics.IN_FEATURES, ("rtol", "atol") if adaptive else ())
+    if adaptive:
         chosen |= {key: wanted[key] for key in ("rtol", "atol") if key in wanted}
-    else:
-        _refuse_unread(values, metrics.IN_FEATURES)
     run = load_run(
         path, sampling=chosen, process=process, sharding=sh.replicated(mesh), say=say, **sampling.which(values)
     )
@@ -247,11 +245,12 @@ def evaluate(request: Any) -> None:
 
 def _refuse_unread(values: Any, in_features: Container[str], but: Sequence[str] = ()) -> None:
     """Raises UsageError for a flag of other metrics than those asked for, some left out."""
-    measured = set(values.metrics)
-    if not measured <= {*_FLOW, "frechet", "neighbours"} | {name for name in measured if name in in_features}:
+    measured = {"" if name in in_features else name for name in values.metrics}
+    if not measured <= {*_FLOW, "frechet", "neighbours", ""}:
         return  # one of the user's own
+    measured |= set(values.metrics)
     for flag, readers in _OF.items():
-        reads = measured & set(readers) or ("" in readers and any(name in in_features for name in measured))
+        reads = measured & set(readers)
         if values[flag].present and flag not in but and not reads:
             whose = " and ".join(readers) if "" not in readers else "metrics in features, as fid"
             also = ", or of an adaptive sampler" if flag in ("rtol", "atol") else ""

@@ -133,9 +133,10 @@ def draw(request: Any) -> None:
     values, process = request
     if values.interpolate or values.reconstruct:
         what = "--interpolate follows the ODE" if values.interpolate else "--reconstruct draws with the VAE"
-        names = ["restarts", "options", "denoise"]
-        names += ["sampler"] if values.sampler != "ode" or values.reconstruct else []
-        for name in [*names, *(("steps", "grid") if values.reconstruct else ())]:  # of the ODE they are refused below
+        unread = {"restarts", "options", "denoise", "sampler", "steps", "grid"}
+        if not values.reconstruct:  # of the ODE itself these two are refused below
+            unread -= {"steps", "grid"} | ({"sampler"} if values.sampler == "ode" else set())
+        for name in sorted(unread):
             if values[name].present:
                 raise _cli.UsageError(f"--{name}: {what}, which has no use for it; leave it out")
     path = user_path(tensors.find(values.workdir), "--workdir")

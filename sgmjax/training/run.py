@@ -309,10 +309,11 @@ class Run:
                         if row:
                             writer.write(step, row)
                         window = [] if logs else window
-                    self._health(state, step, stage, checkpointer)
+                    streak = int(sh.fetch(state.bad_streak))
+                    self._health(streak, step, stage, checkpointer)
                     if self.lock is not None:
                         self.lock.check()
-                    good = stopping or step == stage.end or int(sh.fetch(state.bad_streak)) == 0
+                    good = stopping or step == stage.end or streak == 0
                     saves, postponed = (saves or postponed) and good, (saves or postponed) and not good
                     if saves and step > begun.step:  # else it is there, and says what is owed
                         writer.save()
@@ -330,9 +331,8 @@ class Run:
     def _due(self, step: int, every: int) -> bool:
         return step == self.steps or (every > 0 and step % every == 0)
 
-    def _health(self, state: TrainState, step: int, stage: _Stage, checkpointer: Checkpointer) -> None:
-        streak, limit = int(sh.fetch(state.bad_streak)), self.settings.max_bad_steps
-        if streak < limit:
+    def _health(self, streak: int, step: int, stage: _Stage, checkpointer: Checkpointer) -> None:
+        if streak < (limit := self.settings.max_bad_steps):
             return
         checkpointer.wait()
         before = [saved for saved in checkpointer.steps() if saved <= step - streak]
