@@ -24,7 +24,7 @@ from sgmjax._inputs import InputError
 from sgmjax._types import Matrices, Scalar, Square, Times
 from sgmjax.sdes import _table, linalg
 from sgmjax.sdes._estimate import BLIND
-from sgmjax.sdes._recipe import _frame, check_variance, without_rounding
+from sgmjax.sdes._recipe import _frame, check_variance, initial_factor, without_rounding
 from sgmjax.sdes._table import Table
 from sgmjax.sdes._types import Matrix
 from sgmjax.sdes.base import SDE, Kernel, Matching
@@ -227,20 +227,12 @@ def _on_host(f: Callable, g: Callable) -> tuple[Callable, Callable, int]:
 
 def _initial(k: int, Sigma_0: Any, sigma2_0: float) -> np.ndarray:
     check_variance(sigma2_0)
-    initial = np.zeros((k, k))
-    initial[0, 0] = np.sqrt(float(sigma2_0))
-    if k == 1:
-        if Sigma_0 is not None:
-            raise InputError("Sigma_0: is of auxiliary variables, and this process has none; leave it out.")
-        return initial
-    Sigma_0 = without_rounding(Sigma_0, singular=True) if Sigma_0 is not None else np.zeros(0)
-    if Sigma_0.shape != (k - 1, k - 1):
+    if k == 1 and Sigma_0 is not None:
+        raise InputError("Sigma_0: is of auxiliary variables, and this process has none; leave it out.")
+    known = np.zeros((0, 0)) if Sigma_0 is None else np.asarray(without_rounding(Sigma_0, singular=True))
+    if known.shape != (k - 1, k - 1):
         raise InputError(f"Sigma_0 covers the {k - 1} auxiliary variables at t = 0: give a {k - 1} x {k - 1} matrix.")
-    try:
-        initial[1:, 1:] = linalg.semidefinite_factor(Sigma_0)
-    except ValueError:
-        raise InputError("Sigma_0 must be symmetric positive semi-definite.") from None
-    return initial
+    return np.asarray(initial_factor(k, known, float(sigma2_0)))
 
 
 def _square_series(noise: np.ndarray) -> np.ndarray:

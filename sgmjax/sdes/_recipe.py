@@ -224,7 +224,7 @@ def recipe(
     prior, precision = xp.linalg.cholesky(Sigma_inf), xp.linalg.inv(Sigma_inf)
     F = -(D + Q) @ precision if known_F else -linalg.matmul(D + Q, precision)
     G = linalg.semidefinite_factor(2 * D) if known_D else _traced_factor(2 * D)
-    initial = _initial(k, Sigma_0, sigma2_0)
+    initial = initial_factor(k, Sigma_0, sigma2_0)
     if known_D:
         turn, num_noised = _frame(D, frame)
     else:
@@ -251,7 +251,7 @@ def recipe(
     )  # fmt: skip
 
 
-def _initial(k: int, Sigma_0, sigma2_0):
+def initial_factor(k: int, Sigma_0, sigma2_0):
     """The factor of Cov[z_0 | x_0], (k, k)."""
     check_variance(sigma2_0)
     if linalg.is_concrete(Sigma_0, sigma2_0):
