@@ -200,6 +200,11 @@ class Control:
                 "--inpaint, --colorize, --inverse, --start_time, --guidance: act on the images, and the prior of this "
                 "run models latent variables; use a run without a VAE"
             )
+        if self.interpolate_samples:
+            raise ConfigError(
+                "--interpolate_samples: turns the noise of chains of images, and the prior of this run models latent "
+                "variables; use --interpolate, between held-out images"
+            )
         if self.reconstruct and self.interpolate:
             raise ConfigError("--reconstruct, --interpolate: choose one of them")
         if self.interpolate and not isinstance(run.task, LatentTask):

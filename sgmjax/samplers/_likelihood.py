@@ -34,7 +34,14 @@ from sgmjax._inputs import InputError, check_network_range
 from sgmjax._kinds import checked_score
 from sgmjax._types import AnyArray, DType, Key, PerExample, Scalar, ScoreFn, Sharding, Solver, State, States, Times
 from sgmjax.samplers._probability_flow import evaluations, find_solver, reuses_last_stage
-from sgmjax.samplers.common import batch_time, check_control, check_one_by_one, check_t_min, reverse_drift
+from sgmjax.samplers.common import (
+    batch_time,
+    check_control,
+    check_one_by_one,
+    check_state_dtype,
+    check_t_min,
+    reverse_drift,
+)
 from sgmjax.sdes import SDE, linalg
 
 Trace = Literal["rademacher", "gaussian", "exact"]
@@ -139,6 +146,7 @@ def likelihood(
     score_fn = checked_score(score_fn)
     solver = find_solver(solver, adaptive=True)
     check_network_range(jnp.asarray(x0))
+    check_state_dtype(dtype)
     x0 = jnp.asarray(x0, dtype)
     batch, size = x0.shape[0], math.prod(x0.shape[1:])
     check_control(rtol=rtol, atol=atol)

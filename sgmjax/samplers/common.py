@@ -106,6 +106,7 @@ def check_denoise(sde: SDE, kind: Denoise) -> None:
 
 def start_state(key: Key, sde: SDE, shape: Shape, initial: State | None, dtype: DType, start: float = 1.0) -> States:
     """The state to start from at time `start`, (batch, k, *event): `initial`, checked, or a draw from the prior."""
+    check_state_dtype(dtype)
     if initial is None and start < 1 - 1e-6:
         raise InputError(
             f"times start at {start:g}, and the prior is the law at 1: give initial, as samplers.noised(key, sde, x0, "
@@ -116,6 +117,15 @@ def start_state(key: Key, sde: SDE, shape: Shape, initial: State | None, dtype: 
     if z.shape != expected:
         raise InputError(f"initial has shape {z.shape}, expected {expected} (batch, k, *event).")
     return z
+
+
+def check_state_dtype(dtype: DType) -> None:
+    """Raise ValueError for states in half precision, which hold neither the times of a grid nor its small steps."""
+    if jnp.dtype(dtype) not in (jnp.float32, jnp.float64):
+        raise InputError(
+            f"dtype: times and states of a sampler need float32 or float64, not {jnp.dtype(dtype)}; let the network "
+            "compute in half precision if you like, score_fn may cast what it is given and return what it computes in"
+        )
 
 
 def check_times(times: TimeGrid, *, stays: bool = False) -> HostGrid:

@@ -24,7 +24,15 @@ from sgmjax._inputs import InputError, check_network_range
 from sgmjax._kinds import checked_score
 from sgmjax._types import AnyArray, Data, DType, HostGrid, Key, Numbers, Scalar, ScoreFn, State, States, TimeGrid, Times
 from sgmjax.samplers._probability_flow import evaluations, find_solver, ode, reuses_last_stage
-from sgmjax.samplers.common import Denoise, batch_time, check_control, check_t_min, check_times, reverse_drift
+from sgmjax.samplers.common import (
+    Denoise,
+    batch_time,
+    check_control,
+    check_state_dtype,
+    check_t_min,
+    check_times,
+    reverse_drift,
+)
 from sgmjax.sdes import SDE, linalg
 
 
@@ -115,6 +123,7 @@ def encode(
     score_fn = checked_score(score_fn)
     method: Any = find_solver(solver, adaptive=True)
     z = jnp.asarray(z)
+    check_state_dtype(z.dtype)
     check_t_min(t_min, sde, z.dtype)
     check_control(rtol=rtol, atol=atol)
 
@@ -218,6 +227,7 @@ def interpolate(
     a, b = jnp.asarray(a), jnp.asarray(b)
     for end in (a, b):
         check_network_range(end)
+    check_state_dtype(dtype)
     a, b = a.astype(dtype), b.astype(dtype)
     if a.shape != b.shape:
         raise InputError(f"the ends have shapes {a.shape} and {b.shape}: give as many of one as of the other.")

@@ -15,7 +15,7 @@ import pytest
 import refdata
 
 from sgmjax import sharding
-from sgmjax.commands import evaluate
+from sgmjax.commands import control, evaluate
 from sgmjax.config import ConfigError, DataConfig, from_dict, to_dict
 from sgmjax.data import DataError, load
 from sgmjax.data.base import DataError as BaseDataError
@@ -26,7 +26,7 @@ from sgmjax.objectives.time_law import lsgm_mode
 from sgmjax.tasks import VAETask, Variables, build, build_latent, latent
 from sgmjax.training import run as running
 from sgmjax.training.checkpoint import Checkpointer
-from sgmjax.training.load import load_run
+from sgmjax.training.load import LoadedRun, load_run
 from sgmjax.training.train import check_vae_from, setup, train
 
 OPTIMIZER = {"name": "adamax", "learning_rate": 1e-2, "learning_rate_min": 1e-3, "warmup_steps": 1, "ema_decay": 0.0}
@@ -245,6 +245,25 @@ def test_settings_that_clash_are_refused_in_one_line(sections, words):
     with pytest.raises(ConfigError, match=words) as error:
         task(**sections)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"colorize": True}, "act on the images"),
+        ({"start_time": 0.5}, "act on the images"),
+        ({"guidance": 2.0}, "act on the images"),
+        ({"interpolate_samples": True}, "--interpolate_samples: turns the noise of chains of images"),
+        ({"interpolate": True, "reconstruct": True}, "choose one of them"),
+    ],
+)
+def test_samples_that_a_latent_prior_does_not_have_are_refused_in_one_line(settings, words):
+    chains = config(sde={"name": "ve"}, sampling={"sampler": "annealed_langevin", "steps": 22})
+    with pytest.raises(ConfigError, match=words) as error:
+        control.Control(**settings).check(LoadedRun(build.task(chains, (8, 8, 1), 10), None, 0, chains), None)
+    assert "\n" not in str(error.value)
+    for possible in ({"interpolate": True}, {"reconstruct": True}):
+        control.Control(**possible).check(LoadedRun(task(), None, 0, config()), None)
 
 
 @pytest.mark.slow
