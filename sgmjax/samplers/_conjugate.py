@@ -38,6 +38,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -45,7 +46,16 @@ from sgmjax._inputs import InputError
 from sgmjax._types import Key, Samples, Scalar, ScoreFn, Shape, State, States, TimeGrid
 from sgmjax.samplers import linear_flow
 from sgmjax.samplers._splitting import check_phase_space
-from sgmjax.samplers.common import Denoise, SampleInfo, batch_time, check_end, check_times, scan_grid
+from sgmjax.samplers.common import (
+    Denoise,
+    SampleInfo,
+    batch_time,
+    check_end,
+    check_grid_of,
+    check_times,
+    scan_grid,
+    steps_of,
+)
 from sgmjax.samplers.declaration import on_grid
 from sgmjax.score import agreed
 from sgmjax.sdes import SDE, linalg
@@ -64,10 +74,12 @@ class ConjugateCoefficients(NamedTuple):
     Attributes:
         first: (steps, 2, k, k).
         second: (steps, 4, k, k), or None for schemes with one evaluation, where z_s = z'.
+        times: where each step starts and ends, (steps, 2).
     """
 
     first: Any
-    second: Any = None
+    second: Any
+    times: Any
 
 
 def conjugate_coefficients(
@@ -116,7 +128,7 @@ def conjugate_coefficients(
     free = lam * (np.eye(k) if B == "identity" else np.ones((k, k)))
     pieces = 2 if scheme == "velocity_verlet" else 1
     parts = _conjugation(linear_flow.float64_process(sde), times, free, prediction, pieces)
-    return ConjugateCoefficients(*_steps(scheme, times, free, parts))
+    return ConjugateCoefficients(*_steps(scheme, times, free, parts), times=steps_of(times))
 
 
 class _Parts(NamedTuple):
@@ -296,6 +308,7 @@ def conjugate(
         raise InputError(
             f"coefficients belong to another grid or scheme: expected {steps} steps of {scheme!r}, {sde.k} variables."
         )
+    check_grid_of(coefficients.times, times)
 
     if prediction == "data" or sde.num_noised < sde.k:  # it reads the data off the score
         score_fn = agreed(score_fn, sde)
@@ -305,7 +318,7 @@ def conjugate(
 
     return scan_grid(
         step, key, score_fn, sde, shape, times=times, draws=0, denoise=denoise, evaluations=EVALUATIONS[scheme],
-        per_step=ConjugateCoefficients(*(None if v is None else jnp.asarray(v) for v in coefficients)), **options,
+        per_step=jax.tree.map(jnp.asarray, coefficients), **options,
     )  # fmt: skip
 
 

@@ -48,7 +48,16 @@ from jaxtyping import Float
 from sgmjax._inputs import InputError
 from sgmjax._types import AnyArray, Key, Samples, ScoreFn, Shape, State, States, TimeGrid
 from sgmjax.samplers import linear_flow
-from sgmjax.samplers.common import Denoise, SampleInfo, batch_time, check_end, check_times, scan_grid
+from sgmjax.samplers.common import (
+    Denoise,
+    SampleInfo,
+    batch_time,
+    check_end,
+    check_grid_of,
+    check_times,
+    scan_grid,
+    steps_of,
+)
 from sgmjax.samplers.declaration import on_grid
 from sgmjax.score import agreed
 from sgmjax.sdes import SDE, linalg
@@ -62,6 +71,7 @@ class MidpointCoefficients(NamedTuple):
         mean_1, factor_1: Psi_1 and Lambda_1, (n, k, k). guess: phi_1, (n, k, 1).
         from_state, from_score: m = from_state z + from_score score at the middle, (n, 1, k).
         mean_2, factor_2: Psi_2 and Lambda_2, (n, k, k). forcing: Psi_2 phi_1 + phi_2, (n, k, 1).
+        times: where each step starts and ends, (n, 2).
     """
 
     middle: Any
@@ -73,6 +83,7 @@ class MidpointCoefficients(NamedTuple):
     mean_2: Any
     factor_2: Any
     forcing: Any
+    times: Any
 
 
 def midpoint_coefficients(sde: SDE, times: TimeGrid, *, data_std: float = 0.3) -> MidpointCoefficients:
@@ -121,6 +132,7 @@ def midpoint_coefficients(sde: SDE, times: TimeGrid, *, data_std: float = 0.3) -
         mean_2=T.T @ mean_2 @ T,
         factor_2=T.T @ factor_2,
         forcing=T.T @ (mean_2 @ guess + phi_2),
+        times=steps_of(times),
     )
 
 
@@ -189,9 +201,7 @@ def exponential_midpoint(
     steps = len(times) - 1
     if np.shape(coefficients.mean_1) != (steps, sde.k, sde.k):
         raise InputError(f"coefficients belong to another grid: expected {steps} steps, {sde.k} variables.")
-    middle = coefficients.middle
-    if linalg.is_concrete(middle) and not ((times[1:] <= middle) & (np.asarray(middle) <= times[:-1])).all():
-        raise InputError("coefficients belong to another grid: their middles are not between the times of this one.")
+    check_grid_of(coefficients.times, times)
 
     score_fn = agreed(score_fn, sde)
 

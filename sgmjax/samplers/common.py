@@ -145,6 +145,23 @@ def check_times(times: TimeGrid, *, stays: bool = False) -> HostGrid:
     return times
 
 
+def steps_of(times: HostGrid) -> np.ndarray:
+    """Where each step of a grid starts and ends, (steps, 2)."""
+    return np.stack([times[:-1], times[1:]], axis=1)
+
+
+def check_grid_of(made: Any, times: HostGrid) -> None:
+    """Raise ValueError for coefficients that were made for another grid of as many steps, where they are known numbers.
+
+    Args:
+        made: `steps_of` their grid. times: the grid of the run.
+    """
+    if linalg.is_concrete(made) and not np.allclose(made, steps_of(times), rtol=1e-6, atol=0.0):
+        raise InputError(
+            "coefficients belong to another grid, of as many steps: compute them from the times given here."
+        )
+
+
 def check_end(t: Scalar, sde: SDE, dtype: DType = jnp.float32, *, in_log_t: bool = False) -> None:
     """Raise ValueError where a grid ends at a time at which its sampler asks for a score that is not finite.
 

@@ -33,7 +33,17 @@ import numpy as np
 
 from sgmjax._inputs import InputError
 from sgmjax._types import AnyArray, Key, Samples, ScoreFn, Shape, State, TimeGrid
-from sgmjax.samplers.common import Denoise, SampleInfo, batch_time, check_end, check_known, check_times, scan_grid
+from sgmjax.samplers.common import (
+    Denoise,
+    SampleInfo,
+    batch_time,
+    check_end,
+    check_grid_of,
+    check_known,
+    check_times,
+    scan_grid,
+    steps_of,
+)
 from sgmjax.samplers.linear_flow import Flow, float64_process, flow
 from sgmjax.score import agreed
 from sgmjax.sdes import SDE, linalg
@@ -49,6 +59,7 @@ class ExponentialCoefficients(NamedTuple):
         from_state, from_score: Mz and Ms, (steps, m, k): m = k for eps in the process's frame, 1 for the data estimate.
         weights: W_1, W_2, ..., (steps, order - 1, k, m), the newest first; zero for what a step lacks yet.
         noise: None, or (steps, k, k), a factor of the covariance of the noise that is added.
+        times: where each step starts and ends, (steps, 2).
     """
 
     transition: Any
@@ -56,7 +67,8 @@ class ExponentialCoefficients(NamedTuple):
     from_state: Any
     from_score: Any
     weights: Any
-    noise: Any = None
+    noise: Any
+    times: Any
 
 
 def host_flow(sde: SDE, times: TimeGrid) -> Flow:
@@ -83,7 +95,7 @@ def assemble(
     Mz, Ms, total = Mz[:-1], Ms[:-1], W.sum(axis=1)
     return ExponentialCoefficients(
         transition=T.T @ (A + total @ Mz) @ T, push=T.T @ (total @ Ms) @ T, from_state=Mz @ T, from_score=Ms @ T,
-        weights=T.T @ W[:, 1:], noise=None if noise is None else T.T @ noise,
+        weights=T.T @ W[:, 1:], noise=None if noise is None else T.T @ noise, times=steps_of(flow.times),
     )  # fmt: skip
 
 
@@ -186,15 +198,18 @@ def sample(
     """Run the step of the module's docstring over a grid.
 
     Raises:
-        ValueError: for coefficients of another number of steps or variables; of another grid of as many they pass.
+        ValueError: for coefficients of another number of steps or variables, or of another grid (traced ones of
+            as many steps and variables pass).
     """
-    check_end(check_times(times)[-1], sde, in_log_t=True)
+    times = check_times(times)
+    check_end(times[-1], sde, in_log_t=True)
     steps, _, k, _ = np.shape(coefficients.weights)
     if steps != len(times) - 1 or k != sde.k:
         raise InputError(
             f"coefficients are for {steps} steps of {k} variables, but times has {len(times) - 1} steps and the "
             f"process {sde.k} variables: compute them from these."
         )
+    check_grid_of(coefficients.times, times)
     dtype = options.get("dtype", jnp.float32)
 
     def take(z, memory, node):

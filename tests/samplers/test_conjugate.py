@@ -217,6 +217,7 @@ BAD = {
     "vp splitting": (lambda: call(sdes.vp(), scheme="velocity_verlet"), "vp has no auxiliary ones"),
     "traced": (traced, "samplers.conjugate_coefficients"),
     "grid": (lambda: call(coefficients=conjugate_coefficients(sdes.psld(), grid(3))), "another grid or scheme"),
+    "other times": (lambda: call(times=np.linspace(1, 0.2, 5), coefficients=HERE), "another grid, of as many steps"),
     "other scheme": (lambda: call(scheme="heun", coefficients=HERE), "another grid or scheme"),
 }
 

@@ -30,7 +30,7 @@ def affine_run(coefficients, scores):
     state, predictions = np.eye(k, k + 1), []
     for i, score in enumerate(scores):
         c = [None if v is None else v[i] for v in coefficients]
-        transition, push, from_state, from_score, weights, _ = c
+        transition, push, from_state, from_score, weights, _, _ = c
         pushed = score[:, :-1] @ state
         pushed[:, -1] += score[:, -1]
         predictions.insert(0, from_state @ state + from_score @ pushed)
@@ -550,6 +550,11 @@ BAD = {
     "factor": (lambda: exponential_coefficients(sdes.psld(), [1.0, 0.5], parameterization="S"), "'R' or 'L'"),
     "variable": (lambda: exponential_coefficients(sdes.psld(), [1.0, 0.5], variable="s"), "variable must be"),
     "other steps": (lambda: mismatch([1.0, 0.5], sdes.psld()), "coefficients are for 2 steps of 2 variables"),
+    "other times": (lambda: mismatch([1.0, 0.6, 0.1], sdes.psld()), "coefficients belong to another grid, of as many"),
+    "other times in jit": (
+        lambda: jax.jit(lambda: mismatch([1.0, 0.5, 0.2], sdes.psld()))(),
+        "another grid, of as many",
+    ),
     "other process": (lambda: mismatch([1.0, 0.5, 0.1], sdes.vp()), "coefficients are for 2 steps of 2 variables"),
 }
 

@@ -108,7 +108,7 @@ BAD = {
     "grid": (lambda: call(coefficients=midpoint_coefficients(sdes.psld(), grid(3))), "belong to another grid"),
     "other times": (
         lambda: call(coefficients=midpoint_coefficients(sdes.psld(), 0.5 * grid(4))),
-        "belong to another grid: their",
+        "belong to another grid, of as many steps",
     ),
     "process": (lambda: call(coefficients=midpoint_coefficients(sdes.vp(), grid(4))), "belong to another grid"),
 }
