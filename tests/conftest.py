@@ -6,7 +6,7 @@ import gc
 import importlib.util
 import mmap
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import buckets
@@ -23,19 +23,25 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 os.environ.setdefault("MPLBACKEND", "agg")
 
 
-def _xla_knows(flag: str) -> bool:
-    """Whether the name of a flag stands in jaxlib: one that XLA does not know ends the process."""
+def _xla_knows(flags: Iterable[str]) -> list[str]:
+    """Those whose names stand in jaxlib: one that XLA does not know ends the process."""
     for place in importlib.util.find_spec("jaxlib").submodule_search_locations:
         for path in Path(place).glob("libjax_common*"):
             with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as library:
-                return library.find(flag.encode()) >= 0
-    return False
+                return [flag for flag in flags if library.find(flag.encode()) >= 0]
+    return []
 
 
-# XLA's other generator of fused loops, the one it had before, compiles in three quarters of the time.
-_FLAG = "xla_cpu_use_fusion_emitters"
-if _FLAG not in os.environ.get("XLA_FLAGS", "") and _xla_knows(_FLAG):
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --{_FLAG}=false".strip()
+_FLAGS = {
+    # XLA's other generator of fused loops, the one it had before, compiles in three quarters of the time
+    "xla_cpu_use_fusion_emitters": "false",
+    # how long a device waits for the others before the process is ended: eight of them may share one busy core
+    "xla_cpu_collective_call_terminate_timeout_seconds": "600",
+}
+_own = [flag for flag in _FLAGS if flag not in os.environ.get("XLA_FLAGS", "")]
+if _found := _xla_knows(_own):
+    _words = [os.environ.get("XLA_FLAGS", ""), *(f"--{flag}={_FLAGS[flag]}" for flag in _found)]
+    os.environ["XLA_FLAGS"] = " ".join(_words).strip()
 
 checked_types.install()
 

@@ -46,7 +46,7 @@ def run(tmp_path_factory):
 
 
 def start(run: Path, *words: str, devices: int = 1) -> subprocess.Popen[str]:
-    flags = f"--xla_force_host_platform_device_count={devices}"
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
     env = {**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": str(refdata.ROOT), "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-c", MEMORY, f"--workdir={run}", METRICS, "--features=pixels", *words]
     return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
