@@ -11,11 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from absl.flags import FlagValues
 from scipy.stats import norm
 
 from sgmjax import exact, sdes
 from sgmjax import sharding as sh
-from sgmjax.commands import evaluate, export_checkpoint, train
+from sgmjax.commands import evaluate, export_checkpoint, sampling, train
 from sgmjax.data import ArrayDataset, DataError, DataSettings, load
 from sgmjax.data.dequantize import bits_per_dim, dequantize
 from sgmjax.evaluation import metrics
@@ -184,6 +185,11 @@ BAD = [
     (["--workdir=RUN", "--metrics=fd,kid", "--features=pixels", "--reference=x"], "kid needs the features of the data"),
     (["--workdir=RUN", "--metrics=fid", "--features=pixels"], "fid is of the published Inception features"),
     (["--workdir=RUN", "--metrics=memorisation", "--features=pixels", "--against=test"], "memorisation compares"),
+    (["--workdir=RUN", "--restarts=3,2,0.06,0.3"], "--restarts: is of metrics that draw samples"),
+    (
+        ["--workdir=RUN", "--metrics=fd", "--features=pixels", "--steps=5", "--restarts=3,2,0.06,0.3"],
+        "the restarts alone take 4 evaluations",
+    ),
     (["--workdir=RUN", "--steps=5"], "--steps: is of metrics that draw samples, and there is none here"),
     (["--workdir=RUN", "--metrics=bpd,frechet"], "--metrics: frechet is for images"),
     (["--workdir=RUN", "--metrics=neighbours"], "--metrics: neighbours is for images"),
@@ -290,3 +296,10 @@ def test_a_file_is_evaluated_as_its_folder(finished, tmp_path):
         (report,) = (folder / "metrics").glob("fd_step*.json")
         results.append(json.loads(report.read_text())["results"])
     assert results[0] == results[1] and results[0]
+
+
+def test_every_flag_of_a_plan_is_read_by_evaluate():
+    """A flag that `sampling.define` makes is one of the plan's, or says which run and which process."""
+    values = FlagValues()
+    sampling.define(values)
+    assert set(values) - {"process", "checkpoint", "params"} == set(sampling.PLAN)

@@ -56,7 +56,6 @@ _COUNTS = (
     "num", "batch_size", "probes", "momenta", "dequantizations", "draws", "posterior_samples", "nearest", "steps",
     "subsets", "splits", "k",
 )  # fmt: skip
-_DRAWN = ("sampler", "steps", "grid", "denoise", "options")  # flags of the section `sampling`
 _FLOW = ("bpd", "nelbo")
 # Flags of some metrics alone; "" stands for those in features, and of metrics of one's own nothing is known.
 _OF = dict.fromkeys(("solver", "trace", "probes", "probing", "momenta", "draws", "t_min", "rtol", "atol"), _FLOW) | {
@@ -153,7 +152,7 @@ def evaluate(request: Any) -> None:
     place = tensors.folder_of(path) / "metrics"
     mesh = sh.make_mesh()
     wanted = sampling.given(values)
-    chosen = {key: wanted[key] for key in _DRAWN if key in wanted}
+    chosen = {key: wanted[key] for key in sampling.PLAN if key in wanted}
     if chosen and not drawing:
         raise _cli.UsageError(f"--{next(iter(chosen))}: is of metrics that draw samples, and there is none here")
     adaptive = bool(drawing) and registry.is_adaptive(read_config(path, chosen).sampling.sampler)
@@ -201,7 +200,7 @@ def evaluate(request: Any) -> None:
     check_memory("--batch_size", min(values.batch_size or 1, largest), task.event_shape, fix="give fewer")
     as_other = process_label(process)
     raw = sampling.label(values) + (f"_{as_other}" if as_other else "")
-    how = sampling.plan_label(values, [*_DRAWN, "rtol", "atol"]) if drawing else ""
+    how = sampling.plan_label(values, [*sampling.PLAN, "rtol", "atol"]) if drawing else ""
     raw, how = (short(words, 100) for words in (raw, how))  # of long settings a digest
     about = {"workdir": str(path), "step": run.step, "checkpoint": values.checkpoint, "parameters": values.params}
     about |= {} if process is None else {"process": process}

@@ -133,7 +133,7 @@ def draw(request: Any) -> None:
     values, process = request
     if values.interpolate or values.reconstruct:
         what = "--interpolate follows the ODE" if values.interpolate else "--reconstruct draws with the VAE"
-        unread = {"restarts", "options", "denoise", "sampler", "steps", "grid"}
+        unread = set(sampling.PLAN)
         if not values.reconstruct:  # of the ODE itself these two are refused below
             unread -= {"steps", "grid"} | ({"sampler"} if values.sampler == "ode" else set())
         for name in sorted(unread):

@@ -13,6 +13,7 @@ from sgmjax._files import AnyPath, file_name, run_name
 
 _OF_NO_RESULT = ("workdir", "out", "help")
 NAMES = ("sampler", "steps", "grid", "denoise", "rtol", "atol", "batch_size", "num")
+PLAN = ("sampler", "steps", "grid", "restarts", "denoise", "options")  # how samples are drawn, of the flags of `define`
 
 
 def define(values: Any, *, grid: bool = True) -> None:

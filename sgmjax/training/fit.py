@@ -117,7 +117,13 @@ def _check(phases: Sequence[Phase], data: Any, settings: Settings, callbacks: Se
     parts = math.lcm(jax.device_count(), jax.process_count()) * settings.grad_accumulation
     if settings.batch_size % parts:
         raise InputError(f"batch_size: {settings.batch_size} cannot be divided into {parts} equal parts")
-    for phase in phases:
+    for i, phase in enumerate(phases):
+        for name in ("event_shape", "init", "loss"):
+            if not hasattr(phase.task, name):
+                raise InputError(
+                    f"phases[{i}].task: {type(phase.task).__name__} has no {name}; a task has event_shape, init and "
+                    "loss (sgmjax.tasks.Task)"
+                )
         shape = tuple(phase.task.event_shape)
         if shape != tuple(data.shape):
             raise InputError(f"data: examples have shape {tuple(data.shape)}, and the task's event_shape is {shape}")

@@ -297,6 +297,10 @@ def test_checksums_are_taken_off_the_training_thread(tmp_path, monkeypatch):
 
 BAD = [
     (lambda folder: sgmjax.fit([], rows(), folder), "phases: there is none"),
+    (
+        lambda folder: sgmjax.fit([Phase(object(), 1, optax.sgd(0.1))], rows(), folder),
+        r"phases\[0\].task: object has no event_shape; a task has event_shape, init and loss",
+    ),
     (lambda folder: fit(folder, 0), r"phases\[0\].steps: must be positive, got 0"),
     (lambda folder: fit(folder, 1.5), r"phases\[0\].steps: expected a whole number, got 1.5"),
     (lambda folder: fit(folder, settings=Settings(batch_size=12)), "batch_size: 12 cannot be divided into 8 equal"),
