@@ -15,11 +15,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 from jaxtyping import Real
 
-from sgmjax._inputs import InputError
+from sgmjax._inputs import InputError, check_unmasked
 from sgmjax._types import AnyArray
 
 
@@ -115,7 +116,8 @@ def statistics(chunks: Real[AnyArray, " n ..."] | Iterable[Real[AnyArray, " n ..
         ([1.0], [[2.0]], 2)
     """
     moments = None
-    for chunk in [chunks] if isinstance(chunks, np.ndarray) else chunks:
+    for chunk in [chunks] if hasattr(chunks, "dtype") else chunks:
+        check_unmasked(chunk, "the features")
         chunk = np.asarray(chunk)
         if moments is None:
             moments = Moments(int(np.prod(chunk.shape[1:])))
@@ -125,7 +127,7 @@ def statistics(chunks: Real[AnyArray, " n ..."] | Iterable[Real[AnyArray, " n ..
     return moments.statistics()
 
 
-def frechet_distance(a: Statistics | Real[np.ndarray, "n d"], b: Statistics | Real[np.ndarray, "m d"]) -> float:
+def frechet_distance(a: Statistics | Real[AnyArray, "n d"], b: Statistics | Real[AnyArray, "m d"]) -> float:
     """The (squared) Frechet distance of two sets.
 
     Args:
@@ -151,13 +153,18 @@ def frechet_distance(a: Statistics | Real[np.ndarray, "n d"], b: Statistics | Re
     return float(np.sum((mu_a - mu_b) ** 2) + np.sum(root_a**2) + np.sum(root_b**2) - 2.0 * cross)
 
 
-def _gaussian(x: Statistics | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _gaussian(x: Any) -> tuple[np.ndarray, np.ndarray]:
     """Mean (d,) and a root A (d, r) of the covariance, `A A^T = sigma`.
 
     Of n <= d vectors the centred vectors themselves are a root. Of a covariance it is made of the eigenvectors;
     eigenvalues at the rounding level are dropped: kept, their square roots (1e-8 for a rounding error of 1e-16) would
     add up to the distance.
     """
+    if not isinstance(x, Statistics):
+        check_unmasked(x, "the features")
+        x = np.asarray(x)
+        if x.ndim < 2:
+            raise InputError(f"expected statistics, or features (n, d), got an array of shape {x.shape}")
     if isinstance(x, np.ndarray) and 2 <= len(x) <= int(np.prod(x.shape[1:])):
         x = x.reshape(len(x), -1).astype(np.float64)
         if not np.isfinite(x).all():
@@ -172,7 +179,7 @@ def _gaussian(x: Statistics | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def pixel_frechet(
-    samples: Real[np.ndarray, "n H W C"], real: Real[np.ndarray, "m H W C"], *, centered: bool = True
+    samples: Real[AnyArray, "n H W C"], real: Real[AnyArray, "m H W C"], *, centered: bool = True
 ) -> float:
     """The Frechet distance of two sets of images in pixel space, pixels scaled to [0, 1].
 
@@ -191,6 +198,8 @@ def pixel_frechet(
         >>> round(metrics.pixel_frechet(black, white), 3)  # 1 for each of four pixels
         4.0
     """
+    check_unmasked([samples, real], "images")
+    samples, real = np.asarray(samples), np.asarray(real)
     for images in (samples, real):
         if images.dtype not in (np.uint8, np.float32, np.float64) or images.ndim != 4:
             raise InputError(f"expected uint8 images (n, H, W, C), or floats, got {images.dtype} {images.shape}")

@@ -16,7 +16,7 @@ Reference: Szegedy et al. 2016, "Rethinking the Inception architecture"; the por
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -75,7 +75,7 @@ def preprocess(images: Any, *, convention: Resize = "pytorch_fid") -> jax.Array:
         (batch, 299, 299, 3) float32.
 
     Raises:
-        ValueError: for other shapes and types.
+        ValueError: for other shapes and types, or an unknown convention.
 
     Examples:
         >>> white = np.full((1, 32, 32, 3), 255, np.uint8)
@@ -83,6 +83,8 @@ def preprocess(images: Any, *, convention: Resize = "pytorch_fid") -> jax.Array:
         >>> x.shape, bool(jnp.allclose(x, 1.0))
         ((1, 299, 299, 3), True)
     """
+    if convention not in get_args(Resize):
+        raise InputError(f"convention: {convention!r} is none; there are {', '.join(get_args(Resize))}")
     if images.ndim != 4 or images.shape[-1] not in (1, 3) or images.dtype != np.uint8:
         raise InputError(f"expected images (n, H, W, 3 or 1) of uint8, got {images.dtype} {images.shape}")
     x = jnp.asarray(images).astype(jnp.float32)

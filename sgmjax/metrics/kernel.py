@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sgmjax._inputs import InputError
-from sgmjax.metrics.pairwise import Vectors
+from sgmjax.metrics.pairwise import two_sets
 
 
 class KID(NamedTuple):
@@ -58,7 +58,8 @@ def kid(samples: Any, real: Any, *, num_subsets: int = 100, subset_size: int = 1
     """The mean of `kernel_distance` over random subsets, drawn as torch-fidelity draws them.
 
     Args:
-        samples: features `(n, d)`, an array or a set that is read in pieces (`num_examples`, `shape`, `read`).
+        samples: features `(n, d)`, an array or a set that is read in pieces (`num_examples`, `shape`, `read`);
+            uint8 stand for [0, 1].
         real: features `(m, d)` of the same kind.
         num_subsets: pairs of subsets; within each no example comes twice.
         subset_size: examples of each, at most n and m.
@@ -71,7 +72,7 @@ def kid(samples: Any, real: Any, *, num_subsets: int = 100, subset_size: int = 1
         >>> metrics.kid(np.zeros((5, 1)), np.ones((6, 1)), num_subsets=3, subset_size=4).mean  # as `kernel_distance`
         7.0
     """
-    samples, real = Vectors(samples), Vectors(real)
+    samples, real = two_sets(samples, real)
     least = min(samples.num, real.num)
     if not 2 <= subset_size <= least:
         raise InputError(f"subset_size = {subset_size}: must be from 2 to {least}, the examples of the smaller set")
@@ -81,7 +82,7 @@ def kid(samples: Any, real: Any, *, num_subsets: int = 100, subset_size: int = 1
     values = np.empty(num_subsets)
     for i in range(num_subsets):
         chosen = [random.choice(rows.num, subset_size, replace=False) for rows in (samples, real)]
-        values[i] = kernel_distance(samples.read(chosen[0]), real.read(chosen[1]))
+        values[i] = kernel_distance(samples.numbers(chosen[0]), real.numbers(chosen[1]))
     return KID(float(values.mean()), float(values.std()), values)
 
 
@@ -99,12 +100,14 @@ def kid_blocks(samples: Any, real: Any, *, max_block_size: int = 1024) -> KID:
         >>> metrics.kid_blocks(np.zeros((6, 1)), np.ones((6, 1)), max_block_size=3).values.tolist()  # of two blocks
         [7.0, 7.0]
     """
-    samples, real = Vectors(samples), Vectors(real)
+    if max_block_size < 2:
+        raise InputError(f"max_block_size must be at least 2, got {max_block_size}")
+    samples, real = two_sets(samples, real)
     blocks = math.ceil(max(samples.num, real.num) / max_block_size)
     ends = [_block_ends(rows.num, blocks) for rows in (samples, real)]
     values = np.array(
         [
-            kernel_distance(*(r.read(np.arange(e[i], e[i + 1])) for r, e in zip((samples, real), ends, strict=True)))
+            kernel_distance(*(r.numbers(np.arange(e[i], e[i + 1])) for r, e in zip((samples, real), ends, strict=True)))
             for i in range(blocks)
         ]
     )

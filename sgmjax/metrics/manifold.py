@@ -22,7 +22,7 @@ import numpy as np
 
 from sgmjax._inputs import InputError
 from sgmjax.metrics.neighbours import nearest
-from sgmjax.metrics.pairwise import Vectors, distances, fill, rounding_bound, squared_distances
+from sgmjax.metrics.pairwise import Vectors, distances, fill, rounding_bound, squared_distances, two_sets
 
 
 class PrecisionRecall(NamedTuple):
@@ -95,12 +95,13 @@ def balls_around(points: Any, centres: Any, sizes: np.ndarray, *, block_size: in
     Args:
         points: `(n, d)`, an array or a set that is read in pieces.
         centres: `(m, d)` of the same kind.
-        sizes: `(m,)` radii of the balls about the centres.
+        sizes: `(m,)` radii of the balls about the centres, as `radii` gives them.
         block_size: examples of each set compared at once.
     """
-    points, centres = Vectors(points), Vectors(centres)
-    if points.size != centres.size:
-        raise InputError(f"the two sets have dimensions {points.size} and {centres.size}")
+    points, centres = two_sets(points, centres)
+    if np.shape(sizes) != (centres.num,):
+        raise InputError(f"radii: have shape {np.shape(sizes)}, expected ({centres.num},), one for each centre")
+    sizes = np.asarray(sizes) / centres.unit  # as the vectors are read
     rows, columns = min(block_size, points.num), min(block_size, centres.num)
     counts = np.zeros(points.num, np.int64)
     for start in range(0, points.num, rows):

@@ -23,9 +23,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Real, UInt8
 
-from sgmjax._inputs import InputError
+from sgmjax._inputs import InputError, check_numbers
 from sgmjax._types import AnyArray
-from sgmjax.metrics.pairwise import Vectors, distances, fill, rounding_bound, squared_distances
+from sgmjax.metrics.pairwise import Vectors, distances, fill, rounding_bound, squared_distances, two_sets
 
 SPARE = 8  # candidates kept beyond k, so that rounding in float32 rarely leaves a doubt
 
@@ -92,19 +92,15 @@ def nearest(
         progress: called as progress(done, total), in examples of the data times queries.
 
     Raises:
-        ValueError: for queries of another shape or type than the data, k out of range, or numbers that are not finite.
+        ValueError: for queries of another length than the data, uint8 against other numbers,
+            k out of range, or numbers that are not finite.
 
     Examples:
         >>> found = metrics.nearest(np.array([[0.75]]), np.array([[0.0], [1.0], [5.0]]), k=2)
         >>> found.distances.tolist(), found.indices.tolist()
         ([[0.25, 0.75]], [[1, 0]])
     """
-    vectors, asked = Vectors(data, centered=centered), Vectors(queries, centered=centered)
-    if asked.size != vectors.size or asked.unit != vectors.unit:
-        raise InputError(
-            f"queries of {asked.size} numbers and data of {vectors.size}: they must have one size, and be uint8 both "
-            "or neither"
-        )
+    asked, vectors = two_sets(queries, data, centered=centered)
     if not 1 <= k <= vectors.num:
         raise InputError(f"k must be from 1 to the {vectors.num} examples of the data, got {k}")
     if block_size < 1:
@@ -132,13 +128,16 @@ def memorisation(samples: Real[AnyArray, " n"], held_out: Real[AnyArray, " m"]) 
         held_out: (m,), distances of held-out data to theirs.
 
     Raises:
-        ValueError: for empty sets, or held-out data that are themselves in the training set.
+        ValueError: for empty sets, numbers that are no distances, and held-out data that
+            are themselves in the training set.
 
     Examples:
         >>> found = metrics.memorisation(np.full(100, 0.5), np.full(100, 2.0))  # four times as near as held-out data
         >>> found.median_ratio, found.share_below
         (0.25, 1.0)
     """
+    check_numbers(samples, "samples", low=0.0)
+    check_numbers(held_out, "held_out", low=0.0)
     samples, held_out = np.asarray(samples, np.float64), np.asarray(held_out, np.float64)
     if samples.ndim != 1 or held_out.ndim != 1 or not len(samples) or not len(held_out):
         raise InputError(f"expected distances (n,) and (m,), got {samples.shape} and {held_out.shape}")

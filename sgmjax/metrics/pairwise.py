@@ -28,7 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int, Real
 
-from sgmjax._inputs import InputError
+from sgmjax._inputs import InputError, check_unmasked
 from sgmjax._types import AnyArray
 
 Progress = Callable[[str, int, int], None]  # (what is done, how much of it, of how much)
@@ -79,8 +79,15 @@ class Vectors:
     """
 
     def __init__(self, data: Any, *, centered: bool = False):
-        self._data = data
+        if isinstance(data, list | tuple):
+            data = np.asarray(data)
         array = hasattr(data, "dtype")
+        if not array and not all(hasattr(data, name) for name in ("num_examples", "shape", "read")):
+            raise InputError(f"expected an array (n, ...) or a data set, got {type(data).__name__}")
+        check_unmasked(data, "the data")
+        self._data = data
+        if array and not data.shape:
+            raise InputError("expected an array (n, ...) or a data set, got a number")
         self.num = len(data) if array else data.num_examples
         self.shape = tuple(data.shape[1:] if array else data.shape)
         self.size = math.prod(self.shape)
@@ -94,13 +101,23 @@ class Vectors:
         Raises:
             ValueError: for numbers that are not finite.
         """
+        x = self._rows(indices)
+        return x if x.dtype == np.uint8 else x.astype(np.float32)
+
+    def numbers(self, indices: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n size"]:
+        """(len(indices), size) float64, as the data have them; uint8 data are scaled.
+
+        Raises:
+            ValueError: for numbers that are not finite.
+        """
+        return self._rows(indices).astype(np.float64) * self.unit
+
+    def _rows(self, indices: Int[np.ndarray, " n"]) -> Real[np.ndarray, "n size"]:
         x = self._data[indices] if hasattr(self._data, "dtype") else self._data.read(indices)["x"]
         x = np.asarray(x).reshape(len(indices), self.size)
-        if x.dtype == np.uint8:
-            return x
-        if not np.isfinite(x).all():
+        if x.dtype != np.uint8 and not np.isfinite(x).all():
             raise InputError("the data hold NaN or infinities")
-        return x.astype(np.float32)
+        return x
 
     def blocks(self, block_size: int) -> Iterator[tuple[Int[np.ndarray, " n"], Real[np.ndarray, "n size"]]]:
         """Indices (block_size,) and examples in order; the last block repeats its first example to be as long."""
@@ -111,6 +128,20 @@ class Vectors:
     def exact(self, i: int, others: Int[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
         """Distances of example i to the examples `others`, (len(others),) float64, not yet multiplied by `unit`."""
         return distances(self.read(np.array([i])), self.read(others))
+
+
+def two_sets(one: Any, other: Any, *, centered: bool = False) -> tuple[Vectors, Vectors]:
+    """Two sets that are compared, as `Vectors`.
+
+    Raises:
+        ValueError: for vectors of unequal lengths, or bytes of images against other numbers.
+    """
+    a, b = Vectors(one, centered=centered), Vectors(other, centered=centered)
+    if a.size != b.size:
+        raise InputError(f"the two sets have dimensions {a.size} and {b.size}")
+    if a.unit != b.unit:
+        raise InputError("one set is uint8 and the other is not: convert both in one way, as by sgmjax.data.to_float")
+    return a, b
 
 
 def fill(indices: Int[np.ndarray, " n"], length: int) -> Int[np.ndarray, " length"]:

@@ -9,7 +9,7 @@ from jaxtyping import Float, Real
 
 from sgmjax._inputs import InputError
 from sgmjax._types import AnyArray
-from sgmjax.metrics.pairwise import Vectors
+from sgmjax.metrics.pairwise import Vectors, two_sets
 
 
 def wasserstein_1d(x: Real[AnyArray, " n ..."], y: Real[AnyArray, " m ..."]) -> Float[np.ndarray, " ..."] | np.float64:
@@ -109,9 +109,9 @@ def monge_inception_distance(
         >>> round(metrics.monge_inception_distance(real + np.array([[3.0, 4.0]]), real), 3)  # 3 |v|^2
         75.0
     """
-    samples, real = Vectors(samples), Vectors(real)
-    if samples.size != real.size:
-        raise InputError(f"the two sets have dimensions {samples.size} and {real.size}")
+    samples, real = two_sets(samples, real)
+    if block_size < 1:
+        raise InputError(f"block_size must be at least 1, got {block_size}")
     if num_directions < 1:
         raise InputError(f"num_directions must be at least 1, got {num_directions}")
     u = directions(real.size, num_directions, seed=seed)
@@ -128,5 +128,5 @@ def _projections(vectors: Vectors, directions: np.ndarray, block_size: int) -> n
     out = np.empty((vectors.num, directions.shape[1]))
     for start in range(0, vectors.num, block_size):
         mine = np.arange(start, min(start + block_size, vectors.num))
-        out[mine] = vectors.read(mine).astype(np.float64) @ directions
+        out[mine] = vectors.numbers(mine) @ directions
     return out

@@ -82,8 +82,8 @@ def test_progress_and_errors():
     nearest(_images(10, seed=1), _images(20), block_size=9, progress=lambda *args: seen.append(args))
     assert seen == [(180, 200), (200, 200)]
     for queries, settings, message in (
-        (np.zeros((2, 5), np.uint8), {}, "queries of 5 numbers and data of 24"),
-        (_images(2).astype(np.float32), {}, "uint8 both"),
+        (np.zeros((2, 5), np.uint8), {}, "the two sets have dimensions 5 and 24"),
+        (_images(2).astype(np.float32), {}, "one set is uint8 and the other is not"),
         (_images(2), {"k": 21}, "k must be from 1 to the 20"),
         (_images(2), {"block_size": 0}, "block_size"),
         (_images(2).reshape(2, 24), {"mirrored": True}, "mirrored is for images"),
