@@ -45,9 +45,16 @@ class GaussianMixture:
         noise = jax.random.normal(noise_key, means.shape, dtype)
         return means + linalg.expand_to(stds, means.ndim) * noise, label
 
+    def _check(self, x: Any, what: str, *variables: int) -> None:
+        """Raise InputError for an array that is not (batch, *variables, *event) of floats."""
+        check_floats(x, what)
+        expected = (*variables, *np.shape(self.means)[1:])
+        if x.shape[1:] != expected or not x.ndim:
+            raise InputError(f"{what} has shape {x.shape}, expected (batch, {', '.join(map(str, expected))})")
+
     def log_prob(self, x0: Data) -> PerExample:
         """log p(x_0) in nats. (batch, *event) -> (batch,)."""
-        check_floats(x0, "x0")
+        self._check(x0, "x0")
         means, stds = jnp.asarray(self.means, x0.dtype), jnp.asarray(self.stds, x0.dtype)
         offset = x0[:, None] - means[None]
         size = offset[0, 0].size
@@ -57,7 +64,7 @@ class GaussianMixture:
 
     def _components(self, sde: SDE, z, t):
         """White offsets (batch, m, k, *event) and L_j^-T (batch, m, k, k) and log densities (batch, m) of z_t."""
-        check_floats(z, "z")
+        self._check(z, "z", sde.k)
         kernel = sde.transition(t, "hsm")
         stds = jnp.asarray(self.stds, z.dtype)
         data = stds[None, :, None, None] * kernel.mean[:, None, :, :1]
@@ -107,7 +114,7 @@ class GaussianMixture:
         """The exact D(y; sigma): the mean of x_0 given y = x_0 + sigma n."""
 
         def noise(y, sigma):
-            check_floats(y, "y")
+            self._check(y, "y")
             means, stds = jnp.asarray(self.means, y.dtype)[None], jnp.asarray(self.stds, y.dtype)[None]
             variance = stds**2 + sigma[:, None] ** 2
             offset = y[:, None] - means

@@ -46,6 +46,21 @@ def _check_process(what: str, sde: Any) -> None:
         raise InputError(f"{what}: expected a process, sdes.psld() say, got {shown(repr(sde))}")
 
 
+def _check_told(network: Any, time_conditioning: str, num_levels: int | None) -> None:
+    """Raise InputError where a network takes another time than it is told."""
+    levels = getattr(network, "num_levels", None)
+    if levels is not None and (time_conditioning, num_levels) != ("level", levels):
+        raise InputError(
+            f"network: takes the index of one of its {levels} noise levels; set time_conditioning='level' and "
+            f"num_levels={levels}"
+        )
+    if getattr(network, "scale_by_sigma", False) and time_conditioning != "sigma":
+        raise InputError(
+            "network: divides its output by its time input, which must be the sigma of a VE process; set "
+            "time_conditioning='sigma', or scale_by_sigma=False for other processes"
+        )
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class NetworkModel(abc.ABC):
     """What the two kinds of models share: a network, a process, and what follows from them.
@@ -146,9 +161,14 @@ class NetworkModel(abc.ABC):
             labels: (batch,) classes; None: the score of all classes together, or of a network without classes.
             guidance: strength of classifier-free guidance, or a `samplers.Guidance`, see `samplers.cfg_score`. 1, plain
                 conditioning, evaluates the network once a call, any other strength twice.
+
+        Raises:
+            InputError: guidance without labels.
         """
-        if labels is None or Guidance.of(guidance).is_one:
+        if Guidance.of(guidance).is_one:
             return self._score_fn(params, labels)
+        if labels is None:
+            raise InputError("guidance: towards which classes? give labels, or leave it 1")
         return cfg_score(self._score_fn(params, labels), self._score_fn(params, None), guidance, sde=self.sde)
 
     def loss(
@@ -246,6 +266,7 @@ class ScoreModel(NetworkModel):
         check_time_law(self.time_law)
         objectives.hears(self.weighting)
         check_reduce(self.reduce)
+        _check_told(self.network, self.time_conditioning, self.num_levels)
         self.eps_fn(None)  # says what does not fit, before anything is traced
 
     @property
@@ -337,6 +358,11 @@ class DenoiserModel(NetworkModel):
         super().__post_init__()
         check_sigma_law(self.sigma_law)
         check_reduce(self.reduce)
+        if getattr(self.network, "scale_by_sigma", False) or getattr(self.network, "num_levels", None) is not None:
+            raise InputError(
+                "network: takes the index of a noise level, or divides its output by sigma (scale_by_sigma), and a "
+                "denoiser is told sigma and scaled by its parameterization; take another, or scale_by_sigma=False"
+            )
         takes_log = models.takes_log(self.network)
         if self.time_conditioning is None:
             object.__setattr__(self, "time_conditioning", "sigma" if takes_log else "log_sigma")

@@ -26,7 +26,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from sgmjax._inputs import InputError
+from sgmjax._inputs import InputError, check_floats
 from sgmjax._types import AnyArray, Network, PerExample, Times
 from sgmjax.sdes import Denoiser, linalg
 
@@ -146,6 +146,7 @@ def denoiser_from_network(
 
     def of(y, sigma, skip: str, out: str):
         y = jnp.asarray(y)
+        check_floats(y, "y")
         known = scales(parameterization, sigma, sigma_data=sigma_data)._asdict()
         wide = {name: linalg.expand_to(value, y.ndim).astype(y.dtype) for name, value in known.items()}
         predicted = network(wide["c_in"] * y, condition(sigma, time_conditioning)).astype(y.dtype)

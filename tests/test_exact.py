@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tiers
 
-from sgmjax import exact, score, sdes
+from sgmjax import exact, preconditioning, score, sdes
 from sgmjax._inputs import InputError
 
 EVENT = (3, 2)
@@ -82,6 +82,23 @@ def test_bad_mixtures(arguments, message):
         exact.mixture(*arguments)
 
 
+def test_arrays_of_another_shape_are_refused():
+    """Where they would be broadcast."""
+    two, t = exact.mixture([[0.5, 0.0], [1.0, 1.0]], 1.5), jnp.full(3, 0.5)
+    psld, image = sdes.psld(), exact.mixture(np.zeros((1, 8, 8, 1)), 1.0)
+    for call, words in (
+        (lambda: two.log_prob(jnp.zeros((3, 1))), r"x0 has shape \(3, 1\), expected \(batch, 2\)"),
+        (lambda: two.log_prob(jnp.zeros(2)), r"x0 has shape \(2,\), expected \(batch, 2\)"),
+        (lambda: image.log_prob(jnp.zeros((2, 8, 8, 3))), r"x0 has shape \(2, 8, 8, 3\), expected \(batch, 8, 8, 1\)"),
+        (lambda: two.log_prob_t(psld, jnp.zeros((3, 1, 2)), t), r"z has shape \(3, 1, 2\), expected \(batch, 2, 2\)"),
+        (lambda: two.classify(sdes.vp(), jnp.zeros((3, 2)), t), r"z has shape \(3, 2\), expected \(batch, 1, 2\)"),
+        (lambda: two.score_fn(psld)(jnp.zeros((3, 2, 1)), t), r"z has shape \(3, 2, 1\), expected \(batch, 2, 2\)"),
+        (lambda: two.denoiser()(jnp.zeros((3, 1)), t), r"y has shape \(3, 1\), expected \(batch, 2\)"),
+    ):
+        with pytest.raises(InputError, match=words):
+            call()
+
+
 def test_densities_of_whole_numbers_are_refused():
     """Constants of the law would be rounded to whole numbers."""
     mixture, sde, t = exact.mixture([[0.5, 0.0]], 1.5), analytic.PROCESSES["psld"], jnp.full(1, 0.5)
@@ -90,6 +107,7 @@ def test_densities_of_whole_numbers_are_refused():
     for call in (
         lambda: mixture.log_prob(x),
         lambda: mixture.denoiser().noise(x, t),
+        lambda: preconditioning.denoiser_from_network(lambda x, cond: x)(x, t),
         lambda: mixture.log_prob_t(sde, z, t),
         lambda: mixture.score_fn(sde)(z, t),
         lambda: sde.prior_logp(z),

@@ -106,6 +106,25 @@ def test_flax_networks_as_modules_or_by_their_apply():
         (lambda: sgmjax.ScoreModel(SDE, network, reduce="typo"), "reduce must be 'mean', .* not 'typo'"),
         (lambda: sgmjax.ScoreModel(SDE, network, matching="typo"), "matching must be 'hsm' or 'dsm', not 'typo'"),
         (lambda: sgmjax.ScoreModel(sdes.ve(), network, time_conditioning="level"), "'level' needs num_levels"),
+        (
+            lambda: sgmjax.ScoreModel(sdes.ve(), models.NCSN(num_levels=3), time_conditioning="level", num_levels=10),
+            "network: takes the index of one of its 3 noise levels; set time_conditioning='level' and num_levels=3",
+        ),
+        (lambda: sgmjax.ScoreModel(sdes.vp(), models.NCSN()), "network: takes the index of one of its 10 noise levels"),
+        (lambda: sgmjax.ScoreModel(sdes.vp(), models.NCSNv2()), "network: divides its output by its time input"),
+        (
+            lambda: sgmjax.DenoiserModel(sdes.vp(), models.NCSNv2(), time_conditioning="sigma"),
+            "network: takes the index .* or divides its output .* take another, or scale_by_sigma=False",
+        ),
+        (lambda: sgmjax.DenoiserModel(sdes.vp(), models.NCSN()), "network: takes the index of a noise level"),
+        (
+            lambda: sgmjax.ScoreModel(SDE, network).sample(PARAMS, key(), (2, 2), guidance=2.0),
+            "guidance: towards which classes\\? give labels, or leave it 1",
+        ),
+        (
+            lambda: sgmjax.timestep_embedding(jnp.ones(2), 3),
+            "dim = 3: an embedding by sines and cosines has at least 4",
+        ),
         (lambda: sgmjax.DenoiserModel("vp", network), "sde: expected a process"),
         (
             lambda: sgmjax.DenoiserModel(SDE, network, sigma_law=objectives.uniform()),

@@ -55,6 +55,11 @@ def _check_fields(settings: Mapping[str, Any]) -> None:
         raise InputError("model.fourier_log: the positional embedding has no Fourier features; leave it True")
     if settings.get("labels_at", "embedding") != "embedding" and settings.get("num_classes") is None:
         raise InputError("model.labels_at: is of classes; set model.num_classes too, or leave it out")
+    if not settings.get("conditional", True) and settings.get("labels_at", "embedding") == "features":
+        raise InputError(
+            "model.labels_at: 'features' adds the class to what the time layers read, and with model.conditional=False "
+            "there are none; use 'embedding'"
+        )
     if not settings.get("ch_mult", (1,)):
         raise InputError("model.ch_mult: () must be one positive integer for each resolution")
     if "widths" in settings and (not settings["widths"] or any(width % GROUP_SIZE for width in settings["widths"])):

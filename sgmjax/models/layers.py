@@ -189,13 +189,20 @@ def timestep_embedding(
       dim: size of the embedding, at least 4; an odd one is padded with a zero.
 
     Returns:
-      (batch, dim).
+      (batch, dim), float32 of whole numbers, else of the type of t.
+
+    Raises:
+      ValueError: dim below 4.
 
     Examples:
       >>> sgmjax.timestep_embedding(jnp.zeros(1), 6).tolist()  # sines, then cosines
       [[0.0, 0.0, 0.0, 1.0, 1.0, 1.0]]
     """
     half = dim // 2
+    if half < 2:
+        raise InputError(f"dim = {dim}: an embedding by sines and cosines has at least 4 numbers")
+    t = jnp.asarray(t)
+    t = t if jnp.issubdtype(t.dtype, jnp.floating) else t.astype(jnp.float32)
     frequencies = np.exp(-math.log(max_period) * np.arange(half) / (half - 1))
     angles = t[:, None] * jnp.asarray(frequencies, t.dtype)[None, :]
     out = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)

@@ -124,6 +124,9 @@ def test_timestep_embedding_formula(x64, dim):
     angles = t[:, None] * 10_000.0 ** (-np.arange(half) / (half - 1))
     expected = np.concatenate([np.sin(angles), np.cos(angles), np.zeros((5, dim % 2))], axis=1)
     np.testing.assert_allclose(layers.timestep_embedding(jnp.asarray(t), dim), expected, atol=1e-12)
+    whole = layers.timestep_embedding(jnp.array([0, 1, 999]), dim)  # indices of noise levels
+    assert whole.dtype == jnp.float32
+    np.testing.assert_allclose(whole, expected[[0, 2, 4]], atol=1e-4)
 
 
 def test_fourier_embedding_formula_and_accuracy():

@@ -157,6 +157,16 @@ def test_decoding_the_encoded_gives_the_same_image(example):
     assert m.mean_image(out.logits).shape == example.x.shape
     np.testing.assert_array_equal(m.crop(m.pad_images(example.x)), example.x)
     assert float(m.pad_images(example.x)[0, 0, 0, 0]) == -1.0
+    x = example.x
+    wrong = {
+        "images and logits": x[:1],
+        "this VAE is for images": jnp.repeat(x, 2, axis=-1),
+        "of side": x[:, :1, :1],
+        "x is uint8": x.astype(jnp.uint8),
+    }
+    for words, images in wrong.items():
+        with pytest.raises(ValueError, match=words):
+            m.reconstruction_loss(out.logits, images)
 
 
 def test_latent_variables_join_and_part(example):

@@ -67,6 +67,14 @@ VAIN = [
         {"model": {"name": "ddpm", "conditional": False}, "objective": {"time_conditioning": "t999"}},
         "objective.time_conditioning: is told to a network with model.conditional, and that is False; leave it out",
     ),
+    (
+        {"model": {"name": "ncsnpp", "conditional": False, "embedding_type": "fourier"}},
+        "model.embedding_type: is of the embedding of the time, and model.conditional is False; leave it out",
+    ),
+    (
+        {"model": {"name": "ncsnpp", "conditional": False, "embedding_dim": 8}},
+        "model.embedding_dim: is of the embedding of the time, and model.conditional is False; leave it out",
+    ),
     ({"data": {"binarize": "dynamic"}}, "data.binarize: 'dynamic' is drawn by the training of a VAE; use 'static'"),
     ({"latent": {"vae_steps": 1}}, "latent.vae_steps: is of the training of a VAE; without a section vae leave it out"),
     ({"latent": {"vae_optimizer": {"eps": 1e-2}}}, "latent.vae_optimizer: is of the training of a VAE"),
@@ -132,6 +140,11 @@ READ = [
     {"model": {"name": "ddpm", "resamp_with_conv": False}},
     {
         "model": {"name": "ddpm", "conditional": False, "scale_by_sigma": True},
+        "objective": {"time_conditioning": "sigma"},
+    },
+    {"model": {"name": "ncsnpp", "conditional": False, "embedding_dim": 8, "num_classes": 10}},
+    {
+        "model": {"name": "ncsnpp", "conditional": False, "scale_by_sigma": True, "embedding_type": "fourier"},
         "objective": {"time_conditioning": "sigma"},
     },
     {"sampling": {"sampler": "ode", "rtol": 0.1, "atol": 0.1, "t_min": 1e-4, "denoise": False}},

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Float
 
-from sgmjax._inputs import InputError
+from sgmjax._inputs import InputError, check_floats
 from sgmjax._ranges import NonNegativeInt, PositiveFloat, PositiveInt
 from sgmjax._types import Key, PerExample
 from sgmjax.models import distributions
@@ -151,6 +151,7 @@ class NVAE(nn.Module):
         Raises:
           ValueError: for images of another shape.
         """
+        check_floats(x, "x")
         if x.ndim != 4 or x.shape[-1] != self.channels:
             raise InputError(f"this VAE is for images (batch, H, W, {self.channels}); got shape {x.shape}")
         if x.shape[1:3] == (self.padded_size, self.padded_size):
@@ -202,8 +203,9 @@ class NVAE(nn.Module):
         self, logits: Float[jax.Array, "batch H W parameters"], x: Float[jax.Array, "batch side side C"]
     ) -> PerExample:
         """-log p(x | eps) of each image in nats, (batch,), without the border; x as for `__call__`."""
-        if x.shape[1] == self.padded_size:
-            x = self.crop(x)
+        x = self.crop(self.pad_images(x))
+        if len(x) != len(logits):
+            raise InputError(f"there are {len(x)} images and logits for {len(logits)}")
         return distributions.reconstruction_loss(self.output_distribution(self.crop(logits)), x)
 
     def mean_image(self, logits: Float[jax.Array, "batch H W parameters"]) -> Float[jax.Array, "batch h w C"]:
