@@ -32,7 +32,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "model": NETWORK | FOURIER | {"scale_by_sigma": True},
         "objective": {"parameterization": "score", "time_conditioning": "sigma", "reduce": "half_sum"},
     },
-    "scoresde_jax": {"data": DATA, "sde": {"name": "vp"}, "model": NETWORK},
+    "scoresde_jax": {"data": DATA, "sde": {"name": "vp"}, "model": NETWORK, "objective": {"time_conditioning": "t999"}},
     "cld": {"data": DATA, "sde": {"name": "cld"}, "model": NETWORK | FOURIER},
     "psld": {"data": DATA, "sde": {"name": "psld"}, "model": NETWORK},
     "classifier": {

@@ -7,6 +7,7 @@ import json
 import jax
 import jax.numpy as jnp
 import numpy as np
+import official_files
 import pytest
 import refdata
 
@@ -133,6 +134,43 @@ def test_the_noise_levels_are_those_of_the_config(sigma_dist, monkeypatch, tmp_p
     np.testing.assert_allclose(seen[0], table, rtol=2e-7)
     with pytest.raises(InputError, match="sde.name is 'psld', and .* is a checkpoint of ncsnv2: use ve"):
         published.check_source(found, from_dict(SETTINGS["psld"]))
+
+
+TOLD = [
+    ("psld", {"time_conditioning": "t999"}, "'t999' is not what the networks of psld have .*'psld': that is 't'$"),
+    (
+        "psld",
+        {"parameterization": "score"},
+        "objective.parameterization: 'score' .* of psld .*: that is 'eps' or 'mixed'",
+    ),
+    ("psld", {"parameterization": "v"}, "objective.parameterization is 'v', which makes a denoiser"),
+    ("psld", {"parameterization": "mixed"}, None),
+    ("cld", {"time_conditioning": "t999"}, "objective.time_conditioning: 't999' is not what the networks of cld have"),
+    ("scoresde", {"time_conditioning": "t"}, "'t' is not .* of scoresde .*'ve': that is 'sigma' or 'level'"),
+    ("scoresde", {"parameterization": "eps"}, "'eps' is not .* of scoresde .*'ve': that is 'score'"),
+    ("scoresde vp", {"time_conditioning": "t"}, "'t' is not .* of scoresde .*'vp': that is 't999'"),
+    ("scoresde vp", {"parameterization": "mixed", "time_conditioning": "t999"}, "'mixed' .*: that is 'eps'"),
+    ("scoresde vp", {"parameterization": "eps", "time_conditioning": "t999"}, None),
+]
+
+
+@pytest.mark.parametrize("program, objective, message", TOLD)
+def test_what_a_network_is_told_and_predicts_is_that_of_the_program(program, objective, message, tmp_path):
+    """No weight says so: one that is read otherwise gives noise."""
+    source, _, process = program.partition(" ")
+    settings = official_files.SETTINGS[source]
+    settings = settings | {"objective": settings.get("objective", {}) | objective}
+    if process:
+        settings = settings | {"sde": {"name": process}, "model": official_files.NETWORK}
+    found = interop.Recognised(source, "", f"a checkpoint of {source}", [], tmp_path / "a.pth")
+    config = from_dict(settings | {"sampling": official_files.SAMPLING})
+    if message is None:
+        published.check_source(found, config)
+        published.check_told(config, source)
+        return
+    with pytest.raises(InputError, match=message) as error:
+        published.check_source(found, config)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(

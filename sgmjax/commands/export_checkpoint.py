@@ -99,6 +99,7 @@ def export(values: Any) -> None:
             f"--format: {values.format} has no process {config.sde.name!r}, which this run has; it has "
             + ", ".join(published.PROCESSES[values.format])
         )
+    published.check_told(config, values.format)
     network = published.official_network(config, task, num_scales=values.num_scales)
     check_exportable(network, values.format)
     raw = load_run(path, say=lambda line: None, averaged=False).variables

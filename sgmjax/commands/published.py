@@ -5,19 +5,20 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sgmjax import _cli
+from sgmjax import _cli, models
 from sgmjax._inputs import InputError, shown
 from sgmjax.config import Config, from_dict, to_dict
 from sgmjax.interop import checkpoints, edm_network, lsgm, lsgm_settings, ncsnv2, scoresde_jax
 from sgmjax.interop._recognise import Recognised
 from sgmjax.interop.configs import OfficialNetwork
 from sgmjax.models.nvae import regularization
+from sgmjax.preconditioning import Prediction
 from sgmjax.sdes import noise_levels
 from sgmjax.tasks import ClassifierTask, FeatureTask, Variables, build
 from sgmjax.tasks.vae import LatentModel
@@ -99,17 +100,46 @@ def check_source(found: Recognised, config: Config) -> None:
     names, what = PROCESSES[found.source], f"{shown(found.path)} is {found.what}"
     if (config.vae is not None) != (found.source == "lsgm"):
         raise _cli.UsageError(f"--config: {'has a' if config.vae is not None else 'has no'} VAE, and {what}")
-    denoises = config.objective.parameterization == "edm"
-    if denoises != (found.source == "edm"):
-        fix = "set it to 'edm'" if found.source == "edm" else "which is of EDM"
-        value = config.objective.parameterization
-        raise _cli.UsageError(f"--config: objective.parameterization is {value!r}, and {what}: {fix}")
+    predicts = config.objective.parameterization
+    if found.source == "edm" and predicts != "edm":
+        raise _cli.UsageError(f"--config: objective.parameterization is {predicts!r}, and {what}: set it to 'edm'")
+    if found.source != "edm" and predicts in get_args(Prediction):
+        raise _cli.UsageError(
+            f"--config: objective.parameterization is {predicts!r}, which makes a denoiser, and {what}: set it to what "
+            "that network predicts, 'eps', 'mixed' or 'score'"
+        )
     if names and config.sde.name not in names:
         raise _cli.UsageError(f"--config: sde.name is {config.sde.name!r}, and {what}: use {' or '.join(names)}")
     if found.source == "ncsnv2" and config.objective.num_levels is None:
         raise _cli.UsageError("--config: NCSN and NCSNv2 are trained at noise levels; set sde.name 've' and num_levels")
     if (config.model.name == "ncsnpp_classifier") != (found.kind == "classifier"):
         raise _cli.UsageError(f"--config: model.name is {config.model.name!r}, and {what}")
+    if found.source in ("scoresde", "cld", "psld"):
+        check_told(config, found.source)
+
+
+def check_told(config: Config, program: str) -> None:
+    """That a network of a config is told the time, and predicts, as those of an official program: no weight says so.
+
+    Args:
+        config: of the run.
+        program: "scoresde", "cld" or "psld".
+
+    Raises:
+        UsageError: naming the setting.
+    """
+    times, predictions = ("t",), ("eps", "mixed")
+    if program == "scoresde":
+        ve = config.sde.name == "ve"
+        times, predictions = (("sigma", "level"), ("score",)) if ve else (("t999",), ("eps",))
+    wanted = {"time_conditioning": times} if getattr(config.model, "conditional", True) else {}
+    wanted |= {} if models.classifies(config.model) else {"parameterization": predictions}
+    for key, known in wanted.items():
+        if (value := getattr(config.objective, key)) not in known:
+            raise _cli.UsageError(
+                f"objective.{key}: {value!r} is not what the networks of {program} have with sde.name "
+                f"{config.sde.name!r}: that is {' or '.join(map(repr, known))}"
+            )
 
 
 def convert(found: Recognised, config: Config, shape: tuple[int, ...], num_classes: int | None) -> Converted:

@@ -47,20 +47,38 @@ def _number(section: Any, key: str, where: str, kind: type) -> Any:
     """A number of the config, int or float."""
     value = _get(section, key, where)
     try:
-        return kind(value)
+        return _exactly(kind, value)
     except (TypeError, ValueError, OverflowError):
-        raise InputError(f"the official config's '{where}{key}' is {shown(value, 60)}, expected a number") from None
+        what = "a whole number" if kind is int else "a number"
+        raise InputError(f"the official config's '{where}{key}' is {shown(value, 60)}, expected {what}") from None
 
 
-def _numbers(section: Any, key: str, where: str) -> tuple[int, ...]:
-    """Whole numbers of the config: a list, or CLD's comma-separated string."""
+def _exactly(kind: type, value: Any) -> Any:
+    number = kind(value)
+    if isinstance(value, bool) or (not isinstance(value, str) and number != value):  # cut off
+        raise ValueError
+    return number
+
+
+def _flag(section: Any, key: str, where: str) -> bool:
+    """A switch of the config: True or False, or the words."""
+    value = _get(section, key, where)
+    found = {"true": True, "1": True, "false": False, "0": False}.get(str(value).strip().lower())
+    if found is None:
+        raise InputError(f"the official config's '{where}{key}' is {shown(value, 60)}, expected True or False")
+    return found
+
+
+def _numbers(section: Any, key: str, where: str, kind: type = int) -> tuple[Any, ...]:
+    """Numbers of the config: a list, or CLD's comma-separated string."""
     value = _get(section, key, where)
     try:
         if isinstance(value, str):
             value = [part for part in value.split(",") if part.strip()]
-        return tuple(int(v) for v in ([value] if isinstance(value, int) else value))
+        return tuple(_exactly(kind, v) for v in ([value] if isinstance(value, int | float) else value))
     except (TypeError, ValueError, OverflowError):
-        raise InputError(f"the official config's '{where}{key}' is {shown(value, 60)}, expected numbers") from None
+        what = "whole numbers" if kind is int else "numbers"
+        raise InputError(f"the official config's '{where}{key}' is {shown(value, 60)}, expected {what}") from None
 
 
 def _word(section: Any, key: str, where: str) -> Any:
@@ -74,13 +92,14 @@ def _shared_fields(section: Mapping[str, Any], where: str, **renamed: str) -> di
     out: dict[str, Any] = {}
     for key in ("nf", "num_res_blocks"):
         out[key] = _number(section, renamed.get(key, key), where, int)
-    out["fir"] = bool(_get(section, renamed.get("fir", "fir"), where))
-    for key in ("ch_mult", "attn_resolutions", "fir_kernel"):
+    out["fir"] = _flag(section, renamed.get("fir", "fir"), where)
+    for key in ("ch_mult", "attn_resolutions"):
         out[key] = _numbers(section, key, where)
+    out["fir_kernel"] = _numbers(section, "fir_kernel", where, float)
     for key in ("dropout", "init_scale"):
         out[key] = _number(section, key, where, float)
     for key in ("resamp_with_conv", "skip_rescale"):
-        out[key] = bool(_get(section, key, where))
+        out[key] = _flag(section, key, where)
     names = ("resblock_type", "progressive", "progressive_input", "progressive_combine", "embedding_type")
     for key in (*names, "nonlinearity"):
         out[key] = _word(section, key, where)
@@ -110,9 +129,9 @@ def from_scoresde_config(config: Mapping[str, Any]) -> OfficialNetwork:
     channels, side = _number(data, "num_channels", "data.", int), _number(data, "image_size", "data.", int)
     common = {
         "out_channels": channels,
-        "centered": bool(_get(data, "centered", "data.")),
-        "conditional": bool(model.get("conditional", True)),
-        "scale_by_sigma": bool(_get(model, "scale_by_sigma", "model.")),
+        "centered": _flag(data, "centered", "data."),
+        "conditional": _flag(model, "conditional", "model.") if "conditional" in model else True,
+        "scale_by_sigma": _flag(model, "scale_by_sigma", "model."),
         "sigma_min": _number(model, "sigma_min", "model.", float),
         "sigma_max": _number(model, "sigma_max", "model.", float),
         "num_scales": _number(model, "num_scales", "model.", int),
@@ -128,7 +147,7 @@ def from_scoresde_config(config: Mapping[str, Any]) -> OfficialNetwork:
             num_res_blocks=_number(model, "num_res_blocks", "model.", int),
             attn_resolutions=_numbers(model, "attn_resolutions", "model."),
             dropout=_number(model, "dropout", "model.", float),
-            resamp_with_conv=bool(_get(model, "resamp_with_conv", "model.")),
+            resamp_with_conv=_flag(model, "resamp_with_conv", "model."),
             nonlinearity=_word(model, "nonlinearity", "model."),
         )
     else:
@@ -173,7 +192,7 @@ def from_psld_config(config: Mapping[str, Any], *, image_size: int | None = None
         raise InputError("the official config has neither 'score_fn' nor 'clf_fn'")
     name = _get(section, "name", where)
     fields = _shared_fields(section, where)
-    fields["conditional"] = bool(_get(section, "noise_cond", where))
+    fields["conditional"] = _flag(section, "noise_cond", where)
     channels = _number(section, "in_ch", where, int)
     module: nn.Module
     if name == "ncsnpp":

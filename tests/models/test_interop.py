@@ -135,6 +135,16 @@ def test_cld_config():
     assert interop.from_cld_config(CLD | {"sde": "vpsde"}).event_shape == (16, 16, 3)
     with pytest.raises(ValueError, match="'ncsnpp_openai'"):
         interop.from_cld_config(CLD | {"name": "ncsnpp_openai"})
+    words = interop.from_cld_config(CLD | {"use_fir": "False", "fir_kernel": "0.5,1.5,1.5,0.5"}).module
+    assert words.fir is False and words.fir_kernel == (0.5, 1.5, 1.5, 0.5)
+    for wrong, message in (
+        ({"n_channels": 128.9}, "'n_channels' is 128.9, expected a whole number"),
+        ({"ch_mult": [1, 2.5]}, r"'ch_mult' is \[1, 2.5\], expected whole numbers"),
+        ({"use_fir": "maybe"}, "'use_fir' is maybe, expected True or False"),
+        ({"dropout": True}, "'dropout' is True, expected a number"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            interop.from_cld_config(CLD | wrong)
     with pytest.raises(ValueError, match="no 'use_fir'"):
         interop.from_cld_config({k: v for k, v in CLD.items() if k != "use_fir"})
 
