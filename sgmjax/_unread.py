@@ -57,6 +57,7 @@ def _rules(config: Config) -> Iterator[Rule]:
     yield from _metrics(config.train)
     yield from _network(config.model)
     if config.vae is not None:
+        yield from _vae(config.vae)
         yield from _with_a_vae(config.latent)
     else:
         everything = [field.name for field in dataclasses.fields(LatentConfig)]
@@ -130,6 +131,18 @@ def _network(model: Section) -> Iterator[Rule]:
         )
         why = "is of the embedding of the time, and model.conditional is False; leave it out"
         yield "model", sorted(keys & set(model.settings)), why
+
+
+def _vae(vae: Section) -> Iterator[Rule]:
+    decoder = vae.settings["decoder"]
+    if decoder != "dml":
+        yield "vae", ["num_mixtures"], f"is of decoder 'dml', and vae.decoder is {decoder!r}; leave it out"
+    if decoder not in ("dl", "dml"):
+        why = f"is of decoders 'dl' and 'dml', and vae.decoder is {decoder!r}; leave it out"
+        yield "vae", ["approximate_tails"], why
+    if not vae.settings["num_blocks"]:
+        keys = ("preprocess_cells", "postprocess_cells")
+        yield "vae", keys, "is of the blocks, and vae.num_blocks is 0; leave it out"
 
 
 def _with_a_vae(latent: LatentConfig) -> Iterator[Rule]:

@@ -231,10 +231,15 @@ def initial_mixing_logit(
         init: the same for all; LSGM takes -3 (CIFAR-10) or -6: a nearly normal prior.
         active: None or (channels,) of bools: the others are left to the normal prior.
 
+    Raises:
+        ValueError: `active` of another length.
+
     Examples:
         >>> score.initial_mixing_logit(sdes.psld(), 3, active=[True, False, True]).tolist()
         [[-3.0, -15.0, -3.0], [-3.0, -15.0, -3.0]]
     """
+    if active is not None and np.shape(active) != (channels,):
+        raise InputError(f"active has shape {np.shape(active)}: give ({channels},) bools, one for each channel")
     logit = jnp.full((sde.num_noised, channels), init, jnp.float32)
     return logit if active is None else jnp.where(jnp.asarray(active, bool)[None], logit, INACTIVE_LOGIT)
 

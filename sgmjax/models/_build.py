@@ -93,6 +93,8 @@ def _check_network(section: Section, sides: tuple[int, ...]) -> None:
     allowed = getattr(section.constructor, "axes", range(len(_KINDS)))
     if len(sides) in allowed:
         return
+    if len(sides) >= len(_KINDS):
+        raise InputError(f"data with {len(sides)} axes beside the channels: networks are for {', '.join(_KINDS)}")
     found, fitting = _KINDS[len(sides)], _FITTING[len(sides)]
     if classifies(section):
         fitting = _other_classifiers(section, len(sides))

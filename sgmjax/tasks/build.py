@@ -172,7 +172,8 @@ def _check(config: Config, sde: sdes.SDE, num_classes: int | None) -> None:
     if objective.time_conditioning == "sigma" and config.sde.name != "ve" and not _denoises(objective):
         raise ConfigError("objective.time_conditioning: 'sigma' is for sde.name 've'; use 't' or 't999'")
     if getattr(config.model, "scale_by_sigma", False) and objective.time_conditioning != "sigma":
-        raise ConfigError("model.scale_by_sigma: divides by the network's time input; set time_conditioning 'sigma'")
+        fix = "set objective.time_conditioning 'sigma'" if config.sde.name == "ve" else "set it to False"
+        raise ConfigError(f"model.scale_by_sigma: divides by sigma, as the time that a VE network is told; {fix}")
     if getattr(config.model, "scale_by_sigma", False) and getattr(config.model, "embedding_type", "") == "positional":
         raise ConfigError(
             "model.scale_by_sigma: with a positional embedding the network takes an index into discrete noise levels, "
@@ -209,7 +210,7 @@ def _check_denoiser(config: Config) -> None:
             "or 'uniform'"
         )
     if getattr(config.model, "scale_by_sigma", False):
-        raise ConfigError("model.scale_by_sigma: a denoiser is scaled by its parameterization; leave it out")
+        raise ConfigError("model.scale_by_sigma: a denoiser is scaled by its parameterization; set it to False")
 
 
 def _check_levels(config: Config, sde: sdes.SDE) -> None:

@@ -63,6 +63,11 @@ def phases(
             centered=True,
             dtype=dtype,
         )
+        if config.objective.t_min == 0 and models.takes_log(prior):
+            raise ConfigError(
+                "objective.t_min: 0, of which the network takes the logarithm; set a t_min above 0, or "
+                "model.fourier_log=False where it has Fourier features"
+            )
         for mode in (config.latent.p_weighting, "ll_iw"):
             lsgm_mode(sde, mode, t_min=config.objective.t_min)
         cross_entropy_constant(sde, max(config.objective.t_min, 1e-3))

@@ -237,6 +237,10 @@ def test_metric_nelbo_and_refusals_of_the_command(finished, capsys):
         ({"model": {"attn_resolutions": (16,)}}, "latent variables of"),
         ({"vae": {"pad": 1, "num_scales": 2, "ch_mult": (1, 1, 1)}}, "vae.pad"),
         ({"objective": {"t_min": 0.0}}, "sigma2_0"),
+        (
+            {"objective": {"t_min": 0.0}, "sde": {"sigma2_0": 1e-3}, "model": {"embedding_type": "fourier"}},
+            "objective.t_min: 0, of which the network takes the logarithm",
+        ),
         ({"data": {"centered": False}}, "data.centered"),
         ({"objective": {"parameterization": "mixed"}}, "predicts eps"),
     ],

@@ -75,6 +75,12 @@ VAIN = [
         {"model": {"name": "ncsnpp", "conditional": False, "embedding_dim": 8}},
         "model.embedding_dim: is of the embedding of the time, and model.conditional is False; leave it out",
     ),
+    ({"vae": {"decoder": "dl", "num_mixtures": 3}}, "vae.num_mixtures: is of decoder 'dml', and vae.decoder is 'dl'"),
+    ({"vae": {"decoder": "normal", "approximate_tails": True}}, "vae.approximate_tails: is of decoders 'dl' and 'dml'"),
+    (
+        {"vae": {"num_blocks": 0, "num_scales": 2, "preprocess_cells": 7}},
+        "vae.preprocess_cells: is of the blocks, and vae.num_blocks is 0; leave it out",
+    ),
     ({"data": {"binarize": "dynamic"}}, "data.binarize: 'dynamic' is drawn by the training of a VAE; use 'static'"),
     ({"latent": {"vae_steps": 1}}, "latent.vae_steps: is of the training of a VAE; without a section vae leave it out"),
     ({"latent": {"vae_optimizer": {"eps": 1e-2}}}, "latent.vae_optimizer: is of the training of a VAE"),
