@@ -174,7 +174,8 @@ class Study:
                 row |= _numbers(found)
                 kept = self.kept(f"{system}_{seed}")
                 kept.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(picture, kept / f"{way.replace(', ', '_')}.png")
+                if draw == 0:  # the others are of other noise
+                    shutil.copyfile(picture, kept / f"{way.replace(', ', '_')}.png")
                 if shown:
                     shutil.copyfile(self._newest(folder, "neighbours_step*.png"), kept / "neighbours.png")
                 self._record(row)
