@@ -133,7 +133,7 @@ BESIDE = {  # what stands beside each other: kept grids, of which the left half 
     "lsgm": [f"mnist/{system}_0/unipc_10.png" for system in ("lsgm", "lsgm_psld")],
     "fashion": [f"fashion_mnist/{system}_0/unipc_50.png" for system in ("vp", "psld", "psld_classes")]
     + [f"fashion_mnist/{system}_0/neighbours.png" for system in ("vp", "psld")],
-    "cifar": [f"cifar10/psld_0/{name}.png" for name in ("unipc_10", "unipc_50", "neighbours")],
+    "cifar": [f"cifar10/{name}.png" for name in ("psld_0/unipc_50", "vp_0/unipc_50", "psld_0/neighbours")],
 }
 LOSSES = {"mnist_losses": "mnist", "fashion_losses": "fashion_mnist", "cifar_losses": "cifar10"}
 
