@@ -119,16 +119,13 @@ def _network(model: Section) -> Iterator[Rule]:
             why = f"is of model.{switch}={needed!r}, and it is {value!r}; set that too, or leave it out"
             yield "model", [key], why
     if not model.settings.get("conditional", True):
-        scaled = model.settings.get(
-            "scale_by_sigma", False
-        )  # by the time, which then is read, in the embedding's units
-        if not scaled:
+        keys = {"embedding_scale", "fourier_scale", "fourier_log"}
+        if not model.settings.get("scale_by_sigma"):  # which divides by the time, in the embedding's units
+            keys.add("embedding_type")
             why = "is told to a network with model.conditional, and that is False; leave it out"
             yield "objective", ["time_conditioning"], why
-        keys = {"embedding_type", "embedding_dim", "embedding_scale", "fourier_scale", "fourier_log"}
-        keys -= ({"embedding_type"} if scaled else set()) | (
-            {"embedding_dim"} if model.settings.get("num_classes") else set()
-        )
+        if not model.settings.get("num_classes"):  # whose embedding is as wide
+            keys.add("embedding_dim")
         why = "is of the embedding of the time, and model.conditional is False; leave it out"
         yield "model", sorted(keys & set(model.settings)), why
 

@@ -165,13 +165,12 @@ def _gaussian(x: Any) -> tuple[np.ndarray, np.ndarray]:
         x = np.asarray(x)
         if x.ndim < 2:
             raise InputError(f"expected statistics, or features (n, d), got an array of shape {x.shape}")
-    if isinstance(x, np.ndarray) and 2 <= len(x) <= int(np.prod(x.shape[1:])):
-        x = x.reshape(len(x), -1).astype(np.float64)
-        if not np.isfinite(x).all():
-            raise InputError("the features hold NaN or infinities")
-        mu = x.mean(axis=0)
-        return mu, (x - mu).T / np.sqrt(len(x) - 1)
-    if isinstance(x, np.ndarray):
+        if 2 <= len(x) <= int(np.prod(x.shape[1:])):
+            x = x.reshape(len(x), -1).astype(np.float64)
+            if not np.isfinite(x).all():
+                raise InputError("the features hold NaN or infinities")
+            mu = x.mean(axis=0)
+            return mu, (x - mu).T / np.sqrt(len(x) - 1)
         x = statistics(x)
     values, vectors = np.linalg.eigh((x.sigma + x.sigma.T) / 2.0)
     rank = values > len(values) * np.finfo(np.float64).eps * max(values[-1], 0.0)

@@ -227,7 +227,6 @@ def interpolate(
     a, b = jnp.asarray(a), jnp.asarray(b)
     for end in (a, b):
         check_network_range(end)
-    check_state_dtype(dtype)
     a, b = a.astype(dtype), b.astype(dtype)
     if a.shape != b.shape:
         raise InputError(f"the ends have shapes {a.shape} and {b.shape}: give as many of one as of the other.")
