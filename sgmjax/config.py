@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -122,11 +122,23 @@ def check(config: Config) -> Config:
         )
     if config.objective.t_min == 0 and config.vae is None:
         raise ConfigError("objective.t_min: 0 is for a latent prior; use 1e-5")
-    sde = config.sde
-    for low, high in (("beta_min", "beta_max"), ("sigma_min", "sigma_max")):
-        if hasattr(sde, low) and getattr(sde, low) > getattr(sde, high):
-            raise ConfigError(f"sde.{low}: {getattr(sde, low)} is above sde.{high}={getattr(sde, high)}; swap them")
+    for path, settings, low, high in _ranges(config):
+        least, most = getattr(settings, low, None), getattr(settings, high, None)
+        if least is not None and most is not None and least > most:
+            raise ConfigError(f"{path}.{low}: {least} is above {path}.{high}={most}; use at most {most}")
     return config
+
+
+def _ranges(config: Config) -> Iterator[tuple[str, Any, str, str]]:
+    """(path, settings, low, high): two settings, of which the first is not above the second."""
+    latent = config.latent
+    yield "sde", config.sde, "beta_min", "beta_max"
+    yield "sde", config.sde, "sigma_min", "sigma_max"
+    yield "vae", config.vae, "kl_min", "kl_max"
+    yield "latent", latent, "kl_min", "kl_max"
+    yield "optimizer", config.optimizer, "learning_rate_min", "learning_rate"
+    yield "latent.vae_optimizer", latent.vae_optimizer, "learning_rate_min", "learning_rate"
+    yield "latent.vae_finetune", latent.vae_finetune, "learning_rate_min", "learning_rate"
 
 
 def validate_for_devices(config: Config, device_count: int, process_count: int = 1) -> None:

@@ -250,7 +250,13 @@ def _read_fields(known: Mapping[str, Parameter], value: Mapping[Any, Any], path:
     for key, (hint, default) in known.items():
         if default is REQUIRED and key not in value:
             raise ConfigError(f"{prefix}{key}: must be given for {owner or path}; set it to {_words(_members(hint))}")
-    return {key: read(hint, value.get(key, default), prefix + key) for key, (hint, default) in known.items()}
+    found = {}
+    for key, (hint, default) in known.items():
+        given = value.get(key, default)
+        if isinstance(given, Mapping) and dataclasses.is_dataclass(default) and not isinstance(default, Section):
+            given = to_dict(default) | dict(given)  # what is left out is this field's default, not its type's
+        found[key] = read(hint, given, prefix + key)
+    return found
 
 
 # ------------------------------------------------------------------------------------------------------------- words

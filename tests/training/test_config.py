@@ -111,6 +111,13 @@ BAD = [
     ),
     ({"sampling": {"steps": 1}}, "sampling.steps: 1 leaves nothing beside the denoising step"),
     ({"sde": {"beta_min": 9.0}}, "sde.beta_min: 9.0 is above sde.beta_max=8.0"),
+    ({"vae": {"kl_min": 0.9}}, "vae.kl_min: 0.9 is above vae.kl_max=0.7; use at most 0.7"),
+    ({"vae": {}, "latent": {"kl_max": 0.5}}, "latent.kl_min: 0.7 is above latent.kl_max=0.5; use at most 0.5"),
+    ({"optimizer": {"learning_rate_min": 1.0}}, "optimizer.learning_rate_min: 1.0 is above optimizer.learning_rate="),
+    (
+        {"vae": {}, "latent": {"vae_steps": 10, "vae_optimizer": {"learning_rate": 1e-5}}},
+        "latent.vae_optimizer.learning_rate_min: 0.0001 is above latent.vae_optimizer.learning_rate=1e-05; use at most",
+    ),
 ]
 
 
@@ -122,6 +129,14 @@ def test_errors_name_the_key_and_the_fix(settings, message):
         from_dict(settings)
     text = str(caught.value)
     assert message in text and "\n" not in text
+
+
+def test_what_is_left_out_of_a_nested_section_is_its_own_default():
+    """LSGM's optimisers are not those of `optimizer`: a setting of one leaves the others as they are."""
+    latent = from_dict({"vae": {}, "latent": {"vae_steps": 1, "vae_optimizer": {"learning_rate": 5e-3}}}).latent
+    assert latent.vae_optimizer == dataclasses.replace(schema.LatentConfig().vae_optimizer, learning_rate=5e-3)
+    assert latent.vae_optimizer.name == "adamax" and latent.vae_optimizer.grad_clip is None
+    assert latent.vae_finetune == schema.LatentConfig().vae_finetune
 
 
 @pytest.mark.parametrize(

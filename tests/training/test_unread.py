@@ -130,7 +130,7 @@ def test_what_nothing_reads_is_refused(settings, message):
 
 READ = [
     {"vae": {}, "objective": {"t_min": 0.01, "time_conditioning": "t999"}, "data": {"binarize": "dynamic"}},
-    {"vae": {}, "latent": {"vae_steps": 1, "kl_max": 0.5, "vae_finetune": OptimizerConfig(eps=1e-2)}},
+    {"vae": {}, "latent": {"vae_steps": 1, "kl_max": 0.9, "vae_finetune": OptimizerConfig(eps=1e-2)}},
     {"vae": {}, "latent": {"vae_steps": 1, "train_vae": False, "vae_optimizer": OptimizerConfig(eps=1e-2)}},
     {
         "model": {
