@@ -78,11 +78,10 @@ def table(rows: list[dict[str, Any]], data: str) -> list[str]:
     likelihoods = [row for row in rows if row["way"] == "likelihood"]
     if likelihoods:
         lines += ["", "| system | bits/dim (LSGM: NELBO) | by the variational bound | NFE |", "|---|--:|--:|--:|"]
-        for row in sorted(likelihoods, key=lambda row: list(SYSTEMS).index(row["system"])):
+        for row in sorted(likelihoods, key=lambda row: (list(SYSTEMS).index(row["system"]), row["seed"])):
+            name = SYSTEMS[row["system"]] + (f", training {row['seed'] + 1}" if row["seed"] else "")
             bound = row.get("variational_bound", row.get("weighted", ""))
-            lines.append(
-                f"| {SYSTEMS[row['system']]} | {row['ode']:.3f} ± {row['error']:.3f} | {bound} | {row['nfe']:.0f} |"
-            )
+            lines.append(f"| {name} | {row['ode']:.3f} ± {row['error']:.3f} | {bound} | {row['nfe']:.0f} |")
     return [*lines, ""]
 
 
