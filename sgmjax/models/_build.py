@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from sgmjax._inputs import InputError
+from sgmjax.models import layers
 from sgmjax.models.adm import ADM
 from sgmjax.models.ddpm import DDPM
 from sgmjax.models.feature_net import GROUP_SIZE, FeatureNet
@@ -80,17 +81,20 @@ def _other_classifiers(section: Section, axes: int) -> str:
     kin = [
         f"'{name}'"
         for name, one in NETWORKS.items()
-        if getattr(one, "classifies", False)
-        and getattr(one, "sees_noise", True) == noised
-        and axes in getattr(one, "axes", range(len(_KINDS)))
+        if getattr(one, "classifies", False) and getattr(one, "sees_noise", True) == noised and axes in _axes(one)
     ]
     what = "classifier of noised data" if noised else "network of features"
     return f"use {' or '.join(kin)}" if kin else f"there is no {what} for these"
 
 
+def _axes(network: Any) -> Sequence[int]:
+    """The numbers of spatial axes that data of a network may have, the usual one first."""
+    return getattr(network, "axes", range(len(_KINDS)))
+
+
 def _check_network(section: Section, sides: tuple[int, ...]) -> None:
     """That the network is one for data of this kind."""
-    allowed = getattr(section.constructor, "axes", range(len(_KINDS)))
+    allowed = _axes(section.constructor)
     if len(sides) in allowed:
         return
     if len(sides) >= len(_KINDS):
@@ -112,17 +116,8 @@ def _check_resolutions(settings: Mapping[str, Any], sides: tuple[int, ...], resi
             except ValueError as error:
                 raise InputError(f"model.variant: {error}; choose another variant or {resize}") from None
         return
-    levels = len(settings["ch_mult"])
-    halvings = 2 ** (levels - 1)
-    what = ("signal", "image", "volume")[len(sides) - 1]
-    for side in sides:
-        if side % halvings:
-            size = "length" if len(sides) == 1 else f"{what} size"
-            hint = "; signals are (n, T, C), channels last" if len(sides) == 1 else ""
-            raise InputError(
-                f"model.ch_mult: {levels} levels halve the {what} {levels - 1} times, so the {size} must be a "
-                f"multiple of {halvings}; got {side}: shorten ch_mult or {resize}{hint}"
-            )
+    levels, what = len(settings["ch_mult"]), ("signal", "image", "volume")[len(sides) - 1]
+    layers.check_sides(sides, levels, resize)
     lengths = [sides[0] // 2**level for level in range(levels)]
     for length in settings.get("attn_resolutions", ()):
         if length not in lengths:

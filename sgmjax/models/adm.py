@@ -145,6 +145,7 @@ class ADM(nn.Module):
     def __call__(
         self, x: Inputs, cond: Cond, *, train: bool = False, labels: Int[jax.Array, " batch"] | None = None
     ) -> Outputs:
+        layers.check_sides(x.shape[1:-1], len(self.ch_mult))
         wide = jnp.promote_types(self.dtype, jnp.float32)
         x = (x if self.centered else 2.0 * x - 1.0).astype(self.dtype)
         embedding = self._embed(cond.astype(wide), labels, wide)

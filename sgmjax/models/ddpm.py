@@ -54,6 +54,7 @@ class DDPM(nn.Module):
         self, x: Inputs, cond: Cond, *, train: bool = False, labels: Int[jax.Array, " batch"] | None = None
     ) -> Outputs:
         act = layers.activation(self.nonlinearity)
+        layers.check_sides(x.shape[1:-1], len(self.ch_mult))
         wide = jnp.promote_types(self.dtype, jnp.float32)
         common = {"norm": "ddpm", "dtype": self.dtype}
 

@@ -114,6 +114,23 @@ def spatial_axes(x: jax.Array) -> int:
     return x.ndim - 2
 
 
+def check_sides(sides: Sequence[int], levels: int, resize: str = "give data of another size") -> None:
+    """That a U-Net of so many levels can halve each of the sides; `resize`: what else can be done, for the message.
+
+    Raises:
+      ValueError: one line, if it cannot.
+    """
+    factor, what = 2 ** (levels - 1), ("signal", "image", "volume")[min(len(sides), 3) - 1]
+    for side in sides:
+        if side % factor:
+            size = "length" if len(sides) == 1 else f"{what} size"
+            hint = "; signals are (n, T, C), channels last" if len(sides) == 1 else ""
+            raise InputError(
+                f"model.ch_mult: {levels} levels halve the {what} {levels - 1} times, so the {size} must be a "
+                f"multiple of {factor}; got {side}: shorten ch_mult or {resize}{hint}"
+            )
+
+
 def over_space(v: jax.Array, x: jax.Array) -> jax.Array:
     """Values of each example, (B,) or (B, C), as they broadcast to x (B, *space, C)."""
     return v.reshape(v.shape[0], *(1,) * spatial_axes(x), -1)

@@ -143,6 +143,7 @@ class _Encoder(nn.Module):
 
     def _encode(self, x: jax.Array, temb: jax.Array | None, train: bool) -> tuple[jax.Array, list[jax.Array]]:
         """x (B, *space, C) -> bottom features after the middle blocks, and the skip connections, finest first."""
+        layers.check_sides(x.shape[1:-1], len(self.ch_mult))
         pyramid = x
         h = layers.conv3x3(self.nf, name="conv_in", dtype=self.dtype, axes=layers.spatial_axes(x))(x)
         hs = [h]

@@ -116,6 +116,17 @@ def test_the_linear_part_of_the_mlp_is_one_matrix_of_the_channels_everywhere():
     assert np.abs(basis[0]).max() > 1e-2
 
 
+@pytest.mark.parametrize("network", [models.NCSNpp, models.NCSNppClassifier, models.DDPM, models.ADM])
+def test_a_network_that_was_not_built_from_settings_says_what_it_cannot_halve(network):
+    module = network(nf=32, ch_mult=(1, 1, 1))
+    x, cond = jax.ShapeDtypeStruct((2, 32, 30, 3), jnp.float32), jax.ShapeDtypeStruct((2,), jnp.float32)
+    message = (
+        "3 levels halve the image 2 times, so the image size must be a multiple of 4; got 30: shorten ch_mult or give"
+    )
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(module.init, jax.random.key(0), x, cond)
+
+
 @pytest.mark.parametrize(
     ("config", "sides", "message"),
     [
