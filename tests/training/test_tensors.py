@@ -44,6 +44,12 @@ def test_the_tensors_of_a_file(tmp_path):
     assert header["params/layer/kernel"]["shape"] == [2, 3] and header["__metadata__"]["format"] == "sgmjax"
 
 
+def test_equal_runs_are_equal_files(tmp_path):
+    for i in range(8):  # of 24 orders of four words
+        written(tmp_path / f"{i}.safetensors")
+    assert len({file.read_bytes() for file in tmp_path.iterdir()}) == 1
+
+
 def changed(path, change, *, checked=False):
     """The file with other tensors, as another program would write them."""
     import safetensors.numpy
